@@ -1,0 +1,202 @@
+"""Ship: the folder that a device team receives, written aside, proved, and moved into place at once."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd import __version__, report, verifier
+from edgekd.compress import variant_file
+from edgekd.core.errors import EdgeKDError, StoreError, UsageError
+from edgekd.core.registry import make
+from edgekd.core.results import file_sha256, this_host
+from edgekd.core.store import storage_error, writing
+from edgekd.data.splits import Splits
+from edgekd.export import outputs
+from edgekd.plan import Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SCHEMA = 1
+GOLDEN_ROWS = 16
+_EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "README.md")
+_NOT_SHIPPED = ("model.safetensors", ".seal.json", "training_args.bin")
+_PROOF_ROWS = 8
+
+
+def is_finished(out: Path, plan_sha256: str) -> bool:
+    """Whether `out` holds the bundle of this very plan, every file whole."""
+    try:
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        return manifest["plan_sha256"] == plan_sha256 and not verifier.changed_files(out, manifest)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_free(out: Path) -> None:
+    """Raises UsageError where `out` holds anything: nothing of the user's is ever overwritten."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"the output {out} is not a folder", fix="give --out a new or an empty folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(
+            f"the output folder {out} is not empty", fix="give --out a new or an empty folder, or remove this one first"
+        )
+
+
+def check_space(folders: list[Path], needed_mib: int) -> None:
+    """Raises StoreError where a folder's disk has less free than a build may take."""
+    for folder in folders:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free_mib = shutil.disk_usage(there).free >> 20
+        if free_mib < needed_mib:
+            raise StoreError(
+                f"no space: {folder} has {free_mib} MiB free, a build of this teacher may take {needed_mib} MiB",
+                fix="free some space, or point $EDGEKD_STORE and --out to a larger disk",
+            )
+
+
+def write(
+    plan: Plan, splits: Splits, said: dict[str, Any], student: Path, variants: Path, recipe: str, out: Path
+) -> None:
+    """Write the bundle of this variant to `out`. Raises EdgeKDError where it does not open as it should."""
+    check_free(out)
+    try:
+        with writing(out, seal=False) as fresh:
+            _artifact(plan, splits, student, variants, recipe, fresh)
+            proof = _proof(plan, splits, fresh, student, variant_file(variants, recipe))
+            report.write(said, fresh)
+            _evidence(plan, said, proof, fresh)
+            _manifest(plan, said, fresh)
+            if problems := verifier.changed_files(fresh, json.loads((fresh / "manifest.json").read_text("utf-8"))):
+                raise EdgeKDError(f"the bundle does not verify: {problems[0]}", fix="run the same command again")
+    except OSError as error:
+        raise storage_error(error, out) from error
+
+
+def _artifact(plan: Plan, splits: Splits, student: Path, variants: Path, recipe: str, fresh: Path) -> None:
+    for path in sorted(student.iterdir()):
+        if path.name not in _NOT_SHIPPED:
+            shutil.copyfile(path, fresh / path.name)
+    (fresh / "onnx").mkdir()
+    source = variant_file(variants, recipe)
+    model = fresh / "onnx" / source.name
+    shutil.copyfile(source, model)
+    shutil.copyfile(Path(verifier.__file__), fresh / "verify.py")
+    _golden(plan, splits, student, model, variant_file(variants, "float32"), fresh / "golden")
+    licences = fresh / "LICENSES"
+    licences.mkdir()
+    (licences / "TEACHER.txt").write_text(f"{Path(plan.teacher.source).name}: {plan.teacher.licence}\n", "utf-8")
+    (licences / "DATA.txt").write_text(f"{Path(plan.data.source).name}: {plan.data.licence}\n", "utf-8")
+    for path in sorted(Path(plan.teacher.folder).glob("LICENSE*")):
+        if path.is_file():
+            shutil.copyfile(path, licences / f"TEACHER-{path.name}")
+
+
+def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path, folder: Path) -> None:
+    """Inputs, what this ISA answers, what fp32 answers, and how far an answer may be from either.
+
+    Same ISA: four times the spread between ONNX Runtime's graph optimizations, at least half the quantization
+    error (kernels of one ISA round sums in different orders). Other ISA: twice the quantization error, from fp32.
+    """
+    import numpy as np
+
+    folder.mkdir()
+    task = make("tasks", plan.task)
+    rows = splits.test if plan.golden == "test" else (*splits.train, *splits.unlabelled)
+    few = rows[:: max(1, len(rows) // GOLDEN_ROWS)][:GOLDEN_ROWS]
+    samples = task.encode(student, [row.input for row in few], plan.student.max_tokens)
+    if plan.golden == "synthetic":
+        samples = task.synthetic(samples, GOLDEN_ROWS, plan.seed)
+    inputs = {f"{row}.{name}": values for row, sample in enumerate(samples) for name, values in sample.items()}
+    np.savez(folder / "inputs.npz", **inputs)
+    own, spread = _answers(model, samples)
+    float32, _ = _answers(plain, samples)
+    error = float(np.abs(own - float32).max())
+    floor = 1e-4 * float(np.abs(own).max())
+    tolerance = {platform.machine(): max(4 * spread, error / 2, floor), "float32": max(2 * error, 4 * spread, floor)}
+    np.savez(folder / "expected.npz", **{platform.machine(): own, "float32": float32})
+    rules = {
+        "inputs": {"synthetic": "random tokens of the vocabulary, nobody's text", "test": "held-out samples"}[plan.golden],
+        "count": len(samples), "tolerance": tolerance, "spread": spread, "quantization_error": error,
+        "recorded_on": f"{platform.machine()}, onnxruntime {this_host().ort_version}",
+    }  # fmt: skip
+    (folder / "golden.json").write_text(json.dumps(rules, indent=1) + "\n", encoding="utf-8")
+
+
+def _answers(model: Path, samples: list[Any]) -> tuple[np.ndarray[Any, Any], float]:
+    """Outputs of the samples, and their largest spread over graph optimization levels."""
+    import numpy as np
+    import onnxruntime as ort
+
+    answers = []
+    for level in (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL):
+        options = ort.SessionOptions()
+        options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, 1, 3
+        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        names = [node.name for node in session.get_inputs()]
+        rows = [session.run(None, {name: sample[name] for name in names})[0] for sample in samples]
+        answers.append(np.concatenate(rows))
+    return answers[0], float(np.abs(answers[0] - answers[1]).max())
+
+
+def _proof(plan: Plan, splits: Splits, fresh: Path, student: Path, model: Path) -> dict[str, Any]:
+    """Open the folder as optimum does, and hold its logits against the measured model's."""
+    import numpy as np
+
+    texts = [row.input for row in splits.train[:_PROOF_ROWS]]
+    shipped = fresh / "onnx" / model.name
+    opened = make("exporters", "optimum").open(fresh, shipped.name, texts)
+    ours = outputs(model, make("tasks", plan.task).encode(student, texts, plan.student.max_tokens), threads=1)
+    difference = float(np.abs(opened - ours).max())
+    limit = 0.05 * float(np.abs(ours).max())  # int8 kernels may round differently at another thread count
+    if not difference <= limit:
+        raise EdgeKDError(
+            f"the bundle says something else in optimum: logits differ by {difference:.2g}",
+            fix="this is a fault of edgekd: please report it with the command you ran",
+        )
+    return {"optimum": f"ORTModelForSequenceClassification opens it; largest logit difference {difference:.2g}"}
+
+
+def _evidence(plan: Plan, said: dict[str, Any], proof: dict[str, Any], fresh: Path) -> None:
+    values = plan.as_dict()
+    for part in ("teacher", "data"):
+        values[part]["source"] = Path(values[part]["source"]).name
+    del values["teacher"]["folder"]
+    provenance = {
+        "schema": SCHEMA, "builder": f"edgekd {__version__}", "plan_sha256": plan.digest, "plan": values,
+        "checks": proof, "host": asdict(this_host()),
+    }  # fmt: skip
+    (fresh / "provenance.json").write_text(json.dumps(provenance, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    model = next((fresh / "onnx").iterdir()).name
+    card = report.render("card.md", said | {"model": model, "bundle": f"{plan.name}-{plan.target.name}"})
+    (fresh / "README.md").write_text(card, encoding="utf-8")
+
+
+def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
+    import onnx
+
+    model = next((fresh / "onnx").iterdir())
+    graph = onnx.load(model, load_external_data=False)
+    opset = max(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+    files = {path.relative_to(fresh).as_posix(): path for path in sorted(fresh.rglob("*")) if path.is_file()}
+    listed = {name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for name, path in files.items()}
+    manifest = {
+        "schema": SCHEMA,
+        "name": plan.name,
+        "version": "1.0.0",
+        "task": plan.task,
+        "model": f"onnx/{model.name}",
+        "recipe": said["choice"]["recipe"],
+        "compatible": [plan.target.name],
+        "min": {"ort_version": plan.target.ort_version, "opset": opset, "ir_version": graph.ir_version,
+                "arch": plan.target.arch, "isa": plan.target.isa},
+        "plan_sha256": plan.digest,
+        "artifact": {"files": {name: entry for name, entry in listed.items() if name not in _EVIDENCE}},
+        "evidence": {"files": {name: entry for name, entry in listed.items() if name in _EVIDENCE}},
+    }  # fmt: skip
+    (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,234 @@
+"""The command line: words in, one call, text out. The only package that prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekd import __version__
+from edgekd.core.errors import EdgeKDError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from edgekd.planning import Options
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="edgekd")
+def cli() -> None:
+    """Distill, compress and prove a model that fits an edge device."""
+
+
+def plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that decide a plan: the same for `build` and `plan`."""
+    for option in reversed(_PLAN_OPTIONS):
+        command = option(command)
+    return command
+
+
+_PLAN_OPTIONS = [
+    click.option("--target", required=True, help="A profile's name (edgekd targets list) or a YAML file."),
+    click.option("--task", default="text-classification", show_default=True, help="Hugging Face's task name."),
+    click.option("--teacher", help="A Hugging Face folder or hub id: fine-tuned on the task, or a base model."),
+    click.option("--data", help="A CSV, TSV, JSONL or Parquet file; a folder of them by split; or a dataset's id."),
+    click.option("--text-column", help="The column that holds the text."),
+    click.option("--label-column", help="The column that holds the label."),
+    click.option("--unlabelled", metavar="FILE", help="More texts, without labels."),
+    click.option("--labels", type=int, metavar="N", help="Use N labels only; the other rows become unlabelled."),
+    click.option("--student", metavar="FAMILY", help="The student's family.  [default: the task's]"),
+    click.option("--name", help="The bundle's name.  [default: the data's]"),
+    click.option("--loss", "losses", multiple=True, metavar="NAME=WEIGHT", help="May be given more than once.  "
+                 "[default: response=0.9, hard_labels=0.1]"),
+    click.option("--temperature", type=float, default=2.0, show_default=True, help="Of the response loss."),
+    click.option("--epochs", type=int, help="Of the student.  [default: by the number of rows]"),
+    click.option("--learning-rate", type=float, help="Of the student.  [default: 5e-4]"),
+    click.option("--max-tokens", type=int, help="Longest input.  [default: by the data]"),
+    click.option("--vocabulary", type=int, metavar="N", help="Keep about N tokens.  [default: all that the data use]"),
+    click.option("--min-speedup", type=float, default=5.0, show_default=True, help="Of the student over its teacher."),
+    click.option("--min-retained", type=float, default=0.9, show_default=True, help="Student's metric over teacher's."),
+    click.option("--memory-mib", type=float, help="Instead of the profile's."),
+    click.option("--artifact-mib", type=float, help="Instead of the profile's."),
+    click.option("--latency-ms", type=float, help="Instead of the profile's."),
+    click.option("--time-limit", "time_limit_s", type=float, default=600.0, show_default=True,
+                 help="Seconds for the search over recipes."),
+    click.option("--golden", default="synthetic", show_default=True, help="Golden inputs: synthetic or test."),
+    click.option("--full/--quick", default=False, help="Measure in 5 fresh processes instead of 2."),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--threads", type=int, help="For training.  [default: all cores]"),
+]  # fmt: skip
+
+
+def _options(values: dict[str, Any]) -> Options:
+    from edgekd.planning import Options
+
+    keys = ("memory_mib", "artifact_mib", "latency_ms")
+    budgets = {key: value for key in keys if (value := values.pop(key)) is not None}
+    return Options(**values, budgets=budgets)
+
+
+@cli.command()
+@plan_options
+@click.option("--out", type=click.Path(path_type=Path), help="The bundle's own folder.  [default: build/NAME-TARGET]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def build(out: Path | None, as_json: bool, **values: Any) -> None:
+    """Make a bundle for the target: teacher in, proven artifact out."""
+    from edgekd.cli.progress import shown_on_stderr
+    from edgekd.core.store import open_store
+    from edgekd.planning import make_plan
+
+    store = open_store()
+    made, splits = make_plan(_options(values), store)
+    from edgekd.pipeline import build as run  # after the plan: what is refused is refused quickly
+
+    with shown_on_stderr() as progress:
+        built = run(made, splits, store, out or Path("build") / f"{made.name}-{made.target.name}", progress)
+    if as_json:
+        _print_json({"bundle": str(built.folder), "summary": built.summary})
+        return
+    from edgekd.cli import show
+
+    click.echo(show.summary(built.summary, built.folder, fresh=built.fresh))
+
+
+@cli.command()
+@plan_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def plan(as_json: bool, **values: Any) -> None:
+    """Show what `build` would do and what fits; train nothing."""
+    from edgekd.cli import show
+    from edgekd.cli.progress import shown_on_stderr
+    from edgekd.core.store import open_store
+    from edgekd.planning import make_plan
+    from edgekd.sizing import fit
+
+    store = open_store()
+    made, splits = make_plan(_options(values), store)
+    if not as_json:
+        click.echo(show.plan(made))
+    with shown_on_stderr() as progress:
+        shape = fit(made, splits, store, progress)
+    if as_json:
+        _print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": show.fit_values(shape)})
+    else:
+        click.echo(show.fit_table(shape, made))
+
+
+@cli.group()
+def targets() -> None:
+    """Profiles of the devices that edgekd knows."""
+
+
+@targets.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def targets_list(as_json: bool) -> None:
+    """The shipped profiles, and this machine."""
+    from edgekd.cli import show
+    from edgekd.core.profile import load_profile, target_names
+
+    profiles = [load_profile(name) for name in target_names()]
+    if as_json:
+        _print_json({"targets": [profile.as_dict() for profile in profiles]})
+    else:
+        click.echo(show.targets(profiles))
+
+
+@targets.command("show")
+@click.argument("name")
+@click.option("--yaml", "as_yaml", is_flag=True, help="As a file to edit.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def targets_show(name: str, as_yaml: bool, as_json: bool) -> None:
+    """One profile, whole."""
+    from edgekd.cli import show
+    from edgekd.core.profile import load_profile, profile_text
+
+    profile = load_profile(name)
+    if as_json:
+        _print_json(profile.as_dict())
+    else:
+        click.echo(profile_text(name) if as_yaml else show.profile(profile), nl=not as_yaml)
+
+
+@targets.command("check")
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def targets_check(file: str, as_json: bool) -> None:
+    """Check a profile that you edited."""
+    from edgekd.core.profile import load_profile
+
+    profile = load_profile(file)
+    if as_json:
+        _print_json({"target": profile.name, "valid": True})
+    else:
+        click.echo(f"{file}: a valid profile for {profile.title} ({profile.name})")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def verify(bundle: Path) -> None:
+    """Check a bundle's files and its golden vectors, as its own verify.py does."""
+    from edgekd import verifier
+
+    if not (bundle / "manifest.json").is_file():
+        raise UsageError(f"{bundle} is no bundle: it has no manifest.json", fix="give the folder that build wrote")
+    sys.exit(verifier.main(bundle.resolve()))
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--open", "open_it", is_flag=True, help="Open report.html in the browser.")
+@click.option("--json", "as_json", is_flag=True, help="report.json on stdout.")
+def report(bundle: Path, open_it: bool, as_json: bool) -> None:
+    """Show a bundle's report."""
+    page = bundle / "report.md"
+    if not page.is_file():
+        raise UsageError(f"{bundle} is no bundle: it has no report.md", fix="give the folder that build wrote")
+    if as_json:
+        _print_json(json.loads((bundle / "report.json").read_text(encoding="utf-8")))
+    elif open_it:
+        click.launch(str(bundle / "report.html"))
+    else:
+        click.echo(page.read_text(encoding="utf-8"), nl=False)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command; every mistake of the user's ends as two lines and an exit code."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        code = cli.main(standalone_mode=False) or 0
+    except EdgeKDError as error:
+        code = _refuse(error, as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        code = 2
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edgekd"
+        code = _refuse(UsageError(error.format_message(), fix=f"see `{where} --help`"), as_json)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; finished stages are kept: the same command goes on from there", err=True)
+        code = 130
+    except OSError as error:
+        from edgekd.core.store import storage_error
+
+        code = _refuse(storage_error(error, Path(error.filename or ".")), as_json)
+    except MemoryError:
+        code = _refuse(StoreError("out of memory", fix="close other programs, or give shorter texts"), as_json)
+    sys.exit(code)
+
+
+def _refuse(error: EdgeKDError, as_json: bool) -> int:
+    if as_json:
+        _print_json(error.as_dict())
+    else:
+        click.echo(f"error: {error.message}", err=True)
+        click.echo(f"  fix: {error.fix}", err=True)
+    return error.exit_code

@@ -1,0 +1,83 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from edgekd.core.protocols import Progress
+
+STAGES = ("size", "teach", "distill", "export", "compress", "measure", "ship")
+_EVERY_S = 10.0  # between plain lines of one stage
+
+
+@contextlib.contextmanager
+def shown_on_stderr() -> Iterator[Progress]:
+    """A Progress for the length of the block."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = ("[progress.description]{task.description}", bars.BarColumn(), bars.MofNCompleteColumn(),
+               bars.TimeRemainingColumn(), "{task.fields[note]}")  # fmt: skip
+    with bars.Progress(*columns, console=Console(stderr=True)) as shown:
+        yield _Bars(shown)
+
+
+def _title(name: str) -> str:
+    """`[2/7] teach: ...`: how far the whole is."""
+    kind = name.partition(":")[0]
+    return f"[{STAGES.index(kind) + 1}/{len(STAGES)}] {name}" if kind in STAGES else name
+
+
+class _Lines:
+    """Plain lines: one as a stage begins, one every ten seconds with what is left."""
+
+    def __init__(self) -> None:
+        self.total: int | None = None
+        self.began = self.last = time.monotonic()
+        self.start = time.monotonic()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.total, self.began, self.last = total, time.monotonic(), time.monotonic()
+        click.echo(f"{self.began - self.start:5.0f} s  {_title(name)}", err=True)
+
+    def step(self, done: int, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self.last < _EVERY_S or not self.total:
+            return
+        self.last = now
+        left = (now - self.began) / max(done, 1) * (self.total - done)
+        click.echo(f"{now - self.start:5.0f} s    {done}/{self.total}, about {left:.0f} s left  {note}", err=True)
+
+    def say(self, line: str) -> None:
+        click.echo(f"{time.monotonic() - self.start:5.0f} s  {line}", err=True)
+
+
+class _Bars:
+    """A bar for each stage."""
+
+    def __init__(self, shown: Any) -> None:
+        self.shown, self.task = shown, None
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._finish()
+        self.task = self.shown.add_task(_title(name), total=total or 1, note="")
+
+    def step(self, done: int, note: str = "") -> None:
+        if self.task is not None:
+            self.shown.update(self.task, completed=done, note=note)
+
+    def say(self, line: str) -> None:
+        self.shown.console.print(line, markup=False, highlight=False)
+
+    def _finish(self) -> None:
+        if self.task is not None:
+            self.shown.update(self.task, completed=self.shown.tasks[self.task].total, note="")

@@ -1,0 +1,115 @@
+"""Text for the terminal: the plan, the fit table, profiles, the summary of a build."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgekd.core.profile import Profile
+    from edgekd.plan import Plan
+    from edgekd.sizing import Fit
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns padded to their widest cell."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def plan(made: Plan) -> str:
+    """Every choice, in the order of the stages."""
+    target, teacher, data, student = made.target, made.teacher, made.data, made.student
+    counts = ", ".join(f"{count} {role}" for role, count in data.counts.items())
+    judged = "accuracy on validation rows" if data.selection_labelled else "agreement with the teacher"
+    architecture = teacher.architecture
+    training = student.training
+    how = (
+        f"fine-tuned on the labels: {teacher.training.epochs} epochs of {teacher.training.batch_size} at "
+        f"{teacher.training.learning_rate:g}"
+        if teacher.training
+        else "used as it is"
+    )
+    rows = [
+        ("target", f"{target.name}: {target.title}, {target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, "
+                   f"{target.latency_ms:g} ms at p{target.latency_percentile}"),
+        ("teacher", f"{Path(teacher.source).name}: {architecture['model_type']}, {architecture['layers']} layers x "
+                    f"{architecture['hidden']}, {architecture['vocabulary']} tokens; {how}"),
+        ("data", f"{Path(data.source).name}: {counts}; {len(data.classes)} classes"),
+        *(("", note) for note in data.notes),
+        ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to "
+                    f"{student.max_tokens} tokens, vocabulary trimmed to "
+                    f"{student.vocabulary_limit or 'what the data use'}"),
+        ("distill", " + ".join(f"{term.weight:g} {term.name}" + "".join(f"({k} {v:g})" for k, v in term.options.items())
+                               for term in student.losses)
+                    + f"; {training.epochs} epochs of {training.batch_size} at {training.learning_rate:g}"),
+        ("compress", f"{', '.join(target.recipes)}; picked by {judged}; at most {target.max_drop_points:g} points lost"),
+        ("ship", f"if it keeps {made.min_retained:.0%} of the teacher; golden inputs: {made.golden}"),
+        ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "
+                f"{made.digest[:12]}"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def fit_values(shape: Fit) -> dict[str, Any]:
+    """The fit table as plain values."""
+    return asdict(shape)
+
+
+def fit_table(shape: Fit, made: Plan) -> str:
+    """Budget, teacher, finalists, the budgets that each breaks, the choice."""
+    target = made.target
+    latency = "ms here" if target.runs_here else f"ms on {target.name} (predicted)"
+    header = ["", "memory MiB", "file MiB", latency, "speedup", "over"]
+    rows = [
+        ["budget", f"{target.memory_mib:g}", f"{target.artifact_mib:g}", f"{target.latency_ms:g}",
+         f"{made.student.min_speedup:g}x", ""],
+        ["teacher, float32", f"{shape.teacher['memory_mib']:.1f}", f"{shape.teacher['artifact_mib']:.1f}",
+         f"{shape.teacher['latency_ms']:.2f}" if target.runs_here else "", "1x", ""],
+    ]  # fmt: skip
+    for cost in shape.finalists:
+        size = cost.shape
+        name = f"{size['layers']} layers x {size['hidden']}, ff {size['feed_forward']}, {cost.recipe}"
+        on_target = "unknown" if cost.target_latency_ms is None else f"{cost.target_latency_ms:.2f}"
+        mark = "<- chosen" if cost == shape.chosen else "; ".join(cost.breaks) or "smaller"
+        rows.append([name, f"{cost.memory_mib:.1f}", f"{cost.artifact_mib:.1f}", on_target, f"{cost.speedup:.2f}x", mark])
+    tail = [
+        f"{shape.considered} shapes considered; the finalists were built with random weights and measured on {shape.host}",
+        *(f"warning: {warning}" for warning in shape.warnings),
+    ]
+    return "\n".join(["", table(header, rows), "", *tail])
+
+
+def targets(profiles: list[Profile]) -> str:
+    """One line a profile."""
+    rows = [
+        [p.name, p.title, p.arch, f"{p.memory_mib:g}", f"{p.artifact_mib:g}", f"{p.latency_ms:g}", ", ".join(p.recipes)]
+        for p in profiles
+    ]
+    return table(["name", "device", "arch", "memory MiB", "file MiB", "ms", "recipes"], rows)
+
+
+def profile(shown: Profile) -> str:
+    """Key and value, a line each."""
+    return "\n".join(
+        f"{key:<22} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in shown.as_dict().items()
+        if value is not None
+    )
+
+
+def summary(said: dict[str, Any], folder: Path, *, fresh: bool) -> str:
+    """What a build ends with."""
+    lines = [said["verdict"] if fresh else f"already built, every file whole: {said['verdict']}", ""]
+    rows = []
+    for who in ("teacher", "shipped", "baseline"):
+        values = said[who]
+        numbers = [values[key] for key in ("latency_p50_ms", "peak_rss_mib", "artifact_mib")]
+        rows.append([who, values["recipe"].split(" on ")[0], f"{values['metric_value']:.1%}",
+                     *("-" if number is None else f"{number:.2f}" for number in numbers)])  # fmt: skip
+    lines.append(table(["", "recipe", said["metric"], "p50 ms", "peak RSS MiB", "file MiB"], rows))
+    lines += ["", f"measured on {said['measured_on']}", f"bundle  {folder}", f"report  {folder / 'report.html'}",
+              f"check   python {folder / 'verify.py'}"]  # fmt: skip
+    return "\n".join(lines)

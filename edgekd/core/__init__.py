@@ -1,0 +1,1 @@
+"""What everything rests on: errors, results, profiles, the store. Nothing here imports torch."""

@@ -1,0 +1,92 @@
+"""Every error a user can meet. Each names what is wrong, where, and what to do.
+
+    EdgeKDError              exit 1
+    ├── DataError            exit 1   a file, column or label that cannot be used
+    ├── TeacherError         exit 1   a teacher that cannot be loaded or trusted
+    ├── StoreError           exit 1   a full disk, a store that cannot be written
+    ├── UsageError           exit 2   an option or a profile that makes no sense
+    ├── OverMemory           exit 3   no student fits `memory_mib`
+    ├── OverLatency          exit 4   measured latency over `latency_ms`
+    ├── BelowAccuracy        exit 5   the student keeps too little of its teacher
+    ├── ArtifactTooLarge     exit 6   no student fits `artifact_mib`
+    └── RuntimeCannotLoad    exit 7   ONNX Runtime refuses the artifact
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgeKDError(Exception):
+    """A mistake with a way out: `message` says what and where, `fix` says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, fix: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  fix: {self.fix}"
+
+    def as_dict(self) -> dict[str, object]:
+        """What `--json` prints: `{"error": ..., "fix": ..., "exit": ...}`."""
+        return {"error": self.message, "fix": self.fix, "exit": self.exit_code}
+
+
+class DataError(EdgeKDError):
+    """A file, column, row or label that cannot be used."""
+
+
+class TeacherError(EdgeKDError):
+    """A teacher that cannot be loaded, or must not be."""
+
+
+class StoreError(EdgeKDError):
+    """The store or the output folder cannot be read or written."""
+
+
+class UsageError(EdgeKDError):
+    """An option, a name or a profile value that makes no sense."""
+
+    exit_code = 2
+
+
+class OverMemory(EdgeKDError):
+    """Not even the smallest student stays within `memory_mib`."""
+
+    exit_code = 3
+
+
+class OverLatency(EdgeKDError):
+    """The measured latency is over `latency_ms`."""
+
+    exit_code = 4
+
+
+class BelowAccuracy(EdgeKDError):
+    """The student keeps less of its teacher than `min_retained` asks for."""
+
+    exit_code = 5
+
+
+class ArtifactTooLarge(EdgeKDError):
+    """Not even the smallest student's file stays within `artifact_mib`."""
+
+    exit_code = 6
+
+
+class RuntimeCannotLoad(EdgeKDError):
+    """ONNX Runtime refuses the artifact."""
+
+    exit_code = 7
+
+
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """`did you mean 'rpi4'? ` where a choice is near, then the list of choices."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}choose one of: {', '.join(known)}"

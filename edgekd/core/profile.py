@@ -1,0 +1,190 @@
+"""A target profile: what the device is and what one inference process may take of it.
+
+Profiles are flat YAML with units in their keys; device teams edit them. They inherit from nothing, so a
+reader sees one whole. Unknown keys and absurd values are refused, with the nearest key named.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgekd.core.errors import UsageError, suggestion
+from edgekd.core.registry import names
+from edgekd.core.results import this_host
+
+Megabytes = Annotated[float, Field(gt=0, le=1 << 22)]
+Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
+
+
+class Profile(BaseModel):
+    """One target. Sizes in MiB (2^20 bytes), times in milliseconds, clock in MHz."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    title: str
+    soc: str
+    source: str
+
+    arch: Literal["x86_64", "aarch64"]
+    microarch: str
+    cores: Annotated[int, Field(ge=1, le=1024)]
+    clock_mhz: Annotated[int, Field(ge=50, le=10_000)]
+    isa: list[str]
+    emulator_cpu: str | None = None
+
+    gpu: str | None = None
+    gpu_memory_mib: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    compute_capability: str | None = None
+
+    memory_mib: Megabytes
+    artifact_mib: Megabytes
+    latency_ms: Milliseconds
+    latency_percentile: Literal[50, 90, 99]
+    cold_start_ms: Milliseconds
+
+    max_drop_points: Annotated[float, Field(ge=0, le=100)]
+    min_teacher_agreement: Annotated[float, Field(ge=0, le=1)]
+
+    ort_version: str
+    max_opset: Annotated[int, Field(ge=11, le=30)]
+    max_ir_version: Annotated[int, Field(ge=7, le=20)]
+    execution_provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    known_bad_ort: list[str]
+
+    recipes: Annotated[list[str], Field(min_length=1)]
+    reduce_range: bool
+    activation_type: Literal["uint8", "int8"]
+    weight_type: Literal["uint8", "int8"]
+    per_channel: bool
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Profile:
+        if self.threads > self.cores:
+            raise ValueError(f"threads: {self.threads} threads on {self.cores} cores")
+        unknown = [recipe for recipe in self.recipes if recipe not in names("quantizers")]
+        if unknown:
+            raise ValueError(f"recipes: no recipe {unknown[0]!r}; {suggestion(unknown[0], names('quantizers'))}")
+        return self
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this host has the target's architecture: only then is a figure from here `measured` for it.
+
+        A target with a GPU does not run here: edgekd measures on the CPU.
+        """
+        return self.arch == this_host().arch and self.execution_provider == "CPUExecutionProvider"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the YAML file spells it."""
+        return self.model_dump(by_alias=True)
+
+
+def targets_folder() -> Path:
+    """Where the shipped profiles lie: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "targets"
+    return inside if inside.is_dir() else package.parent / "targets"
+
+
+@cache
+def target_names() -> tuple[str, ...]:
+    """The shipped profiles' names, and `local`, which is probed."""
+    return tuple(sorted(["local", *(path.stem for path in targets_folder().glob("*.yaml"))]))
+
+
+def load_profile(target: str, *, budgets: dict[str, float] | None = None) -> Profile:
+    """The profile of a shipped name, of `local`, or of a YAML file's path; `budgets` replace single values.
+
+    Raises UsageError for an unknown name, an unreadable file, unknown keys and values that make no sense.
+    """
+    if target == "local":
+        return parse_profile(probe_local() | (budgets or {}), where="target local")
+    path = Path(target)
+    if path.suffix not in (".yaml", ".yml"):
+        if target not in target_names():
+            raise UsageError(
+                f"unknown target {target!r}", fix=f"{suggestion(target, target_names())}; or give a YAML file's path"
+            )
+        path = targets_folder() / f"{target}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"cannot read the target profile {path}: {reason}",
+            fix="give a readable YAML file; `edgekd targets show rpi4 --yaml` prints one to start from",
+        ) from error
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"the target profile {path} is not a list of `key: value` lines",
+            fix="`edgekd targets show rpi4 --yaml` prints one to start from",
+        )
+    return parse_profile(values | (budgets or {}), where=f"target profile {path}")
+
+
+def profile_text(target: str) -> str:
+    """A profile as a YAML file to edit, comments and all where it is a shipped one."""
+    path = targets_folder() / f"{target}.yaml"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    return yaml.safe_dump(load_profile(target).as_dict(), sort_keys=False, allow_unicode=True)
+
+
+def parse_profile(values: dict[str, Any], *, where: str) -> Profile:
+    """Check the values of a profile. Raises UsageError that names every bad key at once."""
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(detail) for detail in error.errors()]
+        raise UsageError(
+            f"{where}: {'; '.join(problems)}",
+            fix="correct these keys; `edgekd targets show rpi4 --yaml` prints a profile with every key explained",
+        ) from error
+
+
+def _problem(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        fields = [field.alias or name for name, field in Profile.model_fields.items()]
+        return f"unknown key {key!r} ({suggestion(key, fields).split('choose')[0].strip() or 'no such key'})"
+    if detail["type"] == "missing":
+        return f"missing key {key!r}"
+    if detail["type"] == "value_error":
+        return str(detail["msg"]).removeprefix("Value error, ")
+    return f"{key} is {detail['input']!r}: {detail['msg'].lower()}"
+
+
+def probe_local() -> dict[str, Any]:
+    """A profile of this machine: its CPU as the kernel names it, a sober share of it as budgets."""
+    host = this_host()
+    vnni = bool({"avx512_vnni", "avx_vnni", "asimddp"} & set(host.isa))
+    return {
+        "schema": 1, "name": "local", "title": "this machine", "soc": host.cpu,
+        "source": "probed: /proc/cpuinfo; budgets are a sober default, not a property of the machine",
+        "arch": host.arch, "microarch": host.cpu, "cores": host.cores, "clock_mhz": _clock_mhz(),
+        "isa": list(host.isa), "emulator_cpu": None, "gpu": None, "gpu_memory_mib": None, "compute_capability": None,
+        "memory_mib": 64.0, "artifact_mib": 32.0, "latency_ms": 10.0, "latency_percentile": 50,
+        "cold_start_ms": 2000.0, "max_drop_points": 1.0, "min_teacher_agreement": 0.8,
+        "ort_version": f"=={host.ort_version}", "max_opset": 18, "max_ir_version": 10,
+        "execution_provider": "CPUExecutionProvider", "threads": 1, "known_bad_ort": [],
+        "recipes": ["float32", "dynamic_int8", "static_int8"], "reduce_range": not vnni,
+        "activation_type": "uint8", "weight_type": "int8", "per_channel": True,
+    }  # fmt: skip
+
+
+def _clock_mhz() -> int:
+    ceiling = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    if ceiling.exists():
+        return int(ceiling.read_text()) // 1000
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("cpu MHz"):
+            return int(float(line.split(":")[1]))
+    return 1000  # no source names it: a modest guess, used for predictions only

@@ -1,0 +1,49 @@
+"""Latency of a CPU that is not here, as a band: what its arithmetic could do at best, and what kernels attain.
+
+A prediction, never a measurement: it serves to size a student and is printed with its band. Peaks count
+multiply-adds per cycle and core from the cores' public optimization guides; the attained share is the range
+that ONNX Runtime showed on hosts where we could measure (two thirds to four fifths for large fp32 matrices),
+widened for small matrices and slow memory.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from edgekd.core.profile import Profile
+from edgekd.core.results import Figure
+
+ATTAINED = (0.2, 0.8)  # of the peak
+
+# multiply-adds per cycle and core: float32, int8 (without dotprod int8 passes through 16-bit sums)
+_PEAKS = {
+    "cortex-a53": (2.0, 4.0),
+    "cortex-a72": (4.0, 8.0),
+    "cortex-a76": (8.0, 32.0),
+    "cortex-a78ae": (8.0, 32.0),
+}
+_BY_ISA = (  # for a core that the table does not name: the first instruction set that it has
+    ("avx512_vnni", (16.0, 64.0)),
+    ("avx_vnni", (16.0, 64.0)),
+    ("avx2", (16.0, 21.0)),
+    ("asimddp", (8.0, 32.0)),
+    ("asimd", (2.0, 4.0)),
+)
+
+
+def predict_latency(macs: int, target: Profile, recipe: str) -> Figure:
+    """Median latency of one sample of `macs` multiply-adds on the target, in ms, with its band; unknown for a GPU."""
+    if target.execution_provider != "CPUExecutionProvider":
+        return Figure(None, "ms", "unknown", "no GPU here: run `edgekd bench` on the device", n=0)
+    column = 1 if "int8" in recipe else 0
+    peaks = _PEAKS.get(target.microarch) or next((p for isa, p in _BY_ISA if isa in target.isa), (1.0, 1.0))
+    at_peak_ms = macs / (peaks[column] * target.clock_mhz * 1e3)
+    low, high = at_peak_ms / ATTAINED[1], at_peak_ms / ATTAINED[0]
+    return Figure(
+        value=sqrt(low * high),
+        unit="ms",
+        kind="predicted",
+        how=f"roofline: {macs / 1e6:.1f} million multiply-adds at {peaks[column]:.0f} a cycle and {target.clock_mhz} MHz, "
+        f"{ATTAINED[0]:.0%} to {ATTAINED[1]:.0%} attained; not checked on a board",
+        interval=(low, high),
+    )

@@ -1,0 +1,173 @@
+"""From files to rows: CSV, TSV, JSONL, Parquet, a folder of such files named by split, or a Hugging Face dataset.
+
+A table is a list of `{column: value}` dicts, in file order. Errors name the file, the line and the way out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import DataError
+
+Table = list[dict[str, Any]]
+
+READERS = (".csv", ".tsv", ".jsonl", ".parquet")
+_SPLIT_NAMES = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "test": "test", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
+    "unsupervised": "unlabelled",
+}  # fmt: skip
+
+
+def read_tables(source: str) -> dict[str, Table]:
+    """Tables by split: `{"train": ..., "test": ...}`, or `{"all": ...}` for one file or an unsplit dataset.
+
+    `source` is a file, a folder with one file a split (or a saved Hugging Face dataset), or a hub id.
+    Raises DataError for what is missing, empty, unreadable, not UTF-8 or of a kind we do not read.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()
+        return _hugging_face(str(path), saved=True) if saved else _folder(path)
+    if path.exists() or path.suffix in READERS:
+        return {"all": read_file(path)}
+    return _hugging_face(source, saved=False)
+
+
+def read_file(path: Path) -> Table:
+    """One file's rows. Raises DataError."""
+    if path.suffix not in READERS:
+        raise DataError(f"cannot tell what {path} is", fix=f"give a file that ends in one of {', '.join(READERS)}")
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty", fix="give a file with a header line and rows")
+        table = _parquet(path) if path.suffix == ".parquet" else _text_table(path)
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror or error}", fix="check the path and its permissions"
+        ) from error
+    if not table:
+        raise DataError(f"{path} holds a header and no rows", fix="give a file with at least one row for each class")
+    return table
+
+
+def _folder(folder: Path) -> dict[str, Table]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        split = _SPLIT_NAMES.get(path.stem.lower())
+        if split and path.suffix in READERS:
+            if split in files:
+                raise DataError(f"{files[split]} and {path} both name the {split} split", fix="keep one of them")
+            files[split] = path
+    if "train" not in files:
+        raise DataError(
+            f"{folder} has no training split",
+            fix="name the files train.csv, validation.csv, test.csv (or .tsv, .jsonl, .parquet); or give one file",
+        )
+    return {split: read_file(path) for split, path in files.items()}
+
+
+def _text_table(path: Path) -> Table:
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path} is not UTF-8: line {line} holds byte 0x{raw[error.start]:02x}",
+            fix=f"convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}",
+        ) from error
+    if "\x00" in text:
+        raise DataError(f"{path} holds NUL bytes: it is not a text file", fix="give a CSV, TSV or JSONL text file")
+    return _json_lines(path, text) if path.suffix == ".jsonl" else _delimited(path, text)
+
+
+def _delimited(path: Path, text: str) -> Table:
+    csv.field_size_limit(16 << 20)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter="\t" if path.suffix == ".tsv" else ",",
+        quoting=csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL,  # TSV has no quoting (IANA)
+        strict=True,
+    )
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if len(set(header)) != len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise DataError(f"{path} has two columns called {twice!r}", fix="rename one in the header line")
+        rows: Table = []
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells where the header names {len(header)}",
+                    fix="quote cells that hold the delimiter, and escape quotes by doubling them",
+                )
+            rows.append(dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}", fix="check the quotes on that line") from error
+    return rows
+
+
+def _json_lines(path: Path, text: str) -> Table:
+    rows: Table = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})", fix="one JSON object a line") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object", fix="one JSON object a line")
+        rows.append(row)
+    return rows
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table: Table = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", fix="write the file again"
+        ) from error
+    return table
+
+
+def _hugging_face(source: str, *, saved: bool) -> dict[str, Table]:
+    """A saved dataset folder or a hub id. ClassLabel columns come out as their names."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
+    except Exception as error:  # whatever a foreign loader raises is the user's data not being readable
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"cannot load the data {source!r}: {reason}",
+            fix="give an existing file or folder, or the id of a dataset on the Hugging Face hub that you can reach",
+        ) from error
+    splits = {"all": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+    if len(splits) > 1 and not any(_SPLIT_NAMES.get(name.lower()) == "train" for name in splits):
+        raise DataError(f"{source} has the splits {sorted(splits)} and none called train", fix="rename one to train")
+    tables: dict[str, Table] = {}
+    for name, split in splits.items():
+        key = "all" if len(splits) == 1 else _SPLIT_NAMES.get(name.lower())
+        if key is None:
+            continue
+        table = split.to_list()
+        for column, feature in split.features.items():
+            if isinstance(feature, datasets.ClassLabel):
+                for row in table:
+                    # the hub marks a row without a label by -1
+                    row[column] = feature.int2str(row[column]) if row[column] not in (None, -1) else None
+        tables[key] = table
+    return tables

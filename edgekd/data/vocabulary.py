@@ -1,0 +1,122 @@
+"""A vocabulary trimmed to what the data needs, that still splits unseen words rather than losing them.
+
+Kept: special tokens; every single character, and its continuation piece (so any word made of known
+characters can be spelled); every piece that the texts use; and whatever the tokenizer needs to build those.
+The order of ids is kept, so special tokens that come first stay where configs expect them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+Spec = dict[str, Any]
+
+
+def kept_ids(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> list[int]:
+    """Ids to keep, ascending. `limit` keeps only the most frequent pieces beyond the indispensable ones.
+
+    A tokenizer whose model we cannot trim safely keeps its whole vocabulary.
+    """
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    spec: Spec = json.loads(tokenizer.to_str())
+    pieces = _pieces(spec)
+    if pieces is None:
+        return list(range(tokenizer.get_vocab_size(with_added_tokens=True)))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    used: Counter[int] = Counter()
+    for encoding in tokenizer.encode_batch(list(texts)):
+        used.update(encoding.ids)
+    marker = spec["model"].get("continuing_subword_prefix") or ""
+    must = {token["id"] for token in spec["added_tokens"]}
+    must |= {id_ for piece, id_ in pieces.items() if len(piece.removeprefix(marker) if marker else piece) <= 1}
+    must |= {pieces[token] for token in (spec["model"].get("unk_token"),) if token in pieces}
+    if spec["model"]["type"] == "Unigram" and spec["model"].get("unk_id") is not None:
+        must.add(spec["model"]["unk_id"])
+    if spec["model"]["type"] == "BPE":
+        must |= {id_ for piece, id_ in pieces.items() if piece.startswith("<0x")}  # byte fallback
+    room = None if limit is None else max(0, limit - len(must))
+    wanted = must | {id_ for id_, _ in used.most_common() if id_ not in must} if room is None else must | set(
+        [id_ for id_, _ in used.most_common() if id_ not in must][:room]
+    )  # fmt: skip
+    if spec["model"]["type"] == "BPE":
+        wanted |= _ancestors(spec, pieces, wanted)
+    return sorted(wanted)
+
+
+def trim_tokenizer(tokenizer_file: Path, kept: list[int], out: Path) -> None:
+    """Write the tokenizer with the kept ids only, renumbered 0, 1, 2 ... in their old order."""
+    spec: Spec = json.loads(Tokenizer.from_file(str(tokenizer_file)).to_str())
+    new = {old: position for position, old in enumerate(kept)}
+    model, pieces = spec["model"], _pieces(spec)
+    if pieces is not None and len(kept) < len(pieces):
+        if model["type"] == "Unigram":
+            model["vocab"] = [entry for old, entry in enumerate(model["vocab"]) if old in new]
+            model["unk_id"] = None if model.get("unk_id") is None else new[model["unk_id"]]
+        else:
+            model["vocab"] = {piece: new[old] for piece, old in pieces.items() if old in new}
+        if model["type"] == "BPE":
+            model["merges"] = [
+                merge for merge in model["merges"] if all(p in model["vocab"] for p in (*_pair(merge), _made(merge)))
+            ]
+        for token in spec["added_tokens"]:
+            token["id"] = new[token["id"]]
+        _renumber(spec.get("post_processor"), new)
+    text = json.dumps(spec, ensure_ascii=False, indent=1)
+    Tokenizer.from_str(text)  # what cannot be read back must not be shipped
+    out.write_text(text, encoding="utf-8")
+
+
+def _pieces(spec: Spec) -> dict[str, int] | None:
+    """Piece to id, for the model types that we can trim; None for others."""
+    model = spec["model"]
+    if model["type"] in ("WordPiece", "BPE"):
+        return dict(model["vocab"])
+    if model["type"] == "Unigram":
+        return {piece: position for position, (piece, _) in enumerate(model["vocab"])}
+    return None
+
+
+def _pair(merge: str | list[str]) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def _made(merge: str | list[str]) -> str:
+    return "".join(_pair(merge))
+
+
+def _ancestors(spec: Spec, pieces: dict[str, int], wanted: set[int]) -> set[int]:
+    """Pieces that BPE passes through on its way to the wanted ones."""
+    made_from = {}
+    for merge in spec["model"]["merges"]:
+        made_from.setdefault(_made(merge), _pair(merge))
+    names = {id_: piece for piece, id_ in pieces.items()}
+    todo, found = [names[id_] for id_ in wanted if id_ in names], set()
+    while todo:
+        for part in made_from.get(todo.pop(), ()):
+            if pieces.get(part) is not None and pieces[part] not in found:
+                found.add(pieces[part])
+                todo.append(part)
+    return found
+
+
+def _renumber(node: Any, new: dict[int, int]) -> None:
+    """Post-processors name special tokens by id in several shapes: `"ids": [101]`, `["[CLS]", 101]`."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "ids" and isinstance(value, list):
+                node[key] = [new[old] for old in value]
+            elif key in ("cls", "sep") and isinstance(value, list) and len(value) == 2:
+                node[key] = [value[0], new[value[1]]]
+            else:
+                _renumber(value, new)
+    elif isinstance(node, list):
+        for value in node:
+            _renumber(value, new)

@@ -1,0 +1,56 @@
+"""This machine: the runner in a fresh process for each job."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+
+_RUNNER = Path(__file__).parents[1] / "runner.py"
+
+
+@dataclass(frozen=True)
+class Local:
+    """Runs jobs here, under `provider`, each in a fresh process that `timeout_s` ends."""
+
+    provider: str = "CPUExecutionProvider"
+    timeout_s: float = 1800.0
+
+    def run(self, mode: str, **job: Any) -> dict[str, Any]:
+        """The runner's answer to one job. Raises RuntimeCannotLoad where ONNX Runtime refuses the model."""
+        job |= {"mode": mode, "provider": self.provider}
+        if mode == "footprint":
+            job["started"] = time.time()
+        with tempfile.TemporaryDirectory(prefix="edgekd-job-") as folder:
+            path = Path(folder, "job.json")
+            path.write_text(json.dumps(job), encoding="utf-8")
+            try:
+                done = subprocess.run(
+                    [sys.executable, str(_RUNNER), str(path)],
+                    capture_output=True, text=True, timeout=self.timeout_s, check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired as error:
+                raise EdgeKDError(
+                    f"a {mode} run took longer than {self.timeout_s:.0f} s",
+                    fix="look for a loop in the model, or measure on a quieter machine",
+                ) from error
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise RuntimeCannotLoad(
+                f"ONNX Runtime's process for a {mode} run ended with code {done.returncode}: {last}",
+                fix="run the same command again; if it repeats, the model or the onnxruntime package is damaged",
+            )
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        if "refused" in answer:
+            raise RuntimeCannotLoad(
+                f"ONNX Runtime refuses the model: {answer['refused']}",
+                fix="export it again with an opset and IR version that this runtime knows",
+            )
+        return answer

@@ -1,0 +1,146 @@
+"""The training loop that teaching and distilling share, and batches that waste nothing on padding."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.errors import EdgeKDError
+from edgekd.core.tensors import Outputs
+from edgekd.plan import Training
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from edgekd.core.protocols import Progress, Sample
+
+_BUCKET = 16  # batches whose rows are sorted by length together
+
+
+def prepare(seed: int, threads: int) -> None:
+    """Fix seeds and threads: training is bit-reproducible at a fixed thread count, and only there."""
+    import numpy as np
+    import torch
+    import transformers
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (what third-party code draws from)
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+
+
+def fit(
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    objective: Callable[[Outputs, list[int]], Tensor],
+    training: Training,
+    *,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Train `model` in place on `samples`; `objective` gives a batch's loss from its outputs and its rows' numbers.
+
+    AdamW, linear warm-up, cosine to zero. Raises EdgeKDError as soon as the loss is not finite.
+    """
+    import torch
+    from accelerate import Accelerator
+    from transformers import get_cosine_schedule_with_warmup
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    optimizer = torch.optim.AdamW(_groups(model, training), weight_decay=training.weight_decay, fused=True)
+    batches = math.ceil(len(samples) / training.batch_size)
+    steps = training.epochs * batches
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(steps * training.warmup), steps)
+    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+    model.train()
+    step = 0
+    for epoch in range(training.epochs):
+        order = _batches(samples, training.batch_size, random.Random(seed * 1000 + epoch))  # noqa: S311
+        for rows in order[accelerator.process_index :: accelerator.num_processes]:
+            batch = _padded([samples[row] for row in rows], model.config.pad_token_id, accelerator.device)
+            loss = objective(Outputs(logits=model(**batch).logits), rows)
+            if not torch.isfinite(loss):
+                raise EdgeKDError(
+                    f"training diverged: the loss is {loss.item()} at step {step + 1} of {steps}",
+                    fix="lower --learning-rate to a third of what it is; nothing of this run was kept",
+                )
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                optimizer.step()
+                schedule.step()
+            step += accelerator.num_processes
+            progress.step(min(step, steps), f"epoch {epoch + 1}/{training.epochs}, loss {loss.item():.3f}")
+    accelerator.unwrap_model(model).eval()
+
+
+def steps_of(samples: int, training: Training) -> int:
+    """How many optimizer steps a run takes."""
+    return training.epochs * math.ceil(samples / training.batch_size)
+
+
+def logits(
+    model: PreTrainedModel, samples: Sequence[Sample], *, batch_size: int = 64, progress: Progress | None = None
+) -> torch.Tensor:
+    """Logits (samples, classes), computed in order of length so that padding is small."""
+    import torch
+
+    model.eval()
+    out = torch.zeros(len(samples), model.config.num_labels)
+    order = sorted(range(len(samples)), key=lambda row: samples[row]["input_ids"].shape[1])
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = _padded([samples[row] for row in rows], model.config.pad_token_id, torch.device("cpu"))
+            out[rows] = model(**batch).logits.float()
+            if progress:
+                progress.step(start + len(rows))
+    return out
+
+
+def _groups(model: PreTrainedModel, training: Training) -> list[dict[str, Any]]:
+    """The body at the peak rate; what stands outside it, and the pooler, at `head_factor` times that."""
+    body = model.base_model_prefix + "."
+    head, rest = [], []
+    for name, parameter in model.named_parameters():
+        fresh = not name.startswith(body) or ".pooler." in name
+        (head if fresh else rest).append(parameter)
+    rate = training.learning_rate
+    return [{"params": rest, "lr": rate}, {"params": head, "lr": rate * training.head_factor}]
+
+
+def _batches(samples: Sequence[Sample], size: int, order: random.Random) -> list[list[int]]:
+    """Shuffled batches of rows of like length: shuffled, sorted within buckets, batches shuffled again."""
+    rows = list(range(len(samples)))
+    order.shuffle(rows)
+    batches: list[list[int]] = []
+    for start in range(0, len(rows), size * _BUCKET):
+        bucket = sorted(rows[start : start + size * _BUCKET], key=lambda row: samples[row]["input_ids"].shape[1])
+        batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
+    order.shuffle(batches)
+    return batches
+
+
+def _padded(samples: Sequence[Sample], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """One batch, padded to its own longest row: int64 (rows, tokens) for each input."""
+    import torch
+
+    longest = max(sample["input_ids"].shape[1] for sample in samples)
+    batch = {}
+    for name in samples[0]:
+        values = torch.full((len(samples), longest), pad if name == "input_ids" else 0, dtype=torch.long)
+        for row, sample in enumerate(samples):
+            values[row, : sample[name].shape[1]] = torch.from_numpy(sample[name][0])
+        batch[name] = values.to(device)
+    return batch
+

@@ -1,0 +1,209 @@
+"""Measure: the teacher and every variant under ONNX Runtime, on the same held-out samples, in the same run.
+
+The protocol: fixed threads, spinning off, fresh processes, variants interleaved sample by sample in random
+order, the first model a second time as A/A control, warm-up until medians settle. Accuracy comes from runs of
+one sample each, and the timed runs' outputs must be those, bit for bit. This is where the test split is read.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core import statistics as intervals
+from edgekd.core.errors import EdgeKDError
+from edgekd.core.protocols import Progress
+from edgekd.core.registry import make
+from edgekd.core.results import this_host
+from edgekd.data.splits import Splits
+from edgekd.plan import Plan
+from edgekd.runner import pack
+
+if TYPE_CHECKING:
+    import numpy as np
+
+P90_SAMPLES, P99_SAMPLES = 44, 459  # fewer say nothing about the percentile (order statistics, 95%)
+UNSTABLE = 0.01  # an A/A ratio of medians further from 1 than this marks the run's latencies
+_COLD_STARTS = 3
+
+
+def measure(plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], out: Path, progress: Progress) -> None:
+    """Write `measured.json` into `out`. `models` maps a name to its ONNX file and its tokenizer's folder.
+
+    The first model is the teacher. Raises EdgeKDError where a timed output is not the accuracy run's.
+    """
+    task = make("tasks", plan.task)
+    labels = [splits.classes.index(row.label or "") for row in splits.test]
+    texts = [row.input for row in splits.test]
+    progress.stage("measure: teacher and variants on the held-out samples", 2 * len(models) + plan.measuring.processes)
+    with tempfile.TemporaryDirectory(prefix="edgekd-measure-") as name:
+        lab = _Lab(plan, task, Path(name), progress)
+        results: dict[str, dict[str, Any]] = {}
+        for model, (file, tokenizer) in models.items():
+            samples = task.encode(tokenizer, texts, plan.student.max_tokens)
+            results[model] = lab.accuracy(model, file, samples, labels)
+        for model, (file, _) in models.items():
+            results[model] |= lab.footprint(model, file)
+        latency = lab.latency({model: file for model, (file, _) in models.items()}, results)
+    teacher = next(iter(models))
+    for model in models:
+        results[model] |= latency[model] | _against(results[teacher], results[model])
+        results[model]["speedup"] = latency[model]["ratio"]
+    baseline = linear_baseline(splits, plan.seed)
+    said = {
+        "teacher": teacher, "models": {model: _plain(values) for model, values in results.items()},
+        "aa": latency["aa"], "baseline": baseline, "n_test": len(labels), "host": asdict(this_host()),
+        "threads": plan.target.threads,
+    }  # fmt: skip
+    (out / "measured.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+
+
+def read_measured(folder: Path) -> dict[str, Any]:
+    """What `measure` wrote."""
+    said: dict[str, Any] = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    return said
+
+
+def linear_baseline(splits: Splits, seed: int) -> dict[str, Any]:
+    """TF-IDF of words and characters with a linear classifier on the same labels: what a network must beat."""
+    import numpy as np
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline, make_union
+    from sklearn.svm import LinearSVC
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    model = make_pipeline(make_union(words, characters), LinearSVC(random_state=seed))
+    model.fit([row.input for row in splits.train], [row.label for row in splits.train])
+    said = model.predict([row.input for row in splits.test])
+    correct = np.array([guess == row.label for guess, row in zip(said, splits.test, strict=True)], dtype=float)
+    low, high = intervals.interval(correct)
+    return {
+        "recipe": "TF-IDF (words, characters) with a linear SVM on the labelled rows",
+        "metric_value": float(correct.mean()), "metric_interval": [low, high], "n": len(correct),
+    }  # fmt: skip
+
+
+def _against(teacher: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """Agreement with the teacher, and the paired difference in points."""
+    agreement = (model["_said"] == teacher["_said"]).astype(float)
+    difference, low, high = intervals.paired_difference(teacher["_correct"], model["_correct"])
+    return {
+        "agreement": float(agreement.mean()),
+        "agreement_interval": list(intervals.interval(agreement)),
+        "difference_points": 100 * difference,
+        "difference_interval": [100 * low, 100 * high],
+    }
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not key.startswith("_")}
+
+
+class _Lab:
+    """One measuring session in one temporary folder."""
+
+    def __init__(self, plan: Plan, task: Any, folder: Path, progress: Progress) -> None:
+        self.plan, self.task, self.folder, self.progress = plan, task, folder, progress
+        self.device, self.threads, self.done = make("devices", "local"), plan.target.threads, 0
+
+    def step(self, note: str) -> None:
+        self.done += 1
+        self.progress.step(self.done, note)
+
+    def accuracy(self, name: str, file: Path, samples: list[Any], labels: list[int]) -> dict[str, Any]:
+        """Every test sample alone, at its own length; packs the timed samples and the memory probes on the way."""
+        import numpy as np
+
+        pack(samples, self.folder / f"{name}.npz")
+        pack(_evenly(samples, self.plan.measuring.timed_samples), self.folder / f"{name}.timed.npz")
+        longest = self.plan.student.max_tokens
+        for size in {min(self.task.headline_size, longest), longest}:
+            pack([self.task.sized(samples, size)], self.folder / f"{name}.{size}.npz")
+        answer = self.device.run(
+            "predict", model=str(file), inputs=str(self.folder / f"{name}.npz"), threads=self.threads,
+            outputs=str(self.folder / f"{name}.npy"),
+        )  # fmt: skip
+        logits = np.load(self.folder / f"{name}.npy", allow_pickle=False)
+        correct = self.task.correct(logits, labels)
+        self.step(f"{name}: {correct.mean():.1%} of {len(labels)}")
+        return {
+            "_said": logits.argmax(axis=1), "_correct": correct, "_hashes": answer["row_sha256"],
+            "metric_value": float(correct.mean()), "metric_interval": list(intervals.interval(correct)),
+            "n": len(labels), "artifact_mib": file.stat().st_size / 2**20,
+        }  # fmt: skip
+
+    def footprint(self, name: str, file: Path) -> dict[str, Any]:
+        """Peak RSS at the headline size and at the longest input, cold start: each in fresh processes."""
+        longest = self.plan.student.max_tokens
+        sizes = [min(self.task.headline_size, longest), longest]
+        inputs = [str(self.folder / f"{name}.{size}.npz") for size in sizes]
+        runs = [
+            self.device.run("footprint", model=str(file), inputs=inputs, threads=self.threads)
+            for _ in range(_COLD_STARTS)
+        ]
+        self.step(f"{name}: memory and cold start")
+        peaks = [run["peak_rss_mib"][0] for run in runs]
+        return {
+            "peak_rss_mib": statistics.median(peaks),
+            "peak_rss_interval": [min(peaks), max(peaks)],
+            "peak_rss_longest_mib": statistics.median(run["peak_rss_mib"][1] for run in runs),
+            "longest_tokens": longest,
+            "cold_start_ms": statistics.median(run["cold_start_ms"] for run in runs),
+            "load_ms": statistics.median(run["load_ms"] for run in runs),
+            "import_baseline_mib": statistics.median(run["baseline_mib"] for run in runs),
+        }
+
+    def latency(self, files: dict[str, Path], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Latency of all models, interleaved; `ratio` is the first model's median over the model's own."""
+        import numpy as np
+
+        models = {
+            name: {"model": str(file), "inputs": str(self.folder / f"{name}.timed.npz")} for name, file in files.items()
+        }
+        first = next(iter(models))
+        samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, "aa")}
+        for number in range(self.plan.measuring.processes):
+            job = self.device.run(
+                "time", models=models, threads=self.threads, rounds=self.plan.measuring.rounds,
+                seed=self.plan.seed + number,
+            )  # fmt: skip
+            for name, turns in job["latency_ms"].items():
+                samples[name].append(np.array(turns))
+                expected = _evenly(results[first if name == "aa" else name]["_hashes"], len(turns[0]))
+                if job["row_sha256"][name] != expected:
+                    raise EdgeKDError(
+                        f"{name}: the timed run's outputs are not the accuracy run's",
+                        fix="the model is not deterministic on this host; report its operators and this CPU",
+                    )
+            self.step("latency, interleaved")
+        # one figure a sample: the median over its repetitions, so that samples are independent
+        per_sample = {name: np.median(np.concatenate(runs), axis=0) for name, runs in samples.items()}
+        return {name: _latency(per_sample[first], per_sample[name], np.concatenate(samples[name])) for name in samples}
+
+
+def _latency(
+    first: np.ndarray[Any, Any], own: np.ndarray[Any, Any], every: np.ndarray[Any, Any]
+) -> dict[str, Any]:
+    import numpy as np
+
+    ratio, low, high = intervals.paired_ratio(first, own)
+    return {
+        "latency_p50_ms": float(np.median(own)),
+        "latency_interval": list(intervals.interval(own, np.median)),
+        "latency_p90_ms": float(np.percentile(every, 90)) if every.size >= P90_SAMPLES else None,
+        "latency_n": int(every.size),
+        "ratio": ratio,
+        "ratio_interval": [low, high],
+    }
+
+
+def _evenly(rows: list[Any], count: int) -> list[Any]:
+    """`count` of the rows, evenly spaced: the timed samples, the same for every model."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (count - 1))] for i in range(count)]

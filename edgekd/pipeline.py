@@ -1,0 +1,167 @@
+"""build(plan): the whole way from a teacher to a bundle, stage by stage. Each stage's result is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd import bundle, report, sizing
+from edgekd.core.errors import BelowAccuracy
+from edgekd.core.protocols import Progress, Quiet
+from edgekd.core.results import this_host
+from edgekd.core.store import Store
+from edgekd.data.splits import Splits
+from edgekd.plan import Plan
+
+if TYPE_CHECKING:
+    from edgekd.choose import Choice
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished bundle: its folder, and the report's summary."""
+
+    folder: Path
+    summary: dict[str, Any]
+    fresh: bool  # False where the same bundle was there already, whole
+
+
+def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progress | None = None) -> Built:
+    """Everything, from the teacher to the bundle in `out`. Finished stages are read from the store.
+
+    Raises EdgeKDError, by whose exit code scripts tell which budget or floor was missed.
+    """
+    progress = progress or Quiet()
+    if bundle.is_finished(out, plan.digest):
+        return Built(out, report.read(out)["summary"], fresh=False)
+    bundle.check_free(out)
+    bundle.check_space([store.root, out], 500 + 6 * teacher_mib(plan))
+    shape = sizing.fit(plan, splits, store, progress)
+    stages = _Stages(plan, splits, store, progress, shape.chosen.shape)
+    teacher = stages.teacher()
+    outputs = stages.outputs(teacher)
+    student = stages.student(teacher, outputs)
+    exported = stages.exported("student", student)
+    variants = stages.variants(student, exported, outputs)
+    choice, trials = stages.choice(variants)
+    measured = stages.measured(teacher, stages.exported("teacher", teacher), student, variants)
+    said = report.compose(plan, shape, choice, trials, measured)
+    retained = said["summary"]["retained"]
+    if retained < plan.min_retained:
+        raise BelowAccuracy(
+            f"the student keeps {retained:.1%} of its teacher's {said['summary']['metric']}, "
+            f"less than the {plan.min_retained:.1%} asked for",
+            fix="give more unlabelled rows, train longer (--epochs), allow a larger student (--min-speedup 3), "
+            "or lower --min-retained",
+        )
+    progress.stage("ship: write the bundle")
+    bundle.write(plan, splits, said, student, variants, choice.recipe, out)
+    return Built(out, said["summary"], fresh=True)
+
+
+def teacher_mib(plan: Plan) -> int:
+    """Size of the teacher's folder: fine-tuning, exporting and sizing write it a few times over."""
+    return sum(path.stat().st_size for path in Path(plan.teacher.folder).iterdir() if path.is_file()) >> 20
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """Each stage with the key that its result is kept under."""
+
+    plan: Plan
+    splits: Splits
+    store: Store
+    progress: Progress
+    shape: dict[str, int]
+
+    def _stage(self, name: str, key: dict[str, Any], produce: Callable[[Path], None]) -> Path:
+        if self.store.has(name, key):
+            self.progress.say(f"{name}: kept from an earlier run")
+        return self.store.stage(name, key, produce)
+
+    def teacher(self) -> Path:
+        """The teacher's folder: fine-tuned here, or as it was given."""
+        from edgekd import teach
+
+        if self.plan.teacher.ready:
+            return Path(self.plan.teacher.folder)
+        return self._stage(
+            "teacher", self.plan.teaching, lambda out: teach.fine_tune(self.plan, self.splits, out, self.progress)
+        )
+
+    def outputs(self, teacher: Path) -> Path:
+        """The teacher's logits for every row that it may see."""
+        from edgekd import teach
+
+        return self._stage(
+            "outputs",
+            self.plan.teaching | {"max_tokens": self.plan.student.max_tokens},
+            lambda out: teach.keep_outputs(self.plan, self.splits, teacher, out, self.progress),
+        )
+
+    def student(self, teacher: Path, outputs: Path) -> Path:
+        """The distilled student."""
+        from edgekd import distill
+
+        return self._stage(
+            "student",
+            self.plan.distilling(self.shape),
+            lambda out: distill.distill(self.plan, self.splits, self.shape, teacher, outputs, out, self.progress),
+        )
+
+    def exported(self, who: str, folder: Path) -> Path:
+        """The teacher's or student's fp32 ONNX."""
+        from edgekd import export
+
+        self.progress.stage(f"export: the {who} to ONNX")
+        own = self.plan.teaching if who == "teacher" else self.plan.distilling(self.shape)
+        exporters = {name: self.plan.versions[name] for name in ("optimum-onnx", "onnx", "onnxruntime")}
+        target = self.plan.target
+        key = {"of": own, "max_opset": target.max_opset, "max_ir_version": target.max_ir_version} | exporters
+        texts = [row.input for row in self.splits.train]
+        return self._stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, texts, out))
+
+    def variants(self, student: Path, exported: Path, outputs: Path) -> Path:
+        """Every quantized variant, tried."""
+        from edgekd import compress, teach
+
+        return self._stage(
+            "compress",
+            self._measuring_key() | {"limit": self.plan.search_limit_s},
+            lambda out: compress.compress(
+                self.plan, self.splits, student, exported, teach.read_outputs(outputs)["selection"].numpy(), out,
+                self.progress,
+            ),
+        )  # fmt: skip
+
+    def choice(self, variants: Path) -> tuple[Choice, list[Any]]:
+        """What ships, decided on the selection rows."""
+        from edgekd.choose import choose
+        from edgekd.compress import read_trials
+
+        trials = read_trials(variants)
+        return choose(trials, self.plan.target), trials
+
+    def measured(self, teacher: Path, teacher_onnx: Path, student: Path, variants: Path) -> dict[str, Any]:
+        """Teacher and variants on the held-out samples."""
+        from edgekd import measure
+        from edgekd.compress import read_trials, variant_file
+
+        models = {"teacher": (teacher_onnx / "model.onnx", teacher)}
+        for trial in read_trials(variants):
+            if trial.failed is None:
+                models[trial.recipe] = (variant_file(variants, trial.recipe), student)
+        place = self._stage(
+            "measure",
+            self._measuring_key() | {"measuring": asdict(self.plan.measuring)},
+            lambda out: measure.measure(self.plan, self.splits, models, out, self.progress),
+        )
+        return measure.read_measured(place)
+
+    def _measuring_key(self) -> dict[str, Any]:
+        return {
+            "student": self.plan.distilling(self.shape), "target": self.plan.target.as_dict(),
+            "host": asdict(this_host()),
+        }  # fmt: skip

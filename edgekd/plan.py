@@ -1,0 +1,134 @@
+"""The plan: every choice, frozen before anything is trained. It explains itself and its digest keys the store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edgekd.core.profile import Profile
+from edgekd.core.results import digest
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run. `learning_rate` is the peak, after linear warm-up; it falls to zero along a cosine."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    head_factor: float = 1.0  # the new head's rate over the body's: a fresh head has further to go
+    warmup: float = 0.1  # share of the steps
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A loss plug-in's name, its weight in the sum, and its options."""
+
+    name: str
+    weight: float
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """A teacher as its files describe it; nothing of it was loaded to learn this."""
+
+    source: str
+    folder: str
+    ready: bool  # fine-tuned on the task already; else a base model that is fine-tuned first
+    architecture: dict[str, Any]  # model_type, layers, hidden, heads, feed_forward, vocabulary, max_tokens
+    labels: tuple[str, ...] | None
+    sha256: str
+    licence: str
+    training: Training | None
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """Which rows play which part; `digest` covers their content."""
+
+    source: str
+    text_column: str
+    label_column: str
+    labels: int | None
+    classes: tuple[str, ...]
+    counts: dict[str, int]
+    notes: tuple[str, ...]
+    selection_labelled: bool
+    digest: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """What the student may be; which shape it becomes is measured (see `sizing`)."""
+
+    family: str
+    max_tokens: int
+    lengths: tuple[int, ...]  # quantiles of the training texts' lengths, in tokens: what latency is taken on
+    vocabulary_limit: int | None
+    min_speedup: float
+    losses: tuple[LossTerm, ...]
+    training: Training
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How latency is taken: `rounds` of the timed samples in each of `processes` fresh processes."""
+
+    rounds: int
+    processes: int
+    timed_samples: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bundle. Options become fields; `dataclasses.replace` makes variants."""
+
+    name: str
+    task: str
+    target: Profile
+    teacher: TeacherPlan
+    data: DataPlan
+    student: StudentPlan
+    measuring: Measuring
+    min_retained: float
+    search_limit_s: float
+    golden: str
+    seed: int
+    threads: int
+    versions: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as the bundle's provenance carries them."""
+        return asdict(self) | {"target": self.target.as_dict()}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every choice; where the inputs lie does not count, what they hold does."""
+        values = self.as_dict()
+        for part in ("teacher", "data"):
+            values[part] = {key: value for key, value in values[part].items() if key not in ("source", "folder")}
+        return digest(values)
+
+    @property
+    def training_key(self) -> dict[str, Any]:
+        """What any trained result depends on beside its own part: seed, threads, versions."""
+        trainers = ("torch", "transformers", "accelerate", "edgekd")
+        return {
+            "seed": self.seed,
+            "threads": self.threads,
+            "versions": {name: self.versions[name] for name in trainers},
+        }
+
+    @property
+    def teaching(self) -> dict[str, Any]:
+        """The key of the teacher that is trained or used."""
+        own = {"training": asdict(self.teacher.training) if self.teacher.training else None}
+        return {"teacher": self.teacher.sha256, "data": self.data.digest, **own, **self.training_key}
+
+    def distilling(self, shape: dict[str, Any]) -> dict[str, Any]:
+        """The key of the student of this shape."""
+        return {"teaching": self.teaching, "student": asdict(self.student), "shape": shape}

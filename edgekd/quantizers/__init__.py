@@ -1,0 +1,1 @@
+"""Quantization recipes: one file each. A profile lists, in order, the ones to try."""

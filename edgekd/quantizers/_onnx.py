@@ -1,0 +1,68 @@
+"""What the recipes share: calibration in ONNX Runtime's form, and the proof that a recipe did something."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.errors import EdgeKDError
+
+if TYPE_CHECKING:
+    from edgekd.core.protocols import Sample
+
+
+class Reader:
+    """Calibration samples, one at a time, with the inputs that the model takes."""
+
+    def __init__(self, model: Path, samples: Sequence[Sample]) -> None:
+        import onnx
+
+        graph = onnx.load(model, load_external_data=False).graph
+        self.names = [node.name for node in graph.input]
+        self.samples = samples
+        self.rewind()
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next sample, or None at the end."""
+        sample = next(self._left, None)
+        return None if sample is None else {name: sample[name] for name in self.names}
+
+    def rewind(self) -> None:
+        """Start again."""
+        self._left = iter(self.samples)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Read only this part: ONNX Runtime calibrates in strides."""
+        self._left = iter(self.samples[start_index:end_index])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def must_have(model: Path, operators: tuple[str, ...], *, recipe: str) -> None:
+    """Raises EdgeKDError where the written model holds none of these operators: a silent no-op is an error."""
+    import onnx
+
+    if not {node.op_type for node in onnx.load(model, load_external_data=False).graph.node} & set(operators):
+        raise EdgeKDError(
+            f"{recipe} quantized nothing: the model has no operator that it applies to",
+            fix="take the recipe out of the profile's recipes",
+        )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep advice meant for us off the user's screen; errors still pass."""
+    root = logging.getLogger()
+    level = root.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            root.setLevel(level)

@@ -1,0 +1,32 @@
+"""Half precision, for GPUs: weights and activations in float16, inputs and outputs as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from edgekd.core.profile import Profile
+    from edgekd.core.protocols import Sample
+
+
+@dataclass(frozen=True)
+class Float16:
+    """ONNX Runtime's float16 conversion, inputs and outputs kept in float32."""
+
+    suffix: ClassVar[str] = "_fp16"
+    calibrates: ClassVar[bool] = False
+
+    @classmethod
+    def for_target(cls, target: Profile) -> Float16:
+        """The same for every target."""
+        return cls()
+
+    def quantize(self, model: Path, out: Path, calibration: Sequence[Sample]) -> None:
+        """Write the float16 model."""
+        import onnx
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        onnx.save(convert_float_to_float16(onnx.load(model), keep_io_types=True), out)

@@ -1,0 +1,64 @@
+"""Static int8 (QDQ): ranges of activations set from calibration rows, so that nothing is computed for them at run time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from edgekd.core.errors import EdgeKDError
+
+if TYPE_CHECKING:
+    from edgekd.core.profile import Profile
+    from edgekd.core.protocols import Sample
+
+
+@dataclass(frozen=True)
+class StaticInt8:
+    """QDQ around matrix products with constant weights only: attention's products of two activations stay float.
+
+    Quantizing every operator of a transformer destroys it without a warning.
+    """
+
+    per_channel: bool = True
+    reduce_range: bool = True
+    weight_type: str = "int8"
+    activation_type: str = "uint8"
+    calibration_rows: int = 128
+
+    suffix: ClassVar[str] = "_quantized"
+    calibrates: ClassVar[bool] = True
+
+    @classmethod
+    def for_target(cls, target: Profile) -> StaticInt8:
+        """With the profile's types, ranges and granularity."""
+        return cls(target.per_channel, target.reduce_range, target.weight_type, target.activation_type)
+
+    def quantize(self, model: Path, out: Path, calibration: Sequence[Sample]) -> None:
+        """Write the candidate. Raises EdgeKDError where no calibration row is given, or nothing was quantized."""
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        from edgekd.quantizers._onnx import Reader, must_have, quiet
+
+        if not calibration:
+            raise EdgeKDError("static_int8 has no calibration rows", fix="give unlabelled or validation rows")
+        types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+        with tempfile.TemporaryDirectory(prefix="edgekd-static-") as folder, quiet():
+            prepared = Path(folder, "prepared.onnx")
+            quant_pre_process(str(model), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
+            quantize_static(
+                prepared,
+                out,
+                Reader(prepared, calibration[: self.calibration_rows]),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["MatMul", "Gemm", "Conv", "Gather"],
+                per_channel=self.per_channel,
+                reduce_range=self.reduce_range,
+                weight_type=types[self.weight_type],
+                activation_type=types[self.activation_type],
+                extra_options={"MatMulConstBOnly": True},
+            )
+        must_have(out, ("QuantizeLinear",), recipe="static_int8")

@@ -1,0 +1,178 @@
+"""Report: what was chosen and why, each figure with its kind, samples, interval and host."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.registry import plugin
+from edgekd.core.results import Figure, this_host
+from edgekd.core.roofline import predict_latency
+from edgekd.plan import Plan
+
+if TYPE_CHECKING:
+    from edgekd.choose import Choice, Trial
+    from edgekd.sizing import Fit
+
+SCHEMA = 1
+AA_LIMIT = 0.01  # a median A/A ratio further from 1 is called unstable
+
+
+def compose(plan: Plan, fit: Fit, choice: Choice, trials: list[Trial], measured: dict[str, Any]) -> dict[str, Any]:
+    """The whole report as plain values; `summary` comes first. Pure: only its arguments decide, and the clock."""
+    models = measured["models"]
+    teacher, shipped = models["teacher"], models[choice.recipe]
+    metric = plugin("tasks", plan.task).metric
+    retained = shipped["metric_value"] / teacher["metric_value"] if teacher["metric_value"] else 0.0
+    smaller = teacher["artifact_mib"] / shipped["artifact_mib"]
+    host = this_host()
+    summary = {
+        "verdict": f"ships as {choice.recipe}: keeps {retained:.1%} of the teacher's {metric}, "
+        f"{shipped['speedup']:.2f}x as fast, {smaller:.1f}x smaller",
+        "task": plan.task,
+        "target": plan.target.name,
+        "metric": metric,
+        "measured_on": f"{host.arch}, {host.cpu}",
+        "teacher": _line(teacher, "float32"),
+        "shipped": _line(shipped, choice.recipe),
+        "baseline": _line(measured["baseline"], measured["baseline"]["recipe"]),
+        "retained": retained,
+        "speedup": shipped["speedup"],
+        "smaller": smaller,
+        "evidence": None,
+    }
+    aa = measured["aa"]["ratio"]
+    return {
+        "summary": summary,
+        "schema": SCHEMA,
+        "name": plan.name,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "plan_sha256": plan.digest,
+        "target_figures": target_figures(plan, fit, choice, shipped, measured["n_test"]),
+        "figures": {name: figures(values, plan, metric) for name, values in models.items()},
+        "baseline": measured["baseline"],
+        "aa": {"ratio": aa, "interval": measured["aa"]["ratio_interval"], "stable": abs(aa - 1) <= AA_LIMIT},
+        "choice": {"recipe": choice.recipe, "why": choice.why, "passed_over": choice.passed_over},
+        "trials": [asdict(trial) for trial in trials],
+        "fit": asdict(fit),
+        "budgets": {
+            key: getattr(plan.target, key)
+            for key in ("memory_mib", "artifact_mib", "latency_ms", "latency_percentile", "cold_start_ms")
+        },
+        "floors": {
+            "min_retained": plan.min_retained,
+            "max_drop_points": plan.target.max_drop_points,
+            "min_teacher_agreement": plan.target.min_teacher_agreement,
+        },
+        "data": {
+            "source": Path(plan.data.source).name, "counts": plan.data.counts, "notes": list(plan.data.notes),
+            "classes": len(plan.data.classes), "licence": plan.data.licence,
+        },
+        "teacher": {
+            "source": Path(plan.teacher.source).name, "ready": plan.teacher.ready, "licence": plan.teacher.licence,
+            "sha256": plan.teacher.sha256, **plan.teacher.architecture,
+        },
+        "golden": plan.golden,
+        "host": asdict(host),
+        "seed": plan.seed,
+        "versions": plan.versions,
+    }  # fmt: skip
+
+
+def _line(values: dict[str, Any], recipe: str) -> dict[str, Any]:
+    keys = ("metric_value", "latency_p50_ms", "peak_rss_mib", "artifact_mib")
+    return {key: values.get(key) for key in keys} | {"recipe": recipe}
+
+
+def figures(values: dict[str, Any], plan: Plan, metric: str) -> dict[str, Any]:
+    """One model's figures as measured on this host."""
+    host = this_host().name
+    threads = f"{plan.target.threads} thread" + ("s" if plan.target.threads > 1 else "")
+    timing = f"ONNX Runtime, batch 1, {threads}, unpadded held-out samples, interleaved"
+    peak = f"VmHWM of a fresh process less its import baseline, at {min(32, values['longest_tokens'])} tokens"
+
+    def measured(value: float | None, unit: str, how: str, n: int, span: Any = None) -> dict[str, Any]:
+        return Figure(value, unit, "measured", how, n, tuple(span) if span else None, host).as_dict()
+
+    points = (f"{metric} in points against the teacher, paired", values["n"], values["difference_interval"])
+    return {
+        metric: measured(values["metric_value"], "fraction", "held-out samples, one by one", values["n"],
+                         values["metric_interval"]),
+        "agreement": measured(values["agreement"], "fraction", "same class as the teacher, held-out samples",
+                              values["n"], values["agreement_interval"]),
+        "difference": measured(values["difference_points"], "points", *points),
+        "latency_p50": measured(values["latency_p50_ms"], "ms", timing, values["latency_n"],
+                                values["latency_interval"]),
+        "latency_p90": measured(values["latency_p90_ms"], "ms", timing, values["latency_n"]),
+        "speedup": measured(values["speedup"], "x", "teacher's median over this one's, same run",
+                            values["latency_n"], values["ratio_interval"]),
+        "peak_rss": measured(values["peak_rss_mib"], "MiB", peak, 3, values["peak_rss_interval"]),
+        "peak_rss_longest": measured(values["peak_rss_longest_mib"], "MiB",
+                                     f"the same at {values['longest_tokens']} tokens", 3),
+        "cold_start": measured(values["cold_start_ms"], "ms", "process start to first output, median", 3),
+        "artifact": measured(values["artifact_mib"], "MiB", "size of the ONNX file", 1),
+    }  # fmt: skip
+
+
+def target_figures(plan: Plan, fit: Fit, choice: Choice, shipped: dict[str, Any], n: int) -> dict[str, Any]:
+    """What holds for the target itself: measured only where this host has its architecture."""
+    target, host = plan.target, this_host()
+    artifact = Figure(shipped["artifact_mib"], "MiB", "measured", "size of the ONNX file", 1, None, host.name)
+    if target.runs_here:
+        how = f"on this host, of the target's architecture ({host.arch})"
+        latency = Figure(shipped["latency_p50_ms"], "ms", "measured", how, shipped["latency_n"],
+                         tuple(shipped["latency_interval"]), host.name)  # fmt: skip
+        memory = Figure(shipped["peak_rss_mib"], "MiB", "measured", how, 3, None, host.name)
+        accuracy = Figure(shipped["metric_value"], "fraction", "measured", how, n, tuple(shipped["metric_interval"]),
+                          host.name)  # fmt: skip
+    else:
+        shape = plugin("students", plan.student.family)(**fit.chosen.shape)
+        latency = predict_latency(shape.macs(sorted(plan.student.lengths)[len(plan.student.lengths) // 2]), target,
+                                  choice.recipe)  # fmt: skip
+        memory = Figure(shipped["peak_rss_mib"], "MiB", "predicted",
+                        f"peak RSS on {host.arch}; packing and allocator differ on {target.arch}", 3, None, host.name)  # fmt: skip
+        accuracy = Figure(shipped["metric_value"], "fraction", "predicted",
+                          f"measured on {host.arch} kernels; int8 outputs differ on {target.arch}", n,
+                          tuple(shipped["metric_interval"]), host.name)  # fmt: skip
+    named = {"accuracy": accuracy, "latency_p50": latency, "peak_rss": memory, "artifact": artifact}
+    return {name: figure.as_dict() for name, figure in named.items()}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The report of a finished bundle."""
+    said: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return said
+
+
+def write(said: dict[str, Any], folder: Path) -> None:
+    """Write report.json, report.md and the self-contained report.html."""
+    text = json.dumps(said, indent=1, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    for name in ("report.md", "report.html"):
+        (folder / name).write_text(render(name, said), encoding="utf-8")
+
+
+def render(name: str, said: dict[str, Any]) -> str:
+    """A template of `templates/` filled with the report's values."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=name.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["sig"] = _significant
+    return environment.get_template(f"{name}.j2").render(report=said, **said)
+
+
+def _significant(value: float | None, digits: int = 3) -> str:
+    """A number for reading: three significant digits, never in exponents; a dash where there is none."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e" in text or abs(value) >= 10**digits else text

@@ -1,0 +1,164 @@
+"""Runs ONNX models and measures them; needs numpy and onnxruntime alone, and copies to a device as one file.
+
+    python runner.py JOB.json      prints one JSON object
+
+A job names a `mode` and its arguments; paths in it are absolute:
+
+    footprint   one model, fresh process: import baseline, cold start, peak RSS at given inputs
+    predict     one model over all inputs: outputs to a file, their hashes
+    time        several models interleaved sample by sample, with an A/A control: latency samples
+
+Inputs travel as one .npz of packed samples (`pack`, `unpack`): each sample keeps its own shape, unpadded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+Sample = dict[str, np.ndarray]
+
+SETTLE_ROUNDS = 30  # warm-up ends when the medians of two successive fifths of it agree within 5%, or here
+
+
+def pack(samples: list[Sample], path: Path) -> None:
+    """Write samples to an .npz: for each input name its values, end to end, and each sample's shape."""
+    arrays: dict[str, np.ndarray] = {}
+    for name in samples[0]:
+        arrays[f"{name}.values"] = np.concatenate([sample[name].ravel() for sample in samples])
+        arrays[f"{name}.shapes"] = np.array([sample[name].shape for sample in samples], dtype=np.int64)
+    np.savez(path, **arrays)
+
+
+def unpack(path: Path) -> list[Sample]:
+    """Read what `pack` wrote. Object arrays are refused by numpy."""
+    with np.load(path, allow_pickle=False) as file:
+        names = sorted({key.rpartition(".")[0] for key in file.files})
+        columns = {}
+        for name in names:
+            values, shapes = file[f"{name}.values"], file[f"{name}.shapes"]
+            ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+            columns[name] = [
+                values[end - int(np.prod(shape)) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)
+            ]
+    return [{name: columns[name][row] for name in names} for row in range(len(columns[names[0]]))]
+
+
+def open_session(model: str, threads: int, provider: str = "CPUExecutionProvider") -> ort.InferenceSession:
+    """Default session options, a fixed number of threads, spinning off."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return ort.InferenceSession(model, options, providers=[provider])
+
+
+def feeds(session: ort.InferenceSession, samples: list[Sample]) -> list[Sample]:
+    """The inputs that this model takes, of each sample."""
+    names = [node.name for node in session.get_inputs()]
+    return [{name: sample[name] for name in names} for sample in samples]
+
+
+def peak_rss_mib() -> float:
+    """VmHWM: the most memory this process ever held, in MiB; 0 where the kernel does not tell."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def footprint(model: str, inputs: list[str], threads: int, started: float, provider: str) -> dict[str, Any]:
+    """Peak RSS above the import baseline after each of the input files, in MiB; cold start in ms.
+
+    `started` is the wall time at which the parent started this process.
+    """
+    samples = [unpack(Path(path)) for path in inputs]
+    baseline = peak_rss_mib()
+    before = time.perf_counter()
+    session = open_session(model, threads, provider)
+    load_ms = (time.perf_counter() - before) * 1000
+    cold_start_ms, peaks = 0.0, []
+    for group in samples:
+        for feed in feeds(session, group) * 3:
+            session.run(None, feed)
+            cold_start_ms = cold_start_ms or (time.time() - started) * 1000
+        peaks.append(peak_rss_mib() - baseline)
+    return {"baseline_mib": baseline, "peak_rss_mib": peaks, "load_ms": load_ms, "cold_start_ms": cold_start_ms}
+
+
+def predict(model: str, inputs: str, threads: int, provider: str, outputs: str) -> dict[str, Any]:
+    """First output of every sample, each run alone, stacked into `outputs` (.npy); SHA-256 over each row."""
+    session = open_session(model, threads, provider)
+    rows = [session.run(None, feed)[0] for feed in feeds(session, unpack(Path(inputs)))]
+    np.save(outputs, np.concatenate(rows))
+    return {"n": len(rows), "row_sha256": [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]}
+
+
+def timed(models: dict[str, dict[str, str]], threads: int, rounds: int, seed: int, provider: str) -> dict[str, Any]:
+    """Latency in ms of each model on the same samples, interleaved in random order; `aa` is the first model again.
+
+    `models` maps a name to its `model` and `inputs`. Returns, for each name, samples as rounds x inputs, and the
+    SHA-256 of each input's output, so that the timed run can be held against the accuracy run.
+    """
+    opened = {}
+    first = next(iter(models))
+    for name, spec in [*models.items(), ("aa", models[first])]:
+        session = open_session(spec["model"], threads, provider)
+        opened[name] = (session, feeds(session, unpack(Path(spec["inputs"]))))
+    _settle(opened)
+    order = random.Random(seed)  # noqa: S311
+    count = len(opened[first][1])
+    latency: dict[str, list[list[float]]] = {name: [[0.0] * count for _ in range(rounds)] for name in opened}
+    hashes: dict[str, list[str]] = {name: [""] * count for name in opened}
+    for turn in range(rounds):
+        for row in order.sample(range(count), count):
+            for name in order.sample(list(opened), len(opened)):
+                session, samples = opened[name]
+                before = time.perf_counter()
+                output = session.run(None, samples[row])
+                latency[name][turn][row] = (time.perf_counter() - before) * 1000
+                hashes[name][row] = hashlib.sha256(output[0].tobytes()).hexdigest()
+    return {"latency_ms": latency, "row_sha256": hashes}
+
+
+def _settle(opened: dict[str, tuple[ort.InferenceSession, list[Sample]]]) -> None:
+    for session, samples in opened.values():
+        medians: list[float] = []
+        for _ in range(SETTLE_ROUNDS):
+            times = []
+            for feed in samples[:5]:
+                before = time.perf_counter()
+                session.run(None, feed)
+                times.append(time.perf_counter() - before)
+            medians.append(statistics.median(times))
+            if len(medians) > 2 and abs(medians[-1] / medians[-2] - 1) < 0.05 > abs(medians[-2] / medians[-3] - 1):
+                break
+
+
+MODES = {"footprint": footprint, "predict": predict, "time": timed}
+
+
+def main() -> None:
+    """Do the job of the file named on the command line. A model that cannot be loaded gives `{"refused": why}`."""
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    mode = job.pop("mode")
+    try:
+        answer = MODES[mode](**job)
+    except Exception as error:  # noqa: BLE001  (ONNX Runtime raises a dozen unrelated kinds; the parent names them)
+        answer = {"refused": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+    print(json.dumps(answer))  # noqa: T201  (this file's way to answer)
+
+
+if __name__ == "__main__":
+    main()

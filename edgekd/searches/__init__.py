@@ -1,0 +1,1 @@
+"""Searches over quantization candidates: one file each."""

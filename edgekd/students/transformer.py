@@ -1,0 +1,194 @@
+"""Encoder transformers, as narrow and shallow copies of their teacher."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from edgekd.core.protocols import Sample
+
+_WIDTHS = (1.0, 0.75, 0.5, 0.25)  # of the teacher's feed-forward
+_MULTIPLE = 64  # widths stay multiples of it: int8 kernels work in blocks
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """One shape. It keeps the teacher's hidden width and heads, so that layers copy over as they are."""
+
+    layers: int
+    hidden: int
+    heads: int
+    feed_forward: int
+    vocabulary: int
+    max_tokens: int
+    classes: int
+
+    @classmethod
+    def ladder(
+        cls, architecture: dict[str, Any], *, vocabulary: int, max_tokens: int, classes: int
+    ) -> list[Transformer]:
+        """Every shape that a student of this teacher may have, the most capable first (see `capability`)."""
+        widths = {max(_MULTIPLE, int(architecture["feed_forward"] * w) // _MULTIPLE * _MULTIPLE) for w in _WIDTHS}
+        shapes = [
+            cls(layers, architecture["hidden"], architecture["heads"], width, vocabulary, max_tokens, classes)
+            for layers in range(1, architecture["layers"] + 1)
+            for width in widths
+        ]
+        return sorted(shapes, key=lambda shape: shape.capability, reverse=True)
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """A proxy, no promise: weights in the layers, then depth. Which shape learns best only training can tell."""
+        return (self.layers * self.layer_weights, self.layers)
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights of one layer: attention's four matrices and the feed-forward's two."""
+        return 4 * self.hidden**2 + 2 * self.hidden * self.feed_forward
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, biases and norms left out (under 1%)."""
+        embeddings = (self.vocabulary + self.max_tokens) * self.hidden
+        return embeddings + self.layers * self.layer_weights + self.hidden**2 + self.hidden * self.classes
+
+    def macs(self, size: int) -> int:
+        """Multiply-adds of one text of `size` tokens: the layers' matrices, attention, and the head."""
+        attention = 2 * size * size * self.hidden
+        return self.layers * (size * self.layer_weights + attention) + self.hidden**2 + self.hidden * self.classes
+
+    def __str__(self) -> str:
+        return f"{self.layers} layers x {self.hidden}, feed-forward {self.feed_forward}, {self.vocabulary} tokens"
+
+    def as_dict(self) -> dict[str, int]:
+        """Plain values; `Transformer(**values)` is the shape again."""
+        return asdict(self)
+
+    def random(self, teacher_folder: Path, kept: Sequence[int] | None = None) -> PreTrainedModel:
+        """A student of this shape with random weights: what measuring needs, before anything is trained.
+
+        `kept` are the teacher's token ids that survive, ascending: special ids are renumbered by them.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        config = self._config(teacher_folder, kept or range(self.vocabulary))
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        return model.eval()
+
+    def start_from(
+        self, teacher: PreTrainedModel, teacher_folder: Path, *, kept: Sequence[int], samples: Iterable[Sample]
+    ) -> PreTrainedModel:
+        """A student that starts as a cut of its teacher.
+
+        Layers: evenly spaced, first and last among them. Feed-forward: the neurons that matter most on `samples`
+        (mean activation times outgoing weight, after Minitron, Muralidharan et al. 2024). Embeddings: the
+        `kept` vocabulary rows, the first positions. All else is copied.
+        """
+        import torch
+
+        student = self.random(teacher_folder, kept)
+        prefix, count = _layer_list(teacher)
+        chosen = layer_map(count, self.layers)
+        importance = _importance(teacher, prefix, samples)
+        source, target = teacher.state_dict(), student.state_dict()
+        rows = torch.tensor(kept)
+        for name, value in target.items():
+            layer, old_name = _renamed(name, prefix, chosen)
+            old = source[old_name]
+            for dim in range(value.dim()):
+                if old.shape[dim] == value.shape[dim]:
+                    continue
+                if layer is not None:
+                    keep = importance[layer].topk(value.shape[dim]).indices.sort().values
+                elif old.shape[dim] == teacher.config.vocab_size:
+                    keep = rows
+                else:
+                    keep = torch.arange(value.shape[dim])  # positions: the first ones
+                old = old.index_select(dim, keep)
+            target[name] = old.clone()
+        student.load_state_dict(target)
+        student.config.id2label, student.config.label2id = teacher.config.id2label, teacher.config.label2id
+        return student
+
+    def _config(self, teacher_folder: Path, kept: Sequence[int]) -> PretrainedConfig:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(teacher_folder, num_labels=self.classes)
+        config.num_hidden_layers = self.layers
+        setattr(config, "hidden_dim" if hasattr(config, "hidden_dim") else "intermediate_size", self.feed_forward)
+        config.vocab_size = self.vocabulary
+        renumbered = {old: new for new, old in enumerate(kept)}
+        for special in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+            if getattr(config, special, None) is not None:
+                setattr(config, special, renumbered.get(getattr(config, special), 0))
+        padded = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
+        config.max_position_embeddings = self.max_tokens + (config.pad_token_id + 1 if padded else 0)
+        config.torch_dtype = "float32"
+        return config
+
+
+def layer_map(teacher_layers: int, student_layers: int) -> list[int]:
+    """Which teacher layer each student layer starts as: evenly spaced, the first and the last among them.
+
+    >>> layer_map(6, 2), layer_map(12, 4), layer_map(6, 1)
+    ([0, 5], [0, 4, 7, 11], [0])
+    """
+    if student_layers == 1:
+        return [0]
+    return [round(i * (teacher_layers - 1) / (student_layers - 1)) for i in range(student_layers)]
+
+
+def _layer_list(model: PreTrainedModel) -> tuple[str, int]:
+    """The dotted name of the list of encoder layers, and its length."""
+    import torch
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return name, len(module)
+    raise AssertionError(f"{model.config.model_type} has no list of layers")
+
+
+def _renamed(name: str, prefix: str, chosen: list[int]) -> tuple[int | None, str]:
+    match = re.match(rf"{re.escape(prefix)}\.(\d+)\.", name)
+    if not match:
+        return None, name
+    layer = chosen[int(match[1])]
+    return layer, f"{prefix}.{layer}.{name[match.end() :]}"
+
+
+def _importance(model: PreTrainedModel, prefix: str, samples: Iterable[Sample]) -> list[torch.Tensor]:
+    """Per layer, the importance of each feed-forward neuron: (feed_forward,)."""
+    import torch
+
+    layers = list(model.get_submodule(prefix).children())
+    width = getattr(model.config, "hidden_dim", None) or model.config.intermediate_size
+    inward = [next(m for m in _linears(layer) if m.in_features == width) for layer in layers]
+    sums = [torch.zeros(width) for _ in layers]
+
+    def watch(position: int) -> Any:
+        def add(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            sums[position] += inputs[0].detach().abs().mean(dim=tuple(range(inputs[0].dim() - 1)))
+
+        return add
+
+    hooks = [linear.register_forward_pre_hook(watch(i)) for i, linear in enumerate(inward)]
+    model.eval()
+    with torch.no_grad():
+        for sample in samples:
+            model(**{name: torch.from_numpy(value) for name, value in sample.items()})
+    for hook in hooks:
+        hook.remove()
+    return [total * linear.weight.detach().norm(dim=0) for total, linear in zip(sums, inward, strict=True)]
+
+
+def _linears(module: torch.nn.Module) -> Iterator[Any]:
+    import torch
+
+    return (child for child in module.modules() if isinstance(child, torch.nn.Linear))

@@ -1,0 +1,1 @@
+"""Tasks: one file each, under Hugging Face's own names. A task knows rows, inputs and its metric."""

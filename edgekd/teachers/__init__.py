@@ -1,0 +1,1 @@
+"""Teachers: one file for each way a teacher comes to us."""
