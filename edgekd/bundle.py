@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import __version__, report, verifier
+from edgekd import report, verifier
 from edgekd.compress import variant_file
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.registry import make
@@ -90,8 +90,8 @@ def _artifact(plan: Plan, splits: Splits, student: Path, variants: Path, recipe:
     _golden(plan, splits, student, model, variant_file(variants, "float32"), fresh / "golden")
     licences = fresh / "LICENSES"
     licences.mkdir()
-    (licences / "TEACHER.txt").write_text(f"{Path(plan.teacher.source).name}: {plan.teacher.licence}\n", "utf-8")
-    (licences / "DATA.txt").write_text(f"{Path(plan.data.source).name}: {plan.data.licence}\n", "utf-8")
+    (licences / "TEACHER.txt").write_text(f"{plan.teacher.name}: {plan.teacher.licence}\n", "utf-8")
+    (licences / "DATA.txt").write_text(f"{plan.data.name}: {plan.data.licence}\n", "utf-8")
     for path in sorted(Path(plan.teacher.folder).glob("LICENSE*")):
         if path.is_file():
             shutil.copyfile(path, licences / f"TEACHER-{path.name}")
@@ -113,15 +113,16 @@ def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path,
     if plan.golden == "synthetic":
         samples = task.synthetic(samples, GOLDEN_ROWS, plan.seed)
     inputs = {f"{row}.{name}": values for row, sample in enumerate(samples) for name, values in sample.items()}
-    np.savez(folder / "inputs.npz", **inputs)
+    np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]
     own, spread = _answers(model, samples)
     float32, _ = _answers(plain, samples)
     error = float(np.abs(own - float32).max())
     floor = 1e-4 * float(np.abs(own).max())
     tolerance = {platform.machine(): max(4 * spread, error / 2, floor), "float32": max(2 * error, 4 * spread, floor)}
     np.savez(folder / "expected.npz", **{platform.machine(): own, "float32": float32})
+    nature = {"synthetic": "random tokens of the vocabulary, nobody's text", "test": "held-out samples"}
     rules = {
-        "inputs": {"synthetic": "random tokens of the vocabulary, nobody's text", "test": "held-out samples"}[plan.golden],
+        "inputs": nature[plan.golden],
         "count": len(samples), "tolerance": tolerance, "spread": spread, "quantization_error": error,
         "recorded_on": f"{platform.machine()}, onnxruntime {this_host().ort_version}",
     }  # fmt: skip
@@ -165,10 +166,10 @@ def _proof(plan: Plan, splits: Splits, fresh: Path, student: Path, model: Path) 
 def _evidence(plan: Plan, said: dict[str, Any], proof: dict[str, Any], fresh: Path) -> None:
     values = plan.as_dict()
     for part in ("teacher", "data"):
-        values[part]["source"] = Path(values[part]["source"]).name
+        del values[part]["source"]
     del values["teacher"]["folder"]
     provenance = {
-        "schema": SCHEMA, "builder": f"edgekd {__version__}", "plan_sha256": plan.digest, "plan": values,
+        "schema": SCHEMA, "builder": f"edgekd {plan.versions['edgekd']}", "plan_sha256": plan.digest, "plan": values,
         "checks": proof, "host": asdict(this_host()),
     }  # fmt: skip
     (fresh / "provenance.json").write_text(json.dumps(provenance, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -108,7 +108,9 @@ class _Judge:
         with tempfile.TemporaryDirectory(prefix="edgekd-trial-") as folder:
             timed, headline = Path(folder, "timed.npz"), Path(folder, "headline.npz")
             pack(self.selection[:_TIMED_ROWS], timed)
-            pack([self.task.sized(self.selection, min(self.task.headline_size, self.plan.student.max_tokens))], headline)
+            pack(
+                [self.task.sized(self.selection, min(self.task.headline_size, self.plan.student.max_tokens))], headline
+            )
             models = {name: {"model": str(path), "inputs": str(timed)}
                       for name, path in (("float32", self.plain), ("variant", file))}  # fmt: skip
             job = device.run("time", models=models, threads=threads, rounds=_ROUNDS, seed=self.plan.seed)

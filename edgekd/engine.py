@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import warnings
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.quiet import hush
 from edgekd.core.tensors import Outputs
 from edgekd.plan import Training
 
@@ -29,12 +29,12 @@ def prepare(seed: int, threads: int) -> None:
     import torch
     import transformers
 
+    hush()
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (what third-party code draws from)
+    np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
 def fit(
@@ -111,7 +111,8 @@ def logits(
 def _groups(model: PreTrainedModel, training: Training) -> list[dict[str, Any]]:
     """The body at the peak rate; what stands outside it, and the pooler, at `head_factor` times that."""
     body = model.base_model_prefix + "."
-    head, rest = [], []
+    head: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
         fresh = not name.startswith(body) or ".pooler." in name
         (head if fresh else rest).append(parameter)
@@ -143,4 +144,3 @@ def _padded(samples: Sequence[Sample], pad: int, device: torch.device) -> dict[s
             values[row, : sample[name].shape[1]] = torch.from_numpy(sample[name][0])
         batch[name] = values.to(device)
     return batch
-

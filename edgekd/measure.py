@@ -186,9 +186,7 @@ class _Lab:
         return {name: _latency(per_sample[first], per_sample[name], np.concatenate(samples[name])) for name in samples}
 
 
-def _latency(
-    first: np.ndarray[Any, Any], own: np.ndarray[Any, Any], every: np.ndarray[Any, Any]
-) -> dict[str, Any]:
+def _latency(first: np.ndarray[Any, Any], own: np.ndarray[Any, Any], every: np.ndarray[Any, Any]) -> dict[str, Any]:
     import numpy as np
 
     ratio, low, high = intervals.paired_ratio(first, own)

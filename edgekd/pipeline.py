@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd import bundle, report, sizing
 from edgekd.core.errors import BelowAccuracy
 from edgekd.core.protocols import Progress, Quiet
+from edgekd.core.quiet import hush
 from edgekd.core.results import this_host
 from edgekd.core.store import Store
 from edgekd.data.splits import Splits
@@ -33,6 +34,7 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
 
     Raises EdgeKDError, by whose exit code scripts tell which budget or floor was missed.
     """
+    hush()
     progress = progress or Quiet()
     if bundle.is_finished(out, plan.digest):
         return Built(out, report.read(out)["summary"], fresh=False)

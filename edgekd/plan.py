@@ -35,6 +35,7 @@ class LossTerm:
 class TeacherPlan:
     """A teacher as its files describe it; nothing of it was loaded to learn this."""
 
+    name: str
     source: str
     folder: str
     ready: bool  # fine-tuned on the task already; else a base model that is fine-tuned first
@@ -49,6 +50,7 @@ class TeacherPlan:
 class DataPlan:
     """Which rows play which part; `digest` covers their content."""
 
+    name: str
     source: str
     text_column: str
     label_column: str
@@ -110,7 +112,9 @@ class Plan:
         """SHA-256 over every choice; where the inputs lie does not count, what they hold does."""
         values = self.as_dict()
         for part in ("teacher", "data"):
-            values[part] = {key: value for key, value in values[part].items() if key not in ("source", "folder")}
+            values[part] = {
+                key: value for key, value in values[part].items() if key not in ("name", "source", "folder")
+            }
         return digest(values)
 
     @property

@@ -72,14 +72,16 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     demo = demos.DEMOS[options.task] if options.data is None else None
     labels = options.labels if options.labels is not None or demo is None else demo.labels
     found = make("teachers", "huggingface").inspect(teacher_source)
-    splits, columns = _splits(options, task, data_source, found["labels"], labels)
+    splits, columns = _read_splits(options, task, data_source, found["labels"], labels)
     lengths, max_tokens = _lengths(Path(found["folder"]), splits, found["architecture"]["max_tokens"], options)
+    default_teacher = demo is not None and options.teacher is None
     teacher = TeacherPlan(
+        name=demo.teacher_name if demo and default_teacher else _shown(teacher_source),
         source=teacher_source,
         training=None if found["ready"] else _teacher_training(len(splits.train)),
-        **found | {"licence": demo.teacher_licence if demo and options.teacher is None else found["licence"]},
+        **found | {"licence": demo.teacher_licence if demo and default_teacher else found["licence"]},
     )
-    _check_losses(losses, teacher, splits)
+    _check_losses(losses, teacher)
     rows = len(splits.train) + len(splits.unlabelled)
     plan = Plan(
         name=_name(options, demo is not None),
@@ -87,7 +89,8 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         target=target,
         teacher=teacher,
         data=DataPlan(
-            source=data_source, text_column=columns[0], label_column=columns[1], labels=labels, classes=splits.classes,
+            name=demo.data_name if demo else _shown(data_source), source=data_source,
+            text_column=columns[0], label_column=columns[1], labels=labels, classes=splits.classes,
             counts=splits.counts, notes=splits.notes, selection_labelled=splits.selection_labelled,
             digest=splits.digest, licence=demo.data_licence if demo else "not stated: the data are yours",
         ),
@@ -96,7 +99,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
             vocabulary_limit=options.vocabulary, min_speedup=options.min_speedup, losses=losses,
             training=_student_training(rows, options),
         ),
-        measuring=Measuring(rounds=6, processes=5 if options.full else 2, timed_samples=100),
+        measuring=Measuring(rounds=4, processes=5 if options.full else 2, timed_samples=100),
         min_retained=options.min_retained,
         search_limit_s=options.time_limit_s,
         golden=options.golden,
@@ -107,7 +110,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     return plan, splits
 
 
-def _splits(
+def _read_splits(
     options: Options, task: Any, source: str, known: tuple[str, ...] | None, labels: int | None
 ) -> tuple[Splits, tuple[str, str]]:
     tables = read_tables(source)
@@ -209,7 +212,7 @@ def _losses(options: Options) -> tuple[LossTerm, ...]:
     return tuple(terms)
 
 
-def _check_losses(losses: tuple[LossTerm, ...], teacher: TeacherPlan, splits: Splits) -> None:
+def _check_losses(losses: tuple[LossTerm, ...], teacher: TeacherPlan) -> None:
     gives = {"logits", "text"}
     for term in losses:
         missing = sorted(set(plugin("losses", term.name).needs) - gives)
@@ -239,9 +242,7 @@ def _check_numbers(options: Options) -> None:
 
 def _teacher_training(rows: int) -> Training:
     """About 750 steps of 16 for a small set, at least three epochs for a large one."""
-    return Training(
-        epochs=max(3, min(12, round(12_000 / rows))), batch_size=16, learning_rate=2e-4, head_factor=5.0
-    )
+    return Training(epochs=max(3, min(12, round(12_000 / rows))), batch_size=16, learning_rate=2e-4, head_factor=5.0)
 
 
 def _student_training(rows: int, options: Options) -> Training:
@@ -250,6 +251,11 @@ def _student_training(rows: int, options: Options) -> Training:
         batch_size=32,
         learning_rate=options.learning_rate or 5e-4,
     )
+
+
+def _shown(source: str) -> str:
+    """A folder's or file's own name; a hub id whole: no path of this machine reaches a bundle."""
+    return Path(source).name if Path(source).expanduser().exists() else source
 
 
 def _name(options: Options, is_demo: bool) -> str:
@@ -261,4 +267,3 @@ def _name(options: Options, is_demo: bool) -> str:
         name = Path(options.data or "model").stem
     clean = "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-")
     return clean or "model"
-

@@ -68,11 +68,11 @@ def compose(plan: Plan, fit: Fit, choice: Choice, trials: list[Trial], measured:
             "min_teacher_agreement": plan.target.min_teacher_agreement,
         },
         "data": {
-            "source": Path(plan.data.source).name, "counts": plan.data.counts, "notes": list(plan.data.notes),
+            "name": plan.data.name, "counts": plan.data.counts, "notes": list(plan.data.notes),
             "classes": len(plan.data.classes), "licence": plan.data.licence,
         },
         "teacher": {
-            "source": Path(plan.teacher.source).name, "ready": plan.teacher.ready, "licence": plan.teacher.licence,
+            "name": plan.teacher.name, "ready": plan.teacher.ready, "licence": plan.teacher.licence,
             "sha256": plan.teacher.sha256, **plan.teacher.architecture,
         },
         "golden": plan.golden,
@@ -91,7 +91,7 @@ def figures(values: dict[str, Any], plan: Plan, metric: str) -> dict[str, Any]:
     """One model's figures as measured on this host."""
     host = this_host().name
     threads = f"{plan.target.threads} thread" + ("s" if plan.target.threads > 1 else "")
-    timing = f"ONNX Runtime, batch 1, {threads}, unpadded held-out samples, interleaved"
+    timing = f"ONNX Runtime, batch 1, {threads}, unpadded held-out samples, interleaved, each run warm"
     peak = f"VmHWM of a fresh process less its import baseline, at {min(32, values['longest_tokens'])} tokens"
 
     def measured(value: float | None, unit: str, how: str, n: int, span: Any = None) -> dict[str, Any]:
@@ -130,10 +130,10 @@ def target_figures(plan: Plan, fit: Fit, choice: Choice, shipped: dict[str, Any]
                           host.name)  # fmt: skip
     else:
         shape = plugin("students", plan.student.family)(**fit.chosen.shape)
-        latency = predict_latency(shape.macs(sorted(plan.student.lengths)[len(plan.student.lengths) // 2]), target,
-                                  choice.recipe)  # fmt: skip
-        memory = Figure(shipped["peak_rss_mib"], "MiB", "predicted",
-                        f"peak RSS on {host.arch}; packing and allocator differ on {target.arch}", 3, None, host.name)  # fmt: skip
+        typical = sorted(plan.student.lengths)[len(plan.student.lengths) // 2]
+        latency = predict_latency(shape.macs(typical), target, choice.recipe)
+        how = f"peak RSS on {host.arch}; packing and allocator differ on {target.arch}"
+        memory = Figure(shipped["peak_rss_mib"], "MiB", "predicted", how, 3, None, host.name)
         accuracy = Figure(shipped["metric_value"], "fraction", "predicted",
                           f"measured on {host.arch} kernels; int8 outputs differ on {target.arch}", n,
                           tuple(shipped["metric_interval"]), host.name)  # fmt: skip
@@ -167,7 +167,8 @@ def render(name: str, said: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["sig"] = _significant
-    return environment.get_template(f"{name}.j2").render(report=said, **said)
+    text: str = environment.get_template(f"{name}.j2").render(report=said, **said)
+    return text
 
 
 def _significant(value: float | None, digits: int = 3) -> str:

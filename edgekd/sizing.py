@@ -33,7 +33,7 @@ FINALISTS = 3
 SPEED_MARGIN = 1.05  # a finalist must beat min_speedup by this: medians of two runs differ by a few percent
 _ROUNDS = 8
 # How a recipe costs on paper, from measurements of MiniLM cuts; the finalists correct it.
-# MiB of peak RSS: constant, per MiB of embeddings, per MiB of layers; bytes a weight; speed of a multiply-add over fp32.
+# MiB of peak RSS: constant, per MiB of embeddings, per MiB of layers; bytes a weight; speed of a multiply-add.
 _COEFFICIENTS = {
     "float32": (11.5, 1.68, 1.34, 4, 1.0),
     "float16": (11.5, 1.68, 1.34, 2, 1.0),
@@ -129,7 +129,7 @@ def search(
     )  # fmt: skip
     recipe = next((name for name in profile.recipes if "int8" in name), profile.recipes[0])
     with tempfile.TemporaryDirectory(prefix="edgekd-size-") as folder:
-        bench = _Bench(Path(folder), Path(teacher_folder), profile, recipe, whole, max_tokens, lengths, task)
+        bench = _Bench(Path(folder), Path(teacher_folder), profile, recipe, whole, ladder[0], lengths, task)
         bench.add_teacher()
         measured: list[Cost] = []
         best: Cost | None = None
@@ -188,7 +188,8 @@ def _smallest(ladder: list[Any], measured: list[Cost], bench: _Bench, profile: P
         cost = bench.measure(smallest)
         cost = replace(cost, breaks=breaks(cost, profile, min_speedup))
         measured.append(cost)
-    what = f"the smallest {type(smallest).__name__.lower()} with {smallest.classes} classes and {smallest.vocabulary} tokens"
+    family = type(smallest).__name__.lower()
+    what = f"the smallest {family} with {smallest.classes} classes and {smallest.vocabulary} tokens"
     trim = f"--vocabulary {max(256, smallest.vocabulary // 4)}"
     if cost.memory_mib > profile.memory_mib:
         parts = memory_parts(smallest, cost)
@@ -231,11 +232,12 @@ class _Bench:
     """Builds shapes with random weights in a folder and measures them here, each beside the teacher."""
 
     def __init__(
-        self, folder: Path, teacher_folder: Path, profile: Profile, recipe: str, whole: Any, max_tokens: int,
+        self, folder: Path, teacher_folder: Path, profile: Profile, recipe: str, whole: Any, largest: Any,
         lengths: list[int], task: str,
     ) -> None:  # fmt: skip
         self.folder, self.teacher_folder, self.profile, self.recipe = folder, teacher_folder, profile, recipe
-        self.whole, self.max_tokens, self.lengths, self.task = whole, max_tokens, lengths, task
+        self.whole, self.lengths, self.task = whole, lengths, task
+        self.max_tokens, self.vocabulary = largest.max_tokens, min(largest.vocabulary, whole.vocabulary)
         self.typical = round(statistics.median(lengths))
         self.device = make("devices", "local")
         self.teacher: dict[str, float] = {}
@@ -264,7 +266,7 @@ class _Bench:
         names = ("input_ids", "attention_mask", "token_type_ids")
         samples = []
         for tokens in lengths:
-            ids = random.integers(0, min(200, self.whole.vocabulary), (1, tokens))
+            ids = random.integers(0, self.vocabulary, (1, tokens))
             samples.append(dict(zip(names, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True)))
         pack(samples, self.folder / f"{name}.npz")
 
@@ -281,7 +283,9 @@ class _Bench:
         quantizer = plugin("quantizers", self.recipe).for_target(self.profile)
         quantizer.quantize(plain, model, ())
         threads = self.profile.threads
-        job = self.device.run("footprint", model=str(model), inputs=[str(self.folder / "headline.npz")], threads=threads)
+        job = self.device.run(
+            "footprint", model=str(model), inputs=[str(self.folder / "headline.npz")], threads=threads
+        )
         timed = str(self.folder / "timed.npz")
         teacher = str(self.folder / "teacher" / "model.onnx")
         models = {"teacher": {"model": teacher, "inputs": timed}, "student": {"model": str(model), "inputs": timed}}

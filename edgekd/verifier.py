@@ -1,4 +1,4 @@
-"""Checks this bundle where it lies: every file's hash, that the model loads, that it says what it said when it was made.
+"""Checks this bundle where it lies: every file's hash, that the model loads, that it answers as it did when made.
 
     python verify.py
 

@@ -204,7 +204,7 @@ def main() -> None:
     """Run the command; every mistake of the user's ends as two lines and an exit code."""
     as_json = "--json" in sys.argv[1:]
     try:
-        code = cli.main(standalone_mode=False) or 0
+        code = cli.main(prog_name="edgekd", standalone_mode=False) or 0
     except EdgeKDError as error:
         code = _refuse(error, as_json)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -26,6 +26,11 @@ def plan(made: Plan) -> str:
     judged = "accuracy on validation rows" if data.selection_labelled else "agreement with the teacher"
     architecture = teacher.architecture
     training = student.training
+    budgets = f"{target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, {target.latency_ms:g} ms"
+    losses = [
+        f"{term.weight:g} {term.name}" + "".join(f"({key} {value:g})" for key, value in term.options.items())
+        for term in student.losses
+    ]
     how = (
         f"fine-tuned on the labels: {teacher.training.epochs} epochs of {teacher.training.batch_size} at "
         f"{teacher.training.learning_rate:g}"
@@ -33,19 +38,17 @@ def plan(made: Plan) -> str:
         else "used as it is"
     )
     rows = [
-        ("target", f"{target.name}: {target.title}, {target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, "
-                   f"{target.latency_ms:g} ms at p{target.latency_percentile}"),
-        ("teacher", f"{Path(teacher.source).name}: {architecture['model_type']}, {architecture['layers']} layers x "
+        ("target", f"{target.name}: {target.title}, {budgets} at p{target.latency_percentile}"),
+        ("teacher", f"{teacher.name}: {architecture['model_type']}, {architecture['layers']} layers x "
                     f"{architecture['hidden']}, {architecture['vocabulary']} tokens; {how}"),
-        ("data", f"{Path(data.source).name}: {counts}; {len(data.classes)} classes"),
+        ("data", f"{data.name}: {counts}; {len(data.classes)} classes"),
         *(("", note) for note in data.notes),
         ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to "
                     f"{student.max_tokens} tokens, vocabulary trimmed to "
                     f"{student.vocabulary_limit or 'what the data use'}"),
-        ("distill", " + ".join(f"{term.weight:g} {term.name}" + "".join(f"({k} {v:g})" for k, v in term.options.items())
-                               for term in student.losses)
-                    + f"; {training.epochs} epochs of {training.batch_size} at {training.learning_rate:g}"),
-        ("compress", f"{', '.join(target.recipes)}; picked by {judged}; at most {target.max_drop_points:g} points lost"),
+        ("distill", f"{' + '.join(losses)}; {training.epochs} epochs of {training.batch_size} at "
+                    f"{training.learning_rate:g}"),
+        ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
         ("ship", f"if it keeps {made.min_retained:.0%} of the teacher; golden inputs: {made.golden}"),
         ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "
                 f"{made.digest[:12]}"),
@@ -74,9 +77,11 @@ def fit_table(shape: Fit, made: Plan) -> str:
         name = f"{size['layers']} layers x {size['hidden']}, ff {size['feed_forward']}, {cost.recipe}"
         on_target = "unknown" if cost.target_latency_ms is None else f"{cost.target_latency_ms:.2f}"
         mark = "<- chosen" if cost == shape.chosen else "; ".join(cost.breaks) or "smaller"
-        rows.append([name, f"{cost.memory_mib:.1f}", f"{cost.artifact_mib:.1f}", on_target, f"{cost.speedup:.2f}x", mark])
+        rows.append(
+            [name, f"{cost.memory_mib:.1f}", f"{cost.artifact_mib:.1f}", on_target, f"{cost.speedup:.2f}x", mark]
+        )
     tail = [
-        f"{shape.considered} shapes considered; the finalists were built with random weights and measured on {shape.host}",
+        f"{shape.considered} shapes considered; finalists were built with random weights, measured on {shape.host}",
         *(f"warning: {warning}" for warning in shape.warnings),
     ]
     return "\n".join(["", table(header, rows), "", *tail])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import errors
+from edgekd.core.quiet import hush
 
 
 def call(
@@ -68,6 +69,7 @@ def call(
 
 
 def _main(job: Path) -> None:
+    hush()
     request = json.loads(job.read_text(encoding="utf-8"))
     module, _, name = request["function"].partition(":")
     try:

@@ -1,15 +1,15 @@
 """Every error a user can meet. Each names what is wrong, where, and what to do.
 
-    EdgeKDError              exit 1
-    ├── DataError            exit 1   a file, column or label that cannot be used
-    ├── TeacherError         exit 1   a teacher that cannot be loaded or trusted
-    ├── StoreError           exit 1   a full disk, a store that cannot be written
-    ├── UsageError           exit 2   an option or a profile that makes no sense
-    ├── OverMemory           exit 3   no student fits `memory_mib`
-    ├── OverLatency          exit 4   measured latency over `latency_ms`
-    ├── BelowAccuracy        exit 5   the student keeps too little of its teacher
-    ├── ArtifactTooLarge     exit 6   no student fits `artifact_mib`
-    └── RuntimeCannotLoad    exit 7   ONNX Runtime refuses the artifact
+EdgeKDError              exit 1
+├── DataError            exit 1   a file, column or label that cannot be used
+├── TeacherError         exit 1   a teacher that cannot be loaded or trusted
+├── StoreError           exit 1   a full disk, a store that cannot be written
+├── UsageError           exit 2   an option or a profile that makes no sense
+├── OverMemory           exit 3   no student fits `memory_mib`
+├── OverLatency          exit 4   measured latency over `latency_ms`
+├── BelowAccuracy        exit 5   the student keeps too little of its teacher
+├── ArtifactTooLarge     exit 6   no student fits `artifact_mib`
+└── RuntimeCannotLoad    exit 7   ONNX Runtime refuses the artifact
 """
 
 from __future__ import annotations

@@ -96,9 +96,7 @@ class Exporter(Protocol):
 class Search(Protocol):
     """The loop over quantization candidates."""
 
-    def run(
-        self, recipes: Sequence[str], trial: Callable[[str], float], *, time_limit_s: float
-    ) -> Mapping[str, float]:
+    def run(self, recipes: Sequence[str], trial: Callable[[str], float], *, time_limit_s: float) -> Mapping[str, float]:
         """Score each recipe by `trial`, in order, until the time is up; the scores by recipe."""
         ...
 

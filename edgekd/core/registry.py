@@ -16,6 +16,9 @@ from typing import Any
 from edgekd.core.errors import UsageError, suggestion
 
 
+_SINGULAR = {"losses": "loss", "searches": "search"}
+
+
 def folder_name(name: str) -> str:
     """A field's name as its file spells it: `text-classification` lives in `text_classification.py`."""
     return name.replace("-", "_")
@@ -39,7 +42,7 @@ def plugin(kind: str, name: str) -> type[Any]:
     spelled = folder_name(name)
     if spelled not in names(kind):
         shown = [choice.replace("_", "-") if "-" in name or kind == "tasks" else choice for choice in names(kind)]
-        raise UsageError(f"there is no {kind[:-1]} called {name!r}", fix=suggestion(name, shown))
+        raise UsageError(f"there is no {_SINGULAR.get(kind, kind[:-1])} called {name!r}", fix=suggestion(name, shown))
     if spelled in _outside(kind):
         loaded: type[Any] = _outside(kind)[spelled].load()
         return loaded

@@ -43,7 +43,7 @@ def predict_latency(macs: int, target: Profile, recipe: str) -> Figure:
         value=sqrt(low * high),
         unit="ms",
         kind="predicted",
-        how=f"roofline: {macs / 1e6:.1f} million multiply-adds at {peaks[column]:.0f} a cycle and {target.clock_mhz} MHz, "
+        how=f"roofline: {macs / 1e6:.1f} million multiply-adds at {peaks[column]:.0f} a cycle, {target.clock_mhz} MHz, "
         f"{ATTAINED[0]:.0%} to {ATTAINED[1]:.0%} attained; not checked on a board",
         interval=(low, high),
     )

@@ -96,7 +96,10 @@ def split(
         loose = [replace(row, label=None) for row in train if id(row) not in chosen] + loose
         notes.append(f"{len(kept)} labels kept, stratified; {len(train) - len(kept)} training rows became unlabelled")
         train = kept
-    loose = _distinct(loose, {row.content for row in train})
+    distinct = _distinct(loose, {row.content for row in train})
+    if len(distinct) < len(loose):
+        notes.append(f"{len(loose) - len(distinct)} unlabelled rows dropped because they repeat another row")
+    loose = distinct
     if len(loose) >= FEW_UNLABELLED:
         return _held_back_unlabelled(train + validation, loose, test, known, seed, notes)
     if not validation:
@@ -209,7 +212,12 @@ def _classes(
 
 
 def _held_back_unlabelled(
-    train: list[Example], loose: list[Example], test: list[Example], classes: tuple[str, ...], seed: int, notes: list[str]
+    train: list[Example],
+    loose: list[Example],
+    test: list[Example],
+    classes: tuple[str, ...],
+    seed: int,
+    notes: list[str],
 ) -> Splits:
     count = min(HELD_BACK_MOST, max(FEW_UNLABELLED // 2, round(len(loose) * HELD_BACK_SHARE)))
     shuffled = sorted(loose, key=lambda row: sha256(f"{seed}:{row.content}".encode()).hexdigest())

@@ -94,7 +94,7 @@ def _made(merge: str | list[str]) -> str:
 
 def _ancestors(spec: Spec, pieces: dict[str, int], wanted: set[int]) -> set[int]:
     """Pieces that BPE passes through on its way to the wanted ones."""
-    made_from = {}
+    made_from: dict[str, tuple[str, str]] = {}
     for merge in spec["model"]["merges"]:
         made_from.setdefault(_made(merge), _pair(merge))
     names = {id_: piece for piece, id_ in pieces.items()}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +35,7 @@ class Optimum:
         from optimum.exporters.onnx import onnx_export_from_model
 
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="edgekd-export-") as folder, _quiet():
+        with tempfile.TemporaryDirectory(prefix="edgekd-export-") as folder, quiet():
             # a fresh folder: saving with external data appends to a file that is there
             opset = min(self.opset, target.max_opset)
             onnx_export_from_model(
@@ -68,7 +65,7 @@ class Optimum:
         from transformers import AutoTokenizer
 
         try:
-            with _quiet():
+            with quiet():
                 model = ORTModelForSequenceClassification.from_pretrained(folder, subfolder="onnx", file_name=file)
                 tokenizer = AutoTokenizer.from_pretrained(folder)
                 rows = [
@@ -93,19 +90,3 @@ def _strip(model: Any) -> None:
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         value.doc_string = ""
         del value.metadata_props[:]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters print advice meant for their own developers."""
-    loggers = [logging.getLogger(name) for name in ("", "optimum", "transformers", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

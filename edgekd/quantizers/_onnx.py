@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,17 +49,3 @@ def must_have(model: Path, operators: tuple[str, ...], *, recipe: str) -> None:
             f"{recipe} quantized nothing: the model has no operator that it applies to",
             fix="take the recipe out of the profile's recipes",
         )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep advice meant for us off the user's screen; errors still pass."""
-    root = logging.getLogger()
-    level = root.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        root.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            root.setLevel(level)

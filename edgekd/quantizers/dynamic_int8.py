@@ -32,7 +32,8 @@ class DynamicInt8:
         """Write the candidate. Raises EdgeKDError where nothing was quantized."""
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        from edgekd.quantizers._onnx import must_have, quiet
+        from edgekd.core.quiet import quiet
+        from edgekd.quantizers._onnx import must_have
 
         with quiet():
             quantize_dynamic(

@@ -1,4 +1,4 @@
-"""Static int8 (QDQ): ranges of activations set from calibration rows, so that nothing is computed for them at run time."""
+"""Static int8 (QDQ): ranges of activations are set from calibration rows, not computed at run time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class StaticInt8:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        from edgekd.quantizers._onnx import Reader, must_have, quiet
+        from edgekd.core.quiet import quiet
+        from edgekd.quantizers._onnx import Reader, must_have
 
         if not calibration:
             raise EdgeKDError("static_int8 has no calibration rows", fix="give unlabelled or validation rows")

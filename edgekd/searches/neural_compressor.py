@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgekd.core.quiet import quiet
+
 
 @dataclass(frozen=True)
 class NeuralCompressor:
     """Recipes become a tuning space; each is tried once, in the profile's order."""
 
-    def run(
-        self, recipes: Sequence[str], trial: Callable[[str], float], *, time_limit_s: float
-    ) -> Mapping[str, float]:
+    def run(self, recipes: Sequence[str], trial: Callable[[str], float], *, time_limit_s: float) -> Mapping[str, float]:
         """Scores by recipe, higher is better. At least one recipe is tried; then the time limit may end the search."""
-        from neural_compressor.common.base_config import DEFAULT_WHITE_LIST, BaseConfig
-        from neural_compressor.common.base_tuning import TuningConfig, init_tuning
+        with quiet():
+            from neural_compressor.common.base_config import DEFAULT_WHITE_LIST, BaseConfig
+            from neural_compressor.common.base_tuning import TuningConfig, init_tuning
 
-        for name in ("neural_compressor", *(n for n in logging.root.manager.loggerDict if "compressor" in n)):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("neural_compressor").setLevel(logging.ERROR)  # its import set the level for itself
 
         class RecipeConfig(BaseConfig):  # type: ignore[misc]
             name = "edgekd_recipe"

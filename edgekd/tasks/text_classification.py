@@ -81,9 +81,7 @@ class TextClassification:
         encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens)
         names = [name for name in encoded if name in tokenizer.model_input_names]
         count = len(encoded["input_ids"])
-        return [
-            {name: np.array([encoded[name][row]], dtype=np.int64) for name in names} for row in range(count)
-        ]
+        return [{name: np.array([encoded[name][row]], dtype=np.int64) for name in names} for row in range(count)]
 
     def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""

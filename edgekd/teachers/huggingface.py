@@ -98,7 +98,7 @@ class Huggingface:
 
     def weight_shapes(self, files: list[Path]) -> dict[str, list[int]]:
         """Name to shape of the safetensors weights, from their headers; empty for pickles."""
-        shapes = {}
+        shapes: dict[str, list[int]] = {}
         for file in files:
             if file.suffix == ".safetensors":
                 shapes |= {key: value["shape"] for key, value in _header(file).items() if key != "__metadata__"}

@@ -1,0 +1,39 @@
+"""Keep third-party advice off the user's screen; errors still pass."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+
+_TALKATIVE = (
+    "", "accelerate", "neural_compressor", "optimum", "torch.onnx", "torch.utils._pytree", "torchao", "transformers",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Loggers at ERROR, warnings off, stdout swallowed, for the length of the block."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def hush() -> None:
+    """For the rest of this process: what the training libraries say as they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name in _TALKATIVE[1:]:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|optimum|onnxruntime|neural_compressor)\b")

@@ -1,0 +1,96 @@
+"""What several test files share: tiny ONNX models, a profile to vary, a fresh interpreter."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from hypothesis import settings
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekd.core.errors import UsageError
+from edgekd.core.profile import Profile, load_profile, parse_profile
+from edgekd.core.results import this_host
+
+fast = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+
+WIDTH = 32
+
+
+def profile(**values: object) -> Profile:
+    """The shipped rpi4 with other values; its latency budget counts, as it pretends to have this host's architecture."""
+    return parse_profile(load_profile("rpi4").as_dict() | {"arch": this_host().arch} | values, where="test")
+
+
+def elsewhere(**values: object) -> Profile:
+    """The same on an architecture that this host has not."""
+    other = {"x86_64": "aarch64"}.get(this_host().arch, "x86_64")
+    return profile(arch=other, **values)
+
+
+def save_graph(path: Path, nodes: list[onnx.NodeProto], outputs: int, weights: dict[str, np.ndarray]) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "tokens", WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "tokens", outputs])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def matmul_model(path: Path, seed: int = 0) -> Path:
+    """x (1, tokens, 32) through two layers to y (1, tokens, 4)."""
+    random = np.random.default_rng(seed)
+    weights = {
+        "w": random.normal(0, 0.3, (WIDTH, WIDTH)).astype(np.float32),
+        "v": random.normal(0, 0.3, (WIDTH, 4)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node("MatMul", ["r", "v"], ["y"], "second"),
+    ]
+    return save_graph(path, nodes, 4, weights)
+
+
+def relu_model(path: Path) -> Path:
+    """A model without a matrix to quantize."""
+    return save_graph(path, [helper.make_node("Relu", ["x"], ["y"], "relu")], WIDTH, {})
+
+
+def samples(*lengths: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
+    """Inputs of these lengths; `unused` is one that the tiny models do not take."""
+    random = np.random.default_rng(seed)
+    return [
+        {"x": random.normal(size=(1, tokens, WIDTH)).astype(np.float32), "unused": np.zeros((1, tokens), np.int64)}
+        for tokens in lengths
+    ]
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+# what test_runner calls in a child process
+def greet(name: str) -> dict[str, str]:
+    print(f"about to greet {name}", flush=True)
+    return {"hello": name}
+
+
+def refuse() -> None:
+    raise UsageError("this cannot work", fix="do something else")
+
+
+def crash() -> None:
+    raise RuntimeError("an unforeseen end")
+
+
+def sleep() -> None:
+    time.sleep(30)

@@ -1,0 +1,228 @@
+"""Every mistake of a user's ends before any training, with its fix and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import loose_target, run, texts, write_csv
+
+ROWS = [*texts(60, seed=2)]
+
+
+def refused(code: int, *arguments: str | Path, env: dict[str, str] | None = None) -> tuple[str, str]:
+    """The error and the fix of a `plan` or `build` that must be refused with this exit code, and no traceback."""
+    done = run(*arguments, "--json", env=env)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    said = json.loads(done.stdout)
+    assert said["exit"] == code
+    return said["error"], said["fix"]
+
+
+@pytest.fixture
+def plan_of(tiny_teacher: Path, store: Path):
+    """Plan with the tiny teacher on a file; the rest of the options as given."""
+
+    def of(data: Path | str, *more: str | Path) -> tuple[str | Path, ...]:
+        return ("plan", "--target", "rpi4", "--teacher", tiny_teacher, "--data", data, *more)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "fix"),
+    [
+        (("--target", "rpy4"), "unknown target 'rpy4'", "did you mean 'rpi4'? choose one of: cpu-avx2"),
+        (("--target", "rpi4", "--task", "text-clasification"), "there is no task called 'text-clasification'",
+         "did you mean 'text-classification'?"),
+        (("--target", "rpi4", "--loss", "respnse"), "there is no loss called 'respnse'", "did you mean 'response'?"),
+        (("--target", "rpi4", "--loss", "response=-1"), "--loss response=-1: '-1' is no positive weight",
+         "write --loss response=0.9"),
+        (("--target", "rpi4", "--student", "transfromer"), "there is no student called 'transfromer'",
+         "did you mean 'transformer'?"),
+        (("--target", "rpi4", "--memory-mib", "0"), "memory_mib is 0.0", "correct these keys"),
+        (("--target", "rpi4", "--memory-mib", "-3"), "memory_mib is -3.0", "correct these keys"),
+        (("--target", "rpi4", "--labels", "1"), "--labels 1 makes no sense", "give a number from 2"),
+        (("--target", "rpi4", "--temperature", "0"), "--temperature 0 makes no sense", "give a number from 0.05"),
+        (("--target", "rpi4", "--golden", "mine"), "--golden 'mine' is unknown", "choose one of: synthetic, test"),
+        (("--target", "rpi4", "--bogus"), "No such option", "see `edgekd plan --help`"),
+        (("--target", "missing.yaml"), "cannot read the target profile missing.yaml", "edgekd targets show rpi4"),
+    ],
+)  # fmt: skip
+def test_words_that_make_no_sense(store: Path, arguments: tuple[str, ...], error: str, fix: str) -> None:
+    said = refused(2, "plan", *arguments)
+    assert error in said[0]
+    assert fix in said[1]
+
+
+def test_profile_with_unknown_and_absurd_values(tmp_path: Path, store: Path) -> None:
+    profile = loose_target(tmp_path, memory_mb=3, cores=0, latency_ms=-1.0)
+    error, _ = refused(2, "targets", "check", profile)
+    assert "unknown key 'memory_mb' (did you mean 'memory_mib'?)" in error
+    assert "cores is 0" in error
+    assert "latency_ms is -1.0" in error
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "error", "fix"),
+    [
+        (b"", "a.csv", "is empty", "give a file with a header line and rows"),
+        (b"text,label\n", "a.csv", "holds a header and no rows", "at least one row for each class"),
+        (b"text,label\nhello,a\ncaf\xe9,b\n", "a.csv", "is not UTF-8: line 3 holds byte 0xe9", "iconv -f WINDOWS-1252"),
+        (b"text,label\na,b,c\n", "a.csv", "line 2: 3 cells where the header names 2", "quote cells"),
+        (b"body,topic\nhello,a\n", "a.csv", "has no text column by a usual name; its columns are 'body', 'topic'",
+         "name it: --text-column body"),
+        (b'{"text": "a"\n', "a.jsonl", "line 1: not JSON", "one JSON object a line"),
+        (b"PAR1 nonsense", "a.parquet", "is not a readable Parquet file", "write the file again"),
+        (b"text,label\n" + b"".join(b"row %d,same\n" % i for i in range(40)), "a.csv",
+         "training rows have one class, 'same'", "give rows of at least two classes"),
+        (b"text,label\n,a\n", "a.csv", "row 1: the text column 'text' holds ''", "remove rows without text"),
+        (b"text,label\n" + b"".join(b"row %d,%c\n" % (i, 97 + i % 2) for i in range(9)), "a.csv", "training rows are left after splitting", "give more rows"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_used(plan_of, tmp_path: Path, content: bytes, name: str, error: str, fix: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    said = refused(1, *plan_of(path))
+    assert error in said[0]
+    assert str(path) in said[0] or "rows" in said[0]
+    assert fix in said[1]
+
+
+def test_named_column_that_is_not_there(plan_of, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    error, fix = refused(1, *plan_of(path, "--text-column", "txt"))
+    assert "has no column 'txt'" in error
+    assert fix == "did you mean 'text'? choose one of: label, text"
+
+
+def test_unreadable_and_missing_data(plan_of, tmp_path: Path) -> None:
+    error, fix = refused(1, *plan_of(tmp_path / "nowhere.csv"))
+    assert "cannot read" in error
+    assert fix == "check the path and its permissions"
+    error, _ = refused(1, *plan_of(tmp_path))
+    assert "has no training split" in error
+
+
+def test_test_split_that_leaks(plan_of, tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", ROWS)
+    write_csv(tmp_path / "test.csv", [(text.upper() + " !", label) for text, label in ROWS[:30]])
+    error, fix = refused(1, *plan_of(tmp_path))
+    assert "30 of 30 distinct test rows also stand in training" in error
+    assert "split it by content" in fix
+
+
+def _classifier(teacher: Path, folder: Path, labels: list[str]) -> Path:
+    """The tiny teacher as a classifier that is ready for these labels."""
+    from transformers import AutoModelForSequenceClassification
+
+    shutil.copytree(teacher, folder)
+    names = dict(enumerate(labels))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        teacher, num_labels=len(labels), id2label=names, label2id={label: number for number, label in names.items()}
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_labels_that_the_teacher_does_not_know(tiny_teacher: Path, tiny_data: Path, tmp_path: Path, store: Path) -> None:
+    teacher = _classifier(tiny_teacher, tmp_path / "ready", ["colour", "animal", "music"])
+    error, fix = refused(1, "plan", "--target", "rpi4", "--teacher", teacher, "--data", tiny_data)
+    assert "have labels that the teacher does not know: 'food'" in error
+    assert "use the labels 'animal', 'colour', 'music'" in fix
+
+
+class _RunsCode:
+    def __reduce__(self):
+        return os.system, ("echo harm > /tmp/edgekd-harm",)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error", "fix"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no weights", "save it with model.save_pretrained"),
+        (lambda folder: (folder / "config.json").unlink(), "cannot read", "give a folder saved by"),
+        (lambda folder: [path.unlink() for path in folder.glob("*ok*.json")] and (folder / "vocab.txt").unlink(),
+         "has no tokenizer", "save it beside the model"),
+        (lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
+         "are damaged: it is cut short", "fetch or save the file again"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt9"}'), "is a 'gpt9' model",
+         "give a teacher of one of these types: bert"),
+        (lambda folder: ((folder / "model.safetensors").unlink(),
+                         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_RunsCode()))),
+         "would run code when loaded: it calls posix.system", "do not load it"),
+    ],
+    ids=["no weights", "no config", "no tokenizer", "cut short", "unknown type", "pickle that runs code"],
+)  # fmt: skip
+def test_teachers_that_cannot_be_used(tiny_teacher, tiny_data, tmp_path, store, break_it, error, fix) -> None:
+    folder = tmp_path / "teacher"
+    shutil.copytree(tiny_teacher, folder)
+    break_it(folder)
+    said = refused(1, "plan", "--target", "rpi4", "--teacher", folder, "--data", tiny_data)
+    assert error in said[0]
+    assert fix in said[1]
+    assert not Path("/tmp/edgekd-harm").exists()
+
+
+def test_hub_id_out_of_reach(tiny_data: Path, store: Path) -> None:
+    error, fix = refused(
+        1, "plan", "--target", "rpi4", "--teacher", "nobody/nothing", "--data", tiny_data, env={"HF_HUB_OFFLINE": "1"}
+    )
+    assert "cannot fetch the teacher 'nobody/nothing'" in error
+    assert "give a local folder" in fix
+
+
+def test_output_folder_that_is_not_empty(plan_of, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("mine")
+    arguments = ("build", *plan_of(tiny_data)[1:], "--out", tmp_path)
+    error, fix = refused(2, *arguments)
+    assert error == f"the output folder {tmp_path} is not empty"
+    assert "give --out a new or an empty folder" in fix
+    assert (tmp_path / "kept.txt").read_text() == "mine"
+
+
+def test_max_tokens_beyond_the_teachers(plan_of, tiny_data: Path) -> None:
+    error, _ = refused(2, *plan_of(tiny_data, "--max-tokens", "4096"))
+    assert error == "--max-tokens 4096 is outside 4 to 64, what the teacher takes"
+
+
+def test_budgets_that_nothing_fits(plan_of, tiny_data: Path) -> None:
+    error, fix = refused(3, *plan_of(tiny_data, "--memory-mib", "0.5"))
+    assert error.startswith("budget 0.5 MiB of memory; the smallest transformer with 3 classes and ")
+    assert "packed copies" in error
+    assert "raise memory_mib to at least" in fix
+    error, fix = refused(6, *plan_of(tiny_data, "--artifact-mib", "0.001"))
+    assert "budget 0.001 MiB of file" in error
+    assert "raise artifact_mib to at least" in fix
+
+
+def test_latency_that_nothing_meets(tiny_teacher: Path, tiny_data: Path, tmp_path: Path, store: Path) -> None:
+    import platform
+
+    target = loose_target(tmp_path, latency_ms=0.001, arch=platform.machine())
+    error, fix = refused(4, "plan", "--target", target, "--teacher", tiny_teacher, "--data", tiny_data)
+    assert error.startswith("budget 0.001 ms; the smallest transformer")
+    assert "raise latency_ms to at least" in fix
+
+
+def test_no_space(tiny_teacher: Path, tiny_data: Path, tmp_path: Path, store: Path, monkeypatch) -> None:
+    from edgekd import bundle
+    from edgekd.core.errors import StoreError
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10 << 20))
+    with pytest.raises(StoreError, match=r"no space: .* has 10 MiB free, a build of this teacher may take 500 MiB"):
+        bundle.check_space([tmp_path / "new" / "folder"], 500)
+
+
+def test_a_file_in_the_stores_place(tiny_teacher: Path, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    arguments = ("plan", "--target", "rpi4", "--teacher", tiny_teacher, "--data", tiny_data)
+    error, fix = refused(1, *arguments, env={"EDGEKD_STORE": str(tmp_path / "file")})
+    assert "cannot use" in error
+    assert "point $EDGEKD_STORE" in fix

@@ -1,0 +1,104 @@
+"""The command line: what scripts rely on, and how little it costs to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import run
+
+GOLDEN = Path(__file__).parent / "golden"
+HELP = {
+    "help": ("--help",), "help-build": ("build", "--help"), "help-plan": ("plan", "--help"),
+    "help-targets": ("targets", "--help"), "help-verify": ("verify", "--help"), "help-report": ("report", "--help"),
+    "targets-show-rpi4": ("targets", "show", "rpi4"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_what_it_prints_is_what_it_printed(name: str) -> None:
+    """`make golden` writes these files again."""
+    done = run(*HELP[name], env={"COLUMNS": "100"})
+    assert done.returncode == 0
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("EDGEKD_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(done.stdout, encoding="utf-8")
+    assert done.stdout == path.read_text(encoding="utf-8")
+
+
+def _cpu_seconds(*command: str) -> float:
+    """The least of three runs: user and system time of the child."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(seconds)
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    assert _cpu_seconds("-m", "edgekd", "--help") < 0.15
+    _loads_none_of(("torch", "onnxruntime", "numpy", "transformers", "pydantic"), ["--help"])
+
+
+def test_plan_never_imports_torch(tiny_teacher: Path, tiny_data: Path, store: Path) -> None:
+    arguments = ["plan", "--target", "rpi4", "--teacher", str(tiny_teacher), "--data", str(tiny_data)]
+    _loads_none_of(("torch", "transformers", "onnxruntime"), arguments)
+    _loads_none_of(("torch", "numpy", "onnxruntime"), ["targets", "list"])
+
+
+def _loads_none_of(modules: tuple[str, ...], arguments: list[str]) -> None:
+    code = (
+        "import sys; from edgekd.cli import main\n"
+        f"sys.argv = ['edgekd', *{arguments!r}]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        f"loaded = [name for name in {modules!r} if name in sys.modules]\n"
+        "assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_targets(tmp_path: Path) -> None:
+    listed = json.loads(run("targets", "list", "--json").stdout)["targets"]
+    assert {"cpu-avx2", "cpu-vnni", "rpi4", "rpi5", "rpi-zero2w", "jetson-orin-nano", "gpu-t4", "local"} == {
+        target["name"] for target in listed
+    }
+    copied = tmp_path / "mine.yaml"
+    copied.write_text(run("targets", "show", "rpi4", "--yaml").stdout, encoding="utf-8")
+    done = run("targets", "check", copied)
+    assert done.returncode == 0
+    assert done.stdout == f"{copied}: a valid profile for Raspberry Pi 4 Model B (rpi4)\n"
+    probed = tmp_path / "local.yaml"
+    probed.write_text(run("targets", "show", "local", "--yaml").stdout, encoding="utf-8")
+    assert run("targets", "check", probed).returncode == 0
+
+
+def test_plan_as_json_holds_every_choice(tiny_teacher: Path, tiny_data: Path, store: Path) -> None:
+    done = run("plan", "--target", "rpi4", "--teacher", tiny_teacher, "--data", tiny_data, "--json")
+    said = json.loads(done.stdout)
+    assert said["plan"]["target"]["name"] == "rpi4"
+    assert said["plan"]["data"]["classes"] == ["animal", "colour", "food"]
+    assert said["fit"]["chosen"] in said["fit"]["finalists"]
+    assert len(said["fit"]["finalists"]) <= 4
+    assert {cost["target_latency_kind"] for cost in said["fit"]["finalists"]} == {"predicted"}
+
+
+def test_no_command_shows_help() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert "Usage: edgekd" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "report"])
+def test_folder_that_is_no_bundle(command: str, tmp_path: Path) -> None:
+    done = run(command, tmp_path)
+    assert done.returncode == 2
+    assert "is no bundle" in done.stderr
