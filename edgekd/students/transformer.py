@@ -130,6 +130,8 @@ class Transformer:
                 setattr(config, special, renumbered.get(getattr(config, special), 0))
         padded = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
         config.max_position_embeddings = self.max_tokens + (config.pad_token_id + 1 if padded else 0)
+        for name in (name for name in vars(config) if "dropout" in name and isinstance(getattr(config, name), float)):
+            setattr(config, name, 0.0)  # a student that imitates has no labels to overfit (Beyer et al. 2022)
         config.torch_dtype = "float32"
         return config
 

@@ -1,0 +1,61 @@
+"""The README's tables, from the kept results: `python -m benchmarks.table` writes, `--check` compares."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import results
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def demo() -> str:
+    """Asked and measured, for the default demo."""
+    kept = results.read("demo")
+    f, host = kept["figures"], kept["host"]
+    low, high = f["speedup_interval"]
+    rows = [
+        ("teacher's accuracy kept", "95%", f"{f['retained']:.1%} ({f['shipped']['metric_value']:.1%} of "
+                                            f"{f['teacher']['metric_value']:.1%}, {f['n_test']} held-out questions)"),
+        ("faster than the fp32 teacher", "5x", f"{f['speedup']:.2f}x [{low:.2f}, {high:.2f}]"),
+        ("smaller than its ONNX", "10x", f"{f['smaller']:.1f}x ({f['teacher']['artifact_mib']:.1f} to "
+                                          f"{f['shipped']['artifact_mib']:.1f} MiB)"),
+        ("peak memory", "", f"{f['teacher']['peak_rss_mib']:.0f} to {f['shipped']['peak_rss_mib']:.0f} MiB"),
+        ("TF-IDF with a linear classifier, for comparison", "", f"{f['baseline']['metric_value']:.1%}"),
+        ("build, empty store", "6 min", f"{f['build_s'] / 60:.1f} min"),
+        ("the same build, other folder", "15 s", f"{f['repeat_other_folder_s']:.1f} s"),
+        ("the same command again", "15 s", f"{f['repeat_same_folder_s']:.1f} s"),
+        ("`edgekd --help`", "0.15 CPU-s", f"{f['help_cpu_s']:.2f} CPU-s"),
+        ("`edgekd plan --target rpi4` before it measures", "0.6 CPU-s", f"{f['plan_cpu_s']:.2f} CPU-s"),
+    ]  # fmt: skip
+    lines = ["| figure | asked | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    foot = (
+        f"{host['cpu']}, {host['cores']} cores, onnxruntime {host['ort_version']}, {kept['date']}, seed {f['seed']}, "
+        f"A/A ratio {f['aa_ratio']:.3f}; brackets are 95% intervals; `python -m benchmarks.demo`."
+    )
+    return "\n".join([*lines, "", foot])
+
+
+TABLES: dict[str, Callable[[], str]] = {"demo": demo}
+
+
+def main() -> int:
+    """Put each table between its markers; with --check, say whether they are there already."""
+    text = README.read_text(encoding="utf-8")
+    fresh = text
+    for name, table in TABLES.items():
+        mark = re.compile(rf"(<!-- table:{name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        fresh = mark.sub(lambda match, made=table(): match[1] + made + match[2], fresh)  # type: ignore[misc]
+    if "--check" in sys.argv[1:]:
+        if fresh != text:
+            print("README.md: a table is not that of benchmarks/results; run `python -m benchmarks.table`")
+        return int(fresh != text)
+    README.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""The bundle as a device team meets it: it proves itself, opens in ordinary tools, leaks nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run, texts
+
+SENTENCES = [text for text, _ in texts(20, seed=9)]
+
+
+def verify(folder: Path, *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The bundle's own script, isolated from edgekd and from the environment."""
+    return subprocess.run(
+        [sys.executable, "-I", str(folder / "verify.py")], capture_output=True, text=True, cwd=cwd, env={}, check=False
+    )
+
+
+def test_layout(tiny_bundle: Path) -> None:
+    present = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
+    assert present >= {
+        "manifest.json", "config.json", "tokenizer.json", "tokenizer_config.json", "golden/inputs.npz",
+        "golden/expected.npz", "golden/golden.json", "report.html", "report.md", "report.json", "provenance.json",
+        "README.md", "LICENSES/TEACHER.txt", "LICENSES/DATA.txt", "verify.py",
+    }  # fmt: skip
+    assert len([name for name in present if name.startswith("onnx/")]) == 1
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
+    assert set(manifest["artifact"]["files"]) | set(manifest["evidence"]["files"]) == present - {"manifest.json"}
+    assert not set(manifest["artifact"]["files"]) & set(manifest["evidence"]["files"])
+    assert manifest["min"]["opset"] <= 20
+    assert manifest["min"]["ir_version"] <= 9
+
+
+def test_it_verifies_from_any_folder_with_numpy_and_onnxruntime_alone(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = verify(tiny_bundle, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok  ") == 3
+    assert run("verify", tiny_bundle).returncode == 0
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "words"),
+    [
+        (lambda folder: _flip(next((folder / "onnx").iterdir())), "its content was changed"),
+        (lambda folder: _flip(folder / "tokenizer.json"), "tokenizer.json: its content was changed"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json: missing"),
+        (lambda folder: (folder / "extra.py").write_text("x"), "extra.py: not part of the bundle"),
+        (lambda folder: (folder / ".hidden").write_text("x"), ".hidden: not part of the bundle"),
+        (lambda folder: (folder / "report.md").write_text("all is well"), "report.md: "),
+        (lambda folder: ((folder / "README.md").unlink(), (folder / "README.md").symlink_to("report.md")),
+         "README.md: a link or device"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be used"),
+    ],
+)  # fmt: skip
+def test_tampering_is_seen(tiny_bundle: Path, tmp_path: Path, tamper: Callable[[Path], object], words: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_bundle, copy)
+    tamper(copy)
+    done = verify(copy)
+    assert done.returncode == 1
+    assert words in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_optimum_opens_it_as_it_is(tiny_bundle: Path) -> None:
+    """As a user would: no file names beyond what the model card says."""
+    from edgekd.core.quiet import quiet
+
+    with quiet():
+        from optimum.onnxruntime import ORTModelForSequenceClassification
+        from transformers import AutoTokenizer
+
+        file = next((tiny_bundle / "onnx").iterdir()).name
+        model = ORTModelForSequenceClassification.from_pretrained(tiny_bundle, subfolder="onnx", file_name=file)
+        by_default = ORTModelForSequenceClassification.from_pretrained(tiny_bundle)
+        tokenizer = AutoTokenizer.from_pretrained(tiny_bundle)
+        said = [model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in SENTENCES]
+        plain = [by_default(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in SENTENCES]
+    np.testing.assert_allclose(said, plain)
+    assert set(model.config.id2label.values()) == {"animal", "colour", "food"}
+    right = {"red": "colour", "dog": "animal", "soup": "food"}
+    for word, label in right.items():
+        logits = model(**tokenizer(f"what {word} is near the house?", return_tensors="pt")).logits
+        assert model.config.id2label[int(logits.argmax())] == label
+
+
+def test_nothing_of_this_machine_is_in_it(tiny_bundle: Path, tiny_teacher: Path, store: Path) -> None:
+    secrets = [str(tiny_teacher.parent), str(store), str(Path.home()), os.getcwd(), sys.prefix]
+    for path in tiny_bundle.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [secret for secret in secrets if secret.encode() in content], path
+
+
+def test_golden_inputs_are_nobodys_text(tiny_bundle: Path, tiny_data: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bundle)
+    with np.load(tiny_bundle / "golden" / "inputs.npz") as inputs:
+        rows = [inputs[name][0] for name in inputs.files if name.endswith("input_ids")]
+    assert len(rows) >= 16
+    known = tiny_data.read_text(encoding="utf-8")
+    assert not [row for row in rows if tokenizer.decode(row, skip_special_tokens=True) in known and len(row) > 6]
+
+
+def test_report_opens_without_a_network(tiny_bundle: Path) -> None:
+    page = (tiny_bundle / "report.html").read_text(encoding="utf-8")
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    assert "https://" not in page
+    assert "<script" not in page
+    shown = run("report", tiny_bundle)
+    assert shown.returncode == 0
+    assert shown.stdout == (tiny_bundle / "report.md").read_text(encoding="utf-8")

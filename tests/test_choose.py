@@ -1,0 +1,135 @@
+"""Which variant ships: a table of cases, and for each refusal its exit code."""
+
+import re
+
+import pytest
+from helpers import elsewhere, fast, profile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekd.choose import Trial, choose, objections
+from edgekd.core import errors
+
+BUDGETS = {
+    "memory_mib": 32.0, "artifact_mib": 16.0, "latency_ms": 10.0, "max_drop_points": 1.0, "min_teacher_agreement": 0.8,
+}  # fmt: skip
+HERE, ELSEWHERE = profile(**BUDGETS), elsewhere(**BUDGETS)
+
+
+def trial(recipe="float32", **values):
+    usual = {"agreement": 0.95, "drop_points": 0.0, "speed": 1.0, "latency_ms": 5.0, "peak_rss_mib": 20.0}
+    return Trial(recipe, **usual | {"artifact_mib": 10.0} | values)
+
+
+def int8(**values):
+    return trial("dynamic_int8", **{"speed": 2.0} | values)
+
+
+def static(**values):
+    return trial("static_int8", **{"speed": 1.5} | values)
+
+
+TRAIN_MORE = "give more unlabelled rows or labels, train longer (--epochs), or lower the floor in the profile"
+FASTER = "ask for a faster student (--min-speedup), or raise latency_ms in the profile"
+SMALLER = "trim the vocabulary (--vocabulary N), or raise the budget in the profile of rpi4"
+
+
+@pytest.mark.parametrize(
+    ("trials", "recipe", "why", "passed_over"),
+    [
+        ([trial()], "float32", "no quantized variant is both allowed and faster", {}),
+        ([trial(), int8(drop_points=0.4)], "dynamic_int8", "2.00x the speed of fp32 at +0.4 points lost",
+         {"float32": "2.00x slower than dynamic_int8"}),
+        ([trial(), int8(drop_points=-0.3), static()], "dynamic_int8", "2.00x the speed of fp32 at -0.3 points lost",
+         {"float32": "2.00x slower than dynamic_int8", "static_int8": "1.33x slower than dynamic_int8"}),
+        # slower int8 never ships while fp32 may, nor an equally fast one
+        ([trial(), int8(speed=0.8)], "float32", "no quantized variant is both allowed and faster",
+         {"dynamic_int8": "1.25x slower than float32"}),
+        ([int8(speed=1.0), trial()], "float32", "no quantized variant is both allowed and faster",
+         {"dynamic_int8": "1.00x slower than float32"}),
+        # below a floor never ships, however fast
+        ([trial(), int8(drop_points=1.1)], "float32", "no quantized variant is both allowed and faster",
+         {"dynamic_int8": "loses 1.1 points > 1 allowed"}),
+        ([trial(), int8(agreement=0.799), static()], "static_int8", "1.50x the speed of fp32 at +0.0 points lost",
+         {"dynamic_int8": "agrees with the teacher on 79.9% < 80.0%", "float32": "1.50x slower than static_int8"}),
+        ([trial(), int8(drop_points=1.0, agreement=0.8)], "dynamic_int8", "2.00x the speed of fp32 at +1.0 points lost",
+         {"float32": "2.00x slower than dynamic_int8"}),
+        # fp32 over a budget while int8 fits
+        ([trial(peak_rss_mib=33.0), int8()], "dynamic_int8", "fits the budgets, which fp32 does not, and is 2.00x its speed",
+         {"float32": "peak memory 33.0 MiB > 32"}),
+        ([trial(artifact_mib=17.0, latency_ms=11.0), int8(speed=0.9)], "dynamic_int8",
+         "fits the budgets, which fp32 does not, and is 0.90x its speed",
+         {"float32": "file 17.0 MiB > 16; latency 11.00 ms > 10"}),
+        # a recipe that failed is told, and does not count
+        ([trial(), int8(failed="quantized nothing", speed=99.0)], "float32",
+         "no quantized variant is both allowed and faster", {"dynamic_int8": "failed: quantized nothing"}),
+    ],
+)  # fmt: skip
+def test_what_ships(trials, recipe, why, passed_over):
+    choice = choose(trials, HERE)
+    assert (choice.recipe, choice.why, choice.passed_over) == (recipe, why, passed_over)
+
+
+@pytest.mark.parametrize(
+    ("trials", "error", "exit_code", "message", "fix"),
+    [
+        ([trial(peak_rss_mib=40.0)], errors.OverMemory, 3, "float32 peak memory 40.0 MiB > 32", SMALLER),
+        ([trial(latency_ms=10.5)], errors.OverLatency, 4, "float32 latency 10.50 ms > 10", FASTER),
+        ([trial(agreement=0.5)], errors.BelowAccuracy, 5, "float32 agrees with the teacher on 50.0% < 80.0%",
+         TRAIN_MORE),
+        ([trial(artifact_mib=16.1)], errors.ArtifactTooLarge, 6, "float32 file 16.1 MiB > 16", SMALLER),
+        # the variant with the fewest objections decides
+        ([trial(peak_rss_mib=40.0, artifact_mib=20.0), int8(drop_points=3.0)], errors.BelowAccuracy, 5,
+         "dynamic_int8 loses 3.0 points > 1 allowed; float32 peak memory 40.0 MiB > 32; file 20.0 MiB > 16",
+         TRAIN_MORE),
+        ([trial(peak_rss_mib=40.0), static(failed="no rows")], errors.OverMemory, 3,
+         "float32 peak memory 40.0 MiB > 32; static_int8 failed: no rows", SMALLER),
+    ],
+)  # fmt: skip
+def test_what_is_refused(trials, error, exit_code, message, fix):
+    with pytest.raises(error) as refusal:
+        choose(trials, HERE)
+    assert refusal.value.as_dict() == {"error": f"no variant may ship: {message}", "fix": fix, "exit": exit_code}
+
+
+def test_a_latency_from_another_architecture_refuses_nothing():
+    slow = trial(latency_ms=1000.0)
+    assert objections(slow, HERE) == [(errors.OverLatency, "latency 1000.00 ms > 10")]
+    assert objections(slow, ELSEWHERE) == []
+    assert choose([slow], ELSEWHERE).recipe == "float32"
+
+
+near = st.sampled_from([0.5, 0.9, 1.0, 1.1, 2.0])  # of a budget
+trials = st.builds(
+    Trial, recipe=st.just("float32"), agreement=st.sampled_from([0.7, 0.8, 0.9]),
+    drop_points=st.sampled_from([-1.0, 0.0, 1.0, 2.0]), speed=near, latency_ms=near.map(lambda n: 10 * n),
+    peak_rss_mib=near.map(lambda n: 32 * n), artifact_mib=near.map(lambda n: 16 * n),
+)  # fmt: skip
+
+
+@fast
+@given(plain=trials, others=st.lists(trials, max_size=3))
+def test_what_ships_is_allowed_and_nothing_allowed_is_faster(plain, others):
+    table = [plain, *(Trial(**vars(other) | {"recipe": f"recipe{n}"}) for n, other in enumerate(others))]
+    allowed = {each.recipe: each for each in table if not objections(each, HERE)}
+    if not allowed:
+        with pytest.raises((errors.OverMemory, errors.OverLatency, errors.BelowAccuracy, errors.ArtifactTooLarge)):
+            choose(table, HERE)
+        return
+    choice = choose(table, HERE)
+    assert allowed[choice.recipe].speed == max(each.speed for each in allowed.values())
+    assert set(choice.passed_over) == {each.recipe for each in table} - {choice.recipe}
+
+
+def test_the_tree_of_errors_in_the_docstring_is_true():
+    said = dict(re.findall(r"(\w+) +exit (\d)", errors.__doc__))
+    classes = {cls.__name__: cls for cls in (errors.EdgeKDError, *errors.EdgeKDError.__subclasses__())}
+    assert said == {name: str(cls.exit_code) for name, cls in classes.items() if cls.__module__ == errors.__name__}
+
+
+def test_an_error_carries_its_way_out():
+    error = errors.UsageError("it is wrong", fix="do this")
+    assert str(error) == "it is wrong\n  fix: do this"
+    assert error.as_dict() == {"error": "it is wrong", "fix": "do this", "exit": 2}
+    with pytest.raises(TypeError, match="fix"):
+        errors.EdgeKDError("no way out")

@@ -1,0 +1,137 @@
+"""Every plug-in keeps its contract: found by its file's name, frozen, described, and listed without being imported."""
+
+import dataclasses
+import doctest
+import importlib
+import inspect
+from importlib.metadata import EntryPoint
+
+import pytest
+from helpers import python
+
+import edgekd
+from edgekd.core import registry
+from edgekd.core.errors import UsageError
+from edgekd.core.registry import make, names, plugin
+
+METHODS = {
+    "losses": "__call__", "quantizers": "quantize", "tasks": "encode", "teachers": "inspect", "students": "macs",
+    "exporters": "export", "searches": "run", "devices": "run",
+}  # fmt: skip
+PLUGINS = [(kind, name) for kind in METHODS for name in names(kind)]
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_folder_lists_its_files(kind):
+    folder = importlib.import_module(f"edgekd.{kind}")
+    assert folder.__doc__
+    files = importlib.resources.files(folder).iterdir()
+    expected = {file.name.removesuffix(".py") for file in files if file.name.endswith(".py")}
+    assert set(names(kind)) == {name for name in expected if not name.startswith("_")} != set()
+
+
+@pytest.mark.parametrize(("kind", "name"), PLUGINS)
+def test_a_plugin_keeps_the_contract(kind, name):
+    found = plugin(kind, name)
+    assert found.__module__ == f"edgekd.{kind}.{name}"
+    assert found.__name__.lower() == name.replace("_", "")
+    assert dataclasses.is_dataclass(found)
+    assert found.__dataclass_params__.frozen
+    assert found.__bases__ == (object,), "there is nothing to inherit from"
+    assert not found.__doc__.startswith(f"{found.__name__}("), "a docstring of its own"
+    assert inspect.getmodule(found).__doc__
+    assert callable(getattr(found, METHODS[kind]))
+
+
+@pytest.mark.parametrize(("kind", "name"), [pair for pair in PLUGINS if pair[0] != "students"])
+def test_a_plugin_is_made_by_name_and_its_repr_is_its_options(kind, name):
+    made = make(kind, name.replace("_", "-"))
+    assert eval(repr(made), {type(made).__name__: type(made)}) == made
+    for field in dataclasses.fields(made):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, field.name, None)
+
+
+@pytest.mark.parametrize("name", names("losses"))
+def test_a_loss_says_what_it_needs(name):
+    assert set(plugin("losses", name).needs) <= {"logits", "features", "relations", "text"}
+
+
+@pytest.mark.parametrize("name", names("quantizers"))
+def test_a_recipe_names_its_files_as_transformers_js_expects(name):
+    found = plugin("quantizers", name)
+    assert found.suffix in ("", "_fp16", "_quantized", "_q4")
+    assert isinstance(found.calibrates, bool)
+
+
+_HEAVY = """
+import sys
+from edgekd.core.registry import names, plugin
+kinds = sys.argv[1].split()
+listed = [(kind, name) for kind in kinds for name in names(kind)]
+assert listed and not [module for module in sys.modules if module.startswith("edgekd.") and "core" not in module]
+for kind, name in listed:
+    plugin(kind, name)
+heavy = {"torch", "transformers", "onnx", "onnxruntime", "optimum", "neural_compressor", "datasets", "tokenizers"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_listing_imports_no_plugin_and_loading_imports_no_library():
+    done = python(_HEAVY, " ".join(METHODS))
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_options_reach_the_plugin():
+    assert make("losses", "response", temperature=4.0).temperature == 4.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message", "fix"),
+    [
+        ("quantizers", "dynamic_int", "there is no quantizer called 'dynamic_int'",
+         "did you mean 'dynamic_int8'? choose one of: dynamic_int8, float16, float32, static_int8"),
+        ("tasks", "text-clasification", "there is no task called 'text-clasification'",
+         "did you mean 'text-classification'? choose one of: text-classification"),
+        ("losses", "respnse", "there is no loss called 'respnse'",
+         "did you mean 'response'? choose one of: hard_labels, response"),
+        ("searches", "x", "there is no search called 'x'", "choose one of: neural_compressor"),
+        ("devices", "", "there is no device called ''", "choose one of: local"),
+        ("quantizers", "_onnx", "there is no quantizer called '_onnx'",
+         "choose one of: dynamic_int8, float16, float32, static_int8"),
+        ("devices", "../losses/response", "there is no device called '../losses/response'", "choose one of: local"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_is_refused_with_the_nearest(kind, name, message, fix):
+    with pytest.raises(UsageError) as refusal:
+        plugin(kind, name)
+    assert (refusal.value.message, refusal.value.fix) == (message, fix)
+
+
+def test_a_package_outside_adds_its_own(monkeypatch):
+    point = EntryPoint("mean_squares", "fractions:Fraction", "edgekd.losses")
+    caches = (registry.names, registry._outside)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "edgekd.losses" else [])
+    try:
+        for cached in caches:
+            cached.cache_clear()
+        assert names("losses") == ("hard_labels", "mean_squares", "response")
+        assert plugin("losses", "mean-squares").__name__ == "Fraction"
+        assert "mean_squares" not in names("tasks")
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+
+
+@pytest.mark.parametrize("module", ["edgekd", "edgekd.students.transformer"])
+def test_the_examples_in_docstrings_are_true(module):
+    failed, attempted = doctest.testmod(importlib.import_module(module))
+    assert attempted > 0
+    assert failed == 0
+
+
+def test_importing_edgekd_costs_nothing():
+    done = python("import sys, edgekd; print(sorted(m for m in sys.modules if m.startswith('edgekd')))")
+    assert done.stdout == "['edgekd']\n"
+    with pytest.raises(AttributeError, match="module 'edgekd' has no attribute 'biuld'"):
+        _ = edgekd.biuld
