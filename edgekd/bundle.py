@@ -113,13 +113,13 @@ def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path,
     if plan.golden == "synthetic":
         samples = task.synthetic(samples, GOLDEN_ROWS, plan.seed)
     inputs = {f"{row}.{name}": values for row, sample in enumerate(samples) for name, values in sample.items()}
-    np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]
+    np.savez(folder / "inputs.npz", **inputs)
     own, spread = _answers(model, samples)
     float32, _ = _answers(plain, samples)
     error = float(np.abs(own - float32).max())
     floor = 1e-4 * float(np.abs(own).max())
     tolerance = {platform.machine(): max(4 * spread, error / 2, floor), "float32": max(2 * error, 4 * spread, floor)}
-    np.savez(folder / "expected.npz", **{platform.machine(): own, "float32": float32})
+    np.savez(folder / "expected.npz", **{platform.machine(): own, "float32": float32})  # type: ignore[arg-type]
     nature = {"synthetic": "random tokens of the vocabulary, nobody's text", "test": "held-out samples"}
     rules = {
         "inputs": nature[plan.golden],

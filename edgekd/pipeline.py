@@ -40,7 +40,7 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
         return Built(out, report.read(out)["summary"], fresh=False)
     bundle.check_free(out)
     bundle.check_space([store.root, out], 500 + 6 * teacher_mib(plan))
-    shape = sizing.fit(plan, splits, store, progress)
+    shape = sizing.fit(plan, store, progress)
     stages = _Stages(plan, splits, store, progress, shape.chosen.shape)
     teacher = stages.teacher()
     outputs = stages.outputs(teacher)

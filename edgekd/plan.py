@@ -70,6 +70,7 @@ class StudentPlan:
     family: str
     max_tokens: int
     lengths: tuple[int, ...]  # quantiles of the training texts' lengths, in tokens: what latency is taken on
+    vocabulary: int  # tokens kept of the teacher's
     vocabulary_limit: int | None
     min_speedup: float
     losses: tuple[LossTerm, ...]

@@ -15,6 +15,7 @@ from edgekd.core.store import Store, open_store
 from edgekd.data import demos
 from edgekd.data.read import read_file, read_tables
 from edgekd.data.splits import Example, Splits, split
+from edgekd.data.vocabulary import survey
 from edgekd.plan import DataPlan, LossTerm, Measuring, Plan, StudentPlan, TeacherPlan, Training
 
 PACKAGES = (
@@ -73,7 +74,9 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     labels = options.labels if options.labels is not None or demo is None else demo.labels
     found = make("teachers", "huggingface").inspect(teacher_source)
     splits, columns = _read_splits(options, task, data_source, found["labels"], labels)
-    lengths, max_tokens = _lengths(Path(found["folder"]), splits, found["architecture"]["max_tokens"], options)
+    texts = [row.input for row in (*splits.train, *splits.unlabelled)]
+    tokens, kept = survey(tokenizer_file(Path(found["folder"]), store), texts, limit=options.vocabulary)
+    lengths, max_tokens = _lengths(sorted(tokens), found["architecture"]["max_tokens"], options)
     default_teacher = demo is not None and options.teacher is None
     teacher = TeacherPlan(
         name=demo.teacher_name if demo and default_teacher else _shown(teacher_source),
@@ -82,7 +85,6 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         **found | {"licence": demo.teacher_licence if demo and default_teacher else found["licence"]},
     )
     _check_losses(losses, teacher)
-    rows = len(splits.train) + len(splits.unlabelled)
     plan = Plan(
         name=_name(options, demo is not None),
         task=options.task,
@@ -96,8 +98,8 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         ),
         student=StudentPlan(
             family=options.student or task.family, max_tokens=max_tokens, lengths=lengths,
-            vocabulary_limit=options.vocabulary, min_speedup=options.min_speedup, losses=losses,
-            training=_student_training(rows, options),
+            vocabulary=len(kept), vocabulary_limit=options.vocabulary, min_speedup=options.min_speedup, losses=losses,
+            training=_student_training(len(texts), options),
         ),
         measuring=Measuring(rounds=4, processes=5 if options.full else 2, timed_samples=100),
         min_retained=options.min_retained,
@@ -143,9 +145,8 @@ def _by_number(rows: list[Example], known: tuple[str, ...]) -> list[Example]:
     return [Example(row.input, known[int(row.label)] if row.label is not None else None) for row in rows]
 
 
-def _lengths(folder: Path, splits: Splits, most: int, options: Options) -> tuple[tuple[int, ...], int]:
-    """Quantiles of the training texts' lengths in tokens, and the longest input that the student takes."""
-    tokens = sorted(token_counts(folder, [row.input for row in (*splits.train, *splits.unlabelled)]))
+def _lengths(tokens: list[int], most: int, options: Options) -> tuple[tuple[int, ...], int]:
+    """Quantiles of the training texts' lengths in tokens (ascending), and the longest input that the student takes."""
     if options.max_tokens is not None:
         if not 4 <= options.max_tokens <= most:
             raise UsageError(
@@ -163,24 +164,14 @@ def _lengths(folder: Path, splits: Splits, most: int, options: Options) -> tuple
     return tuple(min(tokens[step], longest) for step in steps), longest
 
 
-def token_counts(folder: Path, texts: list[str]) -> list[int]:
-    """Length of each text in the teacher's tokens, special ones counted."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_file(folder)))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
-
-
-def tokenizer_file(folder: Path, store: Store | None = None) -> Path:
+def tokenizer_file(folder: Path, store: Store) -> Path:
     """The teacher's `tokenizer.json`; made by transformers, in a child process, where only older files are there."""
     if (folder / "tokenizer.json").exists():
         return folder / "tokenizer.json"
     from edgekd.core import child
 
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-    place = (store or open_store()).stage(
+    place = store.stage(
         "tokenizer",
         {"folder": str(folder), "files": files},
         lambda out: child.call(

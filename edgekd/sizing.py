@@ -21,10 +21,7 @@ from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
 from edgekd.core.roofline import predict_latency
 from edgekd.core.store import Store
-from edgekd.data.splits import Splits
-from edgekd.data.vocabulary import kept_ids
 from edgekd.plan import Plan
-from edgekd.planning import tokenizer_file
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Progress
@@ -71,19 +68,16 @@ class Fit:
     host: str
 
 
-def fit(plan: Plan, splits: Splits, store: Store, progress: Progress) -> Fit:
+def fit(plan: Plan, store: Store, progress: Progress) -> Fit:
     """The choice for this plan; measured once per host, runtime and plan.
 
     Raises OverMemory, ArtifactTooLarge or OverLatency with the smallest shape's figures beside the budget.
     """
-    texts = (row.input for row in (*splits.train, *splits.unlabelled))
-    tokenizer = tokenizer_file(Path(plan.teacher.folder), store)
-    vocabulary = len(kept_ids(tokenizer, texts, limit=plan.student.vocabulary_limit))
     arguments = {
         "teacher_folder": plan.teacher.folder,
         "architecture": plan.teacher.architecture,
         "family": plan.student.family,
-        "vocabulary": vocabulary,
+        "vocabulary": plan.student.vocabulary,
         "max_tokens": plan.student.max_tokens,
         "lengths": list(plan.student.lengths),
         "classes": len(plan.data.classes),

@@ -81,11 +81,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 TINY = ("--min-speedup", "1.1", "--min-retained", "0.5", "--epochs", "8", "--threads", "2")
 
 
-def run(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 500
+) -> subprocess.CompletedProcess[str]:
     """The real command in a fresh process."""
     return subprocess.run(
         [sys.executable, "-m", "edgekd", *map(str, arguments)],
-        capture_output=True, text=True, timeout=500, env=os.environ | (env or {}), cwd=cwd, check=False,
+        capture_output=True, text=True, timeout=timeout, env=os.environ | (env or {}), check=False,
     )  # fmt: skip
 
 

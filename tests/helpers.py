@@ -20,7 +20,7 @@ WIDTH = 32
 
 
 def profile(**values: object) -> Profile:
-    """The shipped rpi4 with other values; its latency budget counts, as it pretends to have this host's architecture."""
+    """The shipped rpi4 with other values, on this host's architecture: so its latency budget counts."""
     return parse_profile(load_profile("rpi4").as_dict() | {"arch": this_host().arch} | values, where="test")
 
 
@@ -30,12 +30,12 @@ def elsewhere(**values: object) -> Profile:
     return profile(arch=other, **values)
 
 
-def save_graph(path: Path, nodes: list[onnx.NodeProto], outputs: int, weights: dict[str, np.ndarray]) -> Path:
+def save_graph(path: Path, nodes: list[onnx.NodeProto], output: list[int | str], **weights: np.ndarray) -> Path:
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "tokens", WIDTH])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "tokens", outputs])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -44,24 +44,25 @@ def save_graph(path: Path, nodes: list[onnx.NodeProto], outputs: int, weights: d
     return path
 
 
+def random_weights(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.3, shape).astype(np.float32)
+
+
 def matmul_model(path: Path, seed: int = 0) -> Path:
-    """x (1, tokens, 32) through two layers to y (1, tokens, 4)."""
-    random = np.random.default_rng(seed)
-    weights = {
-        "w": random.normal(0, 0.3, (WIDTH, WIDTH)).astype(np.float32),
-        "v": random.normal(0, 0.3, (WIDTH, 4)).astype(np.float32),
-    }
+    """x (1, tokens, 32) through a layer, the mean over tokens and a head to y (1, 4)."""
     nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["h"], "first"),
-        helper.make_node("Relu", ["h"], ["r"], "relu"),
-        helper.make_node("MatMul", ["r", "v"], ["y"], "second"),
+        helper.make_node("MatMul", ["x", "w"], ["hidden"], "layer"),
+        helper.make_node("Relu", ["hidden"], ["positive"], "relu"),
+        helper.make_node("ReduceMean", ["positive"], ["pooled"], "pool", axes=[1], keepdims=0),
+        helper.make_node("MatMul", ["pooled", "v"], ["y"], "head"),
     ]
-    return save_graph(path, nodes, 4, weights)
+    weights = {"w": random_weights(WIDTH, WIDTH, seed=seed), "v": random_weights(WIDTH, 4, seed=seed + 100)}
+    return save_graph(path, nodes, [1, 4], **weights)
 
 
 def relu_model(path: Path) -> Path:
     """A model without a matrix to quantize."""
-    return save_graph(path, [helper.make_node("Relu", ["x"], ["y"], "relu")], WIDTH, {})
+    return save_graph(path, [helper.make_node("Relu", ["x"], ["y"], "relu")], [1, "tokens", WIDTH])
 
 
 def samples(*lengths: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
@@ -80,7 +81,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 # what test_runner calls in a child process
 def greet(name: str) -> dict[str, str]:
-    print(f"about to greet {name}", flush=True)
+    sys.stdout.write(f"about to greet {name}\n")
     return {"hello": name}
 
 

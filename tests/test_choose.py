@@ -55,8 +55,8 @@ SMALLER = "trim the vocabulary (--vocabulary N), or raise the budget in the prof
         ([trial(), int8(drop_points=1.0, agreement=0.8)], "dynamic_int8", "2.00x the speed of fp32 at +1.0 points lost",
          {"float32": "2.00x slower than dynamic_int8"}),
         # fp32 over a budget while int8 fits
-        ([trial(peak_rss_mib=33.0), int8()], "dynamic_int8", "fits the budgets, which fp32 does not, and is 2.00x its speed",
-         {"float32": "peak memory 33.0 MiB > 32"}),
+        ([trial(peak_rss_mib=33.0), int8()], "dynamic_int8",
+         "fits the budgets, which fp32 does not, and is 2.00x its speed", {"float32": "peak memory 33.0 MiB > 32"}),
         ([trial(artifact_mib=17.0, latency_ms=11.0), int8(speed=0.9)], "dynamic_int8",
          "fits the budgets, which fp32 does not, and is 0.90x its speed",
          {"float32": "file 17.0 MiB > 16; latency 11.00 ms > 10"}),

@@ -110,7 +110,9 @@ def test_a_file_that_is_no_profile_is_refused(content, problem, fix, tmp_path):
     assert (refusal.value.fix, refusal.value.exit_code) == (fix, 2)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("rpi44", "did you mean 'rpi4'? "), ("RPI5", "did you mean 'rpi5'? "), ("", "")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("rpi44", "did you mean 'rpi4'? "), ("RPI5", "did you mean 'rpi5'? "), ("", "")]
+)
 def test_an_unknown_target_suggests(name, hint):
     with pytest.raises(UsageError) as refusal:
         load_profile(name)

@@ -104,16 +104,15 @@ def test_a_cell_of_the_absurd_is_refused(tmp_path):
 def test_a_folder_names_its_splits(tmp_path):
     for name in ("Training.csv", "dev.tsv", "test.csv", "unlabeled.csv", "notes.txt", "extra.csv"):
         (tmp_path / name).write_bytes(ONE if name.endswith("csv") else ONE.replace(b",", b"\t"))
-    assert read_tables(str(tmp_path)) == dict.fromkeys(
-        ("train", "validation", "test", "unlabelled"), [{"text": "hi", "label": "x"}]
-    )
+    row = {"text": "hi", "label": "x"}
+    assert read_tables(str(tmp_path)) == {name: [row] for name in ("train", "validation", "test", "unlabelled")}
 
 
 @pytest.mark.parametrize(
     ("files", "problem", "fix"),
     [
-        (["val.csv", "valid.csv", "train.csv"], "{folder}/val.csv and {folder}/valid.csv both name the validation split",
-         "keep one of them"),
+        (["val.csv", "valid.csv", "train.csv"],
+         "{folder}/val.csv and {folder}/valid.csv both name the validation split", "keep one of them"),
         (["test.csv"], "{folder} has no training split",
          "name the files train.csv, validation.csv, test.csv (or .tsv, .jsonl, .parquet); or give one file"),
     ],

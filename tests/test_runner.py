@@ -1,12 +1,15 @@
 """The runner: samples travel whole, a job's answer is true, and a foreign model harms no one but its own process."""
 
-import json
+import hashlib
+import re
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from helpers import fast, matmul_model, relu_model, samples
+from helpers import fast, matmul_model, samples
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -79,12 +82,98 @@ def test_a_session_takes_the_threads_asked_for_and_the_inputs_it_knows(lab):
     assert [list(feed) for feed in runner.feeds(session, samples(1, 2))] == [["x"], ["x"]]
 
 
-def test_a_prediction_is_what_the_model_says_of_each_sample_alone(tmp_path, predicted):
-    # outputs are stacked along the first axis, so samples of one length here
-    model, same = matmul_model(tmp_path / "m.onnx", seed=1), samples(4, 4, 4)
-    runner.pack(same, tmp_path / "in.npz")
-    answer = runner.predict(str(model), str(tmp_path / "in.npz"), 1, "CPUExecutionProvider", str(tmp_path / "out.npy"))
-    session = runner.open_session(str(model), threads=1)
-    alone = [session.run(None, {"x": sample["x"]})[0] for sample in same]
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), np.concatenate(alone))
-    assert answer["n"] == len(set(answer["row_sha256"])) == 3
+def test_a_prediction_is_what_the_model_says_of_each_sample_alone(lab, predicted):
+    session = runner.open_session(f"{lab}/one.onnx", threads=1)
+    alone = [session.run(None, {"x": sample["x"]})[0] for sample in samples(*LENGTHS)]
+    np.testing.assert_array_equal(np.load(lab / "outputs.npy"), np.concatenate(alone))
+    assert predicted == {"n": 4, "row_sha256": [hashlib.sha256(row.tobytes()).hexdigest() for row in alone]}
+
+
+def test_a_timed_run_interleaves_and_says_what_the_prediction_said(lab, predicted):
+    models = {name: {"model": f"{lab}/{name}.onnx", "inputs": f"{lab}/inputs.npz"} for name in ("one", "two")}
+    answer = Local().run("time", models=models, threads=1, rounds=3, seed=0)
+    assert list(answer["latency_ms"]) == list(answer["row_sha256"]) == ["one", "two", "aa"]
+    for turns in answer["latency_ms"].values():
+        assert [len(turn) for turn in turns] == [len(LENGTHS)] * 3
+        assert all(0 < ms < 1000 for turn in turns for ms in turn)
+    assert answer["row_sha256"]["one"] == answer["row_sha256"]["aa"] == predicted["row_sha256"]
+    assert not set(answer["row_sha256"]["two"]) & set(predicted["row_sha256"])
+
+
+def test_a_footprint_is_above_the_import_baseline_and_never_falls(lab):
+    runner.pack(samples(100_000), lab / "long.npz")
+    files = [f"{lab}/inputs.npz", f"{lab}/long.npz"]
+    before = time.time()
+    answer = Local().run("footprint", model=f"{lab}/one.onnx", inputs=files, threads=1)
+    assert answer["baseline_mib"] > 10
+    short, long = answer["peak_rss_mib"]
+    assert 0 < short < long < 500
+    assert long - short > 0.9 * 100_000 * 32 * 4 / 2**20, "at least the long sample's hidden activation"
+    assert 0 < answer["load_ms"] < answer["cold_start_ms"] < (time.time() - before) * 1000
+
+
+DAMAGE = {"cut short": lambda raw: raw[: len(raw) // 2], "no model": lambda raw: b"<html>not found</html>"}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_model_is_refused(lab, tmp_path, damage):
+    model = tmp_path / "damaged.onnx"
+    model.write_bytes(damage((lab / "one.onnx").read_bytes()))
+    with pytest.raises(errors.RuntimeCannotLoad) as refusal:
+        Local().run("footprint", model=str(model), inputs=[f"{lab}/inputs.npz"], threads=1)
+    assert refusal.value.message.startswith("ONNX Runtime refuses the model: InvalidProtobuf: ")
+    assert refusal.value.fix == "export it again with an opset and IR version that this runtime knows"
+    assert refusal.value.exit_code == 7
+
+
+def test_a_model_from_the_future_is_refused(tmp_path, lab):
+    model = onnx.load(lab / "one.onnx")
+    model.ir_version = 99
+    onnx.save(model, tmp_path / "future.onnx")
+    with pytest.raises(errors.RuntimeCannotLoad, match="Unsupported model IR version: 99"):
+        Local().run("predict", model=f"{tmp_path}/future.onnx", inputs="", threads=1, outputs="")
+
+
+def test_a_run_without_end_is_ended(lab):
+    with pytest.raises(errors.EdgeKDError) as refusal:
+        Local(timeout_s=0.05).run("predict", model=f"{lab}/one.onnx", inputs="", threads=1, outputs="")
+    assert refusal.value.message == "a predict run took longer than 0 s"
+    assert refusal.value.fix == "look for a loop in the model, or measure on a quieter machine"
+
+
+def test_the_runner_needs_numpy_and_onnxruntime_alone():
+    imports = set(re.findall(r"^(?:import|from) ([\w]+)", Path(runner.__file__).read_text(encoding="utf-8"), re.M))
+    assert imports - sys.stdlib_module_names == {"numpy", "onnxruntime"}
+
+
+# functions called in a fresh process
+
+
+@pytest.fixture
+def call(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    return lambda name, timeout_s=60, **more: child.call(f"helpers:{name}", more.pop("arguments", {}),
+                                                         timeout_s=timeout_s, **more)  # fmt: skip
+
+
+def test_a_call_brings_back_the_result_and_what_was_said(call):
+    said = []
+    assert call("greet", arguments={"name": "é"}, said=said.append) == {"hello": "é"}
+    assert said == ["about to greet é"]
+
+
+def test_an_error_comes_back_as_itself(call):
+    with pytest.raises(errors.UsageError) as refusal:
+        call("refuse")
+    assert refusal.value.as_dict() == {"error": "this cannot work", "fix": "do something else", "exit": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "timeout_s", "why"),
+    [("crash", 60, "ended with code 1: .*RuntimeError: an unforeseen end"), ("sleep", 0.3, "took longer than 0 s: ")],
+)
+def test_a_child_that_dies_is_told(call, name, timeout_s, why):
+    with pytest.raises(errors.EdgeKDError, match=f"^the child process for helpers:{name} {why}") as refusal:
+        call(name, timeout_s)
+    assert refusal.value.fix.endswith("run the same command again: finished stages are kept")
+    assert refusal.value.exit_code == 1

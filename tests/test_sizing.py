@@ -1,6 +1,7 @@
 """Shapes, their cost on paper, and the search for the most capable one that the device has room for."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from helpers import elsewhere, fast, profile
@@ -29,7 +30,7 @@ def test_layers_are_spread_evenly_from_first_to_last(teacher, data):
     assert len(chosen) == student
     assert chosen[0] == 0
     assert student == 1 or chosen[-1] == teacher - 1
-    gaps = {after - before for before, after in zip(chosen, chosen[1:], strict=False)}
+    gaps = {after - before for before, after in pairwise(chosen)}
     assert not gaps or (min(gaps) >= 1 and max(gaps) - min(gaps) <= 2)
 
 

@@ -218,7 +218,7 @@ def test_the_digest_covers_every_row_and_its_role():
     assert split(USABLE, labels=None, seed=7).digest == usual.digest
     others = [
         split(USABLE | {"test": rows(21, start=200)}, labels=None, seed=0),
-        split(USABLE | {"train": rows(59) + [Example(rows(60)[-1].input, "a")]}, labels=None, seed=0),
+        split(USABLE | {"train": [*rows(59), Example(rows(60)[-1].input, "a")]}, labels=None, seed=0),
         split(USABLE, labels=None, seed=0, classes=["b", "a", "c"]),
     ]
     assert len({usual.digest, *(other.digest for other in others)}) == 4

@@ -78,9 +78,13 @@ def test_a_failure_keeps_the_entry_that_was_there(tmp_path):
     place = tmp_path / "out"
     with writing(place) as fresh:
         (fresh / "a").write_text("old")
-    with pytest.raises(ZeroDivisionError), writing(place) as fresh:
+
+    def fail(fresh):
         (fresh / "a").write_text("new")
-        _ = 1 / 0
+        raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"), writing(place) as fresh:
+        fail(fresh)
     assert (place / "a").read_text() == "old"
     assert is_whole(place)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

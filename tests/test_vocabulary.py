@@ -127,7 +127,7 @@ def test_special_tokens_move_with_their_ids(original):
 
 def test_a_limit_keeps_the_most_frequent_pieces(original):
     seldom, often = CORPUS[:4], CORPUS[4:6]
-    before, after, kept = trimmed(original, seldom + often * 50, limit=0)
+    before, _, kept = trimmed(original, seldom + often * 50, limit=0)
     indispensable = len(kept)
     assert all(len(before.id_to_token(id_).removeprefix("##")) == 1 for id_ in kept if id_ >= len(HEAD))
     pieces = set(before.encode_batch(often)[0].ids + before.encode_batch(often)[1].ids) - set(kept)

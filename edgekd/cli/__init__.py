@@ -108,11 +108,11 @@ def plan(as_json: bool, **values: Any) -> None:
     from edgekd.sizing import fit
 
     store = open_store()
-    made, splits = make_plan(_options(values), store)
+    made, _ = make_plan(_options(values), store)
     if not as_json:
         click.echo(show.plan(made))
     with shown_on_stderr() as progress:
-        shape = fit(made, splits, store, progress)
+        shape = fit(made, store, progress)
     if as_json:
         _print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": show.fit_values(shape)})
     else:

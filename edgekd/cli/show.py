@@ -44,8 +44,7 @@ def plan(made: Plan) -> str:
         ("data", f"{data.name}: {counts}; {len(data.classes)} classes"),
         *(("", note) for note in data.notes),
         ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to "
-                    f"{student.max_tokens} tokens, vocabulary trimmed to "
-                    f"{student.vocabulary_limit or 'what the data use'}"),
+                    f"{student.max_tokens} tokens, vocabulary trimmed to {student.vocabulary}"),
         ("distill", f"{' + '.join(losses)}; {training.epochs} epochs of {training.batch_size} at "
                     f"{training.learning_rate:g}"),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),

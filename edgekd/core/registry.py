@@ -15,7 +15,6 @@ from typing import Any
 
 from edgekd.core.errors import UsageError, suggestion
 
-
 _SINGULAR = {"losses": "loss", "searches": "search"}
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from platformdirs import user_cache_dir
 
 from edgekd.core.errors import StoreError
@@ -38,6 +37,8 @@ class Store:
         `key` must hold everything that the result depends on. Raises StoreError where the disk is full or
         the store cannot be written; whatever `produce` raises passes through, and leaves nothing behind.
         """
+        from filelock import FileLock
+
         place = self.path(name, key)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)

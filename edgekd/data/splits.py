@@ -9,16 +9,24 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from random import Random
 
 from edgekd.core.errors import DataError
 from edgekd.core.results import digest
 
+_WORDS = re.compile(r"\w+")
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1  # of a single file, by content hash
 MAX_LEAK = 0.05  # of the test rows that also stand in training, before we refuse
 HELD_BACK_SHARE, HELD_BACK_MOST = 0.15, 1000  # of the unlabelled rows, for selection and calibration
 FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection then uses labelled validation rows
+
+
+@lru_cache(maxsize=1 << 20)
+def _content(text: str) -> str:
+    folded = " ".join(_WORDS.findall(text.casefold())) or text.strip()
+    return sha256(folded.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,7 @@ class Example:
     @property
     def content(self) -> str:
         """SHA-256 of the folded text."""
-        folded = " ".join(re.findall(r"\w+", self.input.casefold())) or self.input.strip()
-        return sha256(folded.encode()).hexdigest()
+        return _content(self.input)
 
 
 @dataclass(frozen=True)

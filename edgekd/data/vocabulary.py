@@ -18,21 +18,34 @@ from tokenizers import Tokenizer
 Spec = dict[str, Any]
 
 
-def kept_ids(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> list[int]:
-    """Ids to keep, ascending. `limit` keeps only the most frequent pieces beyond the indispensable ones.
+def survey(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> tuple[list[int], list[int]]:
+    """Length of each text in tokens, special ones counted, and the ids to keep, ascending: one pass over the texts.
 
-    A tokenizer whose model we cannot trim safely keeps its whole vocabulary.
+    `limit` keeps only the most frequent pieces beyond the indispensable ones. A tokenizer whose model we cannot
+    trim safely keeps its whole vocabulary.
     """
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    spec: Spec = json.loads(tokenizer.to_str())
-    pieces = _pieces(spec)
-    if pieces is None:
-        return list(range(tokenizer.get_vocab_size(with_added_tokens=True)))
+    text = tokenizer_file.read_text(encoding="utf-8")
+    tokenizer = Tokenizer.from_str(text)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     used: Counter[int] = Counter()
-    for encoding in tokenizer.encode_batch(list(texts)):
-        used.update(encoding.ids)
+    lengths = []
+    for encoding in tokenizer.encode_batch_fast(list(texts)):
+        ids = encoding.ids
+        lengths.append(len(ids))
+        used.update(ids)
+    return lengths, _kept(json.loads(text), used, limit, tokenizer.get_vocab_size(with_added_tokens=True))
+
+
+def kept_ids(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> list[int]:
+    """The ids to keep, as `survey` finds them."""
+    return survey(tokenizer_file, texts, limit=limit)[1]
+
+
+def _kept(spec: Spec, used: Counter[int], limit: int | None, size: int) -> list[int]:
+    pieces = _pieces(spec)
+    if pieces is None:
+        return list(range(size))
     marker = spec["model"].get("continuing_subword_prefix") or ""
     must = {token["id"] for token in spec["added_tokens"]}
     must |= {id_ for piece, id_ in pieces.items() if len(piece.removeprefix(marker) if marker else piece) <= 1}
@@ -41,10 +54,8 @@ def kept_ids(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = 
         must.add(spec["model"]["unk_id"])
     if spec["model"]["type"] == "BPE":
         must |= {id_ for piece, id_ in pieces.items() if piece.startswith("<0x")}  # byte fallback
-    room = None if limit is None else max(0, limit - len(must))
-    wanted = must | {id_ for id_, _ in used.most_common() if id_ not in must} if room is None else must | set(
-        [id_ for id_, _ in used.most_common() if id_ not in must][:room]
-    )  # fmt: skip
+    others = [id_ for id_, _ in used.most_common() if id_ not in must]
+    wanted = must | set(others if limit is None else others[: max(0, limit - len(must))])
     if spec["model"]["type"] == "BPE":
         wanted |= _ancestors(spec, pieces, wanted)
     return sorted(wanted)
