@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,8 +46,9 @@ def main() -> int:
     text = README.read_text(encoding="utf-8")
     fresh = text
     for name, table in TABLES.items():
-        mark = re.compile(rf"(<!-- table:{name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        fresh = mark.sub(lambda match, made=table(): match[1] + made + match[2], fresh)  # type: ignore[misc]
+        start, end = f"<!-- table:{name} -->\n", "\n<!-- end -->"
+        before, _, rest = fresh.partition(start)
+        fresh = before + start + table() + end + rest.partition(end)[2]
     if "--check" in sys.argv[1:]:
         if fresh != text:
             print("README.md: a table is not that of benchmarks/results; run `python -m benchmarks.table`")

@@ -108,8 +108,8 @@ def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path,
     folder.mkdir()
     task = make("tasks", plan.task)
     rows = splits.test if plan.golden == "test" else (*splits.train, *splits.unlabelled)
-    few = rows[:: max(1, len(rows) // GOLDEN_ROWS)][:GOLDEN_ROWS]
-    samples = task.encode(student, [row.input for row in few], plan.student.max_tokens)
+    few = [row.input for row in rows[:: max(1, len(rows) // GOLDEN_ROWS)][:GOLDEN_ROWS]]
+    samples = task.encode(student, plan.golden_texts or few, plan.student.max_tokens)
     if plan.golden == "synthetic":
         samples = task.synthetic(samples, GOLDEN_ROWS, plan.seed)
     inputs = {f"{row}.{name}": values for row, sample in enumerate(samples) for name, values in sample.items()}
@@ -120,7 +120,10 @@ def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path,
     floor = 1e-4 * float(np.abs(own).max())
     tolerance = {platform.machine(): max(4 * spread, error / 2, floor), "float32": max(2 * error, 4 * spread, floor)}
     np.savez(folder / "expected.npz", **{platform.machine(): own, "float32": float32})  # type: ignore[arg-type]
-    nature = {"synthetic": "random tokens of the vocabulary, nobody's text", "test": "held-out samples"}
+    nature = {
+        "synthetic": "random tokens of the vocabulary, nobody's text", "test": "held-out samples",
+        "file": "rows of a file that the builder gave",
+    }  # fmt: skip
     rules = {
         "inputs": nature[plan.golden],
         "count": len(samples), "tolerance": tolerance, "spread": spread, "quantization_error": error,

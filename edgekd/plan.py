@@ -99,7 +99,8 @@ class Plan:
     measuring: Measuring
     min_retained: float
     search_limit_s: float
-    golden: str
+    golden: str  # synthetic, test or file
+    golden_texts: tuple[str, ...]  # of the file, where the user gave one
     seed: int
     threads: int
     versions: dict[str, str]

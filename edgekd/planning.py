@@ -13,7 +13,7 @@ from edgekd.core.registry import make, plugin
 from edgekd.core.results import versions
 from edgekd.core.store import Store, open_store
 from edgekd.data import demos
-from edgekd.data.read import read_file, read_tables
+from edgekd.data.read import READERS, read_file, read_tables
 from edgekd.data.splits import Example, Splits, split
 from edgekd.data.vocabulary import survey
 from edgekd.plan import DataPlan, LossTerm, Measuring, Plan, StudentPlan, TeacherPlan, Training
@@ -24,6 +24,7 @@ PACKAGES = (
 )  # fmt: skip
 DEFAULT_LOSSES = ("response=0.9", "hard_labels=0.1")
 GOLDEN = ("synthetic", "test")
+GOLDEN_MOST = 64  # rows of a file of golden inputs
 _LENGTH_QUANTILES = 12
 _TOKENS_LIMIT = 512
 
@@ -74,6 +75,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     labels = options.labels if options.labels is not None or demo is None else demo.labels
     found = make("teachers", "huggingface").inspect(teacher_source)
     splits, columns = _read_splits(options, task, data_source, found["labels"], labels)
+    golden_texts = _golden_texts(options, task)
     texts = [row.input for row in (*splits.train, *splits.unlabelled)]
     tokens, kept = survey(tokenizer_file(Path(found["folder"]), store), texts, limit=options.vocabulary)
     lengths, max_tokens = _lengths(sorted(tokens), found["architecture"]["max_tokens"], options)
@@ -104,7 +106,8 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         measuring=Measuring(rounds=4, processes=5 if options.full else 2, timed_samples=100),
         min_retained=options.min_retained,
         search_limit_s=options.time_limit_s,
-        golden=options.golden,
+        golden="file" if golden_texts else options.golden,
+        golden_texts=golden_texts,
         seed=options.seed,
         threads=options.threads or os.cpu_count() or 1,
         versions=versions(*PACKAGES),
@@ -188,6 +191,21 @@ def write_tokenizer(folder: str, out: str) -> None:
     AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(out)
 
 
+def _golden_texts(options: Options, task: Any) -> tuple[str, ...]:
+    """The first rows of the file that `--golden` names; none for the words it knows."""
+    if options.golden in GOLDEN:
+        return ()
+    path = Path(options.golden).expanduser()
+    if path.suffix not in READERS:
+        raise UsageError(
+            f"--golden {options.golden!r} is unknown", fix=f"{suggestion(options.golden, GOLDEN)}; or give a data file"
+        )
+    table = read_file(path)
+    column = task.input_column(table, options.golden)
+    rows = task.examples(table, (column, column), options.golden, labelled=False)
+    return tuple(row.input for row in rows[:GOLDEN_MOST])
+
+
 def _losses(options: Options) -> tuple[LossTerm, ...]:
     terms = []
     for text in options.losses or DEFAULT_LOSSES:
@@ -227,20 +245,18 @@ def _check_numbers(options: Options) -> None:
             raise UsageError(f"{flag} {value:g} makes no sense", fix=f"give a number from {low:g} to {high:g}")
     if options.student is not None:
         plugin("students", options.student)
-    if options.golden not in GOLDEN:
-        raise UsageError(f"--golden {options.golden!r} is unknown", fix=suggestion(options.golden, GOLDEN))
 
 
 def _teacher_training(rows: int) -> Training:
-    """About 750 steps of 16 for a small set, at least three epochs for a large one."""
-    return Training(epochs=max(3, min(12, round(12_000 / rows))), batch_size=16, learning_rate=2e-4, head_factor=5.0)
+    """About 625 steps of 16 for a small set, at least three epochs for a large one."""
+    return Training(epochs=max(3, min(10, round(10_000 / rows))), batch_size=16, learning_rate=2e-4, head_factor=5.0)
 
 
 def _student_training(rows: int, options: Options) -> Training:
     return Training(
-        epochs=options.epochs or max(3, min(20, round(26_000 / rows))),
-        batch_size=32,
-        learning_rate=options.learning_rate or 5e-4,
+        epochs=options.epochs or max(3, min(20, round(31_000 / rows))),
+        batch_size=16,
+        learning_rate=options.learning_rate or 3e-4,
     )
 
 

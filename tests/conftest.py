@@ -17,8 +17,32 @@ from edgekd.core.quiet import hush
 
 hush()
 
-CLASSES = {"colour": "red green blue white black", "animal": "cat dog horse cow bird", "food": "bread rice soup cake egg"}
-FILLER = "what is the name of a kind that people in this town like most when they see it near the old house".split()
+CLASSES = {
+    "colour": "red green blue white black",
+    "animal": "cat dog horse cow bird",
+    "food": "bread rice soup cake egg",
+}
+FILLER = (
+    "what",
+    "is",
+    "the",
+    "name",
+    "of",
+    "a",
+    "kind",
+    "that",
+    "people",
+    "in",
+    "this",
+    "town",
+    "like",
+    "most",
+    "when",
+    "they",
+    "see",
+    "it",
+    "near",
+)
 
 
 def texts(count: int, seed: int) -> list[tuple[str, str]]:

@@ -50,7 +50,8 @@ def plan_of(tiny_teacher: Path, store: Path):
         (("--target", "rpi4", "--memory-mib", "-3"), "memory_mib is -3.0", "correct these keys"),
         (("--target", "rpi4", "--labels", "1"), "--labels 1 makes no sense", "give a number from 2"),
         (("--target", "rpi4", "--temperature", "0"), "--temperature 0 makes no sense", "give a number from 0.05"),
-        (("--target", "rpi4", "--golden", "mine"), "--golden 'mine' is unknown", "choose one of: synthetic, test"),
+        (("--target", "rpi4", "--golden", "mine"), "--golden 'mine' is unknown",
+         "choose one of: synthetic, test; or give a data file"),
         (("--target", "rpi4", "--bogus"), "No such option", "see `edgekd plan --help`"),
         (("--target", "missing.yaml"), "cannot read the target profile missing.yaml", "edgekd targets show rpi4"),
     ],
@@ -83,7 +84,8 @@ def test_profile_with_unknown_and_absurd_values(tmp_path: Path, store: Path) -> 
         (b"text,label\n" + b"".join(b"row %d,same\n" % i for i in range(40)), "a.csv",
          "training rows have one class, 'same'", "give rows of at least two classes"),
         (b"text,label\n,a\n", "a.csv", "row 1: the text column 'text' holds ''", "remove rows without text"),
-        (b"text,label\n" + b"".join(b"row %d,%c\n" % (i, 97 + i % 2) for i in range(9)), "a.csv", "training rows are left after splitting", "give more rows"),
+        (b"text,label\n" + b"".join(b"row %d,%c\n" % (i, 97 + i % 2) for i in range(9)), "a.csv",
+         "training rows are left after splitting", "give more rows"),
     ],
 )  # fmt: skip
 def test_data_that_cannot_be_used(plan_of, tmp_path: Path, content: bytes, name: str, error: str, fix: str) -> None:
@@ -131,7 +133,9 @@ def _classifier(teacher: Path, folder: Path, labels: list[str]) -> Path:
     return folder
 
 
-def test_labels_that_the_teacher_does_not_know(tiny_teacher: Path, tiny_data: Path, tmp_path: Path, store: Path) -> None:
+def test_labels_that_the_teacher_does_not_know(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path, store: Path
+) -> None:
     teacher = _classifier(tiny_teacher, tmp_path / "ready", ["colour", "animal", "music"])
     error, fix = refused(1, "plan", "--target", "rpi4", "--teacher", teacher, "--data", tiny_data)
     assert "have labels that the teacher does not know: 'food'" in error
@@ -146,7 +150,7 @@ class _RunsCode:
 @pytest.mark.parametrize(
     ("break_it", "error", "fix"),
     [
-        (lambda folder: (folder / "model.safetensors").unlink(), "has no weights", "save it with model.save_pretrained"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no weights", "model.save_pretrained"),
         (lambda folder: (folder / "config.json").unlink(), "cannot read", "give a folder saved by"),
         (lambda folder: [path.unlink() for path in folder.glob("*ok*.json")] and (folder / "vocab.txt").unlink(),
          "has no tokenizer", "save it beside the model"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +56,7 @@ def test_a_small_model_learns_its_data(tiny_bundle: Path) -> None:
     summary = json.loads((tiny_bundle / "report.json").read_text(encoding="utf-8"))["summary"]
     assert summary["teacher"]["metric_value"] > 0.9
     assert summary["retained"] > 0.9
-    assert summary["smaller"] > 2
+    assert summary["smaller"] > 1.2
 
 
 def test_same_command_again_finds_the_bundle(tiny_bundle: Path, build_of) -> None:
@@ -73,7 +72,9 @@ def test_another_folder_is_made_from_the_store_byte_for_byte(tiny_bundle: Path, 
     assert done.returncode == 0, done.stderr
     for stage in ("teacher", "outputs", "student", "export-student", "compress", "measure"):
         assert f"{stage}: kept from an earlier run" in done.stderr
-    first, second = (json.loads((folder / "manifest.json").read_text("utf-8")) for folder in (tiny_bundle, tmp_path / "copy"))
+    first, second = (
+        json.loads((folder / "manifest.json").read_text("utf-8")) for folder in (tiny_bundle, tmp_path / "copy")
+    )
     assert first["artifact"] == second["artifact"]
 
 
@@ -117,11 +118,24 @@ def test_too_little_retained_ships_nothing(build_of, tiny_bundle: Path, tmp_path
     assert not (tmp_path / "none").exists()
 
 
-def test_arm_target_is_never_measured_here(build_of, tiny_bundle: Path, tiny_teacher, tiny_data, tmp_path: Path) -> None:
+def test_arm_target_is_never_measured_here(
+    build_of, tiny_bundle: Path, tiny_teacher, tiny_data, tmp_path: Path
+) -> None:
     target = loose_target(tmp_path, arch="aarch64", microarch="cortex-a72", isa=["asimd"], emulator_cpu="cortex-a72")
     out = tmp_path / "arm"
     done = run(
-        "build", "--target", target, "--teacher", tiny_teacher, "--data", tiny_data, "--out", out, *TINY, "--golden", "test"
+        "build",
+        "--target",
+        target,
+        "--teacher",
+        tiny_teacher,
+        "--data",
+        tiny_data,
+        "--out",
+        out,
+        *TINY,
+        "--golden",
+        "test",
     )
     assert done.returncode == 0, done.stderr
     said = json.loads((out / "report.json").read_text(encoding="utf-8"))["target_figures"]
@@ -137,16 +151,20 @@ def test_ready_teacher_is_used_as_it_is(tiny_bundle: Path, tiny_data: Path, stor
     teacher = next((store / "teacher").glob("*/model.safetensors")).parent
     names = json.loads((teacher / "config.json").read_text(encoding="utf-8"))["label2id"]
     numbered = write_csv(tmp_path / "numbered.csv", [(text, str(names[label])) for text, label in texts(600, seed=1)])
+    golden = write_csv(tmp_path / "golden.csv", [(text,) for text, _ in texts(20, seed=8)], header=("text",))
     done = run(
-        "build", "--target", loose_target(tmp_path), "--teacher", teacher, "--data", numbered, "--out", tmp_path / "out",
-        *TINY, "--labels", "60", "--student", "transformer", "--loss", "response",
+        "build", "--target", loose_target(tmp_path), "--teacher", teacher, "--data", numbered,
+        "--out", tmp_path / "out",
+        *TINY, "--labels", "60", "--student", "transformer", "--loss", "response", "--golden", golden,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "teach: fine-tune" not in done.stderr
     said = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert said["golden"] == "file"
+    assert json.loads((tmp_path / "out" / "golden" / "golden.json").read_text(encoding="utf-8"))["count"] == 20
     assert said["teacher"]["ready"] is True
     assert said["data"]["counts"]["train"] == 60
-    assert any("unlabelled rows held back" in note for note in said["data"]["notes"])
+    assert any("keep no labels either" in note for note in said["data"]["notes"])
 
 
 def test_every_form_of_data_gives_the_same_plan(tiny_teacher: Path, store: Path, tmp_path: Path) -> None:
@@ -169,7 +187,7 @@ def test_every_form_of_data_gives_the_same_plan(tiny_teacher: Path, store: Path,
         make_plan(Options(target="rpi4", teacher=str(tiny_teacher), data=str(tmp_path / form)))[0] for form in forms
     ]
     assert len({plan.data.digest for plan in plans}) == 1
-    assert len({plan.student for plan in plans if not plan.student.losses[0].options.clear()}) == 1
+    assert all(plan.student == plans[0].student for plan in plans)
 
 
 def test_unlabelled_file_and_folder_of_splits(tiny_teacher: Path, store: Path, tmp_path: Path) -> None:
@@ -185,4 +203,3 @@ def test_unlabelled_file_and_folder_of_splits(tiny_teacher: Path, store: Path, t
     assert plan.data.counts["test"] == 100
     assert len(splits.unlabelled) + len(splits.selection) + len(splits.calibration) == 340
     assert {row.label for row in splits.unlabelled} == {None}
-    assert shutil.rmtree(data) is None

@@ -105,9 +105,8 @@ def test_a_footprint_is_above_the_import_baseline_and_never_falls(lab):
     files = [f"{lab}/inputs.npz", f"{lab}/long.npz"]
     before = time.time()
     answer = Local().run("footprint", model=f"{lab}/one.onnx", inputs=files, threads=1)
-    assert answer["baseline_mib"] > 10
     short, long = answer["peak_rss_mib"]
-    assert 0 < short < long < 500
+    assert 0 < short < answer["baseline_mib"], "numpy and onnxruntime weigh more than this model"
     assert long - short > 0.9 * 100_000 * 32 * 4 / 2**20, "at least the long sample's hidden activation"
     assert 0 < answer["load_ms"] < answer["cold_start_ms"] < (time.time() - before) * 1000
 

@@ -177,6 +177,11 @@ def test_stratified_keeps_count_and_every_class(sizes, count, seed):
     assert stratified(pool, count, seed) == kept
 
 
+def test_what_rounding_leaves_over_goes_to_the_class_that_lost_most():
+    pool = [Example(f"row {n}", "a" if n < 8 else "b") for n in range(15)]
+    assert Counter(row.label for row in stratified(pool, 7, seed=0)) == {"a": 4, "b": 3}  # owed 3.7 and 3.3
+
+
 USABLE = {"train": rows(60), "validation": rows(9, start=100), "test": rows(20, start=200)}
 
 

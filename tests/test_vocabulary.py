@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from edgekd.data.vocabulary import kept_ids, trim_tokenizer
+from edgekd.data.vocabulary import kept_ids, survey, trim_tokenizer
 
 KINDS = ("WordPiece", "BPE", "ByteLevel", "Unigram")
 LETTERS = "abcdefghij"
@@ -135,12 +135,13 @@ def test_a_limit_keeps_the_most_frequent_pieces(original):
     assert pieces <= set(few) < set(kept_ids(original, seldom + often * 50))
 
 
-def test_truncation_and_padding_of_the_file_do_not_hide_pieces(original):
+def test_truncation_and_padding_of_the_file_hide_nothing(original):
     tokenizer = Tokenizer.from_file(str(original))
+    lengths = [len(tokenizer.encode(text).ids) for text in CORPUS]
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=4)
     tokenizer.save(str(original.with_name("short.json")))
-    assert kept_ids(original.with_name("short.json"), CORPUS) == kept_ids(original, CORPUS)
+    assert survey(original.with_name("short.json"), CORPUS) == (lengths, kept_ids(original, CORPUS))
 
 
 def test_a_model_that_cannot_be_trimmed_stays_whole(tmp_path):

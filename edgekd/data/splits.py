@@ -107,9 +107,14 @@ def split(
     if len(distinct) < len(loose):
         notes.append(f"{len(loose) - len(distinct)} unlabelled rows dropped because they repeat another row")
     loose = distinct
-    if len(loose) >= FEW_UNLABELLED:
-        return _held_back_unlabelled(train + validation, loose, test, known, seed, notes)
-    if not validation:
+    labelled = labels is None
+    if validation and not labelled:
+        validation = [replace(row, label=None) for row in validation]
+        notes.append("validation rows keep no labels either: selection is by agreement with the teacher")
+    elif not validation and len(loose) >= FEW_UNLABELLED:
+        return _held_back_unlabelled(train, loose, test, known, seed, notes)
+    elif not validation:
+        labelled = True
         validation = stratified(train, max(len(known), round(len(train) * VALIDATION_SHARE)), seed)
         chosen = {id(row) for row in validation}
         train = [row for row in train if id(row) not in chosen]
@@ -117,7 +122,7 @@ def split(
     calibration, selection = validation[: len(validation) // 3], validation[len(validation) // 3 :]
     _enough(train, selection, test)
     return Splits(
-        tuple(train), tuple(loose), tuple(selection), tuple(calibration), tuple(test), known, True, tuple(notes)
+        tuple(train), tuple(loose), tuple(selection), tuple(calibration), tuple(test), known, labelled, tuple(notes)
     )
 
 
