@@ -26,8 +26,7 @@ from edgekd.runner import pack
 if TYPE_CHECKING:
     import numpy as np
 
-P90_SAMPLES, P99_SAMPLES = 44, 459  # fewer say nothing about the percentile (order statistics, 95%)
-UNSTABLE = 0.01  # an A/A ratio of medians further from 1 than this marks the run's latencies
+P90_SAMPLES = 44  # fewer say nothing about the percentile (order statistics, 95%)
 _COLD_STARTS = 3
 
 

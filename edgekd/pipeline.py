@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import bundle, report, sizing
-from edgekd.core.errors import BelowAccuracy
+from edgekd.core.errors import BelowAccuracy, OverLatency, OverMemory
 from edgekd.core.protocols import Progress, Quiet
 from edgekd.core.quiet import hush
 from edgekd.core.results import this_host
@@ -50,6 +50,7 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
     choice, trials = stages.choice(variants)
     measured = stages.measured(teacher, stages.exported("teacher", teacher), student, variants)
     said = report.compose(plan, shape, choice, trials, measured)
+    _hold_to_budgets(plan, said["summary"]["shipped"])
     retained = said["summary"]["retained"]
     if retained < plan.min_retained:
         raise BelowAccuracy(
@@ -61,6 +62,21 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
     progress.stage("ship: write the bundle")
     bundle.write(plan, splits, said, student, variants, choice.recipe, out)
     return Built(out, said["summary"], fresh=True)
+
+
+def _hold_to_budgets(plan: Plan, shipped: dict[str, Any]) -> None:
+    """The last word: what was measured on the held-out samples must be within the budgets, too."""
+    target = plan.target
+    if shipped["peak_rss_mib"] > target.memory_mib:
+        raise OverMemory(
+            f"the finished student's peak memory is {shipped['peak_rss_mib']:.1f} MiB > {target.memory_mib:g}",
+            fix="raise memory_mib in the profile, or trim the vocabulary (--vocabulary N)",
+        )
+    if target.runs_here and shipped["latency_p50_ms"] > target.latency_ms:
+        raise OverLatency(
+            f"the finished student's median latency is {shipped['latency_p50_ms']:.2f} ms > {target.latency_ms:g}",
+            fix="raise latency_ms in the profile, or ask for a faster student (--min-speedup)",
+        )
 
 
 def teacher_mib(plan: Plan) -> int:
@@ -119,9 +135,9 @@ class _Stages:
 
         self.progress.stage(f"export: the {who} to ONNX")
         own = self.plan.teaching if who == "teacher" else self.plan.distilling(self.shape)
-        exporters = {name: self.plan.versions[name] for name in ("optimum-onnx", "onnx", "onnxruntime")}
         target = self.plan.target
-        key = {"of": own, "max_opset": target.max_opset, "max_ir_version": target.max_ir_version} | exporters
+        key = {"of": own, "max_opset": target.max_opset, "max_ir_version": target.max_ir_version}
+        key |= self._exporters()
         texts = [row.input for row in self.splits.train]
         return self._stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, texts, out))
 
@@ -157,13 +173,16 @@ class _Stages:
                 models[trial.recipe] = (variant_file(variants, trial.recipe), student)
         place = self._stage(
             "measure",
-            self._measuring_key() | {"measuring": asdict(self.plan.measuring)},
+            self._measuring_key() | {"measuring": asdict(self.plan.measuring), "models": sorted(models)},
             lambda out: measure.measure(self.plan, self.splits, models, out, self.progress),
         )
         return measure.read_measured(place)
 
+    def _exporters(self) -> dict[str, str]:
+        return {name: self.plan.versions[name] for name in ("optimum-onnx", "onnx", "onnxruntime")}
+
     def _measuring_key(self) -> dict[str, Any]:
         return {
             "student": self.plan.distilling(self.shape), "target": self.plan.target.as_dict(),
-            "host": asdict(this_host()),
+            "host": asdict(this_host()), "exporters": self._exporters(),
         }  # fmt: skip

@@ -248,8 +248,8 @@ def _check_numbers(options: Options) -> None:
 
 
 def _teacher_training(rows: int) -> Training:
-    """About 625 steps of 16 for a small set, at least three epochs for a large one."""
-    return Training(epochs=max(3, min(10, round(10_000 / rows))), batch_size=16, learning_rate=2e-4, head_factor=5.0)
+    """About 750 steps of 16 for a small set, at least three epochs for a large one."""
+    return Training(epochs=max(3, min(12, round(12_000 / rows))), batch_size=16, learning_rate=2e-4, head_factor=5.0)
 
 
 def _student_training(rows: int, options: Options) -> Training:

@@ -28,7 +28,7 @@ import onnxruntime as ort
 
 Sample = dict[str, np.ndarray]
 
-SETTLE_ROUNDS = 30  # warm-up ends when the medians of two successive fifths of it agree within 5%, or here
+SETTLE_ROUNDS = 30  # warm-up ends when three successive medians agree within 5%, or here
 
 
 def pack(samples: list[Sample], path: Path) -> None:

@@ -121,7 +121,8 @@ def search(
         ladder[0], layers=architecture["layers"], feed_forward=architecture["feed_forward"],
         vocabulary=architecture["vocabulary"],
     )  # fmt: skip
-    recipe = next((name for name in profile.recipes if "int8" in name), profile.recipes[0])
+    recipe = next((name for name in profile.recipes if "int8" in name and not plugin("quantizers", name).calibrates),
+                  profile.recipes[0])  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgekd-size-") as folder:
         bench = _Bench(Path(folder), Path(teacher_folder), profile, recipe, whole, ladder[0], lengths, task)
         bench.add_teacher()

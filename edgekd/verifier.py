@@ -75,6 +75,9 @@ def main(folder):
     if problems:
         print("FAILED  this is not the bundle that was shipped:", *problems, sep="\n  ")
         return 1
+    if manifest.get("model") not in manifest["artifact"]["files"]:
+        print("FAILED  manifest.json names no model of this bundle")
+        return 1
     count = len(manifest["artifact"]["files"]) + len(manifest["evidence"]["files"])
     print(f"ok      {count} files are those that the manifest lists")
     try:

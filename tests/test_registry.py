@@ -94,7 +94,7 @@ def test_options_reach_the_plugin():
         ("tasks", "text-clasification", "there is no task called 'text-clasification'",
          "did you mean 'text-classification'? choose one of: text-classification"),
         ("losses", "respnse", "there is no loss called 'respnse'",
-         "did you mean 'response'? choose one of: hard_labels, response"),
+         f"did you mean 'response'? choose one of: {', '.join(names('losses'))}"),
         ("searches", "x", "there is no search called 'x'", "choose one of: neural_compressor"),
         ("devices", "", "there is no device called ''", "choose one of: local"),
         ("quantizers", "_onnx", "there is no quantizer called '_onnx'",
@@ -115,7 +115,7 @@ def test_a_package_outside_adds_its_own(monkeypatch):
     try:
         for cached in caches:
             cached.cache_clear()
-        assert names("losses") == ("hard_labels", "mean_squares", "response")
+        assert set(names("losses")) >= {"hard_labels", "mean_squares", "response"}
         assert plugin("losses", "mean-squares").__name__ == "Fraction"
         assert "mean_squares" not in names("tasks")
     finally:

@@ -90,9 +90,11 @@ def test_given_splits_stay_as_they_are(train, validation, test, leaks):
     assert_disjoint(splits)
     assert list(splits.test) == given_rows["test"], "the test split is never touched"
     assert sorted(contents(splits.calibration + splits.selection)) == sorted(contents(given_rows["validation"]))
-    # a labelled row is in training unless another split holds its content
+    # a labelled row is in training, once, unless another split holds its content
     elsewhere = set(contents(given_rows["test"] + given_rows["validation"]))
-    assert contents(splits.train) == [c for c in contents(r for r in train if r.label) if c not in elsewhere]
+    seen_first = dict.fromkeys(contents(train))
+    labelled = {row.content for row in {row.content: row for row in reversed(train)}.values() if row.label}
+    assert contents(splits.train) == [c for c in seen_first if c in labelled and c not in elsewhere]
     assert any(note.endswith("because they also stand in test") for note in splits.notes) == (leaks > 0)
 
 
@@ -103,7 +105,7 @@ def test_a_leak_is_dropped_from_training_or_refused_above_five_percent(leaks):
     if leaks == 1:
         splits = split(given_rows, labels=None, seed=0)
         assert splits.notes == ("1 rows dropped from training because they also stand in test",)
-        assert splits.counts == {"train": 60, "unlabelled": 0, "selection": 6, "calibration": 3, "test": 20}
+        assert splits.counts == {"train": 60, "unlabelled": 0, "selection": 7, "calibration": 2, "test": 20}
         return
     with pytest.raises(DataError) as refusal:
         split(given_rows, labels=None, seed=0)
@@ -117,7 +119,7 @@ def test_a_leak_is_dropped_from_training_or_refused_above_five_percent(leaks):
 def test_a_validation_split_is_carved_from_training():
     splits = split({"train": rows(90), "test": rows(20, start=100)}, labels=None, seed=0)
     assert splits.notes == ("no validation split: 9 rows carved from training, stratified",)
-    assert splits.counts == {"train": 81, "unlabelled": 0, "selection": 6, "calibration": 3, "test": 20}
+    assert splits.counts == {"train": 81, "unlabelled": 0, "selection": 7, "calibration": 2, "test": 20}
     assert splits.selection_labelled
     assert {row.label for row in splits.selection + splits.calibration} == set(LABELS)
     assert_disjoint(splits)
@@ -142,6 +144,26 @@ def test_labels_keeps_that_many(unlabelled):
     assert sum(splits.counts.values()) == 170 + unlabelled
     assert split(given_rows, labels=60, seed=1).train != splits.train
     assert split(given_rows, labels=60, seed=0) == splits
+
+
+@pytest.mark.parametrize(
+    "given_rows",
+    [{"all": rows(1000)}, {"train": rows(400), "validation": rows(30, start=500), "test": rows(20, start=600)}],
+    ids=["one file", "given splits"],
+)
+def test_labels_counts_every_label_outside_the_test_split(given_rows):
+    splits = split(given_rows, labels=60, seed=0)
+    seen = splits.train + splits.unlabelled + splits.selection + splits.calibration
+    assert sum(row.label is not None for row in seen) == len(splits.train) == 60
+    assert not splits.selection_labelled
+    assert_disjoint(splits)
+
+
+def test_a_given_validation_split_is_not_trained_on_however_many_rows_are_unlabelled():
+    given_rows = {"train": rows(60), "validation": rows(9, start=100), "test": rows(20, start=200)}
+    splits = split(given_rows | {"unlabelled": rows(300, start=1000, labels="")}, labels=None, seed=0)
+    assert splits.counts == {"train": 60, "unlabelled": 300, "selection": 7, "calibration": 2, "test": 20}
+    assert splits.selection_labelled
 
 
 def test_many_unlabelled_rows_are_held_back_for_selection_and_calibration():

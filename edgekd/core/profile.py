@@ -116,7 +116,7 @@ def load_profile(target: str, *, budgets: dict[str, float] | None = None) -> Pro
         path = targets_folder() / f"{target}.yaml"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
             f"cannot read the target profile {path}: {reason}",

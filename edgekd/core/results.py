@@ -17,7 +17,7 @@ Kind = Literal["measured", "predicted", "declared", "unknown"]
 
 @dataclass(frozen=True)
 class Figure:
-    """One number and its proof. `interval` is a 95% interval in the same unit, where there is one.
+    """One number and its proof. `interval`: 95%, a prediction's band, or lowest to highest of a few runs.
 
     `measured` for a target is only what ran on that target's architecture.
     """

@@ -8,6 +8,7 @@ files again, so that a damaged entry is made anew rather than used.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -112,7 +113,7 @@ class writing:  # noqa: N801 (reads as a verb: `with writing(place) as folder`)
 
 def sweep(place: Path) -> None:
     """Remove what killed writers of this place left behind; a living writer's folder stays."""
-    for litter in place.parent.glob(f".{place.name}.new-*"):
+    for litter in place.parent.glob(f".{glob.escape(place.name)}.new-*"):
         writer = litter.name.rpartition(".new-")[2].split("-")[0]
         if not (writer.isdigit() and Path(f"/proc/{writer}").exists()):
             shutil.rmtree(litter, ignore_errors=True)

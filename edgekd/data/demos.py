@@ -57,12 +57,6 @@ def demo_data(task: str, store: Store) -> str:
     return str(store.stage("demo-data", {"task": task, "size": source.stat().st_size}, lambda to: _trec(source, to)))
 
 
-def demo_defaults(task: str, source: str) -> Demo | None:
-    """The demo whose default data `source` is, else None."""
-    demo = DEMOS.get(task)
-    return demo if demo and Path(source).parent.name == "demo-data" else None
-
-
 def _demo(task: str) -> Demo:
     if task not in DEMOS:
         raise UsageError(f"{task} has no default teacher and data", fix="give --teacher and --data")

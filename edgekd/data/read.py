@@ -121,7 +121,7 @@ def _json_lines(path: Path, text: str) -> Table:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})", fix="one JSON object a line") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: not a JSON object", fix="one JSON object a line")

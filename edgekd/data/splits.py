@@ -19,6 +19,7 @@ from edgekd.core.results import digest
 _WORDS = re.compile(r"\w+")
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1  # of a single file, by content hash
 MAX_LEAK = 0.05  # of the test rows that also stand in training, before we refuse
+CALIBRATION_SHARE = 0.25  # of the validation or held-back rows; the rest selects
 HELD_BACK_SHARE, HELD_BACK_MOST = 0.15, 1000  # of the unlabelled rows, for selection and calibration
 FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection then uses labelled validation rows
 
@@ -26,7 +27,7 @@ FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection th
 @lru_cache(maxsize=1 << 20)
 def _content(text: str) -> str:
     folded = " ".join(_WORDS.findall(text.casefold())) or text.strip()
-    return sha256(folded.encode()).hexdigest()
+    return sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -81,76 +82,97 @@ def split(
     by more than 5%, or too little is left.
     """
     notes: list[str] = []
-    if "all" in given:
-        given = _by_content(given["all"], notes)
-    train = [row for row in given["train"] if row.label is not None]
-    loose = [row for row in given["train"] if row.label is None] + [
-        replace(row, label=None) for row in given.get("unlabelled", [])
-    ]
-    validation, test = given.get("validation", []), given.get("test", [])
-    if not test:
-        parts = _by_content([*given["train"]], notes, validation=False)
-        train, test = [row for row in parts["train"] if row.label is not None], parts["test"]
-        loose = [row for row in parts["train"] if row.label is None] + list(given.get("unlabelled", []))
-        notes.append(f"no test split: {len(test)} training rows became it, by content hash")
-    test = [row for row in test if row.label is not None]
-    held = {row.content for row in test}
-    train, loose, validation = _without_leaks(train, loose, validation, held, notes)
+    train, loose, validation, test = _roles(given, notes)
+    train, loose, validation = _without_leaks(train, loose, validation, {row.content for row in test}, notes)
     known = _classes(train, validation, test, classes)
     if labels is not None and labels < len(train):
         kept = stratified(train, labels, seed)
-        chosen = {id(row) for row in kept}
-        loose = [replace(row, label=None) for row in train if id(row) not in chosen] + loose
+        chosen = {row.content for row in kept}
+        loose = [replace(row, label=None) for row in train if row.content not in chosen] + loose
         notes.append(f"{len(kept)} labels kept, stratified; {len(train) - len(kept)} training rows became unlabelled")
         train = kept
-    distinct = _distinct(loose, {row.content for row in train})
-    if len(distinct) < len(loose):
-        notes.append(f"{len(loose) - len(distinct)} unlabelled rows dropped because they repeat another row")
-    loose = distinct
-    labelled = labels is None
-    if validation and not labelled:
-        validation = [replace(row, label=None) for row in validation]
+    labelled = True
+    if validation and labels is not None:
+        labelled, validation = False, [replace(row, label=None) for row in validation]
         notes.append("validation rows keep no labels either: selection is by agreement with the teacher")
-    elif not validation and len(loose) >= FEW_UNLABELLED:
-        return _held_back_unlabelled(train, loose, test, known, seed, notes)
+    elif not validation and len(loose) >= min(FEW_UNLABELLED, 2 * len(train)):
+        labelled = False
+        validation, loose = _held_back(loose, seed, notes)
     elif not validation:
-        labelled = True
-        validation = stratified(train, max(len(known), round(len(train) * VALIDATION_SHARE)), seed)
-        chosen = {id(row) for row in validation}
-        train = [row for row in train if id(row) not in chosen]
+        validation = stratified(train, max(len(known), round(len(train) * VALIDATION_SHARE)), seed, spare=1)
+        chosen = {row.content for row in validation}
+        train = [row for row in train if row.content not in chosen]
         notes.append(f"no validation split: {len(validation)} rows carved from training, stratified")
-    calibration, selection = validation[: len(validation) // 3], validation[len(validation) // 3 :]
+    cut = int(len(validation) * CALIBRATION_SHARE)
+    calibration, selection = validation[:cut], validation[cut:]
     _enough(train, selection, test)
     return Splits(
         tuple(train), tuple(loose), tuple(selection), tuple(calibration), tuple(test), known, labelled, tuple(notes)
     )
 
 
-def stratified(rows: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """`count` of the rows, each class by its share and with at least one row; the same for the same seed."""
+def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Example], ...]:
+    """Labelled training rows, rows without labels, validation and test rows, each row once within its role."""
+    if "all" in given:
+        given = _by_content(given["all"], notes)
+    validation = _distinct(given.get("validation", []), set(), notes, "repeated validation rows dropped")
+    loose = [row for row in validation if row.label is None]
+    validation = [row for row in validation if row.label is not None]
+    source, test = given["train"], given.get("test", [])
+    if not test:
+        inside = {row.content for row in validation}
+        parts = _by_content([row for row in source if row.content not in inside], notes, validation=False)
+        source, test = parts["train"], parts["test"]
+        notes.append(f"no test split: {len(test)} training rows became it, by content hash")
+    unlabelled_test = sum(row.label is None for row in test)
+    if unlabelled_test:
+        notes.append(f"{unlabelled_test} test rows without a label left out")
+    test = [row for row in test if row.label is not None]
+    source = _distinct(source, set(), notes, "repeated training rows dropped")
+    train = [row for row in source if row.label is not None]
+    loose = [row for row in source if row.label is None] + loose
+    loose += [replace(row, label=None) for row in given.get("unlabelled", [])]
+    seen = {row.content for row in train}
+    return (
+        train,
+        _distinct(loose, seen, notes, "unlabelled rows dropped because they repeat another row"),
+        validation,
+        test,
+    )
+
+
+def stratified(rows: Sequence[Example], count: int, seed: int, *, spare: int = 0) -> list[Example]:
+    """`count` of the rows, each class by its share and with at least one row; the same for the same seed.
+
+    Fewer than classes: one row of each class. `spare` rows of each class are never taken.
+    """
     groups: dict[str | None, list[Example]] = defaultdict(list)
     for row in rows:
         groups[row.label].append(row)
     random = Random(seed)  # noqa: S311
     for name in sorted(groups, key=str):
         random.shuffle(groups[name])
-    share = count / len(rows)
-    taken = {name: min(len(group), max(1, int(len(group) * share))) for name, group in groups.items()}
-    # what rounding left over goes to the classes that lost most by it
-    by_loss = sorted(groups, key=lambda name: (taken[name] - len(groups[name]) * share, str(name)))
-    for name in by_loss * 2:
-        if sum(taken.values()) >= count:
-            break
-        taken[name] += taken[name] < len(groups[name])
+    most = {name: len(group) - spare for name, group in groups.items()}
+    wanted = {name: len(group) * count / len(rows) for name, group in groups.items()}
+    taken = {name: min(most[name], max(1, int(wanted[name]))) for name in groups}
+    count = min(max(count, sum(most[name] > 0 for name in groups)), sum(most.values()))
+
+    def step(by: int) -> None:
+        """One row more (or less) of the class that is furthest below (or above) its share."""
+        able = [name for name in groups if (taken[name] < most[name] if by > 0 else taken[name] > 1)]
+        taken[max(able, key=lambda name: (by * (wanted[name] - taken[name]), str(name)))] += by
+
+    while sum(taken.values()) < count:
+        step(1)
+    while sum(taken.values()) > count:
+        step(-1)
     picked = [row for name in sorted(groups, key=str) for row in groups[name][: taken[name]]]
     random.shuffle(picked)
-    return picked[: max(count, len(groups))]
+    return picked
 
 
 def _by_content(rows: list[Example], notes: list[str], *, validation: bool = True) -> dict[str, list[Example]]:
-    distinct = _distinct(rows, set())
-    if len(distinct) < len(rows):
-        notes.append(f"{len(rows) - len(distinct)} repeated rows dropped")
+    distinct = _distinct(rows, set(), notes, "repeated rows dropped")
     parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     for row in distinct:
         place = int(row.content[:8], 16) / 16**8
@@ -166,13 +188,16 @@ def _by_content(rows: list[Example], notes: list[str], *, validation: bool = Tru
     return parts
 
 
-def _distinct(rows: list[Example], seen: set[str]) -> list[Example]:
+def _distinct(rows: list[Example], seen: set[str], notes: list[str], words: str) -> list[Example]:
+    """The rows whose content is not in `seen` and came first; what falls away is noted."""
     seen = set(seen)
     kept = []
     for row in rows:
         if row.content not in seen:
             seen.add(row.content)
             kept.append(row)
+    if len(kept) < len(rows):
+        notes.append(f"{len(rows) - len(kept)} {words}")
     return kept
 
 
@@ -191,10 +216,11 @@ def _without_leaks(
     if dropped:
         notes.append(f"{dropped} rows dropped from training because they also stand in test")
     inside = {row.content for row in clean[2]}
-    without = [row for row in clean[0] if row.content not in inside]
-    if len(without) < len(clean[0]):
-        notes.append(f"{len(clean[0]) - len(without)} training rows dropped because they also stand in validation")
-    return without, [row for row in clean[1] if row.content not in inside], clean[2]
+    outside = [[row for row in rows if row.content not in inside] for rows in clean[:2]]
+    dropped = len(clean[0]) + len(clean[1]) - sum(map(len, outside))
+    if dropped:
+        notes.append(f"{dropped} training rows dropped because they also stand in validation")
+    return outside[0], outside[1], clean[2]
 
 
 def _classes(
@@ -223,27 +249,17 @@ def _classes(
     return tuple(known) if known is not None else tuple(sorted(counts))
 
 
-def _held_back_unlabelled(
-    train: list[Example],
-    loose: list[Example],
-    test: list[Example],
-    classes: tuple[str, ...],
-    seed: int,
-    notes: list[str],
-) -> Splits:
-    count = min(HELD_BACK_MOST, max(FEW_UNLABELLED // 2, round(len(loose) * HELD_BACK_SHARE)))
+def _held_back(loose: list[Example], seed: int, notes: list[str]) -> tuple[list[Example], list[Example]]:
+    """Rows without labels for selection and calibration, and those that stay for training."""
+    least = min(FEW_UNLABELLED, len(loose)) // 2
+    count = min(HELD_BACK_MOST, max(least, round(len(loose) * HELD_BACK_SHARE)))
     shuffled = sorted(loose, key=lambda row: sha256(f"{seed}:{row.content}".encode()).hexdigest())
-    calibration = shuffled[: count // 4]
-    selection = shuffled[count // 4 : count]
+    calibrating = int(count * CALIBRATION_SHARE)
     notes.append(
-        f"{count} unlabelled rows held back: {len(selection)} for selection (by agreement with the teacher), "
-        f"{len(calibration)} for calibration"
+        f"{count} unlabelled rows held back: {count - calibrating} for selection (by agreement with the teacher), "
+        f"{calibrating} for calibration"
     )
-    _enough(train, selection, test)
-    return Splits(
-        tuple(train), tuple(shuffled[count:]), tuple(selection), tuple(calibration), tuple(test), classes, False,
-        tuple(notes),
-    )  # fmt: skip
+    return shuffled[:count], shuffled[count:]
 
 
 def _enough(train: Sequence[Example], selection: Sequence[Example], test: Sequence[Example]) -> None:

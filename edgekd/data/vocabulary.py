@@ -24,8 +24,8 @@ def survey(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = No
     `limit` keeps only the most frequent pieces beyond the indispensable ones. A tokenizer whose model we cannot
     trim safely keeps its whole vocabulary.
     """
-    text = tokenizer_file.read_text(encoding="utf-8")
-    tokenizer = Tokenizer.from_str(text)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    spec: Spec = json.loads(tokenizer.to_str())
     tokenizer.no_truncation()
     tokenizer.no_padding()
     used: Counter[int] = Counter()
@@ -34,7 +34,7 @@ def survey(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = No
         ids = encoding.ids
         lengths.append(len(ids))
         used.update(ids)
-    return lengths, _kept(json.loads(text), used, limit, tokenizer.get_vocab_size(with_added_tokens=True))
+    return lengths, _kept(spec, used, limit, tokenizer.get_vocab_size(with_added_tokens=True))
 
 
 def kept_ids(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> list[int]:
@@ -47,13 +47,14 @@ def _kept(spec: Spec, used: Counter[int], limit: int | None, size: int) -> list[
     if pieces is None:
         return list(range(size))
     marker = spec["model"].get("continuing_subword_prefix") or ""
+    ending = spec["model"].get("end_of_word_suffix") or ""
     must = {token["id"] for token in spec["added_tokens"]}
-    must |= {id_ for piece, id_ in pieces.items() if len(piece.removeprefix(marker) if marker else piece) <= 1}
+    must |= {id_ for piece, id_ in pieces.items() if len(piece.removeprefix(marker).removesuffix(ending)) <= 1}
     must |= {pieces[token] for token in (spec["model"].get("unk_token"),) if token in pieces}
     if spec["model"]["type"] == "Unigram" and spec["model"].get("unk_id") is not None:
         must.add(spec["model"]["unk_id"])
-    if spec["model"]["type"] == "BPE":
-        must |= {id_ for piece, id_ in pieces.items() if piece.startswith("<0x")}  # byte fallback
+    if spec["model"].get("byte_fallback"):
+        must |= {id_ for piece, id_ in pieces.items() if piece.startswith("<0x")}
     others = [id_ for id_, _ in used.most_common() if id_ not in must]
     wanted = must | set(others if limit is None else others[: max(0, limit - len(must))])
     if spec["model"]["type"] == "BPE":
@@ -63,10 +64,11 @@ def _kept(spec: Spec, used: Counter[int], limit: int | None, size: int) -> list[
 
 def trim_tokenizer(tokenizer_file: Path, kept: list[int], out: Path) -> None:
     """Write the tokenizer with the kept ids only, renumbered 0, 1, 2 ... in their old order."""
-    spec: Spec = json.loads(Tokenizer.from_file(str(tokenizer_file)).to_str())
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    spec: Spec = json.loads(tokenizer.to_str())
     new = {old: position for position, old in enumerate(kept)}
     model, pieces = spec["model"], _pieces(spec)
-    if pieces is not None and len(kept) < len(pieces):
+    if pieces is not None and len(kept) < tokenizer.get_vocab_size(with_added_tokens=True):
         if model["type"] == "Unigram":
             model["vocab"] = [entry for old, entry in enumerate(model["vocab"]) if old in new]
             model["unk_id"] = None if model.get("unk_id") is None else new[model["unk_id"]]
@@ -74,11 +76,15 @@ def trim_tokenizer(tokenizer_file: Path, kept: list[int], out: Path) -> None:
             model["vocab"] = {piece: new[old] for piece, old in pieces.items() if old in new}
         if model["type"] == "BPE":
             model["merges"] = [
-                merge for merge in model["merges"] if all(p in model["vocab"] for p in (*_pair(merge), _made(merge)))
+                merge
+                for merge in model["merges"]
+                if all(piece in model["vocab"] for piece in (*_pair(merge), _made(spec, merge)))
             ]
         for token in spec["added_tokens"]:
             token["id"] = new[token["id"]]
         _renumber(spec.get("post_processor"), new)
+        if spec.get("padding"):
+            spec["padding"]["pad_id"] = new[spec["padding"]["pad_id"]]
     text = json.dumps(spec, ensure_ascii=False, indent=1)
     Tokenizer.from_str(text)  # what cannot be read back must not be shipped
     out.write_text(text, encoding="utf-8")
@@ -99,15 +105,16 @@ def _pair(merge: str | list[str]) -> tuple[str, str]:
     return left, right
 
 
-def _made(merge: str | list[str]) -> str:
-    return "".join(_pair(merge))
+def _made(spec: Spec, merge: str | list[str]) -> str:
+    left, right = _pair(merge)
+    return left + right.removeprefix(spec["model"].get("continuing_subword_prefix") or "")
 
 
 def _ancestors(spec: Spec, pieces: dict[str, int], wanted: set[int]) -> set[int]:
     """Pieces that BPE passes through on its way to the wanted ones."""
     made_from: dict[str, tuple[str, str]] = {}
     for merge in spec["model"]["merges"]:
-        made_from.setdefault(_made(merge), _pair(merge))
+        made_from.setdefault(_made(spec, merge), _pair(merge))
     names = {id_: piece for piece, id_ in pieces.items()}
     todo, found = [names[id_] for id_ in wanted if id_ in names], set()
     while todo:

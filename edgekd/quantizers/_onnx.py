@@ -40,6 +40,16 @@ class Reader:
         return len(self.samples)
 
 
+def products_of_activations(model: Path) -> list[str]:
+    """Names of the matrix products without a constant side: attention's, which int8 ruins."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and not constants & set(node.input)]
+
+
 def must_have(model: Path, operators: tuple[str, ...], *, recipe: str) -> None:
     """Raises EdgeKDError where the written model holds none of these operators: a silent no-op is an error."""
     import onnx

@@ -28,5 +28,8 @@ class Float16:
         """Write the float16 model."""
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
 
-        onnx.save(convert_float_to_float16(onnx.load(model), keep_io_types=True), out)
+        half = OnnxModel(convert_float_to_float16(onnx.load(model), keep_io_types=True))
+        half.topological_sort()  # the conversion appends its casts at the end
+        onnx.save(half.model, out)

@@ -42,7 +42,7 @@ class StaticInt8:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         from edgekd.core.quiet import quiet
-        from edgekd.quantizers._onnx import Reader, must_have
+        from edgekd.quantizers._onnx import Reader, must_have, products_of_activations
 
         if not calibration:
             raise EdgeKDError("static_int8 has no calibration rows", fix="give unlabelled or validation rows")
@@ -60,6 +60,6 @@ class StaticInt8:
                 reduce_range=self.reduce_range,
                 weight_type=types[self.weight_type],
                 activation_type=types[self.activation_type],
-                extra_options={"MatMulConstBOnly": True},
+                nodes_to_exclude=products_of_activations(prepared),
             )
         must_have(out, ("QuantizeLinear",), recipe="static_int8")
