@@ -103,7 +103,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
             vocabulary=len(kept), vocabulary_limit=options.vocabulary, min_speedup=options.min_speedup, losses=losses,
             training=_student_training(len(texts), options),
         ),
-        measuring=Measuring(rounds=4, processes=5 if options.full else 2, timed_samples=100),
+        measuring=Measuring(rounds=2, processes=10 if options.full else 4, timed_samples=100),
         min_retained=options.min_retained,
         search_limit_s=options.time_limit_s,
         golden="file" if golden_texts else options.golden,

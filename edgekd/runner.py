@@ -114,11 +114,12 @@ def timed(models: dict[str, dict[str, str]], threads: int, rounds: int, seed: in
     """
     opened = {}
     first = next(iter(models))
-    for name, spec in [*models.items(), ("aa", models[first])]:
+    order = random.Random(seed)  # noqa: S311
+    sessions = [*models.items(), ("aa", models[first])]
+    for name, spec in order.sample(sessions, len(sessions)):  # where a session lies in memory moves it by percents
         session = open_session(spec["model"], threads, provider)
         opened[name] = (session, feeds(session, unpack(Path(spec["inputs"]))))
     _settle(opened)
-    order = random.Random(seed)  # noqa: S311
     count = len(opened[first][1])
     latency: dict[str, list[list[float]]] = {name: [[0.0] * count for _ in range(rounds)] for name in opened}
     hashes: dict[str, list[str]] = {name: [""] * count for name in opened}

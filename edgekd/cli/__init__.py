@@ -58,7 +58,7 @@ _PLAN_OPTIONS = [
     click.option("--time-limit", "time_limit_s", type=float, default=600.0, show_default=True,
                  help="Seconds for the search over recipes."),
     click.option("--golden", default="synthetic", show_default=True, help="synthetic, test or a data file."),
-    click.option("--full/--quick", default=False, help="Measure in 5 fresh processes instead of 2."),
+    click.option("--full/--quick", default=False, help="Measure in 10 fresh processes instead of 4."),
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--threads", type=int, help="For training.  [default: all cores]"),
 ]  # fmt: skip

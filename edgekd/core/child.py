@@ -6,9 +6,11 @@ own memory, and a time limit. Arguments and result are JSON; an EdgeKDError come
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,16 +41,18 @@ def call(
         command = [sys.executable, "-m", "edgekd.core.child", str(job)]
         with (
             Path(folder, "stderr").open("w+b") as err,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, env=environment, text=True) as child,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=err, env=environment, text=True, start_new_session=True
+            ) as child,
         ):
-            timer = threading.Timer(timeout_s, child.kill)
+            timer = threading.Timer(timeout_s, _kill, [child])
             timer.start()
             try:
                 for line in child.stdout or ():
                     said(line.rstrip())
                 child.wait()
             except BaseException:
-                child.kill()
+                _kill(child)
                 raise
             finally:
                 timed_out = not timer.is_alive() and child.returncode != 0
@@ -66,6 +70,12 @@ def call(
     if "error" in answer:
         raise getattr(errors, answer["kind"])(answer["error"], fix=answer["fix"])
     return answer["result"]
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    """End the child and whatever it started: a grandchild would hold the pipe open."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _main(job: Path) -> None:
