@@ -9,7 +9,7 @@ from edgekd import engine
 from edgekd.core.errors import TeacherError
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
-from edgekd.core.tensors import NO_LABEL, Outputs, Targets
+from edgekd.core.tensors import NO_LABEL, Targets
 from edgekd.data.splits import Splits
 from edgekd.plan import Plan
 
@@ -105,6 +105,3 @@ def label_tensor(splits: Splits, role: str) -> torch.Tensor:
 
     numbers = {name: number for number, name in enumerate(splits.classes)}
     return torch.tensor([numbers[row.label] if row.label else NO_LABEL for row in getattr(splits, role)])
-
-
-__all__ = ["ROLES", "Outputs", "fine_tune", "keep_outputs", "label_tensor", "load", "read_outputs"]
