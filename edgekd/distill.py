@@ -62,7 +62,9 @@ def student_tokenizer(plan: Plan, splits: Splits, teacher_folder: Path, out: Pat
     with tempfile.TemporaryDirectory(prefix="edgekd-tokenizer-") as name:
         folder = Path(name)
         tokenizer.save_pretrained(folder)
-        kept = kept_tokens(plan, splits, folder)
+        # never the test's texts: only those that the student may see
+        texts = (row.input for row in (*splits.train, *splits.unlabelled))
+        kept = vocabulary.kept_ids(folder / "tokenizer.json", texts, limit=plan.student.vocabulary_limit)
         vocabulary.trim_tokenizer(folder / "tokenizer.json", kept, folder / "tokenizer.json")
         config_file = folder / "tokenizer_config.json"
         config = json.loads(config_file.read_text(encoding="utf-8"))
@@ -74,9 +76,3 @@ def student_tokenizer(plan: Plan, splits: Splits, teacher_folder: Path, out: Pat
         trimmed.model_max_length = plan.student.max_tokens
         trimmed.save_pretrained(out)
     return kept
-
-
-def kept_tokens(plan: Plan, splits: Splits, tokenizer_folder: Path) -> list[int]:
-    """Token ids worth keeping for the texts that the student may see: never the test's."""
-    texts = (row.input for row in (*splits.train, *splits.unlabelled))
-    return vocabulary.kept_ids(tokenizer_folder / "tokenizer.json", texts, limit=plan.student.vocabulary_limit)

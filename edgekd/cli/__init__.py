@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,7 @@ def plan(as_json: bool, **values: Any) -> None:
     with shown_on_stderr() as progress:
         shape = fit(made, store, progress)
     if as_json:
-        _print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": show.fit_values(shape)})
+        _print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": asdict(shape)})
     else:
         click.echo(show.fit_table(shape, made))
 

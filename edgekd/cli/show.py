@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +52,6 @@ def plan(made: Plan) -> str:
                 f"{made.digest[:12]}"),
     ]  # fmt: skip
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
-
-
-def fit_values(shape: Fit) -> dict[str, Any]:
-    """The fit table as plain values."""
-    return asdict(shape)
 
 
 def fit_table(shape: Fit, made: Plan) -> str:

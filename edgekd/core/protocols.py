@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from edgekd.core.profile import Profile
     from edgekd.core.tensors import Outputs, Targets
@@ -88,8 +89,12 @@ class Quantizer(Protocol):
 class Exporter(Protocol):
     """From a student's folder to ONNX, and the proof that the ecosystem opens the result."""
 
-    def export(self, model_folder: Path, out: Path, task: str, target: Profile) -> Path:
+    def export(self, model: PreTrainedModel, out: Path, *, task: str, target: Profile) -> Path:
         """Write one ONNX file into `out`, within the target's opset and IR version; its path."""
+        ...
+
+    def open(self, folder: Path, file: str, texts: Sequence[str]) -> Any:
+        """Outputs of the texts as the ecosystem's own loader gives them for a bundle's folder."""
         ...
 
 
