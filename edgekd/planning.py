@@ -69,13 +69,13 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     task = make("tasks", options.task, text_column=options.text_column, label_column=options.label_column)
     losses = _losses(options)
     _check_numbers(options)
+    golden_texts = _golden_texts(options, task)
     teacher_source = options.teacher or demos.demo_teacher(options.task)
     data_source = options.data or demos.demo_data(options.task, store)
     demo = demos.DEMOS[options.task] if options.data is None else None
     labels = options.labels if options.labels is not None or demo is None else demo.labels
     found = make("teachers", "huggingface").inspect(teacher_source)
     splits, columns = _read_splits(options, task, data_source, found["labels"], labels)
-    golden_texts = _golden_texts(options, task)
     texts = [row.input for row in (*splits.train, *splits.unlabelled)]
     tokens, kept = survey(tokenizer_file(Path(found["folder"]), store), texts, limit=options.vocabulary)
     lengths, max_tokens = _lengths(sorted(tokens), found["architecture"]["max_tokens"], options)
