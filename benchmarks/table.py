@@ -38,7 +38,31 @@ def demo() -> str:
     return "\n".join([*lines, "", foot])
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo": demo}
+def sizing() -> str:
+    """Predictions against measurements, by family; then budgets and plans."""
+    kept = results.read("sizing")
+    f, host = kept["figures"], kept["host"]
+    lines = ["| family, recipe | anchor shapes | memory | latency | file |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {name.replace('/', ', ')} | {e['n']} | {e['memory_mib']:.1%} | {e['latency_ratio']:.1%} "
+        f"| {e['artifact_mib']:.1%} |"
+        for name, e in f["errors"].items()
+    ]
+    lines += ["", "| budget | measured peak of the choice | next larger shape |", "|---|---|---|"]
+    for name, b in f["budgets"].items():
+        above = f"{b['next_larger']}: {'; '.join(b['next_breaks'])}" if b["next_larger"] else "none"
+        lines.append(f"| {name}: {b['budget_mib']:g} MiB | {b['measured_mib']:.1f} MiB, "
+                     f"{b['measured_mib'] / b['budget_mib']:.0%} ({b['choice']}) | {above} |")  # fmt: skip
+    plans = ", ".join(f"{task} {p['first_s']:.1f} s ({p['again_s']:.1f} s again)" for task, p in f["plans"].items())
+    foot = (
+        f"Errors: 90th percentile of the relative error, each shape predicted by a fit that never saw it. "
+        f"`edgekd plan`: {plans}. {host['cpu']}, {host['cores']} cores, onnxruntime {host['ort_version']}, "
+        f"{kept['date']}; `python -m benchmarks.sizing`."
+    )
+    return "\n".join([*lines, "", foot])
+
+
+TABLES: dict[str, Callable[[], str]] = {"demo": demo, "sizing": sizing}
 
 
 def main() -> int:

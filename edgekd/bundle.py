@@ -92,7 +92,7 @@ def _artifact(plan: Plan, splits: Splits, student: Path, variants: Path, recipe:
     licences.mkdir()
     (licences / "TEACHER.txt").write_text(f"{plan.teacher.name}: {plan.teacher.licence}\n", "utf-8")
     (licences / "DATA.txt").write_text(f"{plan.data.name}: {plan.data.licence}\n", "utf-8")
-    for path in sorted(Path(plan.teacher.folder).glob("LICENSE*")):
+    for path in sorted(Path(plan.teacher.folder).glob("LICENSE*")) if plan.teacher.folder else ():
         if path.is_file():
             shutil.copyfile(path, licences / f"TEACHER-{path.name}")
 
@@ -109,7 +109,8 @@ def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path,
     task = make("tasks", plan.task)
     rows = splits.test if plan.golden == "test" else (*splits.train, *splits.unlabelled)
     few = [row.input for row in rows[:: max(1, len(rows) // GOLDEN_ROWS)][:GOLDEN_ROWS]]
-    samples = task.encode(student, plan.golden_texts or few, plan.student.max_tokens)
+    given = [row.input for row in splits.golden]
+    samples = task.encode(student, given or few, plan.student.survey.max_size)
     if plan.golden == "synthetic":
         samples = task.synthetic(samples, GOLDEN_ROWS, plan.seed)
     inputs = {f"{row}.{name}": values for row, sample in enumerate(samples) for name, values in sample.items()}
@@ -121,7 +122,7 @@ def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path,
     tolerance = {platform.machine(): max(4 * spread, error / 2, floor), "float32": max(2 * error, 4 * spread, floor)}
     np.savez(folder / "expected.npz", **{platform.machine(): own, "float32": float32})  # type: ignore[arg-type]
     nature = {
-        "synthetic": "random tokens of the vocabulary, nobody's text", "test": "held-out samples",
+        "synthetic": "drawn at random, nobody's data", "test": "held-out samples",
         "file": "rows of a file that the builder gave",
     }  # fmt: skip
     rules = {
@@ -149,13 +150,17 @@ def _answers(model: Path, samples: list[Any]) -> tuple[np.ndarray[Any, Any], flo
 
 
 def _proof(plan: Plan, splits: Splits, fresh: Path, student: Path, model: Path) -> dict[str, Any]:
-    """Open the folder as optimum does, and hold its logits against the measured model's."""
+    """Open the folder as optimum does, where it knows the task, and hold its logits against the measured model's."""
     import numpy as np
 
-    texts = [row.input for row in splits.train[:_PROOF_ROWS]]
+    optimum = make("exporters", "optimum")
+    if not optimum.opens(plan.task):
+        return {"optimum": f"has no loader for {plan.task}; onnxruntime opens it (golden vectors)"}
+    inputs = [row.input for row in splits.train[:_PROOF_ROWS]]
     shipped = fresh / "onnx" / model.name
-    opened = make("exporters", "optimum").open(fresh, shipped.name, texts)
-    ours = outputs(model, make("tasks", plan.task).encode(student, texts, plan.student.max_tokens), threads=1)
+    loader, opened = optimum.open(fresh, shipped.name, inputs, task=plan.task)
+    samples = make("tasks", plan.task).encode(student, inputs, plan.student.survey.max_size)
+    ours = outputs(model, samples, threads=1)
     difference = float(np.abs(opened - ours).max())
     limit = 0.05 * float(np.abs(ours).max())  # int8 kernels may round differently at another thread count
     if not difference <= limit:
@@ -163,7 +168,7 @@ def _proof(plan: Plan, splits: Splits, fresh: Path, student: Path, model: Path) 
             f"the bundle says something else in optimum: logits differ by {difference:.2g}",
             fix="this is a fault of edgekd: please report it with the command you ran",
         )
-    return {"optimum": f"ORTModelForSequenceClassification opens it; largest logit difference {difference:.2g}"}
+    return {"optimum": f"{loader} opens it; largest logit difference {difference:.2g}"}
 
 
 def _evidence(plan: Plan, said: dict[str, Any], proof: dict[str, Any], fresh: Path) -> None:
@@ -177,7 +182,8 @@ def _evidence(plan: Plan, said: dict[str, Any], proof: dict[str, Any], fresh: Pa
     }  # fmt: skip
     (fresh / "provenance.json").write_text(json.dumps(provenance, indent=1, ensure_ascii=False) + "\n", "utf-8")
     model = next((fresh / "onnx").iterdir()).name
-    card = report.render("card.md", said | {"model": model, "bundle": f"{plan.name}-{plan.target.name}"})
+    own = {"model": model, "bundle": f"{plan.name}-{plan.target.name}", "survey": asdict(plan.student.survey)}
+    card = report.render("card.md", said | own)
     (fresh / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,8 @@ def compress(
     """
     task = make("tasks", plan.task)
     rows = [row.input for row in splits.selection]
-    selection = task.encode(student_folder, rows, plan.student.max_tokens)
-    calibration = task.encode(student_folder, [row.input for row in splits.calibration], plan.student.max_tokens)
+    selection = task.encode(student_folder, rows, plan.student.survey.max_size)
+    calibration = task.encode(student_folder, [row.input for row in splits.calibration], plan.student.survey.max_size)
     recipes = ["float32", *(recipe for recipe in plan.target.recipes if recipe != "float32")]
     judge = _Judge(plan, splits, task, selection, teacher_logits, exported / "model.onnx")
     trials: dict[str, Trial] = {}
@@ -76,7 +77,7 @@ class _Judge:
     """Measures variants against the fp32 student on the selection rows."""
 
     def __init__(
-        self, plan: Plan, splits: Splits, task: Any, selection: list[Sample], teacher_logits: np.ndarray[Any, Any],
+        self, plan: Plan, splits: Splits, task: Any, selection: Sequence[Sample], teacher_logits: np.ndarray[Any, Any],
         plain: Path,
     ) -> None:  # fmt: skip
         import numpy as np
@@ -107,10 +108,9 @@ class _Judge:
         device, threads = make("devices", "local"), self.plan.target.threads
         with tempfile.TemporaryDirectory(prefix="edgekd-trial-") as folder:
             timed, headline = Path(folder, "timed.npz"), Path(folder, "headline.npz")
-            pack(self.selection[:_TIMED_ROWS], timed)
-            pack(
-                [self.task.sized(self.selection, min(self.task.headline_size, self.plan.student.max_tokens))], headline
-            )
+            pack(list(self.selection[:_TIMED_ROWS]), timed)
+            size = min(self.task.headline_size, self.plan.student.survey.max_size)
+            pack([self.task.sized(self.selection, size)], headline)
             models = {name: {"model": str(path), "inputs": str(timed)}
                       for name, path in (("float32", self.plain), ("variant", file))}  # fmt: skip
             job = device.run("time", models=models, threads=threads, rounds=_ROUNDS, seed=self.plan.seed)

@@ -16,7 +16,6 @@ from edgekd.plan import Training
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from edgekd.core.protocols import Progress, Sample
 
@@ -38,7 +37,7 @@ def prepare(seed: int, threads: int) -> None:
 
 
 def fit(
-    model: PreTrainedModel,
+    model: Any,
     samples: Sequence[Sample],
     objective: Callable[[Outputs, list[int]], Tensor],
     training: Training,
@@ -65,7 +64,7 @@ def fit(
     for epoch in range(training.epochs):
         order = _batches(samples, training.batch_size, random.Random(seed * 1000 + epoch))  # noqa: S311
         for rows in order[accelerator.process_index :: accelerator.num_processes]:
-            batch = _padded([samples[row] for row in rows], model.config.pad_token_id, accelerator.device)
+            batch = _batch(samples, rows, model, accelerator.device)
             loss = objective(Outputs(logits=model(**batch).logits), rows)
             if not torch.isfinite(loss):
                 raise EdgeKDError(
@@ -90,25 +89,26 @@ def steps_of(samples: int, training: Training) -> int:
 
 
 def logits(
-    model: PreTrainedModel, samples: Sequence[Sample], *, batch_size: int = 64, progress: Progress | None = None
+    model: Any, samples: Sequence[Sample], *, batch_size: int = 64, progress: Progress | None = None
 ) -> torch.Tensor:
     """Logits (samples, classes), computed in order of length so that padding is small."""
     import torch
 
     model.eval()
     out = torch.zeros(len(samples), model.config.num_labels)
-    order = sorted(range(len(samples)), key=lambda row: samples[row]["input_ids"].shape[1])
+    sizes = _sizes(samples)
+    order = sorted(range(len(samples)), key=sizes.__getitem__)
     with torch.no_grad():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = _padded([samples[row] for row in rows], model.config.pad_token_id, torch.device("cpu"))
+            batch = _batch(samples, rows, model, torch.device("cpu"))
             out[rows] = model(**batch).logits.float()
             if progress:
                 progress.step(start + len(rows))
     return out
 
 
-def _groups(model: PreTrainedModel, training: Training) -> list[dict[str, Any]]:
+def _groups(model: Any, training: Training) -> list[dict[str, Any]]:
     """The body at the peak rate; what stands outside it, and the pooler, at `head_factor` times that."""
     body = model.base_model_prefix + "."
     head: list[Tensor] = []
@@ -122,25 +122,36 @@ def _groups(model: PreTrainedModel, training: Training) -> list[dict[str, Any]]:
 
 def _batches(samples: Sequence[Sample], size: int, order: random.Random) -> list[list[int]]:
     """Shuffled batches of rows of like length: shuffled, sorted within buckets, batches shuffled again."""
+    sizes = _sizes(samples)
     rows = list(range(len(samples)))
     order.shuffle(rows)
     batches: list[list[int]] = []
     for start in range(0, len(rows), size * _BUCKET):
-        bucket = sorted(rows[start : start + size * _BUCKET], key=lambda row: samples[row]["input_ids"].shape[1])
+        bucket = sorted(rows[start : start + size * _BUCKET], key=sizes.__getitem__)
         batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
     order.shuffle(batches)
     return batches
 
 
-def _padded(samples: Sequence[Sample], pad: int, device: torch.device) -> dict[str, Tensor]:
-    """One batch, padded to its own longest row: int64 (rows, tokens) for each input."""
+def _sizes(samples: Sequence[Sample]) -> list[int]:
+    """What rows of one batch should share: a text's tokens; images and series are all of one size."""
+    if "input_ids" not in samples[0]:
+        return [0] * len(samples)
+    return [sample["input_ids"].shape[1] for sample in samples]
+
+
+def _batch(samples: Sequence[Sample], rows: list[int], model: Any, device: torch.device) -> dict[str, Tensor]:
+    """The rows as one batch, texts padded to the longest of them: (rows, ...) for each input."""
+    import numpy as np
     import torch
 
-    longest = max(sample["input_ids"].shape[1] for sample in samples)
+    picked = [samples[row] for row in rows]
     batch = {}
-    for name in samples[0]:
-        values = torch.full((len(samples), longest), pad if name == "input_ids" else 0, dtype=torch.long)
-        for row, sample in enumerate(samples):
-            values[row, : sample[name].shape[1]] = torch.from_numpy(sample[name][0])
-        batch[name] = values.to(device)
+    for name in picked[0]:
+        values = [sample[name] for sample in picked]
+        longest = max(value.shape[1] for value in values)
+        if any(value.shape[1] < longest for value in values):
+            pad = model.config.pad_token_id if name == "input_ids" else 0
+            values = [np.pad(value, ((0, 0), (0, longest - value.shape[1])), constant_values=pad) for value in values]
+        batch[name] = torch.from_numpy(np.concatenate(values)).to(device)
     return batch

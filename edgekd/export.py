@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +20,16 @@ PARITY_ROWS = 16
 PARITY_LIMIT = 1e-3  # largest difference of a logit: fp32 in another order, nothing more
 
 
-def export(plan: Plan, model_folder: Path, texts: list[str], out: Path) -> None:
-    """Write `out/model.onnx` from a Hugging Face folder. Raises RuntimeCannotLoad where ONNX and torch disagree."""
+def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None:
+    """Write `out/model.onnx` from a model's folder. Raises RuntimeCannotLoad where ONNX and torch disagree."""
     import numpy as np
 
-    from edgekd import engine
-    from edgekd.teach import load
+    from edgekd import engine, models
 
     engine.prepare(plan.seed, plan.threads)
-    model = load(model_folder)
-    path = make("exporters", "optimum").export(model, out, task=plan.task, target=plan.target)
-    samples = make("tasks", plan.task).encode(model_folder, texts[:PARITY_ROWS], plan.student.max_tokens)
+    model = models.load(model_folder, plan.task)
+    path = make("exporters", models.exporter(model)).export(model, out, task=plan.task, target=plan.target)
+    samples = make("tasks", plan.task).encode(model_folder, inputs[:PARITY_ROWS], plan.student.survey.max_size)
     difference = float(np.abs(outputs(path, samples, threads=1) - engine.logits(model, samples).numpy()).max())
     if not difference < PARITY_LIMIT:
         raise RuntimeCannotLoad(
@@ -38,7 +38,7 @@ def export(plan: Plan, model_folder: Path, texts: list[str], out: Path) -> None:
         )
 
 
-def outputs(model: Path, samples: list[Sample], *, threads: int) -> np.ndarray[Any, Any]:
+def outputs(model: Path, samples: Sequence[Sample], *, threads: int) -> np.ndarray[Any, Any]:
     """Outputs of every sample under ONNX Runtime in a fresh process, each run alone: (samples, classes)."""
     import numpy as np
 

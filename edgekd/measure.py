@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,22 +29,24 @@ if TYPE_CHECKING:
 
 P90_SAMPLES = 44  # fewer say nothing about the percentile (order statistics, 95%)
 _COLD_STARTS = 3
+_GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest counts
 
 
 def measure(plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], out: Path, progress: Progress) -> None:
-    """Write `measured.json` into `out`. `models` maps a name to its ONNX file and its tokenizer's folder.
+    """Write `measured.json` into `out`.
 
-    The first model is the teacher. Raises EdgeKDError where a timed output is not the accuracy run's.
+    `models` maps a name to its ONNX file and the folder of its tokenizer or preprocessing; the first is the teacher.
+    Raises EdgeKDError where a timed output is not the accuracy run's.
     """
     task = make("tasks", plan.task)
     labels = [splits.classes.index(row.label or "") for row in splits.test]
-    texts = [row.input for row in splits.test]
+    inputs = [row.input for row in splits.test]
     progress.stage("measure: teacher and variants on the held-out samples", 2 * len(models) + plan.measuring.processes)
     with tempfile.TemporaryDirectory(prefix="edgekd-measure-") as name:
         lab = _Lab(plan, task, Path(name), progress)
         results: dict[str, dict[str, Any]] = {}
-        for model, (file, tokenizer) in models.items():
-            samples = task.encode(tokenizer, texts, plan.student.max_tokens)
+        for model, (file, folder) in models.items():
+            samples = task.encode(folder, inputs, plan.student.survey.max_size)
             results[model] = lab.accuracy(model, file, samples, labels)
         for model, (file, _) in models.items():
             results[model] |= lab.footprint(model, file)
@@ -52,7 +55,7 @@ def measure(plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], ou
     for model in models:
         results[model] |= latency[model] | _against(results[teacher], results[model])
         results[model]["speedup"] = latency[model]["ratio"]
-    baseline = linear_baseline(splits, plan.seed)
+    baseline = linear_baseline(task, splits, plan.seed)
     said = {
         "teacher": teacher, "models": {model: _plain(values) for model, values in results.items()},
         "aa": latency["aa"], "baseline": baseline, "n_test": len(labels), "host": asdict(this_host()),
@@ -61,28 +64,40 @@ def measure(plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], ou
     (out / "measured.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
+def guest_memory(plan: Plan, splits: Splits, file: Path, folder: Path, out: Path, progress: Progress) -> None:
+    """Write `guest.json` into `out`: peak RSS of what ships in an arm64 guest, in MiB, as often as _GUEST_RUNS."""
+    task = make("tasks", plan.task)
+    size = min(task.headline_size, plan.student.survey.max_size)
+    progress.stage("measure: memory in an arm64 guest", _GUEST_RUNS)
+    with tempfile.TemporaryDirectory(prefix="edgekd-measure-") as name:
+        inputs = Path(name, "headline.npz")
+        samples = task.encode(folder, [row.input for row in splits.selection[:8]], plan.student.survey.max_size)
+        pack([task.sized(samples, size)], inputs)
+        peaks = []
+        with make("devices", "guest", cpu=plan.target.emulator_cpu).up() as device:
+            for number in range(1, _GUEST_RUNS + 1):
+                job = device.run("footprint", model=str(file), inputs=[str(inputs)], threads=plan.target.threads)
+                peaks.append(job["peak_rss_mib"][0])
+                progress.step(number, f"{peaks[-1]:.1f} MiB")
+            host = device.host
+    (out / "guest.json").write_text(json.dumps({"peak_rss_mib": peaks, "host": host}), encoding="utf-8")
+
+
 def read_measured(folder: Path) -> dict[str, Any]:
     """What `measure` wrote."""
     said: dict[str, Any] = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     return said
 
 
-def linear_baseline(splits: Splits, seed: int) -> dict[str, Any]:
-    """TF-IDF of words and characters with a linear classifier on the same labels: what a network must beat."""
+def linear_baseline(task: Any, splits: Splits, seed: int) -> dict[str, Any]:
+    """The task's linear classifier on the same labels: what a network must beat."""
     import numpy as np
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline, make_union
-    from sklearn.svm import LinearSVC
 
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
-    model = make_pipeline(make_union(words, characters), LinearSVC(random_state=seed))
-    model.fit([row.input for row in splits.train], [row.label for row in splits.train])
-    said = model.predict([row.input for row in splits.test])
+    said = task.baseline(splits.train, splits.test, seed)
     correct = np.array([guess == row.label for guess, row in zip(said, splits.test, strict=True)], dtype=float)
     low, high = intervals.interval(correct)
     return {
-        "recipe": "TF-IDF (words, characters) with a linear SVM on the labelled rows",
+        "recipe": task.baseline_recipe,
         "metric_value": float(correct.mean()), "metric_interval": [low, high], "n": len(correct),
     }  # fmt: skip
 
@@ -114,13 +129,13 @@ class _Lab:
         self.done += 1
         self.progress.step(self.done, note)
 
-    def accuracy(self, name: str, file: Path, samples: list[Any], labels: list[int]) -> dict[str, Any]:
+    def accuracy(self, name: str, file: Path, samples: Sequence[Any], labels: list[int]) -> dict[str, Any]:
         """Every test sample alone, at its own length; packs the timed samples and the memory probes on the way."""
         import numpy as np
 
         pack(samples, self.folder / f"{name}.npz")
         pack(_evenly(samples, self.plan.measuring.timed_samples), self.folder / f"{name}.timed.npz")
-        longest = self.plan.student.max_tokens
+        longest = self.plan.student.survey.max_size
         for size in {min(self.task.headline_size, longest), longest}:
             pack([self.task.sized(samples, size)], self.folder / f"{name}.{size}.npz")
         answer = self.device.run(
@@ -138,7 +153,7 @@ class _Lab:
 
     def footprint(self, name: str, file: Path) -> dict[str, Any]:
         """Peak RSS at the headline size and at the longest input, cold start: each in fresh processes."""
-        longest = self.plan.student.max_tokens
+        longest = self.plan.student.survey.max_size
         sizes = [min(self.task.headline_size, longest), longest]
         inputs = [str(self.folder / f"{name}.{size}.npz") for size in sizes]
         runs = [
@@ -151,7 +166,7 @@ class _Lab:
             "peak_rss_mib": statistics.median(peaks),
             "peak_rss_interval": [min(peaks), max(peaks)],
             "peak_rss_longest_mib": statistics.median(run["peak_rss_mib"][1] for run in runs),
-            "longest_tokens": longest,
+            "longest": longest,
             "cold_start_ms": statistics.median(run["cold_start_ms"] for run in runs),
             "load_ms": statistics.median(run["load_ms"] for run in runs),
             "import_baseline_mib": statistics.median(run["baseline_mib"] for run in runs),
@@ -199,7 +214,7 @@ def _latency(first: np.ndarray[Any, Any], own: np.ndarray[Any, Any], every: np.n
     }
 
 
-def _evenly(rows: list[Any], count: int) -> list[Any]:
+def _evenly(rows: Sequence[Any], count: int) -> list[Any]:
     """`count` of the rows, evenly spaced: the timed samples, the same for every model."""
     if len(rows) <= count:
         return list(rows)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,16 @@ from edgekd import bundle, report, sizing
 from edgekd.core.errors import BelowAccuracy, OverLatency, OverMemory
 from edgekd.core.protocols import Progress, Quiet
 from edgekd.core.quiet import hush
-from edgekd.core.results import this_host
+from edgekd.core.registry import plugin
+from edgekd.core.results import file_sha256, this_host, versions
 from edgekd.core.store import Store
 from edgekd.data.splits import Splits
 from edgekd.plan import Plan
 
 if TYPE_CHECKING:
     from edgekd.choose import Choice
+    from edgekd.costs import Cost, Fit
+    from edgekd.tryout import Tried
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,16 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
     stages = _Stages(plan, splits, store, progress, shape.chosen.shape)
     teacher = stages.teacher()
     outputs = stages.outputs(teacher)
+    shape, tried = stages.tried(shape, teacher, outputs)
+    stages = replace(stages, shape=shape.chosen.shape)
     student = stages.student(teacher, outputs)
     exported = stages.exported("student", student)
     variants = stages.variants(student, exported, outputs)
     choice, trials = stages.choice(variants)
     measured = stages.measured(teacher, stages.exported("teacher", teacher), student, variants)
-    said = report.compose(plan, shape, choice, trials, measured)
-    _hold_to_budgets(plan, said["summary"]["shipped"])
+    guest = stages.guest_memory(variants, choice.recipe, student)
+    said = report.compose(plan, shape, choice, trials, measured, tried, guest)
+    _hold_to_budgets(plan, said["summary"]["shipped"], said["target_figures"]["peak_rss"])
     retained = said["summary"]["retained"]
     if retained < plan.min_retained:
         raise BelowAccuracy(
@@ -64,12 +71,13 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
     return Built(out, said["summary"], fresh=True)
 
 
-def _hold_to_budgets(plan: Plan, shipped: dict[str, Any]) -> None:
+def _hold_to_budgets(plan: Plan, shipped: dict[str, Any], memory: dict[str, Any]) -> None:
     """The last word: what was measured on the held-out samples must be within the budgets, too."""
     target = plan.target
-    if shipped["peak_rss_mib"] > target.memory_mib:
+    if memory["value"] > target.memory_mib:
         raise OverMemory(
-            f"the finished student's peak memory is {shipped['peak_rss_mib']:.1f} MiB > {target.memory_mib:g}",
+            f"the finished student's peak memory is {memory['value']:.1f} MiB ({memory['kind']}) > "
+            f"{target.memory_mib:g}",
             fix="raise memory_mib in the profile, or trim the vocabulary (--vocabulary N)",
         )
     if target.runs_here and shipped["latency_p50_ms"] > target.latency_ms:
@@ -81,6 +89,8 @@ def _hold_to_budgets(plan: Plan, shipped: dict[str, Any]) -> None:
 
 def teacher_mib(plan: Plan) -> int:
     """Size of the teacher's folder: fine-tuning, exporting and sizing write it a few times over."""
+    if not plan.teacher.folder:
+        return 0
     return sum(path.stat().st_size for path in Path(plan.teacher.folder).iterdir() if path.is_file()) >> 20
 
 
@@ -92,7 +102,7 @@ class _Stages:
     splits: Splits
     store: Store
     progress: Progress
-    shape: dict[str, int]
+    shape: dict[str, Any]
 
     def _stage(self, name: str, key: dict[str, Any], produce: Callable[[Path], None]) -> Path:
         if self.store.has(name, key):
@@ -115,9 +125,26 @@ class _Stages:
 
         return self._stage(
             "outputs",
-            self.plan.teaching | {"max_tokens": self.plan.student.max_tokens},
+            self.plan.teaching | {"max_size": self.plan.student.survey.max_size},
             lambda out: teach.keep_outputs(self.plan, self.splits, teacher, out, self.progress),
         )
+
+    def tried(self, fit: Fit, teacher: Path, outputs: Path) -> tuple[Fit, tuple[Tried, ...]]:
+        """The fit with the best of `tries` finalists as its choice, each trained briefly; as it is for one try."""
+        from edgekd import distill, teach, tryout
+
+        if self.plan.student.tries == 1 or len(fit.finalists) == 1:
+            return fit, ()
+        said = teach.read_outputs(outputs)["selection"]
+
+        def score(cost: Cost, epochs: int) -> float:
+            student = self.plan.student
+            short = replace(self.plan, student=replace(student, training=replace(student.training, epochs=epochs)))
+            folder = replace(self, plan=short, shape=cost.shape).student(teacher, outputs)
+            return distill.score(self.plan, self.splits, folder, said)
+
+        best, runs = tryout.halve(fit.finalists, self.plan.student.training.epochs, score)
+        return replace(fit, chosen=best), runs
 
     def student(self, teacher: Path, outputs: Path) -> Path:
         """The distilled student."""
@@ -138,8 +165,8 @@ class _Stages:
         target = self.plan.target
         key = {"of": own, "max_opset": target.max_opset, "max_ir_version": target.max_ir_version}
         key |= self._exporters()
-        texts = [row.input for row in self.splits.train]
-        return self._stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, texts, out))
+        inputs = [row.input for row in self.splits.train]
+        return self._stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, inputs, out))
 
     def variants(self, student: Path, exported: Path, outputs: Path) -> Path:
         """Every quantized variant, tried."""
@@ -177,6 +204,25 @@ class _Stages:
             lambda out: measure.measure(self.plan, self.splits, models, out, self.progress),
         )
         return measure.read_measured(place)
+
+    def guest_memory(self, variants: Path, recipe: str, student: Path) -> dict[str, Any] | None:
+        """What ships, in an arm64 guest: for an ARM target, where this machine has one."""
+        from edgekd import measure
+        from edgekd.compress import variant_file
+
+        target = self.plan.target
+        if not target.needs_guest or not plugin("devices", "guest").available():
+            return None
+        file = variant_file(variants, recipe)
+        key = {
+            "model": file_sha256(file), "cpu": target.emulator_cpu, "threads": target.threads,
+            "max_size": self.plan.student.survey.max_size, "versions": versions("onnxruntime", "edgekd"),
+        }  # fmt: skip
+        place = self._stage(
+            "guest", key, lambda out: measure.guest_memory(self.plan, self.splits, file, student, out, self.progress)
+        )
+        said: dict[str, Any] = json.loads((place / "guest.json").read_text(encoding="utf-8"))
+        return said
 
     def _exporters(self) -> dict[str, str]:
         return {name: self.plan.versions[name] for name in ("optimum-onnx", "onnx", "onnxruntime")}

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgekd.core.profile import Profile
+from edgekd.core.protocols import Survey
+from edgekd.core.registry import make
 from edgekd.core.results import digest
 
 
@@ -37,13 +39,23 @@ class TeacherPlan:
 
     name: str
     source: str
+    kind: str  # the plug-in that knows it
     folder: str
-    ready: bool  # fine-tuned on the task already; else a base model that is fine-tuned first
-    architecture: dict[str, Any]  # model_type, layers, hidden, heads, feed_forward, vocabulary, max_tokens
+    ready: bool  # fine-tuned on the task already; else a base model that is trained on the labels first
+    architecture: dict[str, Any]  # of a transformer its sizes; of one of our families its name and shape
     labels: tuple[str, ...] | None
     sha256: str
     licence: str
     training: Training | None
+
+    @property
+    def words(self) -> str:
+        """The architecture for a reader."""
+        sizes = self.architecture
+        if "family" in sizes:
+            return str(make("students", sizes["family"], **sizes["shape"])) if "shape" in sizes else sizes["family"]
+        known = f"{sizes['model_type']}, {sizes['layers']} layers x {sizes['hidden']}"
+        return known + (f", {sizes['vocabulary']} tokens" if "vocabulary" in sizes else "")
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class DataPlan:
 
     name: str
     source: str
-    text_column: str
+    input_column: str
     label_column: str
     labels: int | None
     classes: tuple[str, ...]
@@ -68,13 +80,11 @@ class StudentPlan:
     """What the student may be; which shape it becomes is measured (see `sizing`)."""
 
     family: str
-    max_tokens: int
-    lengths: tuple[int, ...]  # quantiles of the training texts' lengths, in tokens: what latency is taken on
-    vocabulary: int  # tokens kept of the teacher's
-    vocabulary_limit: int | None
+    survey: Survey
     min_speedup: float
     losses: tuple[LossTerm, ...]
     training: Training
+    tries: int  # shapes that are trained briefly before one is chosen; 1: the most capable that fits
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ class Plan:
     min_retained: float
     search_limit_s: float
     golden: str  # synthetic, test or file
-    golden_texts: tuple[str, ...]  # of the file, where the user gave one
+    golden_digest: str | None  # of the file's rows, where the user gave one
     seed: int
     threads: int
     versions: dict[str, str]
@@ -137,4 +147,6 @@ class Plan:
 
     def distilling(self, shape: dict[str, Any]) -> dict[str, Any]:
         """The key of the student of this shape."""
-        return {"teaching": self.teaching, "student": asdict(self.student), "shape": shape}
+        student = asdict(self.student)
+        learning = {name: student[name] for name in ("family", "survey", "losses", "training")}
+        return {"teaching": self.teaching, "student": learning, "shape": shape}

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd import predictor
 from edgekd.core.registry import plugin
 from edgekd.core.results import Figure, this_host
 from edgekd.core.roofline import predict_latency
 from edgekd.plan import Plan
+from edgekd.predictor import Predictor
 
 if TYPE_CHECKING:
     from edgekd.choose import Choice, Trial
-    from edgekd.sizing import Fit
+    from edgekd.costs import Fit
+    from edgekd.tryout import Tried
 
 SCHEMA = 1
 AA_LIMIT = 0.01  # a median A/A ratio further from 1 is called unstable
 
 
-def compose(plan: Plan, fit: Fit, choice: Choice, trials: list[Trial], measured: dict[str, Any]) -> dict[str, Any]:
+def compose(
+    plan: Plan,
+    fit: Fit,
+    choice: Choice,
+    trials: list[Trial],
+    measured: dict[str, Any],
+    tried: Sequence[Tried] = (),
+    guest: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """The whole report as plain values; `summary` comes first. Pure: only its arguments decide, and the clock."""
     models = measured["models"]
     teacher, shipped = models["teacher"], models[choice.recipe]
-    metric = plugin("tasks", plan.task).metric
+    task = plugin("tasks", plan.task)
+    metric = task.metric
     retained = shipped["metric_value"] / teacher["metric_value"] if teacher["metric_value"] else 0.0
     smaller = teacher["artifact_mib"] / shipped["artifact_mib"]
     host = this_host()
@@ -51,17 +65,20 @@ def compose(plan: Plan, fit: Fit, choice: Choice, trials: list[Trial], measured:
         "name": plan.name,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "plan_sha256": plan.digest,
-        "target_figures": target_figures(plan, fit, choice, shipped, measured["n_test"]),
+        "target_figures": target_figures(plan, fit, choice, shipped, measured["n_test"], guest),
         "figures": {name: figures(values, plan, metric) for name, values in models.items()},
         "baseline": measured["baseline"],
         "aa": {"ratio": aa, "interval": measured["aa"]["ratio_interval"], "stable": abs(aa - 1) <= AA_LIMIT},
         "choice": {"recipe": choice.recipe, "why": choice.why, "passed_over": choice.passed_over},
         "trials": [asdict(trial) for trial in trials],
         "fit": asdict(fit),
+        "prediction": prediction(plan.student.family, fit, predictor.load()),
+        "tried": [asdict(run) for run in tried],
         "budgets": {
             key: getattr(plan.target, key)
             for key in ("memory_mib", "artifact_mib", "latency_ms", "latency_percentile", "cold_start_ms")
         },
+        "min_speedup": plan.student.min_speedup,
         "floors": {
             "min_retained": plan.min_retained,
             "max_drop_points": plan.target.max_drop_points,
@@ -73,13 +90,39 @@ def compose(plan: Plan, fit: Fit, choice: Choice, trials: list[Trial], measured:
         },
         "teacher": {
             "name": plan.teacher.name, "ready": plan.teacher.ready, "licence": plan.teacher.licence,
-            "sha256": plan.teacher.sha256, **plan.teacher.architecture,
+            "sha256": plan.teacher.sha256, "words": plan.teacher.words,
         },
+        "inputs": _inputs(plan),
         "golden": plan.golden,
         "host": asdict(host),
         "seed": plan.seed,
         "versions": plan.versions,
     }  # fmt: skip
+
+
+def prediction(family: str, fit: Fit, known: Predictor) -> dict[str, Any]:
+    """Predicted against measured: every anchor of the family, and the finalists of this build.
+
+    For memory (MiB) and latency (ms here): points as [measured, predicted, whether it is a finalist], and the 90th
+    percentile of the anchors' relative error, each predicted by a fit that never saw it.
+    """
+    recipe = fit.chosen.recipe
+    finalists = [cost for cost in fit.candidates if cost.kind == "measured" and cost.recipe == recipe]
+    said: dict[str, Any] = {"recipe": recipe, "anchors": fit.anchors, "n": len(known.checked(family, recipe))}
+    for figure, anchor, unit in (("memory_mib", "memory_mib", 1.0), ("latency_ms", "latency_ratio", fit.reference_ms)):
+        points = [[unit * one[anchor][0], unit * one[anchor][1], False] for one in known.checked(family, recipe)]
+        points += [[getattr(cost, figure), cost.predicted[figure], True] for cost in finalists]
+        said[figure] = {"p90": fit.errors[anchor], "points": points}
+    return said
+
+
+def _inputs(plan: Plan) -> str:
+    """What the student takes, for a reader."""
+    survey, unit = plan.student.survey, plugin("tasks", plan.task).unit
+    if survey.vocabulary:
+        return f"{survey.vocabulary:,} tokens known; texts are cut at {survey.max_size} {unit}"
+    channels = f", {survey.channels} channel" + ("s" if survey.channels > 1 else "")
+    return f"inputs of {survey.max_size} {unit}{channels}"
 
 
 def _line(values: dict[str, Any], recipe: str) -> dict[str, Any]:
@@ -92,7 +135,9 @@ def figures(values: dict[str, Any], plan: Plan, metric: str) -> dict[str, Any]:
     host = this_host().name
     threads = f"{plan.target.threads} thread" + ("s" if plan.target.threads > 1 else "")
     timing = f"ONNX Runtime, batch 1, {threads}, unpadded held-out samples, interleaved, each run warm"
-    peak = f"VmHWM of a fresh process less its import baseline, at {min(32, values['longest_tokens'])} tokens"
+    task, longest = plugin("tasks", plan.task), values["longest"]
+    at = f"at {min(task.headline_size, longest)} {task.unit}"
+    peak = f"VmHWM of a fresh process less its import baseline, {at}"
 
     def measured(value: float | None, unit: str, how: str, n: int, span: Any = None) -> dict[str, Any]:
         return Figure(value, unit, "measured", how, n, tuple(span) if span else None, host).as_dict()
@@ -111,14 +156,16 @@ def figures(values: dict[str, Any], plan: Plan, metric: str) -> dict[str, Any]:
                             values["latency_n"], values["ratio_interval"]),
         "peak_rss": measured(values["peak_rss_mib"], "MiB", peak, 3, values["peak_rss_interval"]),
         "peak_rss_longest": measured(values["peak_rss_longest_mib"], "MiB",
-                                     f"the same at {values['longest_tokens']} tokens", 3),
+                                     f"the same at {longest} {task.unit}", 3),
         "cold_start": measured(values["cold_start_ms"], "ms", "process start to first output, median", 3),
         "artifact": measured(values["artifact_mib"], "MiB", "size of the ONNX file", 1),
     }  # fmt: skip
 
 
-def target_figures(plan: Plan, fit: Fit, choice: Choice, shipped: dict[str, Any], n: int) -> dict[str, Any]:
-    """What holds for the target itself: measured only where this host has its architecture."""
+def target_figures(
+    plan: Plan, fit: Fit, choice: Choice, shipped: dict[str, Any], n: int, guest: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What holds for the target itself: measured only where this host has its architecture, or a guest has."""
     target, host = plan.target, this_host()
     artifact = Figure(shipped["artifact_mib"], "MiB", "measured", "size of the ONNX file", 1, None, host.name)
     if target.runs_here:
@@ -130,10 +177,13 @@ def target_figures(plan: Plan, fit: Fit, choice: Choice, shipped: dict[str, Any]
                           host.name)  # fmt: skip
     else:
         shape = plugin("students", plan.student.family)(**fit.chosen.shape)
-        typical = sorted(plan.student.lengths)[len(plan.student.lengths) // 2]
-        latency = predict_latency(shape.macs(typical), target, choice.recipe)
+        latency = predict_latency(shape.work(plan.student.survey.typical), target, choice.recipe)
         how = f"peak RSS on {host.arch}; packing and allocator differ on {target.arch}"
         memory = Figure(shipped["peak_rss_mib"], "MiB", "predicted", how, 3, None, host.name)
+        if guest is not None:
+            peaks = guest["peak_rss_mib"]
+            how = "highest of fresh processes in an arm64 guest (full-system emulation), above the import baseline"
+            memory = Figure(max(peaks), "MiB", "measured", how, len(peaks), (min(peaks), max(peaks)), guest["host"])
         accuracy = Figure(shipped["metric_value"], "fraction", "predicted",
                           f"measured on {host.arch} kernels; int8 outputs differ on {target.arch}", n,
                           tuple(shipped["metric_interval"]), host.name)  # fmt: skip
@@ -167,6 +217,7 @@ def render(name: str, said: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["sig"] = _significant
+    environment.filters["log10"] = log10
     text: str = environment.get_template(f"{name}.j2").render(report=said, **said)
     return text
 

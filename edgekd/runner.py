@@ -19,7 +19,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ Sample = dict[str, np.ndarray]
 SETTLE_ROUNDS = 30  # warm-up ends when three successive medians agree within 5%, or here
 
 
-def pack(samples: list[Sample], path: Path) -> None:
+def pack(samples: Sequence[Sample], path: Path) -> None:
     """Write samples to an .npz: for each input name its values, end to end, and each sample's shape."""
     arrays: dict[str, np.ndarray] = {}
     for name in samples[0]:

@@ -15,7 +15,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.registry import make, names, plugin
 
 METHODS = {
-    "losses": "__call__", "quantizers": "quantize", "tasks": "encode", "teachers": "inspect", "students": "macs",
+    "losses": "__call__", "quantizers": "quantize", "tasks": "encode", "teachers": "inspect", "students": "work",
     "exporters": "export", "searches": "run", "devices": "run",
 }  # fmt: skip
 PLUGINS = [(kind, name) for kind in METHODS for name in names(kind)]
@@ -92,14 +92,16 @@ def test_options_reach_the_plugin():
         ("quantizers", "dynamic_int", "there is no quantizer called 'dynamic_int'",
          "did you mean 'dynamic_int8'? choose one of: dynamic_int8, float16, float32, static_int8"),
         ("tasks", "text-clasification", "there is no task called 'text-clasification'",
-         "did you mean 'text-classification'? choose one of: text-classification"),
+         "did you mean 'text-classification'? choose one of: "
+         "image-classification, text-classification, time-series-classification"),
         ("losses", "respnse", "there is no loss called 'respnse'",
          f"did you mean 'response'? choose one of: {', '.join(names('losses'))}"),
         ("searches", "x", "there is no search called 'x'", "choose one of: neural_compressor"),
-        ("devices", "", "there is no device called ''", "choose one of: local"),
+        ("devices", "", "there is no device called ''", "choose one of: guest, local"),
         ("quantizers", "_onnx", "there is no quantizer called '_onnx'",
          "choose one of: dynamic_int8, float16, float32, static_int8"),
-        ("devices", "../losses/response", "there is no device called '../losses/response'", "choose one of: local"),
+        ("devices", "../losses/response", "there is no device called '../losses/response'",
+         "choose one of: guest, local"),
     ],
 )  # fmt: skip
 def test_a_wrong_name_is_refused_with_the_nearest(kind, name, message, fix):

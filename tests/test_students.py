@@ -37,7 +37,7 @@ def teacher_of(model_type: str, folder: Path):
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_student_starts_as_a_cut_of_its_teacher(model_type: str, tmp_path: Path) -> None:
     teacher = teacher_of(model_type, tmp_path)
-    found = Huggingface().inspect(str(tmp_path))
+    found = Huggingface().inspect(str(tmp_path), "text-classification")
     assert found["ready"]
     assert found["architecture"] == {
         "model_type": model_type, "layers": 4, "hidden": WIDTH, "heads": 4, "feed_forward": WIDE,
@@ -86,7 +86,7 @@ def test_neurons_that_matter_are_kept(tmp_path: Path) -> None:
 def test_paper_parameters_are_those_of_the_model(tmp_path: Path) -> None:
     teacher_of("bert", tmp_path)
     shape = Transformer(2, WIDTH, 4, 64, 100, TOKENS, CLASSES)
-    assert shape.random(tmp_path).num_parameters() == pytest.approx(shape.parameters, rel=0.05)
+    assert shape.random(tmp_path).num_parameters() == pytest.approx(shape.work(8).weights, rel=0.05)
     assert Transformer(**json.loads(json.dumps(shape.as_dict()))) == shape
 
 

@@ -36,9 +36,12 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
 _PLAN_OPTIONS = [
     click.option("--target", required=True, help="A profile's name (edgekd targets list) or a YAML file."),
     click.option("--task", default="text-classification", show_default=True, help="Hugging Face's task name."),
-    click.option("--teacher", help="A Hugging Face folder or hub id: fine-tuned on the task, or a base model."),
-    click.option("--data", help="A CSV, TSV, JSONL or Parquet file; a folder of them by split; or a dataset's id."),
+    click.option("--teacher", help="A Hugging Face folder or hub id, fine-tuned or a base model; a .pth of "
+                 "EfficientNet-Lite; or `labels`: trained from the labels."),
+    click.option("--data", help="A file (CSV, TSV, JSONL, Parquet, NumPy), a folder by split or by class, or a "
+                 "dataset's id."),
     click.option("--text-column", help="The column that holds the text."),
+    click.option("--image-column", help="The column that holds the image, or its path."),
     click.option("--label-column", help="The column that holds the label."),
     click.option("--unlabelled", metavar="FILE", help="More texts, without labels."),
     click.option("--labels", type=int, metavar="N", help="Use N labels only; the other rows become unlabelled."),
@@ -51,6 +54,9 @@ _PLAN_OPTIONS = [
     click.option("--learning-rate", type=float, help="Of the student.  [default: 3e-4]"),
     click.option("--max-tokens", type=int, help="Longest input.  [default: by the data]"),
     click.option("--vocabulary", type=int, metavar="N", help="Keep about N tokens.  [default: all that the data use]"),
+    click.option("--image-size", type=int, metavar="PIXELS", help="Of the student's side.  [default: by the data]"),
+    click.option("--try", "tries", type=int, default=1, show_default=True, metavar="N",
+                 help="Train the N most capable shapes that fit briefly; keep the best."),
     click.option("--min-speedup", type=float, default=5.0, show_default=True, help="Of the student over its teacher."),
     click.option("--min-retained", type=float, default=0.9, show_default=True, help="Student's metric over teacher's."),
     click.option("--memory-mib", type=float, help="Instead of the profile's."),
@@ -99,8 +105,9 @@ def build(out: Path | None, as_json: bool, **values: Any) -> None:
 
 @cli.command()
 @plan_options
+@click.option("--measure", is_flag=True, help="Measure the finalists, as build does, rather than predict.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def plan(as_json: bool, **values: Any) -> None:
+def plan(measure: bool, as_json: bool, **values: Any) -> None:
     """Show what `build` would do and what fits; train nothing."""
     from edgekd.cli import show
     from edgekd.cli.progress import shown_on_stderr
@@ -113,7 +120,7 @@ def plan(as_json: bool, **values: Any) -> None:
     if not as_json:
         click.echo(show.plan(made))
     with shown_on_stderr() as progress:
-        shape = fit(made, store, progress)
+        shape = fit(made, store, progress, measured=measure)
     if as_json:
         _print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": asdict(shape)})
     else:
@@ -167,6 +174,25 @@ def targets_check(file: str, as_json: bool) -> None:
         _print_json({"target": profile.name, "valid": True})
     else:
         click.echo(f"{file}: a valid profile for {profile.title} ({profile.name})")
+
+
+@cli.command()
+@click.option("--fix", metavar="NAME", help="Mend one check: guest or predictor.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def doctor(fix: str | None, as_json: bool) -> None:
+    """What works on this machine, what is missing, the command that mends it."""
+    from edgekd import doctor as checks
+    from edgekd.cli import show
+    from edgekd.cli.progress import shown_on_stderr
+
+    if fix is not None:
+        with shown_on_stderr() as progress:
+            checks.fix(fix, progress)
+    found = checks.checks()
+    if as_json:
+        _print_json({"checks": [asdict(check) for check in found]})
+    else:
+        click.echo(show.doctor(found))
 
 
 @cli.command()

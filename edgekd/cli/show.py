@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.registry import plugin
+
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
+    from edgekd.costs import Fit
+    from edgekd.doctor import Check
     from edgekd.plan import Plan
-    from edgekd.sizing import Fit
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -23,27 +26,28 @@ def plan(made: Plan) -> str:
     target, teacher, data, student = made.target, made.teacher, made.data, made.student
     counts = ", ".join(f"{count} {role}" for role, count in data.counts.items())
     judged = "accuracy on validation rows" if data.selection_labelled else "agreement with the teacher"
-    architecture = teacher.architecture
+    task = plugin("tasks", made.task)
     training = student.training
     budgets = f"{target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, {target.latency_ms:g} ms"
+    survey = student.survey
+    inputs = f"{survey.max_size} {task.unit}" + (f", {survey.channels} channels" if survey.channels > 1 else "")
+    inputs += f", vocabulary trimmed to {survey.vocabulary}" if survey.vocabulary else ""
     losses = [
         f"{term.weight:g} {term.name}" + "".join(f"({key} {value:g})" for key, value in term.options.items())
         for term in student.losses
     ]
     how = (
-        f"fine-tuned on the labels: {teacher.training.epochs} epochs of {teacher.training.batch_size} at "
+        f"trained on the labels: {teacher.training.epochs} epochs of {teacher.training.batch_size} at "
         f"{teacher.training.learning_rate:g}"
         if teacher.training
         else "used as it is"
     )
     rows = [
         ("target", f"{target.name}: {target.title}, {budgets} at p{target.latency_percentile}"),
-        ("teacher", f"{teacher.name}: {architecture['model_type']}, {architecture['layers']} layers x "
-                    f"{architecture['hidden']}, {architecture['vocabulary']} tokens; {how}"),
+        ("teacher", f"{teacher.name}: {made.teacher.words}; {how}"),
         ("data", f"{data.name}: {counts}; {len(data.classes)} classes"),
         *(("", note) for note in data.notes),
-        ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to "
-                    f"{student.max_tokens} tokens, vocabulary trimmed to {student.vocabulary}"),
+        ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to {inputs}"),
         ("distill", f"{' + '.join(losses)}; {training.epochs} epochs of {training.batch_size} at "
                     f"{training.learning_rate:g}"),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
@@ -55,26 +59,31 @@ def plan(made: Plan) -> str:
 
 
 def fit_table(shape: Fit, made: Plan) -> str:
-    """Budget, teacher, finalists, the budgets that each breaks, the choice."""
-    target = made.target
+    """Budget, teacher, candidates in order of capability, the budgets that each breaks, the choice, its memory."""
+    target, teacher = made.target, shape.teacher
     latency = "ms here" if target.runs_here else f"ms on {target.name} (predicted)"
-    header = ["", "memory MiB", "file MiB", latency, "speedup", "over"]
+    header = ["", "memory MiB", "file MiB", latency, "speedup", "", "over"]
     rows = [
         ["budget", f"{target.memory_mib:g}", f"{target.artifact_mib:g}", f"{target.latency_ms:g}",
-         f"{made.student.min_speedup:g}x", ""],
-        ["teacher, float32", f"{shape.teacher['memory_mib']:.1f}", f"{shape.teacher['artifact_mib']:.1f}",
-         f"{shape.teacher['latency_ms']:.2f}" if target.runs_here else "", "1x", ""],
+         f"{made.student.min_speedup:g}x", "", ""],
+        ["teacher, float32", f"{teacher['memory_mib']:.1f}", f"{teacher['artifact_mib']:.1f}",
+         f"{teacher['latency_ms']:.2f}" if target.runs_here else "", "1x", teacher["kind"], ""],
     ]  # fmt: skip
-    for cost in shape.finalists:
-        size = cost.shape
-        name = f"{size['layers']} layers x {size['hidden']}, ff {size['feed_forward']}, {cost.recipe}"
+    for cost in shape.candidates:
         on_target = "unknown" if cost.target_latency_ms is None else f"{cost.target_latency_ms:.2f}"
-        mark = "<- chosen" if cost == shape.chosen else "; ".join(cost.breaks) or "smaller"
-        rows.append(
-            [name, f"{cost.memory_mib:.1f}", f"{cost.artifact_mib:.1f}", on_target, f"{cost.speedup:.2f}x", mark]
-        )
+        mark = "<- chosen" if cost.shape == shape.chosen.shape else "; ".join(cost.breaks) or "fits, less capable"
+        rows.append([f"{cost.words}, {cost.recipe}", f"{cost.memory_mib:.1f}", f"{cost.artifact_mib:.1f}", on_target,
+                     f"{cost.speedup:.2f}x", cost.kind, mark])  # fmt: skip
+    parts = " + ".join(f"{mib:.1f} {part}" for part, mib in shape.chosen.memory_parts.items())
+    errors = ", ".join(
+        f"{name} {shape.errors[key]:.0%}"
+        for name, key in (("memory", "memory_mib"), ("file", "artifact_mib"), ("latency", "latency_ratio"))
+    )
+    how = "measured here" if shape.chosen.kind == "measured" else "predicted; `build`, or `plan --measure`, measures it"
     tail = [
-        f"{shape.considered} shapes considered; finalists were built with random weights, measured on {shape.host}",
+        f"memory of the choice: {shape.chosen.memory_mib:.1f} MiB = {parts}",
+        f"{shape.fitting} of {shape.considered} shapes fit; the choice is {how} on {shape.host}",
+        f"predictions: 9 of 10 shapes within {errors} (cross-validated on {shape.anchors})",
         *(f"warning: {warning}" for warning in shape.warnings),
     ]
     return "\n".join(["", table(header, rows), "", *tail])
@@ -96,6 +105,15 @@ def profile(shown: Profile) -> str:
         for key, value in shown.as_dict().items()
         if value is not None
     )
+
+
+def doctor(found: list[Check]) -> str:
+    """One line a check, and under it the command that mends it."""
+    rows = [[check.name, check.state, check.what] for check in found]
+    lines = table(["", "", "what was found"], rows).splitlines()
+    told = [line + (f"\n{' ' * 4}mend it: {check.fix}" if check.fix else "") for line, check in
+            zip(lines[1:], found, strict=True)]  # fmt: skip
+    return "\n".join(told)
 
 
 def summary(said: dict[str, Any], folder: Path, *, fresh: bool) -> str:

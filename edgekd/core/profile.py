@@ -82,6 +82,11 @@ class Profile(BaseModel):
         """
         return self.arch == this_host().arch and self.execution_provider == "CPUExecutionProvider"
 
+    @property
+    def needs_guest(self) -> bool:
+        """Whether memory is measured in an arm64 guest: for a target of that architecture on another host's."""
+        return self.arch == "aarch64" != this_host().arch and self.emulator_cpu is not None
+
     def as_dict(self) -> dict[str, Any]:
         """As the YAML file spells it."""
         return self.model_dump(by_alias=True)

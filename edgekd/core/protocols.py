@@ -4,18 +4,54 @@ is the report's line, one method does the work. There is nothing to inherit from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from edgekd.core.profile import Profile
+    from edgekd.core.store import Store
     from edgekd.core.tensors import Outputs, Targets
 
 Sample = dict[str, "np.ndarray"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the inputs ask of a student: sizes are tokens of a text, pixels of an image's side, steps of a series."""
+
+    max_size: int  # the longest input that it takes; images and series have this size
+    sizes: tuple[int, ...]  # quantiles of the training inputs' own sizes, ascending: what latency is taken on
+    channels: int = 1  # of an image, or of a series
+    vocabulary: int = 0  # tokens kept of the teacher's
+    vocabulary_limit: int | None = None
+
+    @property
+    def typical(self) -> int:
+        """The median size."""
+        return self.sizes[len(self.sizes) // 2]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run of a shape takes, on paper: what its cost is predicted from."""
+
+    lookup_weights: int  # in tables of which a run reads a few rows
+    matrix_weights: int  # in matrices and dense convolutions, which kernels pack once more
+    other_weights: int  # in depth-wise convolutions, norms and biases
+    macs: int  # multiply-adds of matrices and dense convolutions
+    other_macs: int  # multiply-adds of depth-wise convolutions and of products of two activations
+    activations: int  # values of the largest operator's input and output together
+    moved: int  # values that all operators write
+    operators: int
+
+    @property
+    def weights(self) -> int:
+        """All weights."""
+        return self.lookup_weights + self.matrix_weights + self.other_weights
 
 
 class Progress(Protocol):
@@ -58,15 +94,77 @@ class Loss(Protocol):
 
 
 class Student(Protocol):
-    """A shape of a family: it knows its cost on paper, and how to come to be."""
+    """A shape of a family: it knows its cost on paper, and how to come to be. `str` of it says it in words."""
 
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
+    tasks: ClassVar[tuple[str, ...]]  # what the family can serve
+    recipes: ClassVar[tuple[str, ...]]  # that shapes are measured under, where the profile has them
+    exporter: ClassVar[str]
+
+    @classmethod
+    def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Student]:
+        """Every shape that a student of this teacher may have, the most capable first."""
         ...
 
-    def macs(self, size: int) -> int:
-        """Multiply-adds of one sample of that size (tokens for text)."""
+    @property
+    def max_size(self) -> int:
+        """The largest input it takes: tokens, pixels of a side, steps."""
+        ...
+
+    @property
+    def capability(self) -> tuple[float, ...]:
+        """The order of the ladder: a proxy, no promise."""
+        ...
+
+    def work(self, size: int) -> Work:
+        """What one sample of that size takes."""
+        ...
+
+    def sample(self, size: int, random: np.random.Generator) -> Sample:
+        """A random input of that size, batch 1."""
+        ...
+
+    def relief(self) -> str:
+        """What a user may do where even the smallest shape is too large; empty where nothing helps."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; `Family(**values)` is the shape again."""
+        ...
+
+    @classmethod
+    def training(cls, rows: int) -> dict[str, Any]:
+        """Defaults of a training run on that many rows, as `edgekd.plan.Training` takes them."""
+        ...
+
+    def random(self, teacher_folder: Path | None = None) -> Any:
+        """A torch model of this shape with random weights, in evaluation mode."""
+        ...
+
+    def start_from(self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample]) -> Any:
+        """A torch model of this shape that starts with what it can take from the teacher.
+
+        `kept` is what the task's `student_files` gave; `samples` are teacher inputs on which to rank importance.
+        """
+        ...
+
+
+class Teacher(Protocol):
+    """Where a teacher comes from: inspected as files first, loaded when it is needed."""
+
+    def inspect(self, source: str, task: str) -> dict[str, Any]:
+        """folder, ready, architecture, labels, sha256, licence. Raises TeacherError, and loads no model."""
+        ...
+
+    def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
+        """A torch model with a fresh head for these labels, to be fine-tuned."""
+        ...
+
+    def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
+        """Write what the task needs beside the model: tokenizer, preprocessing."""
+        ...
+
+    def training(self, rows: int) -> dict[str, Any]:
+        """Defaults of a training run on that many rows, as `edgekd.plan.Training` takes them."""
         ...
 
 
@@ -89,12 +187,12 @@ class Quantizer(Protocol):
 class Exporter(Protocol):
     """From a student's folder to ONNX, and the proof that the ecosystem opens the result."""
 
-    def export(self, model: PreTrainedModel, out: Path, *, task: str, target: Profile) -> Path:
+    def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Path:
         """Write one ONNX file into `out`, within the target's opset and IR version; its path."""
         ...
 
-    def open(self, folder: Path, file: str, texts: Sequence[str]) -> Any:
-        """Outputs of the texts as the ecosystem's own loader gives them for a bundle's folder."""
+    def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
+        """The ecosystem's loader that opens a bundle's folder, and its outputs for these inputs."""
         ...
 
 
@@ -111,11 +209,40 @@ class Task(Protocol):
 
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    families: ClassVar[tuple[str, ...]]  # of students, the default first
+    auto_model: ClassVar[str]  # transformers' class for the task
+    unit: ClassVar[str]  # of sizes: tokens, pixels, steps
+    headline_size: ClassVar[int]  # at which peak RSS is quoted, where inputs have sizes of their own
+    baseline_recipe: ClassVar[str]
 
-    def encode(self, model_folder: Path, texts: Iterable[str], max_tokens: int) -> list[Sample]:
+    def read(self, source: str) -> dict[str, list[dict[str, Any]]]:
+        """Tables by split, or one called `all`. Raises DataError."""
+        ...
+
+    def survey(self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Store) -> Survey:
+        """What the training inputs ask of a student; `sizes` holds what the user asked for."""
+        ...
+
+    def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> Any:
+        """Write the student's tokenizer or preprocessing to `out`; what `Student.start_from` is to keep."""
+        ...
+
+    def encode(self, model_folder: Path, inputs: Iterable[Any], max_size: int) -> Sequence[Sample]:
         """Model inputs of each row, unpadded, batch 1."""
         ...
 
     def correct(self, outputs: Any, labels: Sequence[int]) -> Any:
         """Per row 1.0 or 0.0 for a metric that is a mean over rows."""
+        ...
+
+    def baseline(self, train: Sequence[Any], test: Sequence[Any], seed: int) -> Any:
+        """What a linear model on the labelled rows says of each test row: class names (rows,)."""
+        ...
+
+    def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+        """Golden inputs that are nobody's data."""
+        ...
+
+    def sized(self, samples: Sequence[Sample], size: int) -> Sample:
+        """One sample of exactly that size."""
         ...

@@ -11,6 +11,7 @@ from __future__ import annotations
 from math import sqrt
 
 from edgekd.core.profile import Profile
+from edgekd.core.protocols import Work
 from edgekd.core.results import Figure
 
 ATTAINED = (0.2, 0.8)  # of the peak
@@ -31,10 +32,11 @@ _BY_ISA = (  # for a core that the table does not name: the first instruction se
 )
 
 
-def predict_latency(macs: int, target: Profile, recipe: str) -> Figure:
-    """Median latency of one sample of `macs` multiply-adds on the target, in ms, with its band; unknown for a GPU."""
+def predict_latency(work: Work, target: Profile, recipe: str) -> Figure:
+    """Median latency of one sample of that work on the target, in ms, with its band; unknown for a GPU."""
     if target.execution_provider != "CPUExecutionProvider":
         return Figure(None, "ms", "unknown", "no GPU here: unknown until it runs on the device", n=0)
+    macs = work.macs + work.other_macs
     column = 1 if "int8" in recipe else 0
     peaks = _PEAKS.get(target.microarch) or next((p for isa, p in _BY_ISA if isa in target.isa), (1.0, 1.0))
     at_peak_ms = macs / (peaks[column] * target.clock_mhz * 1e3)

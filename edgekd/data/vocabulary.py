@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from edgekd.core import child
+from edgekd.core.store import Store
 
 Spec = dict[str, Any]
 
@@ -24,6 +25,8 @@ def survey(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = No
     `limit` keeps only the most frequent pieces beyond the indispensable ones. A tokenizer whose model we cannot
     trim safely keeps its whole vocabulary.
     """
+    from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     spec: Spec = json.loads(tokenizer.to_str())
     tokenizer.no_truncation()
@@ -64,6 +67,8 @@ def _kept(spec: Spec, used: Counter[int], limit: int | None, size: int) -> list[
 
 def trim_tokenizer(tokenizer_file: Path, kept: list[int], out: Path) -> None:
     """Write the tokenizer with the kept ids only, renumbered 0, 1, 2 ... in their old order."""
+    from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     spec: Spec = json.loads(tokenizer.to_str())
     new = {old: position for position, old in enumerate(kept)}
@@ -85,6 +90,8 @@ def trim_tokenizer(tokenizer_file: Path, kept: list[int], out: Path) -> None:
         _renumber(spec.get("post_processor"), new)
         if spec.get("padding"):
             spec["padding"]["pad_id"] = new[spec["padding"]["pad_id"]]
+    from tokenizers import Tokenizer
+
     text = json.dumps(spec, ensure_ascii=False, indent=1)
     Tokenizer.from_str(text)  # what cannot be read back must not be shipped
     out.write_text(text, encoding="utf-8")
@@ -138,3 +145,25 @@ def _renumber(node: Any, new: dict[int, int]) -> None:
     elif isinstance(node, list):
         for value in node:
             _renumber(value, new)
+
+
+def tokenizer_file(folder: Path, store: Store) -> Path:
+    """The teacher's `tokenizer.json`; made by transformers, in a child process, where only older files are there."""
+    if (folder / "tokenizer.json").exists():
+        return folder / "tokenizer.json"
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    place = store.stage(
+        "tokenizer",
+        {"folder": str(folder), "files": files},
+        lambda out: child.call(
+            "edgekd.data.vocabulary:write_tokenizer", {"folder": str(folder), "out": str(out)}, timeout_s=300
+        ),
+    )
+    return place / "tokenizer.json"
+
+
+def write_tokenizer(folder: str, out: str) -> None:
+    """Convert a tokenizer's older files into `tokenizer.json` (runs in a child process)."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(out)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.errors import EdgeKDError
 from edgekd.core.quiet import quiet
+from edgekd.exporters._onnx import finish
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedModel
 
     from edgekd.core.profile import Profile
@@ -42,51 +42,36 @@ class Optimum:
                 model, Path(folder), task=task, opset=opset, do_validation=False, device="cpu", no_post_process=True
             )
             graph = onnx.load(Path(folder, "model.onnx"))
-        graph.ir_version = min(graph.ir_version, target.max_ir_version)
-        _strip(graph)
-        found = max(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
-        if found > target.max_opset:
-            raise RuntimeCannotLoad(
-                f"the export has opset {found}; the target {target.name} knows {target.max_opset}",
-                fix="raise max_opset in the profile if the device's ONNX Runtime allows it",
-            )
-        onnx.checker.check_model(graph)
-        path = out / "model.onnx"
-        onnx.save(graph, path)
-        return path
+        return finish(graph, out / "model.onnx", target)
 
-    def open(self, folder: Path, file: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        """Logits (texts, classes) as `ORTModelForSequenceClassification` gives them for a bundle's folder.
+    def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
+        """The name of optimum's loader for the task, and logits (inputs, classes) as it gives them for a bundle.
 
-        Each text runs alone, unpadded. Raises EdgeKDError where the folder does not load in optimum.
+        Each input runs alone. Raises EdgeKDError where the folder does not load in optimum.
         """
         import numpy as np
-        from optimum.onnxruntime import ORTModelForSequenceClassification
-        from transformers import AutoTokenizer
+        import optimum.onnxruntime
+        import transformers
 
+        loader, processor, arguments = _LOADERS[task]
         try:
             with quiet():
-                model = ORTModelForSequenceClassification.from_pretrained(folder, subfolder="onnx", file_name=file)
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-                rows = [
-                    model(**tokenizer(text, truncation=True, return_tensors="np")).logits.reshape(1, -1)
-                    for text in texts
-                ]
+                model = getattr(optimum.onnxruntime, loader).from_pretrained(folder, subfolder="onnx", file_name=file)
+                prepare = getattr(transformers, processor).from_pretrained(folder)
+                rows = [model(**prepare(one, return_tensors="np", **arguments)).logits.reshape(1, -1) for one in inputs]
         except Exception as error:  # whatever optimum raises, the bundle does not open
             raise EdgeKDError(
                 f"the bundle does not open with optimum: {type(error).__name__}: {error}",
                 fix="this is a fault of edgekd: please report it with the command you ran",
             ) from error
-        return np.concatenate([np.asarray(row) for row in rows])
+        return loader, np.concatenate([np.asarray(row) for row in rows])
+
+    def opens(self, task: str) -> bool:
+        """Whether optimum has a loader for the task."""
+        return task in _LOADERS
 
 
-def _strip(model: Any) -> None:
-    """Remove names of files and of this machine: a bundle is reproducible and leaks nothing."""
-    model.doc_string, model.producer_name, model.producer_version = "", "edgekd", ""
-    del model.metadata_props[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        value.doc_string = ""
-        del value.metadata_props[:]
+_LOADERS: dict[str, tuple[str, str, dict[str, Any]]] = {  # the model's class, the processor's, its arguments
+    "text-classification": ("ORTModelForSequenceClassification", "AutoTokenizer", {"truncation": True}),
+    "image-classification": ("ORTModelForImageClassification", "AutoImageProcessor", {}),
+}

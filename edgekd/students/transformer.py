@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgekd.core.protocols import Survey, Work
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -30,14 +33,24 @@ class Transformer:
     max_tokens: int
     classes: int
 
+    tasks: ClassVar[tuple[str, ...]] = ("text-classification",)
+    recipes: ClassVar[tuple[str, ...]] = ("dynamic_int8",)
+    exporter: ClassVar[str] = "optimum"
+
     @classmethod
-    def ladder(
-        cls, architecture: dict[str, Any], *, vocabulary: int, max_tokens: int, classes: int
-    ) -> list[Transformer]:
+    def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Transformer]:
         """Every shape that a student of this teacher may have, the most capable first (see `capability`)."""
         widths = {max(_MULTIPLE, int(architecture["feed_forward"] * w) // _MULTIPLE * _MULTIPLE) for w in _WIDTHS}
         shapes = [
-            cls(layers, architecture["hidden"], architecture["heads"], width, vocabulary, max_tokens, classes)
+            cls(
+                layers,
+                architecture["hidden"],
+                architecture["heads"],
+                width,
+                survey.vocabulary,
+                survey.max_size,
+                classes,
+            )
             for layers in range(1, architecture["layers"] + 1)
             for width in widths
         ]
@@ -49,32 +62,64 @@ class Transformer:
         return (self.layers * self.layer_weights, self.layers)
 
     @property
+    def max_size(self) -> int:
+        """The longest text, in tokens."""
+        return self.max_tokens
+
+    @property
     def layer_weights(self) -> int:
         """Weights of one layer: attention's four matrices and the feed-forward's two."""
         return 4 * self.hidden**2 + 2 * self.hidden * self.feed_forward
 
-    @property
-    def parameters(self) -> int:
-        """Number of weights, biases and norms left out (under 1%)."""
-        embeddings = (self.vocabulary + self.max_tokens) * self.hidden
-        return embeddings + self.layers * self.layer_weights + self.hidden**2 + self.hidden * self.classes
+    @classmethod
+    def of_teacher(cls, architecture: Mapping[str, Any], *, classes: int) -> Transformer:
+        """The teacher's own shape: what it costs is predicted as any shape's is."""
+        sizes = {name: architecture[name] for name in ("layers", "hidden", "heads", "feed_forward", "vocabulary")}
+        return cls(**sizes, max_tokens=architecture["max_tokens"], classes=classes)
 
-    def macs(self, size: int) -> int:
-        """Multiply-adds of one text of `size` tokens: the layers' matrices, attention, and the head."""
-        attention = 2 * size * size * self.hidden
-        return self.layers * (size * self.layer_weights + attention) + self.hidden**2 + self.hidden * self.classes
+    @classmethod
+    def training(cls, rows: int) -> dict[str, Any]:
+        """About 31,000 rows seen, in 3 to 20 epochs."""
+        return {"epochs": max(3, min(20, round(31_000 / rows))), "batch_size": 16, "learning_rate": 3e-4}
+
+    def work(self, size: int) -> Work:
+        """One text of `size` tokens: the layers' matrices, attention, and the head."""
+        head = self.hidden**2 + self.hidden * self.classes
+        wide = max(3 * self.hidden, self.hidden + self.feed_forward, self.hidden + self.heads * size)
+        return Work(
+            lookup_weights=(self.vocabulary + self.max_tokens) * self.hidden,
+            matrix_weights=self.layers * self.layer_weights + head,
+            other_weights=self.layers * (9 * self.hidden + self.feed_forward),
+            macs=self.layers * size * self.layer_weights + head,
+            other_macs=self.layers * 2 * size * size * self.hidden,
+            activations=size * wide,
+            moved=self.layers * size * (12 * self.hidden + 4 * self.feed_forward + 2 * self.heads * size),
+            operators=8 + 20 * self.layers,
+        )
+
+    def sample(self, size: int, random: np.random.Generator) -> Sample:
+        """Token ids at random: which tokens does not matter to cost."""
+        import numpy as np
+
+        ids = random.integers(0, self.vocabulary, (1, size))
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+    def relief(self) -> str:
+        """What a user may do where even the smallest shape is too large."""
+        return f"trim the vocabulary (--vocabulary {max(256, self.vocabulary // 4)})"
 
     def __str__(self) -> str:
-        return f"{self.layers} layers x {self.hidden}, feed-forward {self.feed_forward}, {self.vocabulary} tokens"
+        return f"{self.layers} layers x {self.hidden}, ff {self.feed_forward}"
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values; `Transformer(**values)` is the shape again."""
         return asdict(self)
 
-    def random(self, teacher_folder: Path, kept: Sequence[int] | None = None) -> PreTrainedModel:
+    def random(self, teacher_folder: Path | None = None, kept: Sequence[int] | None = None) -> PreTrainedModel:
         """A student of this shape with random weights: what measuring needs, before anything is trained.
 
-        `kept` are the teacher's token ids that survive, ascending: special ids are renumbered by them.
+        `kept` are the teacher's token ids that survive, ascending: special ids are renumbered by them. Without a
+        teacher's folder it is a BERT.
         """
         from transformers import AutoModelForSequenceClassification
 
@@ -117,10 +162,15 @@ class Transformer:
         student.config.id2label, student.config.label2id = teacher.config.id2label, teacher.config.label2id
         return student
 
-    def _config(self, teacher_folder: Path, kept: Sequence[int]) -> PretrainedConfig:
-        from transformers import AutoConfig
+    def _config(self, teacher_folder: Path | None, kept: Sequence[int]) -> PretrainedConfig:
+        from transformers import AutoConfig, BertConfig
 
-        config = AutoConfig.from_pretrained(teacher_folder, num_labels=self.classes)
+        if teacher_folder is None:
+            config = BertConfig(
+                hidden_size=self.hidden, num_attention_heads=self.heads, num_labels=self.classes, pad_token_id=0
+            )
+        else:
+            config = AutoConfig.from_pretrained(teacher_folder, num_labels=self.classes)
         config.num_hidden_layers = self.layers
         setattr(config, "hidden_dim" if hasattr(config, "hidden_dim") else "intermediate_size", self.feed_forward)
         config.vocab_size = self.vocabulary

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgekd.core.errors import DataError, suggestion
-from edgekd.data.read import Table
+from edgekd.core.errors import DataError, UsageError
+from edgekd.core.protocols import Survey
+from edgekd.core.store import Store
+from edgekd.data import vocabulary
+from edgekd.data.columns import find_column, find_label, row_label
+from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
 
 if TYPE_CHECKING:
@@ -17,7 +23,8 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 _TEXT_NAMES = ("text", "sentence", "question", "content", "review", "utterance", "document", "query", "input")
-_LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sentiment", "fine_label")
+_TOKENS_LIMIT = 512
+_LENGTH_QUANTILES = 12
 
 
 @dataclass(frozen=True)
@@ -29,33 +36,25 @@ class TextClassification:
 
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
-    family: ClassVar[str] = "transformer"
+    families: ClassVar[tuple[str, ...]] = ("transformer",)
+    auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
+    unit: ClassVar[str] = "tokens"
     headline_size: ClassVar[int] = 32  # tokens at which peak RSS is quoted
+    baseline_recipe: ClassVar[str] = "TF-IDF (words, characters) with a linear SVM on the labelled rows"
+
+    def read(self, source: str) -> dict[str, Table]:
+        """Tables by split. Raises DataError."""
+        return read_tables(source)
 
     def columns(self, table: Table, source: str) -> tuple[str, str]:
         """The text and the label column. Raises DataError, naming the columns there are."""
         present = list(table[0])
         text = self.input_column(table, source)
-        label = self._column(self.label_column, _LABEL_NAMES, [c for c in present if c != text], source, "label")
-        return text, label
+        return text, find_label(self.label_column, [c for c in present if c != text], source)
 
     def input_column(self, table: Table, source: str) -> str:
         """The text column alone, for a file without labels. Raises DataError."""
-        return self._column(self.text_column, _TEXT_NAMES, list(table[0]), source, "text")
-
-    def _column(self, given: str | None, usual: Sequence[str], present: list[str], source: str, what: str) -> str:
-        if given is not None:
-            if given not in present:
-                raise DataError(f"{source} has no column {given!r}", fix=suggestion(given, present))
-            return given
-        by_name = {name.lower(): name for name in present}
-        found = [by_name[name] for name in usual if name in by_name]
-        if not found:
-            raise DataError(
-                f"{source} has no {what} column by a usual name; its columns are {', '.join(map(repr, present))}",
-                fix=f"name it: --{what}-column {present[0] if present else 'NAME'}",
-            )
-        return found[0]
+        return find_column(self.text_column, _TEXT_NAMES, list(table[0]), source, "text")
 
     def examples(self, table: Table, columns: tuple[str, str], source: str, *, labelled: bool = True) -> list[Example]:
         """Rows as examples. Rows without text are refused; a missing label makes a row unlabelled."""
@@ -68,17 +67,47 @@ class TextClassification:
                     f"{source}, row {number}: the text column {text_column!r} holds {text!r}",
                     fix="remove rows without text, or name another column with --text-column",
                 )
-            name = None if label is None or str(label).strip() == "" else str(label).strip()
-            rows.append(Example(text, name))
+            rows.append(Example(text, row_label(label)))
         return rows
 
-    def encode(self, model_folder: Path, texts: Iterable[str], max_tokens: int) -> list[Sample]:
-        """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_tokens`."""
+    def survey(self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store) -> Survey:
+        """Tokens of the texts and of the vocabulary that they need. `sizes` may say `tokens` and `vocabulary`."""
+        tokenizer = vocabulary.tokenizer_file(Path(teacher["folder"]), store)
+        tokens, kept = vocabulary.survey(tokenizer, texts, limit=sizes.get("vocabulary"))
+        lengths, longest = _lengths(sorted(tokens), teacher["architecture"]["max_tokens"], sizes.get("tokens"))
+        return Survey(longest, lengths, vocabulary=len(kept), vocabulary_limit=sizes.get("vocabulary"))
+
+    def student_files(self, teacher_folder: Path, texts: Iterable[str], survey: Survey, shape: Any, out: Path) -> Any:
+        """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending.
+
+        `texts` are those that the student may see, never the test's.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+        with tempfile.TemporaryDirectory(prefix="edgekd-tokenizer-") as name:
+            folder = Path(name)
+            tokenizer.save_pretrained(folder)
+            kept = vocabulary.kept_ids(folder / "tokenizer.json", texts, limit=survey.vocabulary_limit)
+            vocabulary.trim_tokenizer(folder / "tokenizer.json", kept, folder / "tokenizer.json")
+            config_file = folder / "tokenizer_config.json"
+            config = json.loads(config_file.read_text(encoding="utf-8"))
+            config.pop("added_tokens_decoder", None)  # ids of the old vocabulary
+            config_file.write_text(json.dumps(config), encoding="utf-8")
+            for stale in ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"):
+                (folder / stale).unlink(missing_ok=True)
+            trimmed = AutoTokenizer.from_pretrained(folder)
+            trimmed.model_max_length = survey.max_size
+            trimmed.save_pretrained(out)
+        return kept
+
+    def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> list[Sample]:
+        """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""
         import numpy as np
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
-        encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens)
+        encoded = tokenizer(list(texts), truncation=True, max_length=max_size)
         names = [name for name in encoded if name in tokenizer.model_input_names]
         count = len(encoded["input_ids"])
         return [{name: np.array([encoded[name][row]], dtype=np.int64) for name in names} for row in range(count)]
@@ -89,6 +118,18 @@ class TextClassification:
 
         hits: np.ndarray[Any, Any] = (outputs.argmax(axis=1) == np.asarray(labels)).astype(float)
         return hits
+
+    def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
+        """What the linear model says of each test row: class names (rows,)."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.pipeline import make_pipeline, make_union
+        from sklearn.svm import LinearSVC
+
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+        model = make_pipeline(make_union(words, characters), LinearSVC(random_state=seed))
+        model.fit([row.input for row in train], [row.label for row in train])
+        return model.predict([row.input for row in test])
 
     def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
         """Golden inputs that are nobody's text: tokens drawn at random, lengths and special tokens as in `samples`."""
@@ -118,3 +159,22 @@ class TextClassification:
                 filler = np.resize(inner[0], size - values.shape[1])[None]
                 made[name] = np.concatenate([values[:, :-1], filler, values[:, -1:]], axis=1)
         return made
+
+
+def _lengths(tokens: list[int], most: int, asked: int | None) -> tuple[tuple[int, ...], int]:
+    """Quantiles of the training texts' lengths in tokens (ascending), and the longest input that the student takes."""
+    if asked is not None:
+        if not 4 <= asked <= most:
+            raise UsageError(
+                f"--max-tokens {asked} is outside 4 to {most}, what the teacher takes",
+                fix=f"give a number from 4 to {most}",
+            )
+        longest = asked
+    else:
+        needed = tokens[min(len(tokens) - 1, int(len(tokens) * 0.999))]
+        longest = 32
+        while longest < min(needed, most, _TOKENS_LIMIT):
+            longest *= 2
+        longest = min(longest, most, _TOKENS_LIMIT)
+    steps = [round((i + 0.5) / _LENGTH_QUANTILES * (len(tokens) - 1)) for i in range(_LENGTH_QUANTILES)]
+    return tuple(min(tokens[step], longest) for step in steps), longest

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-import struct
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
-from edgekd.core.results import file_sha256
+from edgekd.core.registry import plugin
+from edgekd.data import pixels
+from edgekd.teachers import _files
 
 # The encoders whose layers, feed-forward width and vocabulary we know how to copy from.
 MODEL_TYPES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Those that transformers classifies images with, and optimum exports; students learn from their outputs alone.
+IMAGE_TYPES = (
+    "beit", "convnext", "convnextv2", "deit", "efficientnet", "mobilenet_v1", "mobilenet_v2", "poolformer", "regnet",
+    "resnet", "swin", "vit",
+)  # fmt: skip
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 _ALIASES = {
     "layers": ("num_hidden_layers", "n_layers"),
@@ -24,6 +30,12 @@ _ALIASES = {
     "vocabulary": ("vocab_size",),
     "max_tokens": ("max_position_embeddings",),
 }
+_DEPTHS = ("depths", "num_block_repeats", "num_hidden_layers")
+_WIDTHS = ("hidden_size", "hidden_sizes", "hidden_dim", "last_hidden_size")
+# whose position embeddings or exported paddings fit one size of images
+_OF_ONE_SIZE = ("beit", "deit", "mobilenet_v1", "mobilenet_v2", "vit")
+_MOBILENETS = {"mobilenet_v1": (13, 1024), "mobilenet_v2": (17, 1280)}  # whose configs name neither
+_HEADS = ("classifier.weight", "classifier.out_proj.weight", "classifier.1.weight")
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "LICENSE*", "README.md")
 
 
@@ -33,30 +45,62 @@ class Huggingface:
 
     revision: str | None = None
 
-    def inspect(self, source: str) -> dict[str, Any]:
+    def inspect(self, source: str, task: str) -> dict[str, Any]:
         """What the files say: folder, ready, architecture, labels, sha256, licence.
 
-        Raises TeacherError for a folder without config, weights or tokenizer, a pickle that would run code, a
-        damaged weight file, a model type that no student can be copied from, or a hub id out of reach.
+        Raises TeacherError for a folder without config, weights, tokenizer or preprocessing, a pickle that would
+        run code, a damaged weight file, a model type that cannot serve the task, or a hub id out of reach.
         """
         folder = self.folder(source)
         config = _config(folder)
-        weights = self.check_weights(folder)
-        if not any((folder / name).exists() for name in _TOKENIZERS):
-            raise TeacherError(
-                f"the teacher folder {folder} has no tokenizer ({', '.join(_TOKENIZERS)})",
-                fix="save it beside the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
-            )
-        names = config.get("architectures") or []
-        ready = any(name.endswith("ForSequenceClassification") for name in names)
+        describe, beside = (_image_shape, (pixels.CONFIG,)) if _sees(task) else (_text_shape, _TOKENIZERS)
+        own = config.get("edgekd")  # a student of ours, as the store keeps it
+        if not own:
+            _check_type(config, folder, task)
+        weights = _files.check_weights(folder)
+        _check_beside(folder, beside)
+        suffix = plugin("tasks", task).auto_model.removeprefix("AutoModel")
+        ready = bool(own) or any(name.endswith(suffix) for name in config.get("architectures") or ())
         return {
             "folder": str(folder),
             "ready": ready,
-            "architecture": {"model_type": config["model_type"], **_shape(config, folder)},
+            "architecture": own or {"model_type": config["model_type"], **describe(config, folder)},
             "labels": _labels(config, folder, weights) if ready else None,
-            "sha256": _fingerprint(folder, weights),
-            "licence": _licence(folder),
+            "sha256": _files.fingerprint(folder, weights, beside),
+            "licence": _files.licence(folder),
         }
+
+    def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
+        """The model with a fresh head for these labels."""
+        import transformers
+
+        numbers = {name: number for number, name in enumerate(labels)}
+        return (
+            getattr(transformers, plugin("tasks", task).auto_model)
+            .from_pretrained(
+                folder,
+                num_labels=len(labels),
+                id2label={number: name for name, number in numbers.items()},
+                label2id=numbers,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+            )
+            .float()
+        )
+
+    def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
+        """The tokenizer or the preprocessing, beside the fine-tuned model."""
+        if _sees(task):
+            shutil.copyfile(folder / pixels.CONFIG, out / pixels.CONFIG)
+            return
+        from transformers import AutoTokenizer
+
+        AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+
+    def training(self, rows: int) -> dict[str, Any]:
+        """About 750 steps of 16 for a small set, at least three epochs for a large one."""
+        epochs = max(3, min(12, round(12_000 / rows)))
+        return {"epochs": epochs, "batch_size": 16, "learning_rate": 2e-4, "head_factor": 5.0}
 
     def folder(self, source: str) -> Path:
         """The local folder of a source; a hub id is fetched. Raises TeacherError where there is none."""
@@ -78,31 +122,9 @@ class Huggingface:
                 fix="check the id and the network, or give a local folder saved by save_pretrained",
             ) from error
 
-    def check_weights(self, folder: Path) -> list[Path]:
-        """The weight files, safetensors preferred. Raises TeacherError where none is there or one is not safe."""
-        found = next((folder / name for name in _WEIGHTS if (folder / name).exists()), None)
-        if found is None:
-            raise TeacherError(
-                f"the teacher folder {folder} has no weights (none of {', '.join(_WEIGHTS)})",
-                fix="save it with model.save_pretrained(folder)",
-            )
-        files = [found]
-        if found.name.endswith(".index.json"):
-            index = json.loads(found.read_text(encoding="utf-8"))
-            files = sorted({folder / Path(name).name for name in index["weight_map"].values()})
-        for file in files:
-            if not file.exists():
-                raise TeacherError(f"the teacher's weight file {file} is missing", fix="copy the whole folder again")
-            _check_safetensors(file) if file.suffix == ".safetensors" else _check_pickle(file)
-        return files
 
-    def weight_shapes(self, files: list[Path]) -> dict[str, list[int]]:
-        """Name to shape of the safetensors weights, from their headers; empty for pickles."""
-        shapes: dict[str, list[int]] = {}
-        for file in files:
-            if file.suffix == ".safetensors":
-                shapes |= {key: value["shape"] for key, value in _header(file).items() if key != "__metadata__"}
-        return shapes
+def _sees(task: str) -> bool:
+    return task == "image-classification"
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -113,16 +135,34 @@ def _config(folder: Path) -> dict[str, Any]:
         raise TeacherError(
             f"cannot read {file}: {error}", fix="give a folder saved by model.save_pretrained(folder)"
         ) from error
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise TeacherError(
-            f"the teacher {folder} is a {model_type!r} model; no student can be copied from that",
-            fix=f"give a teacher of one of these types: {', '.join(MODEL_TYPES)}",
-        )
     return config
 
 
-def _shape(config: dict[str, Any], folder: Path) -> dict[str, int]:
+def _check_type(config: dict[str, Any], folder: Path, task: str) -> None:
+    model_type, known = config.get("model_type"), IMAGE_TYPES if _sees(task) else MODEL_TYPES
+    if model_type in known:
+        return
+    why = "it does not classify images" if _sees(task) else "no student can be copied from that"
+    raise TeacherError(
+        f"the teacher {folder} is a {model_type!r} model; {why}",
+        fix=f"give a teacher of one of these types: {', '.join(known)}",
+    )
+
+
+def _check_beside(folder: Path, names: tuple[str, ...]) -> None:
+    """Raises TeacherError where what prepares inputs is missing."""
+    if any((folder / name).exists() for name in names):
+        return
+    what, processor = (
+        ("preprocessing", "AutoImageProcessor") if pixels.CONFIG in names else ("tokenizer", "AutoTokenizer")
+    )
+    raise TeacherError(
+        f"the teacher folder {folder} has no {what} ({', '.join(names)})",
+        fix=f"save it beside the model: {processor}.from_pretrained(...).save_pretrained(folder)",
+    )
+
+
+def _text_shape(config: dict[str, Any], folder: Path) -> dict[str, int]:
     shape = {}
     for ours, theirs in _ALIASES.items():
         value = next((config[name] for name in theirs if name in config), None)
@@ -136,10 +176,28 @@ def _shape(config: dict[str, Any], folder: Path) -> dict[str, int]:
     return shape
 
 
+def _image_shape(config: dict[str, Any], folder: Path) -> dict[str, int]:
+    """Depth and width are for the reader; the side is the processor's, which is what the model is fed."""
+    layers, hidden = _MOBILENETS.get(config["model_type"], (0, 0))
+    for name in _DEPTHS:
+        depth = config.get(name, layers)
+        layers = layers or (sum(depth) if isinstance(depth, list) else depth)
+    for name in _WIDTHS:
+        width = config.get(name, hidden)
+        hidden = hidden or (width[-1] if isinstance(width, list) else width)
+    side = pixels.side_of(pixels.read_config(folder), folder)
+    if config["model_type"] in _OF_ONE_SIZE and config.get("image_size") != side:
+        raise TeacherError(
+            f"the teacher {folder} takes images of {config.get('image_size')} pixels; its {pixels.CONFIG} makes {side}",
+            fix=f"set the size in {pixels.CONFIG} to the model's",
+        )
+    return {"layers": layers, "hidden": hidden, "max_size": side, "channels": config.get("num_channels", 3)}
+
+
 def _labels(config: dict[str, Any], folder: Path, weights: list[Path]) -> tuple[str, ...]:
     named = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
     labels = tuple(str(named[key]) for key in sorted(named, key=int))
-    shapes = Huggingface().weight_shapes(weights)
+    shapes = _files.weight_shapes(weights)
     head = next((shape for name, shape in shapes.items() if name in _HEADS), None)
     if head and head[0] != len(labels):
         raise TeacherError(
@@ -147,57 +205,3 @@ def _labels(config: dict[str, Any], folder: Path, weights: list[Path]) -> tuple[
             fix="set id2label and label2id in config.json to the classes the model was trained on, in order",
         )
     return labels
-
-
-_HEADS = ("classifier.weight", "classifier.out_proj.weight")
-
-
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        size = struct.unpack("<Q", stream.read(8))[0]
-        if size > min(100 << 20, file.stat().st_size):
-            raise ValueError("its header is longer than the file")
-        header: dict[str, Any] = json.loads(stream.read(size))
-    ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
-    if 8 + size + max(ends, default=0) != file.stat().st_size:
-        raise ValueError("it is cut short, or has bytes that no tensor owns")
-    return header
-
-
-def _check_safetensors(file: Path) -> None:
-    try:
-        _header(file)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise TeacherError(
-            f"the teacher's weights {file} are damaged: {error}", fix="fetch or save the file again"
-        ) from error
-
-
-def _check_pickle(file: Path) -> None:
-    from picklescan.scanner import SafetyLevel, scan_file_path
-
-    result = scan_file_path(str(file))
-    strange = sorted({f"{g.module}.{g.name}" for g in result.globals if g.safety != SafetyLevel.Innocuous})
-    if strange or result.scan_err:
-        what = f"would run code when loaded: it calls {', '.join(strange[:3])}" if strange else "cannot be read"
-        raise TeacherError(
-            f"the teacher's pickle {file} {what}",
-            fix="do not load it; ask its author for model.safetensors, or convert it on a machine you can lose",
-        )
-
-
-def _fingerprint(folder: Path, weights: list[Path]) -> str:
-    hasher = sha256()
-    others = [folder / name for name in ("config.json", *_TOKENIZERS) if (folder / name).exists()]
-    for file in (*weights, *others):
-        hasher.update(f"{file.name}:{file_sha256(file)}\n".encode())
-    return hasher.hexdigest()
-
-
-def _licence(folder: Path) -> str:
-    card = folder / "README.md"
-    if card.exists():
-        for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:60]:
-            if line.startswith("license:"):
-                return f"{line.removeprefix('license:').strip()} (as its model card says)"
-    return "not stated in the teacher's folder"

@@ -1,0 +1,55 @@
+"""How right are the predictions, how quick is a plan, how full are the budgets? `python -m benchmarks.sizing`.
+
+About 3 minutes with the demos' packages installed. The errors are those of the anchor file that ships for this host:
+`edgekd doctor --fix predictor` measures anchors anew.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.demo import run
+from edgekd import predictor
+
+TASKS = ("text-classification", "image-classification", "time-series-classification")
+BUDGETS = {"rpi4": (), "rpi-zero2w": (), "rpi4 at 40 MiB": ("--memory-mib", "40")}
+
+
+def errors() -> dict[str, dict[str, float]]:
+    """By family and recipe: how many anchors, and the p90 of the relative error of each figure (leave one out)."""
+    known = predictor.load()
+    return {
+        name: {"n": fit["n"], **{figure: fit[figure]["p90"] for figure in predictor.FIGURES}}
+        for name, fit in known.fits.items()
+    }
+
+
+def main() -> None:
+    """Write results/sizing.json."""
+    with tempfile.TemporaryDirectory(prefix="edgekd-benchmark-") as name:
+        store = Path(name)
+        plans = {}
+        for task in TASKS:
+            first, again = (run("plan", "--target", "rpi4", "--task", task, "--json", store=store)[0] for _ in range(2))
+            plans[task] = {"first_s": first, "again_s": again}
+        budgets = {}
+        for name, more in BUDGETS.items():
+            said = run("plan", "--target", name.split()[0], *more, "--measure", "--json", store=store)[2]
+            made = json.loads(said)
+            chosen, limit = made["fit"]["chosen"], made["plan"]["target"]["memory_mib"]
+            order = [cost["words"] for cost in made["fit"]["candidates"]]
+            above = made["fit"]["candidates"][: order.index(chosen["words"])]
+            budgets[name] = {
+                "budget_mib": limit, "measured_mib": chosen["memory_mib"], "choice": chosen["words"],
+                "kind": chosen["kind"], "next_larger": above[-1]["words"] if above else None,
+                "next_breaks": above[-1]["breaks"] if above else [],
+            }  # fmt: skip
+    results.write("sizing", {"errors": errors(), "plans": plans, "budgets": budgets,
+                             "anchors": predictor.load().host["cpu"]})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

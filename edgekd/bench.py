@@ -1,0 +1,100 @@
+"""The bench: shapes built with random weights, exported, quantized and run here, in fresh processes.
+
+What a model costs does not depend on what it has learned.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.profile import Profile
+from edgekd.core.registry import make, plugin
+from edgekd.runner import pack
+
+CALIBRATION = 4  # random samples: ranges cost nothing at run time, whatever they are
+_ROUNDS = 8
+
+
+class Bench:
+    """Builds and measures in a folder of its own, with the number of threads that the profile says."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.folder, self.threads = folder, threads
+        self.device = make("devices", "local")
+        self.count = 0
+
+    def export(self, model: Any, exporter: str, target: Profile, task: str) -> Path:
+        """The fp32 ONNX of a torch model, in a fresh folder."""
+        self.count += 1
+        out = self.folder / f"model-{self.count}"
+        path: Path = make("exporters", exporter).export(model, out, task=task, target=target)
+        return path
+
+    def quantize(self, plain: Path, recipe: str, target: Profile, calibration: list[Any]) -> Path:
+        """The variant of that recipe, beside the fp32 one."""
+        if recipe == "float32":
+            return plain
+        out = plain.with_name(f"{recipe}.onnx")
+        plugin("quantizers", recipe).for_target(target).quantize(plain, out, calibration)
+        return out
+
+    def footprint(self, model: Path, samples: list[Any]) -> dict[str, float]:
+        """Peak RSS and cold start of one fresh process."""
+        inputs = model.with_name("headline.npz")
+        pack(samples, inputs)
+        job = self.device.run("footprint", model=str(model), inputs=[str(inputs)], threads=self.threads)
+        return {
+            "memory_mib": job["peak_rss_mib"][0],
+            "artifact_mib": model.stat().st_size / 2**20,
+            "cold_start_ms": job["cold_start_ms"],
+        }
+
+    def time(self, models: dict[str, tuple[Path, list[Any]]]) -> dict[str, list[float]]:
+        """Median latency of every sample in ms, by model; all models interleaved in one process."""
+        jobs = {}
+        for name, (model, samples) in models.items():
+            inputs = self.folder / f"timed-{name}.npz"
+            pack(samples, inputs)
+            jobs[name] = {"model": str(model), "inputs": str(inputs)}
+        said = self.device.run("time", models=jobs, threads=self.threads, rounds=_ROUNDS, seed=0)["latency_ms"]
+        return {name: [statistics.median(turn[row] for turn in said[name]) for row in range(len(said[name][0]))]
+                for name in models}  # fmt: skip
+
+
+def random_samples(shape: Any, sizes: list[int]) -> list[Any]:
+    """Random inputs of these sizes."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    return [shape.sample(size, random) for size in sizes]
+
+
+def reference(path: Path) -> Path:
+    """Write the reference model that latencies are ratios to: six products of 32 x 384 by 384 x 384, in fp32."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(0)
+    nodes, constants, last = [], [], "values"
+    for number in range(6):
+        weights = random.standard_normal((384, 384)).astype(np.float32) / 20
+        constants.append(numpy_helper.from_array(weights, f"weights{number}"))
+        nodes.append(helper.make_node("MatMul", [last, f"weights{number}"], [f"product{number}"]))
+        nodes.append(helper.make_node("Relu", [f"product{number}"], [f"out{number}"]))
+        last = f"out{number}"
+    put = [helper.make_tensor_value_info("values", TensorProto.FLOAT, [32, 384])]
+    got = [helper.make_tensor_value_info(last, TensorProto.FLOAT, [32, 384])]
+    graph = helper.make_graph(nodes, "reference", put, got, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def reference_samples(count: int) -> list[Any]:
+    """Inputs of the reference model."""
+    import numpy as np
+
+    return [{"values": np.random.default_rng(0).standard_normal((32, 384)).astype(np.float32)} for _ in range(count)]

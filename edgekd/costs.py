@@ -1,0 +1,278 @@
+"""What shapes cost against the budgets: predictions, candidates, the choice and the refusal. No disk, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from edgekd.core.errors import ArtifactTooLarge, OverLatency, OverMemory
+from edgekd.core.profile import Profile
+from edgekd.core.protocols import Survey
+from edgekd.core.registry import plugin
+from edgekd.core.roofline import predict_latency
+from edgekd.predictor import Prediction, Predictor
+
+SPEED_MARGIN = 1.05  # a finalist must beat min_speedup by this: medians of two runs differ by a few percent
+FINALISTS = 3
+_ABOVE, _BELOW = 3, 2  # of the choice, in the fit table
+_HARD = ("memory", "artifact", "latency", "cold start")  # budgets; a speedup is a wish, a predicted latency a warning
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a shape costs under one recipe; `breaks` says which budgets it is over, and by how much."""
+
+    shape: dict[str, Any]
+    words: str
+    recipe: str
+    kind: str  # measured on this host, or predicted
+    memory_mib: float
+    artifact_mib: float
+    latency_ms: float
+    cold_start_ms: float
+    speedup: float
+    target_latency_ms: float | None  # None where nothing here can tell
+    target_latency_kind: str
+    target_memory_mib: float | None  # of an ARM target, where it was measured in a guest
+    memory_parts: dict[str, float]  # MiB: weights, packed copies, activations, runtime
+    predicted: dict[str, float] = field(default_factory=dict)  # of a measured one: what had been predicted
+    breaks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The fit table: the teacher's cost, candidates in order of capability, the choice, and what to mind."""
+
+    teacher: dict[str, Any]
+    candidates: tuple[Cost, ...]
+    chosen: Cost
+    finalists: tuple[Cost, ...]  # what fits, the most capable first: what `--try` chooses among
+    considered: int
+    fitting: int
+    errors: dict[str, float]  # of the predictions: 90th percentile of the relative error, cross-validated
+    anchors: str  # the host whose anchors the predictions come from
+    reference_ms: float  # the reference model's median on this host: what predicted latencies are multiples of
+    warnings: tuple[str, ...]
+    host: str
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Fit:
+        """From plain values, as `asdict` gives them."""
+        costs = {key: tuple(_cost(one) for one in said[key]) for key in ("candidates", "finalists")}
+        return cls(**{**said, **costs, "chosen": _cost(said["chosen"]), "warnings": tuple(said["warnings"])})
+
+
+def _cost(said: Mapping[str, Any]) -> Cost:
+    return Cost(**{**said, "breaks": tuple(said["breaks"])})
+
+
+def size_of(shape: Any, survey: Survey, wanted: int) -> int:
+    """The size of an input for a shape: texts have sizes of their own, images and series the graph's."""
+    return min(wanted, shape.max_size) if survey.vocabulary else int(shape.max_size)
+
+
+def breaks(cost: Cost, target: Profile, min_speedup: float) -> tuple[str, ...]:
+    """The budgets that a cost is over, each as `what value > budget (+how much)`."""
+    limits = [
+        ("memory", cost.target_memory_mib or cost.memory_mib, target.memory_mib, "MiB", ""),
+        ("artifact", cost.artifact_mib, target.artifact_mib, "MiB", ""),
+    ]
+    if cost.target_latency_ms is not None:
+        limits.append(("latency", cost.target_latency_ms, target.latency_ms, "ms", f" {cost.target_latency_kind}"))
+    if target.runs_here:
+        limits.append(("cold start", cost.cold_start_ms, target.cold_start_ms, "ms", ""))
+    found = [
+        f"{what} {value:.1f} {unit}{note} > {limit:g} (+{value / limit - 1:.0%})"
+        for what, value, limit, unit, note in limits
+        if value > limit
+    ]
+    if cost.speedup < min_speedup * SPEED_MARGIN:
+        found.append(f"speedup {cost.speedup:.2f}x < {min_speedup:g}x with {SPEED_MARGIN - 1:.0%} margin")
+    return tuple(found)
+
+
+def hard(cost: Cost) -> list[str]:
+    """The breaks that refuse: budgets, but a latency only where it was measured."""
+    return [text for text in cost.breaks if text.startswith(_HARD) and " predicted " not in text]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Every shape of the family for one plan, and how to predict it."""
+
+    ladder: tuple[Any, ...]  # the most capable first
+    target: Profile
+    survey: Survey
+    min_speedup: float
+    predictor: Predictor
+    reference_ms: float  # the reference model's median on this host
+    teacher_ms: float
+
+    @property
+    def family(self) -> str:
+        """The family's name."""
+        return type(self.ladder[0]).__name__.lower()
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """What shapes are measured under: the family's recipes that the profile has, else the profile's first."""
+        own = tuple(name for name in plugin("students", self.family).recipes if name in self.target.recipes)
+        return own or (self.target.recipes[0],)
+
+    def predict(self, shape: Any, recipe: str, measured: Sequence[Cost] = ()) -> Cost:
+        """The cost on paper; what the last measured shape of that recipe was off by is taken off the others, too."""
+        memory, figures = self._paper(shape, recipe)
+        last = next((cost for cost in reversed(measured) if cost.recipe == recipe), None)
+        if last is not None:
+            own = {"memory_mib": last.memory_mib, "artifact_mib": last.artifact_mib, "latency_ms": last.latency_ms,
+                   "cold_start_ms": last.cold_start_ms}  # fmt: skip
+            figures = {name: value * own[name] / last.predicted[name] for name, value in figures.items()}
+        return self.cost(shape, recipe, "predicted", figures, memory)
+
+    def measured(self, shape: Any, recipe: str, figures: Mapping[str, float]) -> Cost:
+        """The cost as measured, beside what had been predicted."""
+        memory, predicted = self._paper(shape, recipe)
+        return self.cost(shape, recipe, "measured", figures, memory, predicted)
+
+    def _paper(self, shape: Any, recipe: str) -> tuple[Prediction, dict[str, float]]:
+        typical, headline = (shape.work(size_of(shape, self.survey, size)) for size in (self.survey.typical, 32))
+        memory = self.predictor.predict(self.family, recipe, headline)
+        latency = self.predictor.predict(self.family, recipe, typical).latency_ratio
+        return memory, {
+            "memory_mib": memory.memory_mib, "artifact_mib": memory.artifact_mib,
+            "latency_ms": latency * self.reference_ms, "cold_start_ms": memory.cold_start_ms,
+        }  # fmt: skip
+
+    def cost(
+        self, shape: Any, recipe: str, kind: str, figures: Mapping[str, float], memory: Prediction,
+        predicted: Mapping[str, float] | None = None,
+    ) -> Cost:  # fmt: skip
+        """A cost from its figures, held against the budgets."""
+        on_target = predict_latency(shape.work(size_of(shape, self.survey, self.survey.typical)), self.target, recipe)
+        here = self.target.runs_here
+        made = Cost(
+            shape=shape.as_dict(), words=str(shape), recipe=recipe, kind=kind,
+            memory_mib=figures["memory_mib"], artifact_mib=figures["artifact_mib"], latency_ms=figures["latency_ms"],
+            cold_start_ms=figures["cold_start_ms"],
+            speedup=self.teacher_ms / figures["latency_ms"],
+            target_latency_ms=figures["latency_ms"] if here else on_target.value,
+            target_latency_kind=kind if here else on_target.kind,
+            target_memory_mib=figures.get("target_memory_mib"),
+            memory_parts=_parts(figures["memory_mib"], figures["artifact_mib"], memory),
+            predicted=dict(predicted or {}),
+        )  # fmt: skip
+        return replace(made, breaks=breaks(made, self.target, self.min_speedup))
+
+    def ranked(self, measured: Sequence[Cost] = ()) -> list[Cost]:
+        """Each shape under its best recipe, the most capable first: measured where it was, else predicted."""
+        done: dict[str, list[Cost]] = {}
+        for cost in measured:
+            done.setdefault(str(sorted(cost.shape.items())), []).append(cost)
+        found = []
+        for shape in self.ladder:
+            own = done.get(str(sorted(shape.as_dict().items())))
+            costs = own or [self.predict(shape, recipe, measured) for recipe in self.recipes]
+            found.append(min(costs, key=lambda cost: (len(hard(cost)), len(cost.breaks), cost.latency_ms)))
+        return found
+
+
+def _parts(memory_mib: float, artifact_mib: float, predicted: Prediction) -> dict[str, float]:
+    """Where the memory goes: weights as stored, copies packed for the kernels, activations, the runtime's rest."""
+    scale = memory_mib / predicted.memory_mib
+    parts = {
+        "weights": min(artifact_mib, memory_mib),
+        "packed copies": predicted.memory_parts["packed copies"] * scale,
+        "activations": predicted.memory_parts["activations"] * scale,
+    }
+    return parts | {"runtime": max(0.0, memory_mib - sum(parts.values()))}
+
+
+def settle(
+    among: Candidates, measure: Callable[[Cost], list[Cost]], *, tries: int, most: int, classes: int, unit: str
+) -> tuple[list[Cost], list[Cost], list[str]]:
+    """Measure until the `tries` most capable shapes that fit are known, at most `most` shapes.
+
+    Returns all costs by capability, those measured that fit, and warnings. Where only wishes cannot be met (a
+    speedup, a predicted latency), the nearest shape is taken; where a budget can't, this raises what `refuse` raises.
+    """
+    measured: list[Cost] = []
+    for number in range(1, most + 1):
+        cost = next_finalist(among.ranked(measured), tries)
+        if cost is None:
+            break
+        measured += measure(cost)
+        print(f"measured {number} {cost.words}: {measured[-1].memory_mib:.0f} MiB", flush=True)  # noqa: T201
+    finalists = [cost for cost in among.ranked(measured) if cost.kind == "measured" and not cost.breaks]
+    if finalists:
+        return among.ranked(measured), finalists, []
+    if nearest(among.ranked(measured)).kind != "measured":
+        measured += measure(nearest(among.ranked(measured)))
+    ranked = among.ranked(measured)
+    last = nearest([cost for cost in ranked if cost.kind == "measured"])
+    if hard(last):
+        refuse(last, among, classes=classes, unit=unit)
+    return ranked, [last], [f"no shape meets: {text}; the smallest was taken" for text in last.breaks]
+
+
+def next_finalist(ranked: Sequence[Cost], wanted: int) -> Cost | None:
+    """The shape to measure next: the most capable that should fit, until `wanted` better ones are known to.
+
+    Where nothing should fit, the nearest shape: it must be measured before it is refused.
+    """
+    known = 0
+    for cost in ranked:
+        if cost.breaks:
+            continue
+        if cost.kind != "measured":
+            return cost
+        known += 1
+        if known == wanted:
+            return None
+    if known:
+        return None
+    near = nearest(ranked)
+    return None if near.kind == "measured" else near
+
+
+def nearest(ranked: Sequence[Cost]) -> Cost:
+    """The shape that misses the fewest budgets; the smallest of those."""
+    return min(ranked, key=lambda cost: (len(hard(cost)), cost.memory_mib, cost.artifact_mib, cost.latency_ms))
+
+
+def shown(ranked: Sequence[Cost], chosen: Cost) -> tuple[Cost, ...]:
+    """What the fit table lists: what was measured, the most capable, those around the choice, the smallest."""
+    place = next(number for number, cost in enumerate(ranked) if cost.shape == chosen.shape)
+    keep = {0, len(ranked) - 1, *range(max(0, place - _ABOVE), min(len(ranked), place + _BELOW + 1))}
+    keep |= {number for number, cost in enumerate(ranked) if cost.kind == "measured"}
+    return tuple(ranked[number] for number in sorted(keep))
+
+
+def refuse(cost: Cost, among: Candidates, *, classes: int, unit: str) -> NoReturn:
+    """Raise what the nearest shape is over, with its sums and the way out."""
+    target, survey = among.target, among.survey
+    given = f"{survey.vocabulary:,} tokens" if survey.vocabulary else f"inputs of {survey.max_size} {unit}"
+    what = f"the smallest {among.family} with {classes} classes and {given}"
+    relief = f"{among.ladder[-1].relief()} or " if among.ladder[-1].relief() else ""
+    if cost.memory_mib > target.memory_mib:
+        sums = ", ".join(f"{mib:.0f} {part}" for part, mib in cost.memory_parts.items())
+        raise OverMemory(
+            f"budget {target.memory_mib:g} MiB of memory; {what} needs {cost.memory_mib:.0f} MiB: {sums}",
+            fix=f"{relief}raise memory_mib to at least {cost.memory_mib + 1:.0f}",
+        )
+    if cost.artifact_mib > target.artifact_mib:
+        raise ArtifactTooLarge(
+            f"budget {target.artifact_mib:g} MiB of file; {what} takes {cost.artifact_mib:.1f} MiB",
+            fix=f"{relief}raise artifact_mib to at least {cost.artifact_mib + 0.1:.1f}",
+        )
+    if cost.latency_ms > target.latency_ms:
+        raise OverLatency(
+            f"budget {target.latency_ms:g} ms; {what} takes {cost.latency_ms:.2f} ms at {survey.typical} {unit} "
+            "on this host",
+            fix=f"raise latency_ms to at least {cost.latency_ms * 1.1:.2f}, give smaller inputs, or allow more threads "
+            "in the profile",
+        )
+    raise OverLatency(
+        f"budget {target.cold_start_ms:g} ms of cold start; {what} takes {cost.cold_start_ms:.0f} ms on this host",
+        fix=f"raise cold_start_ms to at least {cost.cold_start_ms * 1.1:.0f}",
+    )

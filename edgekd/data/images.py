@@ -1,0 +1,250 @@
+"""Images and their labels, from folders, tables, IDX files and NumPy archives; decoded once to see what is broken.
+
+A table's rows hold an `ImageFile`, decoded only when asked, or a uint8 array (height, width) or (height, width,
+channels).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.errors import DataError
+from edgekd.core.store import Store, open_store
+from edgekd.data.arrays import is_idx_folder, read_idx, read_npz
+from edgekd.data.columns import find_column
+from edgekd.data.read import _SPLIT_NAMES, READERS, Table, read_tables
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others call programs, or are rarely wanted
+MOST_PIXELS = 50_000_000
+MAX_BROKEN = 0.05  # of the files, before we refuse
+COLUMN_NAMES = ("image", "img", "image_path", "path", "file", "file_name", "filename", "pixels")
+
+
+class ImageTable(list[dict[str, Any]]):
+    """Rows, and in words what was left out of them."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]], notes: tuple[str, ...] = ()) -> None:
+        super().__init__(rows)
+        self.notes = notes
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An encoded image: a file, or bytes out of a table. Its sides are those after turning it as its EXIF says."""
+
+    source: Path | bytes = field(repr=False)
+    sha256: str  # of its bytes
+    height: int
+    width: int
+    grey: bool
+
+
+def read_images(source: str, *, column: str | None = None, store: Store | None = None) -> dict[str, ImageTable]:
+    """Tables by split, or one called `all`. `column` names the images' column where `source` is a table.
+
+    Raises DataError for a source that holds no images, or more than 5% that cannot be decoded; up to that they are
+    left out, and the table's `notes` count them.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".npz":
+        return {split: ImageTable(rows) for split, rows in read_npz(path).items()}
+    if path.is_dir() and is_idx_folder(path):
+        return {split: ImageTable(rows) for split, rows in read_idx(path).items()}
+    store = store or open_store()
+    if path.is_dir() and not _holds_tables(path):
+        found = {split: ("image", table) for split, table in _folders(path).items()}
+    else:
+        root = path if path.is_dir() else path.parent
+        found = {split: _with_paths(table, column, source, root) for split, table in read_tables(source).items()}
+    return _checked(found, source, store)
+
+
+def decode(image: ImageFile | np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:
+    """The image as uint8 (height, width, channels), of 1 (grey) or 3 channels (red, green, blue).
+
+    Transparency is dropped, as the ecosystem's loaders do; 16 bits become 8. Raises ValueError or OSError where it
+    cannot be decoded.
+    """
+    import numpy as np
+
+    if isinstance(image, ImageFile):
+        values = np.asarray(_opened(image.source).convert("L" if channels == 1 else "RGB"))
+        return values.reshape(*values.shape[:2], channels)
+    values = image[..., None] if image.ndim == 2 else image[..., :3]  # a fourth channel is transparency
+    if values.shape[2] == channels:
+        return values
+    if channels == 3:
+        return values.repeat(3, axis=2)
+    luma = values @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's
+    grey: np.ndarray[Any, Any] = luma.round().astype(np.uint8)[..., None]
+    return grey
+
+
+def sides(image: ImageFile | np.ndarray[Any, Any]) -> tuple[int, int]:
+    """Height and width."""
+    return (image.height, image.width) if isinstance(image, ImageFile) else (image.shape[0], image.shape[1])
+
+
+def is_grey(image: ImageFile | np.ndarray[Any, Any]) -> bool:
+    """Whether it has one channel, transparency aside."""
+    return image.grey if isinstance(image, ImageFile) else image.ndim == 2 or image.shape[2] == 1
+
+
+def _opened(source: Path | bytes) -> Image:
+    """The decoded image, turned as its EXIF says. Raises ValueError or OSError."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL talks about EXIF blocks and palettes that it can live with
+        try:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+                turned: Image.Image = ImageOps.exif_transpose(image)
+                turned.load()
+        except (Image.DecompressionBombError, SyntaxError) as error:  # PIL's word for a broken header
+            raise ValueError(str(error)) from error
+    if turned.mode.startswith("I"):  # 16 bits, which PIL would cut at 255
+        return Image.fromarray((np.asarray(turned).clip(0, 65535) // 257).astype(np.uint8))
+    if turned.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    return turned
+
+
+def _holds_tables(folder: Path) -> bool:
+    """Whether it is a saved dataset, or tables named by split."""
+    saved = (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists()
+    return saved or any(file.suffix in READERS and file.stem.lower() in _SPLIT_NAMES for file in folder.iterdir())
+
+
+def _folders(folder: Path) -> dict[str, Table]:
+    """Rows of a folder per class, of such folders by split, or of a flat folder (no labels)."""
+    parts = {
+        _SPLIT_NAMES[child.name.lower()]: child
+        for child in _visible(folder)
+        if child.is_dir() and child.name.lower() in _SPLIT_NAMES
+    }
+    if "train" in parts:
+        return {split: _classes(child) for split, child in parts.items()}
+    return {"all": _classes(folder)}
+
+
+def _classes(folder: Path) -> Table:
+    rows: Table = [{"image": file, "label": None} for file in _images_in(folder)]
+    for child in _visible(folder):
+        if child.is_dir():
+            rows += [{"image": file, "label": child.name} for file in _images_in(child)]
+    if not rows:
+        raise DataError(
+            f"{folder} holds no images ({', '.join(SUFFIXES)})", fix="give a folder with a folder of images per class"
+        )
+    return rows
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [file for file in _visible(folder) if file.suffix.lower() in SUFFIXES and file.is_file()]
+
+
+def _with_paths(table: Table, column: str | None, source: str, root: Path) -> tuple[str, Table]:
+    """The images' column, and the table with its cells as paths or bytes. Raises DataError."""
+    found = find_column(column, COLUMN_NAMES, list(table[0]), source, "image")
+    rows = []
+    for number, row in enumerate(table, start=1):
+        cell = row.get(found)
+        if isinstance(cell, dict):  # Hugging Face's struct of an image
+            cell = cell.get("bytes") or cell.get("path")
+        if isinstance(cell, str) and cell.strip():
+            cell = root / cell
+        if not isinstance(cell, Path | bytes):
+            raise DataError(
+                f"{source}, row {number}: the image column {found!r} holds {cell!r}",
+                fix="remove rows without an image, or name another column with --image-column",
+            )
+        rows.append(row | {found: cell})
+    return found, rows
+
+
+def _checked(tables: dict[str, tuple[str, Table]], source: str, store: Store) -> dict[str, ImageTable]:
+    """The tables with an ImageFile in place of each path or bytes; what cannot be decoded is left out and counted."""
+    cells = [row[column] for column, table in tables.values() for row in table]
+    facts = iter(_facts(cells, store))
+    checked = {}
+    for split, (column, table) in tables.items():
+        kept, broken = [], []
+        for row in table:
+            fact = next(facts)
+            if "error" in fact:
+                broken.append((row[column], fact["error"]))
+            else:
+                kept.append(row | {column: ImageFile(row[column], **fact)})
+        checked[split] = ImageTable(kept, _notes(broken, len(table), source))
+    return checked
+
+
+def _notes(broken: Sequence[tuple[Path | bytes, str]], total: int, source: str) -> tuple[str, ...]:
+    if not broken:
+        return ()
+    cell, reason = broken[0]
+    first = f"{cell if isinstance(cell, Path) else 'bytes in the table'}: {reason}"
+    if len(broken) > MAX_BROKEN * total:
+        raise DataError(
+            f"{len(broken)} of {total} images in {source} cannot be decoded (the first: {first})",
+            fix="fetch or save them again; up to 5% are left out and counted",
+        )
+    name = cell.name if isinstance(cell, Path) else "bytes in the table"
+    return (f"{len(broken)} of {total} images left out, they cannot be decoded (the first: {name}: {reason})",)
+
+
+def _facts(cells: Sequence[Path | bytes], store: Store) -> list[dict[str, Any]]:
+    """What decoding says of each image; kept in the store under the files' names, sizes and times."""
+    key = {"images": [_stamp(cell) for cell in cells], "pixels": MOST_PIXELS}
+
+    def produce(out: Path) -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside Python's lock
+            facts = list(pool.map(_fact, cells))
+        (out / "images.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    found: list[dict[str, Any]] = json.loads(
+        (store.stage("images", key, produce) / "images.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def _stamp(cell: Path | bytes) -> tuple[str, int, int]:
+    if isinstance(cell, bytes):
+        return sha256(cell).hexdigest(), len(cell), 0
+    try:
+        state = cell.stat()
+    except OSError:
+        return str(cell), -1, 0
+    return str(cell.absolute()), state.st_size, state.st_mtime_ns
+
+
+def _fact(cell: Path | bytes) -> dict[str, Any]:
+    try:
+        raw = cell if isinstance(cell, bytes) else cell.read_bytes()
+        image = _opened(raw)
+    except (OSError, ValueError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return {"error": reason.split(" <")[0] or type(error).__name__}
+    grey = image.mode in ("1", "L", "LA", "La")
+    return {"sha256": sha256(raw).hexdigest(), "height": image.height, "width": image.width, "grey": grey}

@@ -1,0 +1,260 @@
+"""Labelled time series from files: UCR's TSV, NumPy archives, and tables of numbers.
+
+Every reader gives rows `{"series": float32 (steps, channels), "label": str}`, all of one length and all finite.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.errors import DataError
+from edgekd.data.arrays import _header as declared_shape
+from edgekd.data.columns import find_label, row_label
+from edgekd.data.read import READERS, Table, read_tables
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SERIES, LABEL = "series", "label"
+_USUAL = ("series", "values", "past_values", "signal", "x", "sequence")
+_LEAST_STEPS = 8
+_PARTS = ("train", "validation", "test", "unlabelled")
+_ONE_LENGTH = (
+    "bring all series to one length: cut them to the shortest, pad them with a value that means silence, or "
+    "resample them (numpy.interp)"
+)
+
+
+def read_series(source: str, *, label_column: str | None = None) -> dict[str, Table]:
+    """Tables by split: a folder with NAME_TRAIN.tsv and NAME_TEST.tsv, a file of that kind, an .npz, or a table.
+
+    Raises DataError for series of unequal length, NaN, infinity, values that are no numbers, and Python objects.
+    """
+    path = Path(source).expanduser()
+    named = sorted(path.glob("*_TRAIN.tsv")) if path.is_dir() else []
+    if len(named) > 1:
+        raise DataError(
+            f"{path} holds {len(named)} training files: {', '.join(file.name for file in named[:4])}",
+            fix="give a folder of one data set, or one of its files",
+        )
+    if path.is_file() and path.suffix not in (*READERS, ".npz"):
+        raise DataError(
+            f"cannot tell what {path} is",
+            fix="give a UCR .tsv, a NumPy .npz (numpy.savez(path, x=..., y=...)), or .csv, .jsonl, .parquet",
+        )
+    if named:
+        test = path / named[0].name.replace("_TRAIN", "_TEST")
+        tables = {"train": _ucr(named[0])} | ({"test": _ucr(test)} if test.exists() else {})
+    elif path.is_file() and path.suffix == ".npz":
+        tables = _npz(path)
+    elif path.is_file() and path.suffix == ".tsv" and _is_ucr(path):
+        tables = {"all": _ucr(path)}
+    else:
+        tables = {
+            part: _table(rows, f"{source} ({part})" if part != "all" else source, label_column)
+            for part, rows in read_tables(source).items()
+        }
+        label_column = None
+    if label_column is not None:
+        raise DataError(
+            f"{source} has no column {label_column!r}: UCR and NumPy files have no column names",
+            fix="leave --label-column out",
+        )
+    _same_length(tables, source)
+    return tables
+
+
+def _is_ucr(path: Path) -> bool:
+    """Whether the second cell of the first line is a number, where a header has a name."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        cells = stream.readline(1 << 20).split("\t")
+    try:
+        float(cells[1])
+    except (IndexError, ValueError):
+        return False
+    return True
+
+
+def _ucr(path: Path) -> Table:
+    """The UCR archive's form: no header, tab-separated, the class first."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}", fix="check the path; UCR files are plain text") from error
+    rows: Table = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            label, *cells = line.split("\t")
+            rows.append({SERIES: _series(cells, f"{path}, line {number}"), LABEL: _class_name(label)})
+    return _filled(rows, path)
+
+
+def _npz(path: Path) -> dict[str, Table]:
+    """`x_train`, `y_train`, `x_test`, `y_test` and the like, or `x` and `y`; `y` may lack for `x_unlabelled`."""
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            for member in members:
+                declared_shape(archive, member, path)  # refuses objects and what would not fit in memory
+        names = {member.removesuffix(".npy").lower(): member.removesuffix(".npy") for member in members}
+        wanted = {part: (f"x_{part}", f"y_{part}") for part in _PARTS if f"x_{part}" in names}
+        if "train" not in wanted:
+            wanted = {"all": ("x", "y")} if "x" in names else {}
+        if not wanted:
+            raise DataError(
+                f"{path} holds the arrays {', '.join(sorted(names.values()))}, none of which we know",
+                fix="name them x_train, y_train, x_test, y_test; or x and y",
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            return {
+                part: _rows(arrays[names[x]], arrays[names[y]] if y in names else None, f"{path}, {names[x]}")
+                for part, (x, y) in wanted.items()
+            }
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"cannot read {path}: {reason}", fix="write it again with numpy.savez_compressed") from error
+
+
+def _rows(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None, where: str) -> Table:
+    if values.ndim not in (2, 3) or values.dtype.kind not in "buif":
+        raise DataError(
+            f"{where}: series of the shape {values.shape} and type {values.dtype}",
+            fix="give numbers as (rows, steps) or (rows, steps, channels)",
+        )
+    if labels is not None and labels.shape not in ((len(values),), (len(values), 1)):
+        raise DataError(f"{where}: {len(values)} series and labels of the shape {labels.shape}", fix="give one each")
+    rows: Table = [{SERIES: _series(row, f"{where}, row {n}")} for n, row in enumerate(values, start=1)]
+    if labels is not None:
+        for row, label in zip(rows, labels.ravel().tolist(), strict=True):
+            row[LABEL] = _class_name(label)
+    return _filled(rows, where)
+
+
+def _table(table: Table, where: str, label_column: str | None) -> Table:
+    """A table's rows: a column that holds lists of numbers, or else every column but the label's is a step."""
+    present = list(table[0])
+    try:
+        label = find_label(label_column, present, where)
+    except DataError:
+        if label_column is not None:
+            raise
+        label = None  # a file of unlabelled series
+    lists = [name for name in present if name != label and isinstance(table[0][name], Sequence)
+             and not isinstance(table[0][name], str)]  # fmt: skip
+    usual = [name for name in lists if name.lower() in _USUAL]
+    if len(lists) > 1 and len(usual) != 1:
+        raise DataError(
+            f"{where} has {len(lists)} columns of lists: {', '.join(map(repr, lists))}",
+            fix=f"keep one, or call it {_USUAL[0]}",
+        )
+    steps = [name for name in present if name != label]
+    rows: Table = []
+    for number, cells in enumerate(table, start=1):
+        place = f"{where}, row {number}"
+        value = cells.get((usual or lists)[0]) if lists else [cells.get(name) for name in steps]
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise DataError(f"{place}: {value!r} where other rows have a list", fix="give every row a list of numbers")
+        rows.append({SERIES: _series(value, place, steps if not lists else ())})
+        if label is not None:
+            rows[-1][LABEL] = _class_name(cells.get(label))
+    return rows
+
+
+def _series(cells: Any, where: str, columns: Sequence[str] = ()) -> np.ndarray[Any, Any]:
+    """Numbers as float32 (steps, channels). Raises DataError for what is no number, or not finite."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        values = np.asarray(_numbers(cells, where, columns), dtype=np.float32)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or len(values) < _LEAST_STEPS or not values.shape[1]:
+        raise DataError(f"{where}: a series of {len(values)} steps", fix=f"give at least {_LEAST_STEPS} steps")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        _refuse_missing(values, bad, where)
+    return values
+
+
+def _numbers(cells: Any, where: str, columns: Sequence[str]) -> Any:
+    """A number a step, or a list of numbers a step; arrays as they are. Raises DataError, naming the step."""
+    if not isinstance(cells, Sequence):
+        return cells
+    channels = len(cells[0]) if cells and isinstance(cells[0], list) else None
+    try:
+        if channels is None:
+            return [float(cell) for cell in cells]
+        rows = [[float(cell) for cell in step] for step in cells]
+        if all(len(row) == channels for row in rows):
+            return rows
+    except (TypeError, ValueError):
+        pass  # the slow way finds where
+    place = next(number for number, cell in enumerate(cells) if not _is_step(cell, channels))
+    column = f"column {columns[place]!r}" if columns else f"step {place + 1}"
+    wanted = "a number" if channels is None else f"a list of {channels} numbers"
+    raise DataError(
+        f"{where}: {column} holds {cells[place]!r}, not {wanted}",
+        fix="remove the column, or name the label's with --label-column" if columns else f"give every step {wanted}",
+    )
+
+
+def _is_step(cell: Any, channels: int | None) -> bool:
+    try:
+        numbers = [float(one) for one in ([cell] if channels is None else cell)]
+    except (TypeError, ValueError):
+        return False
+    return len(numbers) == (channels or 1)
+
+
+def _refuse_missing(values: np.ndarray[Any, Any], bad: np.ndarray[Any, Any], where: str) -> None:
+    import numpy as np
+
+    first, steps = int(bad[0]), len(values)
+    if np.isnan(values[first:]).all():
+        raise DataError(
+            f"{where}: the last {steps - first} of {steps} steps are NaN, which is how UCR files mark a shorter series",
+            fix=_ONE_LENGTH,
+        )
+    what = "NaN" if np.isnan(values[first]).any() else "infinity, or more than float32 can hold"
+    raise DataError(
+        f"{where}: step {first + 1} is {what}",
+        fix="fill gaps before, for example with the value before (or drop the row)",
+    )
+
+
+def _same_length(tables: dict[str, Table], source: str) -> None:
+    first: tuple[int, ...] | None = None
+    for part, table in tables.items():
+        for number, row in enumerate(table, start=1):
+            first = first or row[SERIES].shape
+            if row[SERIES].shape != first:
+                where = f"{source} ({part})" if part != "all" else source
+                unit = "steps" if row[SERIES].shape[0] != first[0] else "channels"
+                own, other = (shape[unit == "channels"] for shape in (row[SERIES].shape, first))
+                raise DataError(
+                    f"{where}, row {number}: {own} {unit} where the first series has {other}", fix=_ONE_LENGTH
+                )
+
+
+def _filled(rows: Table, where: Any) -> Table:
+    if not rows:
+        raise DataError(f"{where} holds no series", fix="give a file with at least one row for each class")
+    return rows
+
+
+def _class_name(value: Any) -> str | None:
+    """`1`, `1.0` and `1.0000000e+00` are one class; None where it is empty or NaN: a row without a label."""
+    text = row_label(value)
+    try:
+        number = float(text or "")
+    except ValueError:
+        return text
+    if math.isnan(number):
+        return None
+    return str(int(number)) if number.is_integer() else text

@@ -1,0 +1,250 @@
+"""A real arm64 Linux on this machine: full-system emulation of a board's core, for memory and outputs.
+
+    with Guest(cpu="cortex-a72").up() as device:
+        device.run("footprint", model=..., inputs=[...], threads=1)
+
+What a process holds is an arm64 kernel's own answer. How long it takes is the emulator's, and is not returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
+from edgekd.core.results import versions
+from edgekd.devices import _guest_image as images
+
+_RUNNER = Path(__file__).parents[1] / "runner.py"
+_MODES = ("footprint", "predict")
+_LEAST_MIB = 1024  # the archive, and its files beside it
+_KILLED = 137  # a shell's code of a process that the kernel ended: the guest has no memory left
+_TIMED_OUT = 143  # of one that busybox's timeout ended
+
+
+@dataclass(frozen=True)
+class Guest:
+    """An arm64 guest with one `cpu` and `memory_mib`; a job may take `timeout_s`, booting `boot_s`.
+
+    `cpu` is a core that QEMU knows, the profile's `emulator_cpu`. Raises UsageError for `max`, an invention of
+    QEMU's with instructions that no board has, under which int8 kernels answered wrongly, and below 1024 MiB.
+    """
+
+    cpu: str = "cortex-a72"
+    memory_mib: int = _LEAST_MIB
+    timeout_s: float = 600.0
+    boot_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.cpu == "max":
+            raise UsageError("the guest's cpu must be a real core, not 'max'", fix="name one: cortex-a72, cortex-a76")
+        if self.memory_mib < _LEAST_MIB:
+            raise UsageError(
+                f"an arm64 guest of {self.memory_mib} MiB cannot unpack its own files",
+                fix=f"give it {_LEAST_MIB} MiB or more; what a model needs is measured, not limited",
+            )
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether this machine has a whole image and the tools to boot it; `edgekd doctor` says what is missing."""
+        return not images.missing_tools() and images.state()[0] == "ok"
+
+    def run(self, mode: str, **job: Any) -> dict[str, Any]:
+        """One job in a guest of its own; several are cheaper under one `up`."""
+        with self.up() as device:
+            return device.run(mode, **job)
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator[Running]:
+        """A booted guest for the length of the block; it ends with the block, or with this process.
+
+        Raises EdgeKDError where QEMU, the image or the boot fails.
+        """
+        image = images.open_image()
+        with tempfile.TemporaryDirectory(prefix="edgekd-guest-") as folder:
+            console, port = Path(folder, "console.txt"), _free_port()
+            command = self.command(image, console, port)
+            with Path(folder, "qemu.txt").open("w+b") as said:
+                # a session of its own: Ctrl-C reaches us alone, and we end it
+                qemu = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+                )
+                try:
+                    yield Running(self, image, port, self._wait(qemu, console, said))
+                finally:
+                    qemu.kill()
+                    qemu.wait()
+
+    def command(self, image: images.Image, console: Path, port: int) -> list[str]:
+        """QEMU's command line; setpriv has the kernel end it when this process dies, however it dies."""
+        kernel = "console=ttyAMA0 quiet panic=-1"
+        kernel += " transparent_hugepage=madvise"  # as Raspberry Pi's kernels; Debian says `always`
+        kernel += " mitigations=off nokaslr"  # nobody attacks it, and each costs an emulated CPU much
+        return [
+            "setpriv", "--pdeathsig", "KILL", "qemu-system-aarch64", "-nodefaults", "-no-user-config", "-no-reboot",
+            "-M", "virt", "-cpu", self.cpu, "-m", str(self.memory_mib), "-display", "none", "-monitor", "none",
+            "-serial", f"file:{console}", "-kernel", str(image.kernel), "-initrd", str(image.root), "-append", kernel,
+            "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
+            "-device", "virtio-net-pci,netdev=net,romfile=",
+        ]  # fmt: skip
+
+    def _wait(self, qemu: subprocess.Popen[bytes], console: Path, said: IO[bytes]) -> str:
+        """Until the guest's sshd listens; the system that it says it is."""
+        end = time.monotonic() + self.boot_s
+        while time.monotonic() < end:
+            lines = console.read_text(errors="replace").splitlines() if console.exists() else []
+            for line in lines:
+                if line.startswith(images.READY) and line.endswith("pages"):
+                    return line.removeprefix(images.READY).strip(": ")
+            if qemu.poll() is not None:
+                said.seek(0)
+                why = (said.read().decode(errors="replace").strip().splitlines() or lines or ["it said nothing"])[-1]
+                raise EdgeKDError(
+                    f"QEMU ended while the guest booted: {why}",
+                    fix="run it again; if the core is unknown, take one of `qemu-system-aarch64 -M virt -cpu help`",
+                )
+            time.sleep(0.05)
+        raise EdgeKDError(
+            f"the arm64 guest did not boot within {self.boot_s:.0f} s: {(lines or ['it said nothing'])[-1]}",
+            fix="run it again when this machine has a core to spare",
+        )
+
+
+@dataclass(frozen=True)
+class Running:
+    """A guest that is up; made by `Guest.up`."""
+
+    guest: Guest
+    image: images.Image
+    port: int
+    system: str
+
+    @property
+    def host(self) -> str:
+        """Where its figures are from, in one line: kernel, page size, core, runtime."""
+        return f"{self.system}, {self.guest.cpu} under QEMU, onnxruntime {versions('onnxruntime')['onnxruntime']}"
+
+    def run(self, mode: str, **job: Any) -> dict[str, Any]:
+        """The runner's answer to a `footprint` or `predict` job; its times, which mean nothing here, are None.
+
+        Raises RuntimeCannotLoad where ONNX Runtime refuses the model, EdgeKDError where the guest's memory or
+        `timeout_s` does not suffice, UsageError for `time`.
+        """
+        if mode not in _MODES:
+            raise UsageError(
+                f"an emulated machine cannot do a {mode} run: its time is the emulator's",
+                fix="measure latency on the device itself",
+            )
+        with tempfile.TemporaryDirectory(prefix="edgekd-job-") as name:
+            folder = Path(name)
+            place = f"/job/{uuid.uuid4().hex}"
+            sent = self._pack(folder / "sent.tar", place, mode, job)
+            self._exchange(sent, folder / "back.tar", place)
+            with tarfile.open(folder / "back.tar") as back:
+                back.extractall(folder, filter="data")
+            answer = _answer(mode, folder / "out", self.guest)
+            if mode == "predict":
+                Path(job["outputs"]).write_bytes((folder / "out" / "outputs.npy").read_bytes())
+        return answer | ({"load_ms": None, "cold_start_ms": None} if mode == "footprint" else {})
+
+    def ssh(self, command: str) -> list[str]:
+        """The command line that runs a shell command in the guest."""
+        options = {
+            "IdentitiesOnly": "yes", "UserKnownHostsFile": self.image.known_hosts, "HostKeyAlias": "edgekd-guest",
+            "StrictHostKeyChecking": "yes", "BatchMode": "yes", "LogLevel": "ERROR", "ServerAliveInterval": 30,
+        }  # fmt: skip
+        words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+        return ["ssh", "-F", "none", "-i", str(self.image.key), *words, "-p", str(self.port), "root@127.0.0.1", command]
+
+    def _pack(self, tar: Path, place: str, mode: str, job: dict[str, Any]) -> Path:
+        """The runner, the job and every file that it names, the paths as they will be in the guest."""
+        files: dict[str, Path] = {"runner.py": _RUNNER}
+
+        def there(path: str) -> str:
+            name = f"{len(files)}-{Path(path).name}"
+            files[name] = Path(path)
+            return f"{place}/{name}"
+
+        inputs = job["inputs"]
+        job = job | {
+            "mode": mode,
+            "provider": "CPUExecutionProvider",
+            "model": there(job["model"]),
+            "inputs": there(inputs) if isinstance(inputs, str) else [there(path) for path in inputs],
+        }
+        job |= {"started": 0.0} if mode == "footprint" else {"outputs": f"{place}/out/outputs.npy"}
+        (tar.parent / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        files["job.json"] = tar.parent / "job.json"
+        with tarfile.open(tar, "w") as archive:
+            for name, path in files.items():
+                archive.add(path.resolve(), name)
+        return tar
+
+    def _exchange(self, sent: Path, back: Path, place: str) -> None:
+        """One connection: files in, the runner's process, its answer out."""
+        script = (
+            f"busybox mkdir -p {place}/out && cd {place} && busybox tar x || exit 1; "
+            f"busybox timeout {self.guest.timeout_s:.0f} python3 runner.py job.json >out/answer.json 2>out/errors.txt; "
+            f"echo $? >out/code; busybox tar c out; cd /; busybox rm -rf {place}"
+        )
+        with sent.open("rb") as stdin, back.open("wb") as stdout:
+            try:
+                done = subprocess.run(self.ssh(script), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE,
+                                      timeout=self.guest.timeout_s + 120, check=False)  # fmt: skip
+            except subprocess.TimeoutExpired as error:
+                raise _too_slow(self.guest) from error
+        if done.returncode != 0:
+            why = (done.stderr.decode(errors="replace").strip().splitlines() or ["the connection ended"])[-1]
+            raise EdgeKDError(
+                f"the arm64 guest gave no answer: {why}",
+                fix=f"run it again; with a large model, give the guest more memory than {self.guest.memory_mib} MiB",
+            )
+
+
+def _answer(mode: str, out: Path, guest: Guest) -> dict[str, Any]:
+    code = int((out / "code").read_text())
+    if code == _TIMED_OUT:
+        raise _too_slow(guest)
+    if code == _KILLED:
+        raise EdgeKDError(
+            f"the model needs more memory than the arm64 guest has: {guest.memory_mib} MiB, its system among it",
+            fix="give the guest more memory, or measure on the device itself",
+        )
+    if code != 0:
+        last = ((out / "errors.txt").read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        raise RuntimeCannotLoad(
+            f"ONNX Runtime's process for a {mode} run in the arm64 guest ended with code {code}: {last}",
+            fix="run the same command again; if it repeats, the model is damaged",
+        )
+    answer: dict[str, Any] = json.loads((out / "answer.json").read_text().strip().splitlines()[-1])
+    if "refused" in answer:
+        raise RuntimeCannotLoad(
+            f"ONNX Runtime on arm64 refuses the model: {answer['refused']}",
+            fix="export it again with an opset and IR version that this runtime knows",
+        )
+    return answer
+
+
+def _too_slow(guest: Guest) -> EdgeKDError:
+    return EdgeKDError(
+        f"a run in the arm64 guest took longer than {guest.timeout_s:.0f} s",
+        fix="look for a loop in the model, give fewer inputs, or measure on the device itself",
+    )
+
+
+def _free_port() -> int:
+    """A port of the loopback interface that was free a moment ago; QEMU ends at once where it no longer is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,57 @@
+"""Models as files: a teacher or student saved, and loaded again as plain tensors, whatever it came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.errors import TeacherError
+from edgekd.core.registry import make, plugin
+
+if TYPE_CHECKING:
+    import torch
+
+OWN = "edgekd"  # the key of config.json under which our own families write their name and shape
+
+
+def load(folder: Path, task: str) -> Any:
+    """The model of a folder, in float32 and evaluation mode; pickles only as plain tensors. Raises TeacherError."""
+    import torch
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        model = _own(folder, config) if OWN in config else _hugging_face(folder, task)
+    except Exception as error:  # a foreign checkpoint fails in as many ways as there are checkpoints
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TeacherError(
+            f"cannot load the teacher {folder}: {reason}", fix="check that transformers opens it by itself"
+        ) from error
+    bad = next((name for name, value in model.state_dict().items() if not torch.isfinite(value).all()), None)
+    if bad:
+        raise TeacherError(f"the teacher's weight {bad} holds NaN or infinity", fix="give an undamaged checkpoint")
+    return model.eval()
+
+
+def exporter(model: Any) -> str:
+    """The plug-in that exports a model: our own families name theirs, optimum knows the others."""
+    name: str = getattr(model, "exporter", "optimum")
+    return name
+
+
+def _own(folder: Path, config: dict[str, Any]) -> torch.nn.Module:
+    from safetensors.torch import load_file
+
+    model = make("students", config[OWN]["family"], **config[OWN]["shape"]).random()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.name_classes([config["id2label"][str(number)] for number in range(len(config["id2label"]))])
+    loaded: torch.nn.Module = model
+    return loaded
+
+
+def _hugging_face(folder: Path, task: str) -> torch.nn.Module:
+    import transformers
+
+    auto = getattr(transformers, plugin("tasks", task).auto_model)
+    model: torch.nn.Module = auto.from_pretrained(folder, weights_only=True, trust_remote_code=False).float()
+    return model

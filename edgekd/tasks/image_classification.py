@@ -1,0 +1,173 @@
+"""Image classification: one image in, one of several classes out."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgekd.core.errors import DataError, UsageError
+from edgekd.core.protocols import Survey
+from edgekd.core.store import Store
+from edgekd.data import images, pixels
+from edgekd.data.columns import find_column, find_label, row_label
+from edgekd.data.splits import Example
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekd.core.protocols import Sample
+
+_LEAST, _SMALL, _MULTIPLE = 8, 64, 32  # pixels of a side
+_MOST = 224  # pixels of a side, where the teacher sets no limit
+_BASELINE_SIDE = 16
+_NORMAL = (0.5,)  # mean and deviation, where the teacher has none
+
+
+@dataclass(frozen=True)
+class ImageClassification:
+    """Columns are inferred from their names where they are not given."""
+
+    image_column: str | None = None
+    label_column: str | None = None
+
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+    families: ClassVar[tuple[str, ...]] = ("convnet", "mlp")
+    auto_model: ClassVar[str] = "AutoModelForImageClassification"
+    unit: ClassVar[str] = "pixels"
+    headline_size: ClassVar[int] = 1 << 16  # beyond any: images have the graph's size
+    baseline_recipe: ClassVar[str] = "logistic regression on the pixels at 16 x 16, on the labelled rows"
+
+    def read(self, source: str) -> dict[str, images.ImageTable]:
+        """Tables by split. Raises DataError."""
+        return images.read_images(source, column=self.image_column)
+
+    def columns(self, table: Sequence[dict[str, Any]], source: str) -> tuple[str, str]:
+        """The image and the label column. Raises DataError, naming the columns there are."""
+        image = self.input_column(table, source)
+        return image, find_label(self.label_column, [name for name in table[0] if name != image], source)
+
+    def input_column(self, table: Sequence[dict[str, Any]], source: str) -> str:
+        """The image column alone, for data without labels. Raises DataError."""
+        return find_column(self.image_column, images.COLUMN_NAMES, list(table[0]), source, "image")
+
+    def examples(
+        self, table: Sequence[dict[str, Any]], columns: tuple[str, str], source: str, *, labelled: bool = True
+    ) -> list[Example]:
+        """Rows as examples; a missing label makes a row unlabelled."""
+        image, label = columns
+        return [Example(row[image], row_label(row.get(label)) if labelled else None) for row in table]
+
+    def survey(self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Store) -> Survey:
+        """The side and the channels of a student's images. `sizes` may say `pixels`. Raises UsageError.
+
+        The side is the images' own median, up to the next multiple of 32 (the stride of most networks) and never above
+        the teacher's; images of less than 64 pixels keep theirs where the teacher is built for them. Channels: one
+        where all images are grey, and the teacher takes one.
+        """
+        most, channels = _taken(teacher["architecture"])
+        natural = sorted(max(images.sides(image)) for image in inputs)[len(inputs) // 2]
+        side = sizes.get("pixels") or _side(natural, most)
+        if most is not None and side > most:
+            raise UsageError(
+                f"--image-size {side} is more than the teacher's own {most} pixels",
+                fix=f"give a number from {_LEAST} to {most}",
+            )
+        grey = channels in (None, 1) and all(images.is_grey(image) for image in inputs)
+        return Survey(side, (side,), channels=1 if grey else channels or 3)
+
+    def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> None:
+        """Write preprocessor_config.json: the shape's side, the teacher's normalization where it has one."""
+        told: dict[str, Any] = {}
+        if (teacher_folder / pixels.CONFIG).exists():
+            told = pixels.read_config(teacher_folder)
+        same = bool(told.get("do_normalize", True)) and len(told.get("image_mean") or ()) == shape.channels
+        pixels.write_config(
+            out, shape.max_size, resample=told.get("resample", pixels.BICUBIC),
+            mean=told["image_mean"] if same else _NORMAL * shape.channels,
+            std=told["image_std"] if same else _NORMAL * shape.channels,
+        )  # fmt: skip
+
+    def encode(self, model_folder: Path, inputs: Iterable[Any], max_size: int) -> pixels.Pixels:
+        """Pixel values float32 (1, channels, side, side) of each image, as the folder's processor says.
+
+        `max_size` says nothing: the folder knows its model's size. Raises DataError for an image that is broken now.
+        """
+        rows = list(inputs)
+        try:
+            return pixels.prepare(model_folder, rows, images.decode)
+        except OSError as error:
+            raise DataError(
+                f"an image cannot be read any more: {error}", fix="leave the data alone while edgekd runs"
+            ) from error
+
+    def ordinary(self, model_folder: Path, inputs: Iterable[Any]) -> list[Any]:
+        """The images as the ecosystem's loaders take them: PIL images, or grey arrays (height, width, 1)."""
+        from PIL import Image
+
+        channels = pixels.channels_of(pixels.read_config(model_folder))
+        decoded = [images.decode(image, channels) for image in inputs]
+        return [Image.fromarray(values) for values in decoded] if channels == 3 else decoded
+
+    def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
+        """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
+        import numpy as np
+
+        hits: np.ndarray[Any, Any] = (outputs.argmax(axis=1) == np.asarray(labels)).astype(float)
+        return hits
+
+    def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
+        """What the linear model says of each test row: class names (rows,)."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(max_iter=300, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a yardstick need not be exact
+            model.fit(_thumbnails(train), [row.label for row in train])
+        return model.predict(_thumbnails(test))
+
+    def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+        """Golden inputs that are nobody's images: coarse random tiles, in the range of the values in `samples`."""
+        import numpy as np
+
+        random = np.random.default_rng(seed)
+        like = samples[0]["pixel_values"]
+        _, channels, height, width = like.shape
+        made = []
+        for _ in range(count):
+            tiles = random.uniform(like.min(), like.max(), (1, channels, 4, 4)).repeat(height // 4 + 1, axis=2)
+            values = tiles.repeat(width // 4 + 1, axis=3)[:, :, :height, :width]
+            made.append({"pixel_values": np.ascontiguousarray(values, dtype=np.float32)})
+        return made
+
+    def sized(self, samples: Sequence[Sample], size: int) -> Sample:
+        """One sample: a graph takes images of one size."""
+        return samples[0]
+
+
+def _taken(architecture: dict[str, Any]) -> tuple[int | None, int | None]:
+    """The side and the channels of the teacher's images; None where it is built for these data."""
+    told = architecture.get("shape", architecture)
+    return told.get("image_size") or told.get("max_size"), told.get("channels")
+
+
+def _side(natural: int, most: int | None) -> int:
+    """The side for images of `natural` pixels, where the teacher takes up to `most`."""
+    if most is None and natural <= _SMALL:
+        return max(_LEAST, natural)
+    return min(most or _MOST, math.ceil(natural / _MULTIPLE) * _MULTIPLE)
+
+
+def _thumbnails(rows: Sequence[Example]) -> np.ndarray[Any, Any]:
+    """Small colour images as rows of numbers from 0 to 1: (rows, 16 * 16 * 3)."""
+    import numpy as np
+    from PIL import Image
+
+    size = (_BASELINE_SIDE, _BASELINE_SIDE)
+    small = [Image.fromarray(images.decode(row.input, 3)).resize(size, Image.Resampling.BOX) for row in rows]
+    return np.stack([np.asarray(image).ravel() for image in small]) / 255

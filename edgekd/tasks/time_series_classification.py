@@ -1,0 +1,141 @@
+"""Time series classification: one series in, one of several classes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgekd.core.errors import DataError, UsageError
+from edgekd.core.protocols import Survey
+from edgekd.core.store import Store
+from edgekd.data.read import Table
+from edgekd.data.series import LABEL, SERIES, read_series
+from edgekd.data.splits import Example
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekd.core.protocols import Sample
+
+_NAME = "past_values"  # Hugging Face's name for the input of its time series models
+_FLAGS = {"tokens": "--max-tokens", "vocabulary": "--vocabulary", "pixels": "--image-size"}
+
+
+@dataclass(frozen=True)
+class TimeSeriesClassification:
+    """The label's column is inferred from its name where it is not given; UCR and NumPy files have no names."""
+
+    label_column: str | None = None
+
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+    families: ClassVar[tuple[str, ...]] = ("conv1d", "mlp")
+    auto_model: ClassVar[str] = ""  # transformers has no class for the task
+    unit: ClassVar[str] = "steps"
+    headline_size: ClassVar[int] = 1 << 30  # beyond any: series have the graph's size
+    baseline_recipe: ClassVar[str] = "a ridge classifier on the standardised values of the labelled rows"
+
+    def read(self, source: str) -> dict[str, Table]:
+        """Tables by split, series float32 (steps, channels). Raises DataError."""
+        return read_series(source, label_column=self.label_column)
+
+    def columns(self, table: Table, source: str) -> tuple[str, str]:
+        """The series and the label column. Raises DataError where the rows have no labels."""
+        if LABEL not in table[0]:
+            raise DataError(
+                f"{source} has no label column by a usual name",
+                fix="name it: --label-column NAME; in a NumPy file the labels are called y, or y_train and y_test",
+            )
+        return self.input_column(table, source), LABEL
+
+    def input_column(self, table: Table, source: str) -> str:
+        """The column of the series."""
+        return SERIES
+
+    def examples(self, table: Table, columns: tuple[str, str], source: str, *, labelled: bool = True) -> list[Example]:
+        """Rows as examples; a missing label makes a row unlabelled."""
+        return [Example(row[SERIES], row.get(LABEL) if labelled else None) for row in table]
+
+    def survey(self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Store) -> Survey:
+        """Steps and channels, the same for all. Raises DataError where series differ, or the teacher takes others."""
+        for name in sizes:
+            raise UsageError(f"{_FLAGS[name]} means nothing to time series", fix="leave it out")
+        steps, channels = inputs[0].shape
+        strange = next((row for row in inputs if row.shape != (steps, channels)), None)
+        if strange is not None:
+            raise DataError(
+                f"the unlabelled series have {_words(strange.shape)}, the labelled ones {_words((steps, channels))}",
+                fix="give series of one length: cut, pad or resample them",
+            )
+        shape = teacher["architecture"].get("shape", {})
+        taken = (shape.get("steps", shape.get("side", steps)), shape.get("channels", channels))
+        if taken != (steps, channels):
+            raise DataError(
+                f"the teacher takes series of {_words(taken)}; the data have {_words((steps, channels))}",
+                fix="give data like the teacher's, or --teacher labels to train one on these",
+            )
+        return Survey(steps, (steps,), channels=channels)
+
+    def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> None:
+        """Nothing to write: the standardisation is inside the graph."""
+
+    def encode(self, model_folder: Path, inputs: Iterable[Any], max_size: int) -> list[Sample]:
+        """`past_values` float32 (1, steps, channels) of each series. Raises DataError for another number of steps."""
+        samples = [{_NAME: row[None]} for row in inputs]
+        strange = next(
+            (s[_NAME] for s in samples if s[_NAME].shape[1:] != (max_size, samples[0][_NAME].shape[2])), None
+        )
+        if strange is not None:
+            raise DataError(
+                f"a series has {_words(strange.shape[1:])} where the model takes {max_size} steps",
+                fix="give series of one length: cut, pad or resample them",
+            )
+        return samples
+
+    def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
+        """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
+        import numpy as np
+
+        hits: np.ndarray[Any, Any] = (outputs.argmax(axis=1) == np.asarray(labels)).astype(float)
+        return hits
+
+    def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
+        """What the linear model says of each test row: class names (rows,)."""
+        import numpy as np
+        from sklearn.linear_model import RidgeClassifierCV
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        model = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-3, 3, 7)))
+        model.fit(_flat(train), [row.label for row in train])
+        return model.predict(_flat(test))
+
+    def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+        """Golden inputs that are nobody's series: random walks with the mean and deviation of `samples`."""
+        import numpy as np
+
+        random = np.random.default_rng(seed)
+        real = np.concatenate([sample[_NAME] for sample in samples])
+        mean, deviation = real.mean(axis=(0, 1)), real.std(axis=(0, 1))
+        walks = random.standard_normal((count, *real.shape[1:])).cumsum(axis=1)
+        walks -= walks.mean(axis=1, keepdims=True)
+        walks = walks / walks.std(axis=1, keepdims=True) * deviation + mean
+        return [{_NAME: walk[None].astype(np.float32)} for walk in walks]
+
+    def sized(self, samples: Sequence[Sample], size: int) -> Sample:
+        """One sample: a graph takes series of one size."""
+        return samples[0]
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    steps, channels = shape
+    return f"{steps} steps" + (f" of {channels} channels" if channels > 1 else "")
+
+
+def _flat(rows: Sequence[Example]) -> np.ndarray[Any, Any]:
+    """(rows, steps * channels)."""
+    import numpy as np
+
+    return np.stack([row.input.ravel() for row in rows])

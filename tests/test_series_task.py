@@ -1,0 +1,161 @@
+"""The time series task: its rows, its sizes, its yardstick, and the whole path from numbers to a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from edgekd.core.errors import DataError, EdgeKDError, UsageError
+from edgekd.core.protocols import Survey
+from edgekd.core.registry import make
+from edgekd.core.store import Store
+from edgekd.data import demos
+from edgekd.data.splits import Example
+from tests.conftest import TINY, loose_target, run
+
+TASK = make("tasks", "time-series-classification")
+FRESH = {"architecture": {"family": "conv1d"}}
+STEPS, CHANNELS = 32, 2
+
+
+def waves(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Slow, fast and growing waves of random phase, far from zero: no linear model tells them apart."""
+    random = np.random.default_rng(seed)
+    names = np.array(["slow", "fast", "growing"])[np.arange(count) % 3]
+    time = np.linspace(0, 1, STEPS)
+    speed = np.where(names == "slow", 2, 7)[:, None]
+    size = np.where(names == "growing", 2.0, 0.0)[:, None] * time + 1
+    wave = size * np.sin(2 * np.pi * (speed * time + random.random((count, 1))))
+    both = np.stack([500 + 100 * wave, -3 + 0.1 * wave[:, ::-1]], axis=2)
+    return (both + random.normal(0, [20, 0.02], both.shape)).astype(np.float32), names
+
+
+def examples(count: int) -> list[Example]:
+    values, names = waves(count)
+    return [Example(value, str(name)) for value, name in zip(values, names, strict=True)]
+
+
+def test_rows_are_examples_with_or_without_labels(tmp_path: Path) -> None:
+    values, names = waves(6)
+    np.savez(tmp_path / "a.npz", x_train=values, y_train=names, x_unlabelled=values)
+    tables = TASK.read(str(tmp_path / "a.npz"))
+    columns = TASK.columns(tables["train"], "a.npz")
+    assert columns == ("series", "label")
+    rows = TASK.examples(tables["train"], columns, "a.npz")
+    assert [row.label for row in rows] == names.tolist()
+    assert [row.label for row in TASK.examples(tables["unlabelled"], columns, "a.npz")] == [None] * 6
+    assert [row.label for row in TASK.examples(tables["train"], columns, "a.npz", labelled=False)] == [None] * 6
+    assert rows[0].content != rows[1].content
+    with pytest.raises(DataError) as caught:
+        TASK.columns(tables["unlabelled"], "a.npz")
+    assert "a.npz has no label column by a usual name" in str(caught.value)
+    assert "--label-column NAME; in a NumPy file the labels are called y" in str(caught.value)
+
+
+def test_survey_is_the_series_own_size(tmp_path: Path) -> None:
+    inputs = [row.input for row in examples(3)]
+    survey = TASK.survey(FRESH, inputs, {}, Store(tmp_path))
+    assert survey == Survey(STEPS, (STEPS,), channels=CHANNELS)
+    for steps, channels in ((STEPS, CHANNELS), (90, 2), (STEPS, 1)):
+        teacher = {"architecture": {"family": "conv1d", "shape": {"steps": steps, "channels": channels}}}
+        if (steps, channels) == (STEPS, CHANNELS):
+            assert TASK.survey(teacher, inputs, {}, Store(tmp_path)) == survey
+            continue
+        with pytest.raises(DataError, match=f"the teacher takes series of {steps} steps.*32 steps of 2 channels"):
+            TASK.survey(teacher, inputs, {}, Store(tmp_path))
+
+
+def test_survey_refuses_other_lengths_and_options_of_other_tasks(tmp_path: Path) -> None:
+    inputs = [row.input for row in examples(3)]
+    with pytest.raises(DataError, match="the unlabelled series have 31 steps of 2 channels, the labelled ones 32"):
+        TASK.survey(FRESH, [*inputs, inputs[0][1:]], {}, Store(tmp_path))
+    for name, flag in (("tokens", "--max-tokens"), ("vocabulary", "--vocabulary"), ("pixels", "--image-size")):
+        with pytest.raises(UsageError, match=f"{flag} means nothing to time series"):
+            TASK.survey(FRESH, inputs, {name: 32}, Store(tmp_path))
+
+
+def test_inputs_are_the_series_untouched(tmp_path: Path) -> None:
+    rows = examples(4)
+    samples = TASK.encode(tmp_path, [row.input for row in rows], STEPS)
+    assert [sample["past_values"].shape for sample in samples] == [(1, STEPS, CHANNELS)] * 4
+    np.testing.assert_array_equal(samples[2]["past_values"][0], rows[2].input)
+    assert TASK.sized(samples, STEPS) is samples[0]
+    assert TASK.student_files(tmp_path, [], None, None, tmp_path / "none") is None
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match="a series has 32 steps of 2 channels where the model takes 48 steps"):
+        TASK.encode(tmp_path, [row.input for row in rows], 48)
+
+
+def test_golden_inputs_are_nobodys_series_of_the_same_scale(tmp_path: Path) -> None:
+    samples = TASK.encode(tmp_path, [row.input for row in examples(30)], STEPS)
+    made = TASK.synthetic(samples, 5, seed=1)
+    values = np.concatenate([sample["past_values"] for sample in made])
+    assert values.shape == (5, STEPS, CHANNELS)
+    assert values.dtype == np.float32
+    real = np.concatenate([sample["past_values"] for sample in samples])
+    np.testing.assert_allclose(values.mean(axis=(0, 1)), real.mean(axis=(0, 1)), rtol=1e-3)
+    np.testing.assert_allclose(values.std(axis=(0, 1)), real.std(axis=(0, 1)), rtol=1e-3)
+    assert all((TASK.synthetic(samples, 5, 1)[n]["past_values"] == made[n]["past_values"]).all() for n in range(5))
+    assert not any((made[0]["past_values"] == sample["past_values"]).all() for sample in samples)
+
+
+def test_metric_and_yardstick() -> None:
+    logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 4.0]])
+    assert TASK.correct(logits, [0, 1, 0]).tolist() == [1.0, 1.0, 0.0]
+    flat = [Example(row.input - (row.label == "slow") * 300, row.label) for row in examples(60)]
+    said = TASK.baseline(flat[:45], flat[45:], seed=0)
+    right = [guess == "slow" for guess, row in zip(said, flat[45:], strict=True) if row.label == "slow"]
+    assert len(said) == 15
+    assert sum(right) == len(right)  # a level is what a linear model sees
+
+
+def test_the_default_data_name_the_command_that_fetches_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    task = "time-series-classification"
+    assert demos.demo_teacher(task) == "labels"
+    monkeypatch.setattr(demos, "distribution", _nothing)
+    with pytest.raises(UsageError) as caught:
+        demos.demo_data(task, Store(tmp_path))
+    assert "fix: run `make demo-series`, or give --teacher and --data" in str(caught.value)
+
+
+def _nothing(name: str) -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    raise PackageNotFoundError(name)
+
+
+def test_from_numbers_to_a_bundle(store: Path, tmp_path: Path) -> None:
+    """The command itself: teacher from the labels, student, int8, and a graph that takes the sensor's own values."""
+    values, names = waves(300)
+    np.savez(tmp_path / "waves.npz", x=values, y=names)
+    done = run(
+        "build", "--task", "time-series-classification", "--target", loose_target(tmp_path), "--data",
+        tmp_path / "waves.npz", "--out", tmp_path / "bundle", *TINY, "--threads", "1", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    report = json.loads((tmp_path / "bundle" / "report.json").read_text())
+    config = json.loads((tmp_path / "bundle" / "config.json").read_text())
+    assert said["bundle"] == str(tmp_path / "bundle")
+    assert config["id2label"] == {"0": "fast", "1": "growing", "2": "slow"}
+    assert config["edgekd"]["family"] == "conv1d"
+    assert report
+    model = next((tmp_path / "bundle" / "onnx").glob("*.onnx"))
+    session = onnxruntime.InferenceSession(model)
+    fresh, truth = waves(60, seed=9)
+    logits = np.concatenate([session.run(["logits"], {"past_values": value[None]})[0] for value in fresh])
+    guesses = np.array([config["id2label"][str(number)] for number in logits.argmax(axis=1)])
+    assert (guesses == truth).mean() > 0.9
+
+
+def test_a_family_that_cannot_serve_the_task_is_refused(tmp_path: Path) -> None:
+    from edgekd.planning import Options, make_plan
+
+    with pytest.raises(EdgeKDError) as caught:
+        make_plan(Options(target="rpi4", task="time-series-classification", student="transformer"), Store(tmp_path))
+    assert "the transformer family cannot serve time-series-classification" in str(caught.value)
+    assert "choose one of: conv1d, mlp (--student)" in str(caught.value)
