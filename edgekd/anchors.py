@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import predictor
-from edgekd.bench import CALIBRATION, Bench, random_samples, reference, reference_samples
+from edgekd.bench import CALIBRATION, Bench, random_model, random_samples, reference, reference_samples
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import names, plugin
@@ -26,6 +26,8 @@ PROFILE = {"x86_64": "cpu-avx2", "aarch64": "rpi5"}  # whose quantization option
 _SIZES = (8, 16, 32, 64)  # of texts, in tokens
 _MOST_WEIGHTS = 60e6
 _HIDDEN = ((128, 2, 512), (256, 4, 1024), (312, 12, 1200), (384, 12, 1536), (512, 8, 2048), (768, 12, 3072))
+_IMAGES = ((224, 3), (128, 3), (64, 3), (32, 3), (28, 1))
+_MLP_SIDE = 64
 _SERIES = ((500, 1), (96, 1), (1024, 3), (140, 9))
 
 
@@ -36,13 +38,13 @@ def settings(family: str) -> Iterable[tuple[dict[str, Any], Survey, int]]:
             for tokens in (2000, 8000, 30522):
                 sizes = {"layers": 12, "hidden": hidden, "heads": heads, "feed_forward": wide, "vocabulary": tokens}
                 yield sizes | {"max_tokens": 512}, Survey(128, _SIZES, vocabulary=tokens), 8
-    if family == "convnet" or family == "mlp":
-        for sides, channels in ((224, 3), (128, 3), (64, 3), (32, 3), (28, 1)):
-            if family == "convnet" or sides <= 64:
-                yield {"max_size": sides}, Survey(sides, (sides,), channels=channels), 10
-    if family == "conv1d" or family == "mlp":
+    if family in ("convnet", "mlp"):
+        for side, channels in _IMAGES:
+            if family == "convnet" or side <= _MLP_SIDE:
+                yield {"side": side}, Survey(side, (side,), channels=channels), 10
+    if family in ("conv1d", "mlp"):
         for steps, channels in _SERIES:
-            yield {"max_size": steps}, Survey(steps, (steps,), channels=channels), 6
+            yield {"steps": steps}, Survey(steps, (steps,), channels=channels), 6
 
 
 def chosen(family: str, count: int = SHAPES) -> list[Any]:
@@ -95,7 +97,7 @@ def read(family: str, shape: Any) -> list[dict[str, Any]]:
     headline = min(32, shape.max_size) if family == "transformer" else shape.max_size
     with tempfile.TemporaryDirectory(prefix="edgekd-anchor-") as folder:
         bench = Bench(Path(folder), profile.threads)
-        plain = bench.export(shape.random(), shape.exporter, profile, shape.tasks[0])
+        plain = bench.export(random_model(shape), shape.exporter, profile, shape.tasks[0])
         calibration = random_samples(shape, [headline] * CALIBRATION)
         files = {recipe: bench.quantize(plain, recipe, profile, calibration) for recipe in recipes(family)}
         samples = random_samples(shape, sizes)

@@ -14,7 +14,8 @@ from edgekd.core.registry import make, plugin
 from edgekd.runner import pack
 
 CALIBRATION = 4  # random samples: ranges cost nothing at run time, whatever they are
-_ROUNDS = 8
+_ROUNDS, _TIMED = 8, 12  # rounds over at least so many samples
+_BATCH = 8
 
 
 class Bench:
@@ -53,14 +54,41 @@ class Bench:
 
     def time(self, models: dict[str, tuple[Path, list[Any]]]) -> dict[str, list[float]]:
         """Median latency of every sample in ms, by model; all models interleaved in one process."""
-        jobs = {}
+        jobs, repeats = {}, 1
         for name, (model, samples) in models.items():
             inputs = self.folder / f"timed-{name}.npz"
-            pack(samples, inputs)
+            repeats = max(1, _TIMED // len(samples))
+            pack(samples * repeats, inputs)
             jobs[name] = {"model": str(model), "inputs": str(inputs)}
         said = self.device.run("time", models=jobs, threads=self.threads, rounds=_ROUNDS, seed=0)["latency_ms"]
-        return {name: [statistics.median(turn[row] for turn in said[name]) for row in range(len(said[name][0]))]
-                for name in models}  # fmt: skip
+        count = len(next(iter(said.values()))[0]) // repeats
+        return {
+            name: [statistics.median(turn[row + count * again] for turn in said[name] for again in range(repeats))
+                   for row in range(count)]
+            for name in models
+        }  # fmt: skip
+
+
+def random_model(shape: Any, teacher_folder: Path | None = None) -> Any:
+    """The shape with random weights whose activations have a trained model's size.
+
+    Batch norms take the statistics of a random batch: without that, values shrink from block to block until they
+    are denormal, and arithmetic on those is up to fifty times slower.
+    """
+    import numpy as np
+    import torch
+
+    model = shape.random(teacher_folder)
+    norms = [part for part in model.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        for norm in norms:
+            norm.momentum = None  # the average of what is seen
+        model.train()
+        random = np.random.default_rng(0)
+        batch = [shape.sample(shape.max_size, random) for _ in range(_BATCH)]
+        with torch.no_grad():
+            model(**{name: torch.from_numpy(np.concatenate([one[name] for one in batch])) for name in batch[0]})
+    return model.eval()
 
 
 def random_samples(shape: Any, sizes: list[int]) -> list[Any]:

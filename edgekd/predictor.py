@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Work
 from edgekd.core.results import Host, this_host
 from edgekd.core.store import open_store
@@ -58,19 +59,27 @@ class Predictor:
         """Whether the family was measured under the recipe."""
         return f"{family}/{_STAND_IN.get(recipe, recipe)}" in self.fits
 
+    def _fit(self, family: str, recipe: str) -> dict[str, Any]:
+        if not self.knows(family, recipe):
+            raise EdgeKDError(
+                f"no shape of the {family} family was ever measured under {recipe}: its cost cannot be predicted",
+                fix="run `edgekd doctor --fix predictor`, once",
+            )
+        return self.fits[f"{family}/{_STAND_IN.get(recipe, recipe)}"]
+
     def errors(self, family: str, recipe: str) -> dict[str, float]:
         """The cross-validated 90th percentile of the relative error, by figure."""
-        fit = self.fits[f"{family}/{_STAND_IN.get(recipe, recipe)}"]
+        fit = self._fit(family, recipe)
         return {figure: fit[figure]["p90"] for figure in FIGURES}
 
     def checked(self, family: str, recipe: str) -> list[dict[str, Any]]:
         """Every anchor's figures as measured, and as predicted by a fit that never saw it."""
-        found: list[dict[str, Any]] = self.fits[f"{family}/{_STAND_IN.get(recipe, recipe)}"]["checked"]
+        found: list[dict[str, Any]] = self._fit(family, recipe)["checked"]
         return found
 
     def predict(self, family: str, recipe: str, work: Work) -> Prediction:
         """The cost of one run of that work."""
-        fit = self.fits[f"{family}/{_STAND_IN.get(recipe, recipe)}"]
+        fit = self._fit(family, recipe)
 
         def figure(name: str) -> tuple[float, list[float]]:
             parts = [c * f for c, f in zip(fit[name]["coefficients"], features(name, recipe, work), strict=True)]

@@ -123,7 +123,7 @@ def _candidates(request: dict[str, Any], reference_ms: float, teacher_ms: float)
 
 def _teacher_on_paper(request: dict[str, Any], reference_ms: float) -> dict[str, Any] | None:
     """The teacher's fp32 cost where it is a shape of a family: predicted as any shape's is."""
-    shape = teacher_shape(request["architecture"], request["classes"])
+    shape = teacher_shape(request)
     if shape is None:
         return None
     survey = _survey(request)
@@ -135,13 +135,11 @@ def _teacher_on_paper(request: dict[str, Any], reference_ms: float) -> dict[str,
             "latency_ms": typical.latency_ratio * reference_ms, "cold_start_ms": headline.cold_start_ms}  # fmt: skip
 
 
-def teacher_shape(architecture: dict[str, Any], classes: int) -> Any:
+def teacher_shape(request: dict[str, Any]) -> Any:
     """The teacher as a shape of one of our families; None for an architecture that none of them can express."""
-    if "family" in architecture:
-        return make("students", architecture["family"], **architecture["shape"])
-    if "vocabulary" in architecture:
-        return plugin("students", "transformer").of_teacher(architecture, classes=classes)
-    return None
+    architecture = request["architecture"]
+    family = plugin("students", architecture.get("family", "transformer"))
+    return family.of_teacher(architecture, _survey(request), classes=request["classes"])
 
 
 def _table(
@@ -215,7 +213,7 @@ class _Lab:
         source = make("teachers", request["teacher_kind"])
         labels = [str(number) for number in range(request["classes"])]
         model = source.base(Path(request["teacher_folder"]), request["architecture"], request["task"], labels)
-        shape = teacher_shape(request["architecture"], request["classes"]) or _Square(**request["architecture"])
+        shape = teacher_shape(request) or _Square(**request["architecture"])
         self.whole = self.bench.export(model, models.exporter(model), self.target, request["task"])
         survey = _survey(request)
         self.whole_samples = random_samples(shape, [size_of(shape, survey, size) for size in self.sizes])
@@ -242,11 +240,11 @@ class _Lab:
 
     def measure(self, cost: Cost, among: Candidates) -> list[Cost]:
         """The predicted shape, measured under each of the family's recipes, latency beside the teacher."""
-        from edgekd.bench import CALIBRATION, random_samples
+        from edgekd.bench import CALIBRATION, random_model, random_samples
 
         shape = make("students", among.family, **cost.shape)
         folder = Path(self.request["teacher_folder"]) if among.survey.vocabulary else None
-        plain = self.bench.export(shape.random(folder), shape.exporter, self.target, self.request["task"])
+        plain = self.bench.export(random_model(shape, folder), shape.exporter, self.target, self.request["task"])
         headline = size_of(shape, among.survey, 32)
         probe = random_samples(shape, [headline])
         calibration = random_samples(shape, [headline] * CALIBRATION)

@@ -29,7 +29,8 @@ def found(name):
 def test_every_check_has_a_name_of_its_own_and_a_command_where_something_is_amiss():
     all_of_them = checks()
     assert [check.name for check in all_of_them] == [
-        "packages", "build-packages", "store", *(f"demo-{task}" for task in DEMOS), "predictor", "guest-tools", "guest", "cgroup",
+        "packages", "build-packages", "store", *(f"demo-{task}" for task in DEMOS), "predictor",
+        "guest-tools", "guest", "cgroup",
     ]  # fmt: skip
     for check in all_of_them:
         assert all(isinstance(value, str) for value in astuple(check))

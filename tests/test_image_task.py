@@ -35,7 +35,7 @@ def pictures(count: int, height: int = 40, width: int = 52, channels: int = 3) -
 @pytest.mark.parametrize(
     ("teacher", "side", "channels", "asked", "expected"),
     [
-        (LITE, 28, 1, {}, (32, 3)),
+        (LITE, 28, 1, {}, (64, 3)),  # enlarged for a teacher that knows large images
         (LITE, 100, 3, {}, (128, 3)),
         (LITE, 500, 3, {}, (224, 3)),
         (LITE, 28, 1, {"pixels": 48}, (48, 3)),

@@ -105,6 +105,11 @@ class Student(Protocol):
         """Every shape that a student of this teacher may have, the most capable first."""
         ...
 
+    @classmethod
+    def of_teacher(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Student | None:
+        """The teacher's own shape with a head for these classes; None for a teacher that the family can't express."""
+        ...
+
     @property
     def max_size(self) -> int:
         """The largest input it takes: tokens, pixels of a side, steps."""

@@ -72,8 +72,10 @@ class Transformer:
         return 4 * self.hidden**2 + 2 * self.hidden * self.feed_forward
 
     @classmethod
-    def of_teacher(cls, architecture: Mapping[str, Any], *, classes: int) -> Transformer:
-        """The teacher's own shape: what it costs is predicted as any shape's is."""
+    def of_teacher(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Transformer | None:
+        """The teacher's own shape: what it costs is predicted as any shape's is. None for one that reads no text."""
+        if "vocabulary" not in architecture:
+            return None
         sizes = {name: architecture[name] for name in ("layers", "hidden", "heads", "feed_forward", "vocabulary")}
         return cls(**sizes, max_tokens=architecture["max_tokens"], classes=classes)
 

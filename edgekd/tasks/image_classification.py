@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from edgekd.core.protocols import Sample
 
-_LEAST, _SMALL, _MULTIPLE = 8, 64, 32  # pixels of a side
+_LEAST, _MULTIPLE = 8, 32  # pixels of a side
+_ENLARGED = 64  # to which small images are enlarged for a teacher that was trained on large ones
 _MOST = 224  # pixels of a side, where the teacher sets no limit
 _BASELINE_SIDE = 16
 _NORMAL = (0.5,)  # mean and deviation, where the teacher has none
@@ -66,8 +67,8 @@ class ImageClassification:
         """The side and the channels of a student's images. `sizes` may say `pixels`. Raises UsageError.
 
         The side is the images' own median, up to the next multiple of 32 (the stride of most networks) and never above
-        the teacher's; images of less than 64 pixels keep theirs where the teacher is built for them. Channels: one
-        where all images are grey, and the teacher takes one.
+        the teacher's. Images of less than 64 pixels are enlarged to that; but they keep their size where the teacher
+        is built for them. Channels: one where all images are grey, and the teacher takes one.
         """
         most, channels = _taken(teacher["architecture"])
         natural = sorted(max(images.sides(image)) for image in inputs)[len(inputs) // 2]
@@ -158,9 +159,9 @@ def _taken(architecture: dict[str, Any]) -> tuple[int | None, int | None]:
 
 def _side(natural: int, most: int | None) -> int:
     """The side for images of `natural` pixels, where the teacher takes up to `most`."""
-    if most is None and natural <= _SMALL:
+    if most is None and natural <= _ENLARGED:
         return max(_LEAST, natural)
-    return min(most or _MOST, math.ceil(natural / _MULTIPLE) * _MULTIPLE)
+    return min(most or _MOST, max(_ENLARGED, math.ceil(natural / _MULTIPLE) * _MULTIPLE))
 
 
 def _thumbnails(rows: Sequence[Example]) -> np.ndarray[Any, Any]:
