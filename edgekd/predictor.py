@@ -117,7 +117,8 @@ def features(figure: str, recipe: str, work: Work) -> list[float]:
     if figure == "artifact_mib":
         return [1e-3, lookups, matrices, others, operators]
     if figure == "latency_ratio":
-        return [1.0, operators, work.macs / 1e6, work.other_macs / 1e6, work.moved / 1e6, matrices]
+        narrow = work.narrow_moved / 1e6
+        return [1.0, operators, work.macs / 1e6, work.other_macs / 1e6, work.moved / 1e6, narrow, matrices]
     return [1.0, operators, lookups, matrices + others]
 
 

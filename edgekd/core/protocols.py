@@ -47,6 +47,7 @@ class Work:
     activations: int  # values of the largest operator's input and output together
     moved: int  # values that all operators write
     operators: int
+    narrow_moved: int = 0  # values that convolutions of few channels write or unfold: kernels work in blocks of 16
 
     @property
     def weights(self) -> int:

@@ -124,6 +124,7 @@ class Conv1d:
             activations=max(2 * raw, raw + inner, 3 * inner),
             moved=3 * raw + inner * (2 + self.depth * (convolutions + 2)) + 2 * self.width + self.classes,
             operators=operators,
+            narrow_moved=length * self.channels * self.stem_kernel,  # the raw series, unfolded for the stem
         )
 
     def sample(self, size: int, random: np.random.Generator) -> Sample:
