@@ -88,10 +88,11 @@ def _hold_to_budgets(plan: Plan, shipped: dict[str, Any], memory: dict[str, Any]
 
 
 def teacher_mib(plan: Plan) -> int:
-    """Size of the teacher's folder: fine-tuning, exporting and sizing write it a few times over."""
+    """Size of the teacher's folder or file: fine-tuning, exporting and sizing write it a few times over."""
     if not plan.teacher.folder:
         return 0
-    return sum(path.stat().st_size for path in Path(plan.teacher.folder).iterdir() if path.is_file()) >> 20
+    place = Path(plan.teacher.folder)
+    return sum(path.stat().st_size for path in ([place] if place.is_file() else place.iterdir()) if path.is_file()) >> 20
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from edgekd.core.results import this_host
 from edgekd.core.store import Store
 from edgekd.costs import FINALISTS, Candidates, Cost, Fit, settle, shown, size_of
 from edgekd.plan import Plan
-from edgekd.runner import pack
 
+SCHEMA = 2  # of what is kept
 NEAR = 0.1  # of the budget: an ARM target's finalists this near to it are measured in an arm64 guest, too
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
 def _request(plan: Plan) -> dict[str, Any]:
     """Plain values: all that the search depends on beside the machine."""
     return {
+        "schema": SCHEMA,
         "teacher_kind": plan.teacher.kind,
         "teacher_folder": plan.teacher.folder,
         "architecture": plan.teacher.architecture,
@@ -233,6 +234,8 @@ class _Lab:
 
     def guest_mib(self, file: Path, probe: list[Any]) -> float:
         """Peak RSS of one process in the guest, above its import baseline."""
+        from edgekd.runner import pack
+
         inputs = file.with_name("guest.npz")
         pack(probe, inputs)
         job = self.guest().run("footprint", model=str(file), inputs=[str(inputs)], threads=self.target.threads)

@@ -118,26 +118,37 @@ def test_too_little_retained_ships_nothing(build_of, tiny_bundle: Path, tmp_path
     assert not (tmp_path / "none").exists()
 
 
-def test_arm_target_is_never_measured_here(
-    build_of, tiny_bundle: Path, tiny_teacher, tiny_data, tmp_path: Path
-) -> None:
-    target = loose_target(tmp_path, arch="aarch64", microarch="cortex-a72", isa=["asimd"], emulator_cpu="cortex-a72")
-    out = tmp_path / "arm"
-    done = run(
-        "build",
-        "--target",
-        target,
-        "--teacher",
-        tiny_teacher,
-        "--data",
-        tiny_data,
-        "--out",
-        out,
-        *TINY,
-        "--golden",
-        "test",
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def arm_build(tiny_bundle: Path, tiny_teacher: Path, tiny_data: Path, tmp_path: Path):
+    """Builds for a Cortex-A72; the bundle's folder."""
+
+    def build(env: dict[str, str] | None = None) -> Path:
+        target = loose_target(
+            tmp_path, arch="aarch64", microarch="cortex-a72", isa=["asimd"], emulator_cpu="cortex-a72"
+        )
+        done = run("build", "--target", target, "--teacher", tiny_teacher, "--data", tiny_data,
+                   "--out", tmp_path / "arm", *TINY, "--golden", "test", env=env)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return tmp_path / "arm"
+
+    return build
+
+
+@pytest.mark.emulator
+def test_memory_of_an_arm_target_is_measured_in_a_guest(arm_build) -> None:
+    doctor = run("doctor", "--fix", "guest", "--json")
+    assert doctor.returncode == 0, doctor.stderr
+    report = json.loads((arm_build() / "report.json").read_text(encoding="utf-8"))
+    memory = report["target_figures"]["peak_rss"]
+    assert (memory["kind"], memory["n"]) == ("measured", 3)
+    assert "arm64 guest" in memory["how"]
+    assert "cortex-a72" in memory["host"]
+    assert memory["value"] == pytest.approx(report["summary"]["shipped"]["peak_rss_mib"], rel=0.3)
+    assert report["target_figures"]["latency_p50"]["kind"] == "predicted"
+
+
+def test_without_a_guest_an_arm_target_is_never_measured_here(arm_build, tmp_path: Path) -> None:
+    out = arm_build({"EDGEKD_GUEST": str(tmp_path / "none")})
     said = json.loads((out / "report.json").read_text(encoding="utf-8"))["target_figures"]
     assert {said[name]["kind"] for name in ("accuracy", "latency_p50", "peak_rss")} == {"predicted"}
     low, high = said["latency_p50"]["interval"]
@@ -158,7 +169,7 @@ def test_ready_teacher_is_used_as_it_is(tiny_bundle: Path, tiny_data: Path, stor
         *TINY, "--labels", "60", "--student", "transformer", "--loss", "response", "--golden", golden,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "teach: fine-tune" not in done.stderr
+    assert "teach: train" not in done.stderr
     said = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert said["golden"] == "file"
     assert json.loads((tmp_path / "out" / "golden" / "golden.json").read_text(encoding="utf-8"))["count"] == 20

@@ -50,7 +50,7 @@ def read_npz(path: Path) -> dict[str, Table]:
 
     try:
         with zipfile.ZipFile(path) as archive:
-            headers = {name.removesuffix(".npy"): _header(archive, name, path) for name in archive.namelist()}
+            headers = {name.removesuffix(".npy"): declared_shape(archive, name, path) for name in archive.namelist()}
         found = {split: names for split, names in _NPZ.items() if names[0] in headers}
         alone = next((names for names in _NPZ_ALONE if names[0] in headers), None)
         if "train" not in found:
@@ -71,7 +71,7 @@ def read_npz(path: Path) -> dict[str, Table]:
     return tables
 
 
-def _header(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
+def declared_shape(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
     """The shape that an array's header declares. Raises DataError for Python objects and for too many values."""
     from numpy.lib import format as npy
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import DataError
-from edgekd.data.arrays import _header as declared_shape
+from edgekd.data.arrays import declared_shape
 from edgekd.data.columns import find_label, row_label
 from edgekd.data.read import READERS, Table, read_tables
 
