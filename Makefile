@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRA ?=
+FASHION := 0.0~git20200523.55506a9-1
+FASHION_SHA256 := 39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0
 
 .PHONY: help demo demo-packages demo-image demo-series test check golden slow node emulator clean
 
@@ -22,7 +24,9 @@ help:  ## what can be made
 .venv/.demo-image: .venv/.ready locks/demo-image.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/demo-image.txt
 	rm -rf .venv/.fashion && mkdir -p .venv/.fashion .venv/share
-	cd .venv/.fashion && apt-get download --quiet dataset-fashion-mnist && dpkg-deb --extract *.deb .
+	cd .venv/.fashion && apt-get download --quiet dataset-fashion-mnist=$(FASHION)
+	cd .venv/.fashion && echo "$(FASHION_SHA256)  $$(ls *.deb)" | sha256sum --check --quiet
+	cd .venv/.fashion && dpkg-deb --extract *.deb .
 	rm -rf .venv/share/datasets && mv .venv/.fashion/usr/share/datasets .venv/share/ && rm -rf .venv/.fashion
 	touch $@
 

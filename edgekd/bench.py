@@ -52,7 +52,7 @@ class Bench:
             "cold_start_ms": job["cold_start_ms"],
         }
 
-    def time(self, models: dict[str, tuple[Path, list[Any]]]) -> dict[str, list[float]]:
+    def time(self, models: dict[str, tuple[Path, list[Any]]], *, seed: int = 0) -> dict[str, list[float]]:
         """Median latency of every sample in ms, by model; all models interleaved in one process."""
         jobs, repeats = {}, 1
         for name, (model, samples) in models.items():
@@ -60,7 +60,7 @@ class Bench:
             repeats = max(1, _TIMED // len(samples))
             pack(samples * repeats, inputs)
             jobs[name] = {"model": str(model), "inputs": str(inputs)}
-        said = self.device.run("time", models=jobs, threads=self.threads, rounds=_ROUNDS, seed=0)["latency_ms"]
+        said = self.device.run("time", models=jobs, threads=self.threads, rounds=_ROUNDS, seed=seed)["latency_ms"]
         count = len(next(iter(said.values()))[0]) // repeats
         return {
             name: [statistics.median(turn[row + count * again] for turn in said[name] for again in range(repeats))

@@ -158,8 +158,9 @@ def _proof(plan: Plan, splits: Splits, fresh: Path, student: Path, model: Path) 
         return {"optimum": f"has no loader for {plan.task}; onnxruntime opens it (golden vectors)"}
     inputs = [row.input for row in splits.train[:_PROOF_ROWS]]
     shipped = fresh / "onnx" / model.name
-    loader, opened = optimum.open(fresh, shipped.name, inputs, task=plan.task)
-    samples = make("tasks", plan.task).encode(student, inputs, plan.student.survey.max_size)
+    task = make("tasks", plan.task)
+    loader, opened = optimum.open(fresh, shipped.name, task.ordinary(fresh, inputs), task=plan.task)
+    samples = task.encode(student, inputs, plan.student.survey.max_size)
     ours = outputs(model, samples, threads=1)
     difference = float(np.abs(opened - ours).max())
     limit = 0.05 * float(np.abs(ours).max())  # int8 kernels may round differently at another thread count

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 PARITY_ROWS = 16
+PART_MIB = 256  # of inputs that one process is given
 PARITY_LIMIT = 1e-3  # largest difference of a logit: fp32 in another order, nothing more
 
 
@@ -40,15 +41,24 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
 
 def outputs(model: Path, samples: Sequence[Sample], *, threads: int) -> np.ndarray[Any, Any]:
     """Outputs of every sample under ONNX Runtime in a fresh process, each run alone: (samples, classes)."""
+    return answers(model, samples, threads=threads)[0]
+
+
+def answers(model: Path, samples: Sequence[Sample], *, threads: int) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """The same, and the SHA-256 of each sample's output. In parts: samples may be large, and read as they are used."""
     import numpy as np
 
     from edgekd.runner import pack
 
+    rows = max(1, PART_MIB * 2**20 // sum(value.nbytes for value in samples[0].values()))
+    found, hashes = [], []
     with tempfile.TemporaryDirectory(prefix="edgekd-run-") as folder:
-        pack(samples, Path(folder, "inputs.npz"))
-        result = Path(folder, "outputs.npy")
-        make("devices", "local").run(
-            "predict", model=str(model), inputs=str(Path(folder, "inputs.npz")), threads=threads, outputs=str(result)
-        )
-        found: np.ndarray[Any, Any] = np.load(result, allow_pickle=False)
-    return found
+        inputs, result = Path(folder, "inputs.npz"), Path(folder, "outputs.npy")
+        for start in range(0, len(samples), rows):
+            pack(samples[start : start + rows], inputs)
+            said = make("devices", "local").run(
+                "predict", model=str(model), inputs=str(inputs), threads=threads, outputs=str(result)
+            )
+            found.append(np.load(result, allow_pickle=False))
+            hashes += said["row_sha256"]
+    return np.concatenate(found), hashes

@@ -21,6 +21,7 @@ from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits
+from edgekd.export import answers
 from edgekd.plan import Plan
 from edgekd.runner import pack
 
@@ -131,22 +132,15 @@ class _Lab:
 
     def accuracy(self, name: str, file: Path, samples: Sequence[Any], labels: list[int]) -> dict[str, Any]:
         """Every test sample alone, at its own length; packs the timed samples and the memory probes on the way."""
-        import numpy as np
-
-        pack(samples, self.folder / f"{name}.npz")
         pack(_evenly(samples, self.plan.measuring.timed_samples), self.folder / f"{name}.timed.npz")
         longest = self.plan.student.survey.max_size
         for size in {min(self.task.headline_size, longest), longest}:
             pack([self.task.sized(samples, size)], self.folder / f"{name}.{size}.npz")
-        answer = self.device.run(
-            "predict", model=str(file), inputs=str(self.folder / f"{name}.npz"), threads=self.threads,
-            outputs=str(self.folder / f"{name}.npy"),
-        )  # fmt: skip
-        logits = np.load(self.folder / f"{name}.npy", allow_pickle=False)
+        logits, hashes = answers(file, samples, threads=self.threads)
         correct = self.task.correct(logits, labels)
         self.step(f"{name}: {correct.mean():.1%} of {len(labels)}")
         return {
-            "_said": logits.argmax(axis=1), "_correct": correct, "_hashes": answer["row_sha256"],
+            "_said": logits.argmax(axis=1), "_correct": correct, "_hashes": hashes,
             "metric_value": float(correct.mean()), "metric_interval": list(intervals.interval(correct)),
             "n": len(labels), "artifact_mib": file.stat().st_size / 2**20,
         }  # fmt: skip

@@ -92,7 +92,8 @@ def teacher_mib(plan: Plan) -> int:
     if not plan.teacher.folder:
         return 0
     place = Path(plan.teacher.folder)
-    return sum(path.stat().st_size for path in ([place] if place.is_file() else place.iterdir()) if path.is_file()) >> 20
+    files = [place] if place.is_file() else [path for path in place.iterdir() if path.is_file()]
+    return sum(path.stat().st_size for path in files) >> 20
 
 
 @dataclass(frozen=True)

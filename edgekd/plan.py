@@ -143,7 +143,8 @@ class Plan:
     def teaching(self) -> dict[str, Any]:
         """The key of the teacher that is trained or used."""
         own = {"training": asdict(self.teacher.training) if self.teacher.training else None}
-        return {"teacher": self.teacher.sha256, "data": self.data.digest, **own, **self.training_key}
+        inputs = {"architecture": self.teacher.architecture, "max_size": self.student.survey.max_size}
+        return {"teacher": self.teacher.sha256, "data": self.data.digest, **inputs, **own, **self.training_key}
 
     def distilling(self, shape: dict[str, Any]) -> dict[str, Any]:
         """The key of the student of this shape."""

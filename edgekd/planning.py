@@ -164,9 +164,11 @@ def _read_splits(
         if part != "unlabelled" and absent:
             raise DataError(f"{where} has no column {absent[0]!r}", fix=suggestion(absent[0], table[0]))
         given[part] = task.examples(table, columns, where, labelled=part != "unlabelled")
+    notes = [note for table in tables.values() for note in getattr(table, "notes", ())]  # of what reading left out
     if options.unlabelled:
-        tables = task.read(options.unlabelled)
-        table = tables.get("unlabelled") or tables.get("all") or tables["train"]
+        more = task.read(options.unlabelled)
+        table = more.get("unlabelled") or more.get("all") or more["train"]
+        notes += getattr(table, "notes", ())
         column = columns[0] if columns[0] in table[0] else task.input_column(table, options.unlabelled)
         extra = task.examples(table, (column, column), options.unlabelled, labelled=False)
         given["unlabelled"] = given.get("unlabelled", []) + extra
@@ -174,7 +176,8 @@ def _read_splits(
         given["all"] = given["all"] + given.pop("unlabelled")
     if known is not None:
         given = {part: _by_number(rows, known) for part, rows in given.items()}
-    return split(given, labels=labels, seed=options.seed, classes=known), columns
+    splits = split(given, labels=labels, seed=options.seed, classes=known)
+    return replace(splits, notes=(*notes, *splits.notes)), columns
 
 
 def _by_number(rows: list[Example], known: tuple[str, ...]) -> list[Example]:

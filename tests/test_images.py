@@ -286,3 +286,30 @@ def test_arrays_become_grey_or_colour() -> None:
     np.testing.assert_array_equal(
         decode(np.asarray(picture(2, mode="RGBA")), 3), np.asarray(picture(2, mode="RGBA"))[..., :3]
     )
+
+
+def test_demo_is_a_fixed_part_of_fashion_mnist(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekd.core.errors import UsageError
+    from edgekd.data import demos
+
+    monkeypatch.setattr(demos.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(demos, "FASHION_ROWS", {"train": 12, "test": 5})
+    if not Path("/usr/share/datasets/fashion-mnist").exists():
+        with pytest.raises(UsageError, match="package dataset-fashion-mnist") as caught:
+            demos.demo_data("image-classification", store)
+        assert caught.value.fix.startswith("run `make demo-image`")
+    folder = tmp_path / "share" / "datasets" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for part, count in (("train", 30), ("t10k", 20)):
+        pixels = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels)))
+        classes = np.arange(count, dtype=np.uint8) % 10
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(classes)))
+    tables = read_images(demos.demo_data("image-classification", store), store=store)
+    assert {split: len(table) for split, table in tables.items()} == {"train": 12, "test": 5}
+    assert set(labels(tables["train"])) < {
+        "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
+    }  # fmt: skip
+    hashes = [row["image"].tobytes() for row in tables["train"]]
+    assert len(set(hashes)) == 12

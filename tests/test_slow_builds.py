@@ -42,6 +42,27 @@ def test_demo(tmp_path: Path) -> None:
     assert run("verify", tmp_path / "first").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("task", "least", "over_baseline"),
+    [("image-classification", 0.84, 0.04), ("time-series-classification", 0.90, 0.3)],
+)
+def test_the_other_demos(task: str, least: float, over_baseline: float, tmp_path: Path) -> None:
+    """EfficientNet-Lite0 on Fashion-MNIST, and a teacher trained from FordA's labels: the same command."""
+    out = tmp_path / "bundle"
+    done = run("build", "--target", "rpi4", "--task", task, "--out", out, "--json",
+               env={"EDGEKD_STORE": str(tmp_path / "store")}, timeout=1200)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)["summary"]
+    assert summary["retained"] >= 0.97
+    assert summary["shipped"]["metric_value"] >= least
+    assert summary["shipped"]["metric_value"] > summary["baseline"]["metric_value"] + over_baseline
+    assert summary["speedup"] >= 4.5
+    assert summary["shipped"]["peak_rss_mib"] <= 32
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["fit"]["chosen"]["kind"] == "measured"
+    assert run("verify", out).returncode == 0
+
+
 @pytest.fixture(scope="module")
 def snippets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Movie snippets with human ratings from -4 to 4, as sentiment in a CSV of a user's own making."""

@@ -237,6 +237,10 @@ class Task(Protocol):
         """Model inputs of each row, unpadded, batch 1."""
         ...
 
+    def ordinary(self, model_folder: Path, inputs: Iterable[Any]) -> list[Any]:
+        """The inputs as the ecosystem's loaders take them (needed where optimum opens the task)."""
+        ...
+
     def correct(self, outputs: Any, labels: Sequence[int]) -> Any:
         """Per row 1.0 or 0.0 for a metric that is a mean over rows."""
         ...

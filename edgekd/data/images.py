@@ -21,7 +21,7 @@ from edgekd.core.errors import DataError
 from edgekd.core.store import Store, open_store
 from edgekd.data.arrays import is_idx_folder, read_idx, read_npz
 from edgekd.data.columns import find_column
-from edgekd.data.read import _SPLIT_NAMES, READERS, Table, read_tables
+from edgekd.data.read import READERS, SPLIT_NAMES, Table, read_tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,15 +129,15 @@ def _opened(source: Path | bytes) -> Image:
 def _holds_tables(folder: Path) -> bool:
     """Whether it is a saved dataset, or tables named by split."""
     saved = (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists()
-    return saved or any(file.suffix in READERS and file.stem.lower() in _SPLIT_NAMES for file in folder.iterdir())
+    return saved or any(file.suffix in READERS and file.stem.lower() in SPLIT_NAMES for file in folder.iterdir())
 
 
 def _folders(folder: Path) -> dict[str, Table]:
     """Rows of a folder per class, of such folders by split, or of a flat folder (no labels)."""
     parts = {
-        _SPLIT_NAMES[child.name.lower()]: child
+        SPLIT_NAMES[child.name.lower()]: child
         for child in _visible(folder)
-        if child.is_dir() and child.name.lower() in _SPLIT_NAMES
+        if child.is_dir() and child.name.lower() in SPLIT_NAMES
     }
     if "train" in parts:
         return {split: _classes(child) for split, child in parts.items()}

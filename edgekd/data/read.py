@@ -16,7 +16,7 @@ from edgekd.core.errors import DataError
 Table = list[dict[str, Any]]
 
 READERS = (".csv", ".tsv", ".jsonl", ".parquet")
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
     "unsupervised": "unlabelled",
@@ -58,7 +58,7 @@ def read_file(path: Path) -> Table:
 def _folder(folder: Path) -> dict[str, Table]:
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        split = _SPLIT_NAMES.get(path.stem.lower())
+        split = SPLIT_NAMES.get(path.stem.lower())
         if split and path.suffix in READERS:
             if split in files:
                 raise DataError(f"{files[split]} and {path} both name the {split} split", fix="keep one of them")
@@ -156,11 +156,11 @@ def _hugging_face(source: str, *, saved: bool) -> dict[str, Table]:
             fix="give an existing file or folder, or the id of a dataset on the Hugging Face hub that you can reach",
         ) from error
     splits = {"all": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
-    if len(splits) > 1 and not any(_SPLIT_NAMES.get(name.lower()) == "train" for name in splits):
+    if len(splits) > 1 and not any(SPLIT_NAMES.get(name.lower()) == "train" for name in splits):
         raise DataError(f"{source} has the splits {sorted(splits)} and none called train", fix="rename one to train")
     tables: dict[str, Table] = {}
     for name, split in splits.items():
-        key = "all" if len(splits) == 1 else _SPLIT_NAMES.get(name.lower())
+        key = "all" if len(splits) == 1 else SPLIT_NAMES.get(name.lower())
         if key is None:
             continue
         table = split.to_list()

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 
+_PRODUCTS = ["MatMul", "Gemm", "Conv", "Gather"]
+_BETWEEN = ["Clip", "Relu", "Add", "GlobalAveragePool"]
+
+
 @dataclass(frozen=True)
 class StaticInt8:
     """QDQ around matrix products with constant weights only: attention's products of two activations stay float.
 
-    Quantizing every operator of a transformer destroys it without a warning.
+    Quantizing every operator of a transformer destroys it without a warning. Between convolutions it is the other way
+    round: what lies between them is quantized too, so that values stay in int8 from one to the next.
     """
 
     per_channel: bool = True
@@ -42,7 +47,7 @@ class StaticInt8:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         from edgekd.core.quiet import quiet
-        from edgekd.quantizers._onnx import Reader, must_have, products_of_activations
+        from edgekd.quantizers._onnx import Reader, has_operator, must_have, products_of_activations
 
         if not calibration:
             raise EdgeKDError("static_int8 has no calibration rows", fix="give unlabelled or validation rows")
@@ -55,7 +60,7 @@ class StaticInt8:
                 out,
                 Reader(prepared, calibration[: self.calibration_rows]),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["MatMul", "Gemm", "Conv", "Gather"],
+                op_types_to_quantize=_PRODUCTS + (_BETWEEN if has_operator(prepared, "Conv") else []),
                 per_channel=self.per_channel,
                 reduce_range=self.reduce_range,
                 weight_type=types[self.weight_type],

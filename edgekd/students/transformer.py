@@ -111,7 +111,7 @@ class Transformer:
         return f"trim the vocabulary (--vocabulary {max(256, self.vocabulary // 4)})"
 
     def __str__(self) -> str:
-        return f"{self.layers} layers x {self.hidden}, ff {self.feed_forward}"
+        return f"{self.layers} layer{'s' * (self.layers > 1)} x {self.hidden}, ff {self.feed_forward}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; `Transformer(**values)` is the shape again."""

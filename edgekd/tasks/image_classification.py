@@ -84,7 +84,7 @@ class ImageClassification:
     def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> None:
         """Write preprocessor_config.json: the shape's side, the teacher's normalization where it has one."""
         told: dict[str, Any] = {}
-        if (teacher_folder / pixels.CONFIG).exists():
+        if teacher_folder != Path() and (teacher_folder / pixels.CONFIG).exists():  # a teacher of labels has no folder
             told = pixels.read_config(teacher_folder)
         same = bool(told.get("do_normalize", True)) and len(told.get("image_mean") or ()) == shape.channels
         pixels.write_config(

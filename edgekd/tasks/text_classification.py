@@ -112,6 +112,10 @@ class TextClassification:
         count = len(encoded["input_ids"])
         return [{name: np.array([encoded[name][row]], dtype=np.int64) for name in names} for row in range(count)]
 
+    def ordinary(self, model_folder: Path, inputs: Iterable[str]) -> list[str]:
+        """The texts as the ecosystem's loaders take them: as they are."""
+        return list(inputs)
+
     def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
         import numpy as np
