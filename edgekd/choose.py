@@ -88,4 +88,4 @@ def _way_out(kind: type[EdgeKDError], target: str) -> str:
         return "give more unlabelled rows or labels, train longer (--epochs), or lower the floor in the profile"
     if kind is OverLatency:
         return "ask for a faster student (--min-speedup), or raise latency_ms in the profile"
-    return f"trim the vocabulary (--vocabulary N), or raise the budget in the profile of {target}"
+    return f"make it smaller (--vocabulary, --image-size), or raise the budget in the profile of {target}"

@@ -39,6 +39,11 @@ class Cost:
     predicted: dict[str, float] = field(default_factory=dict)  # of a measured one: what had been predicted
     breaks: tuple[str, ...] = ()
 
+    @property
+    def judged_mib(self) -> float:
+        """The memory that the budget is held against: the larger of this host's figure and an arm64 guest's."""
+        return max(self.memory_mib, self.target_memory_mib or 0.0)
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -50,7 +55,7 @@ class Fit:
     finalists: tuple[Cost, ...]  # what fits, the most capable first: what `--try` chooses among
     considered: int
     fitting: int
-    errors: dict[str, float]  # of the predictions: 90th percentile of the relative error, cross-validated
+    errors: dict[str, dict[str, float]]  # of predictions, by recipe: p90 of the relative error, cross-validated
     anchors: str  # the host whose anchors the predictions come from
     reference_ms: float  # the reference model's median on this host: what predicted latencies are multiples of
     warnings: tuple[str, ...]
@@ -75,7 +80,7 @@ def size_of(shape: Any, survey: Survey, wanted: int) -> int:
 def breaks(cost: Cost, target: Profile, min_speedup: float) -> tuple[str, ...]:
     """The budgets that a cost is over, each as `what value > budget (+how much)`."""
     limits = [
-        ("memory", cost.target_memory_mib or cost.memory_mib, target.memory_mib, "MiB", ""),
+        ("memory", cost.judged_mib, target.memory_mib, "MiB", ""),
         ("artifact", cost.artifact_mib, target.artifact_mib, "MiB", ""),
     ]
     if cost.target_latency_ms is not None:
@@ -116,9 +121,9 @@ class Candidates:
 
     @property
     def recipes(self) -> tuple[str, ...]:
-        """What shapes are measured under: the family's recipes that the profile has, else the profile's first."""
+        """What shapes are measured under: the family's recipes in the profile, else an int8 one, else its first."""
         own = tuple(name for name in plugin("students", self.family).recipes if name in self.target.recipes)
-        return own or (self.target.recipes[0],)
+        return own or (next((name for name in self.target.recipes if "int8" in name), self.target.recipes[0]),)
 
     def predict(self, shape: Any, recipe: str, measured: Sequence[Cost] = ()) -> Cost:
         """The cost on paper; what the last measured shape of that recipe was off by is taken off the others, too."""
@@ -237,7 +242,7 @@ def next_finalist(ranked: Sequence[Cost], wanted: int) -> Cost | None:
 
 def nearest(ranked: Sequence[Cost]) -> Cost:
     """The shape that misses the fewest budgets; the smallest of those."""
-    return min(ranked, key=lambda cost: (len(hard(cost)), cost.memory_mib, cost.artifact_mib, cost.latency_ms))
+    return min(ranked, key=lambda cost: (len(hard(cost)), cost.judged_mib, cost.artifact_mib, cost.latency_ms))
 
 
 def shown(ranked: Sequence[Cost], chosen: Cost) -> tuple[Cost, ...]:
@@ -254,18 +259,19 @@ def refuse(cost: Cost, among: Candidates, *, classes: int, unit: str) -> NoRetur
     given = f"{survey.vocabulary:,} tokens" if survey.vocabulary else f"inputs of {survey.max_size} {unit}"
     what = f"the smallest {among.family} with {classes} classes and {given}"
     relief = f"{among.ladder[-1].relief()} or " if among.ladder[-1].relief() else ""
-    if cost.memory_mib > target.memory_mib:
+    over = hard(cost)[0]
+    if over.startswith("memory"):
         sums = ", ".join(f"{mib:.0f} {part}" for part, mib in cost.memory_parts.items())
         raise OverMemory(
-            f"budget {target.memory_mib:g} MiB of memory; {what} needs {cost.memory_mib:.0f} MiB: {sums}",
-            fix=f"{relief}raise memory_mib to at least {cost.memory_mib + 1:.0f}",
+            f"budget {target.memory_mib:g} MiB of memory; {what} needs {cost.judged_mib:.0f} MiB: {sums}",
+            fix=f"{relief}raise memory_mib to at least {cost.judged_mib + 1:.0f}",
         )
-    if cost.artifact_mib > target.artifact_mib:
+    if over.startswith("artifact"):
         raise ArtifactTooLarge(
             f"budget {target.artifact_mib:g} MiB of file; {what} takes {cost.artifact_mib:.1f} MiB",
             fix=f"{relief}raise artifact_mib to at least {cost.artifact_mib + 0.1:.1f}",
         )
-    if cost.latency_ms > target.latency_ms:
+    if over.startswith("latency"):
         raise OverLatency(
             f"budget {target.latency_ms:g} ms; {what} takes {cost.latency_ms:.2f} ms at {survey.typical} {unit} "
             "on this host",

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekd import predictor
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Progress
 
 STORE_GIB = 2.0  # what a build with the demo's teacher may write, with room to spare
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Check:
 
 def checks() -> list[Check]:
     """Every check, in the order in which one would mend them."""
-    return [*_packages(), _store(), *_demos(), _predictor(), _guest_tools(), _guest(), _cgroup()]
+    return [*_packages(), _store(), *_demos(), _predictor(), _guest_tools(), _guest()]
 
 
 def fix(name: str, progress: Progress | None = None) -> None:
@@ -111,7 +109,7 @@ def _demos() -> Iterator[Check]:
 
 def _holds(task: str, package: str, inside: str) -> bool:
     try:
-        demos._inside(task, package, inside)
+        demos.inside(task, package, inside)
     except UsageError:
         return False
     return True
@@ -157,16 +155,3 @@ def _guest_tools() -> Check:
 def _guest() -> Check:
     state, what = _guest_image.state()
     return Check("guest", state, what, "" if state == "ok" else _guest_image.BUILD)
-
-
-def _cgroup() -> Check:
-    memory = _CGROUPS / "memory"  # version 1 has a folder for each controller
-    unified = _CGROUPS / "cgroup.controllers"
-    place = memory if memory.is_dir() else _CGROUPS
-    known = memory.is_dir() or (unified.is_file() and "memory" in unified.read_text(encoding="utf-8").split())
-    if known and os.access(place, os.W_OK):
-        return Check("cgroup", "ok", f"memory limits can be set under {place}")
-    return Check(
-        "cgroup", "missing", "no writable memory controller: a budget's limit cannot be tried on a process",
-        "systemd-run --user --scope --property=Delegate=memory $SHELL",
-    )  # fmt: skip

@@ -78,7 +78,7 @@ def _hold_to_budgets(plan: Plan, shipped: dict[str, Any], memory: dict[str, Any]
         raise OverMemory(
             f"the finished student's peak memory is {memory['value']:.1f} MiB ({memory['kind']}) > "
             f"{target.memory_mib:g}",
-            fix="raise memory_mib in the profile, or trim the vocabulary (--vocabulary N)",
+            fix="raise memory_mib in the profile, or make it smaller (--vocabulary, --image-size)",
         )
     if target.runs_here and shipped["latency_p50_ms"] > target.latency_ms:
         raise OverLatency(

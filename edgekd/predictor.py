@@ -19,13 +19,13 @@ from typing import Any
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Work
-from edgekd.core.results import Host, this_host
+from edgekd.core.results import Host, digest, this_host
 from edgekd.core.store import open_store
 
-SCHEMA = 1
+SCHEMA = 2  # goes up with every change of `features` or of what a family counts as its work
 FIGURES = ("memory_mib", "artifact_mib", "latency_ratio", "cold_start_ms")
 _MIB = 2**20
-_STAND_IN = {"float16": "float32"}  # a recipe without anchors of its own, and whose stand in for it
+_CACHE_MIB = 8  # about what a core's caches hold of a model's weights
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,21 @@ class Predictor:
         here = this_host()
         return all(self.host[key] == getattr(here, key) for key in ("cpu", "arch", "ort_version"))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that predictions depend on."""
+        return digest({"host": self.host, "fits": self.fits})
+
     def knows(self, family: str, recipe: str) -> bool:
-        """Whether the family was measured under the recipe."""
-        return f"{family}/{_STAND_IN.get(recipe, recipe)}" in self.fits
+        """Whether the family was measured under the recipe, or one that stands in for it."""
+        return self._fit_name(family, recipe) in self.fits
+
+    def _fit_name(self, family: str, recipe: str) -> str:
+        """Where a recipe was not measured, another of its kind stands in: the finalists are measured anyway."""
+        own = f"{family}/{recipe}"
+        if own in self.fits or "int8" not in recipe:
+            return own if own in self.fits else f"{family}/float32"
+        return next((name for name in self.fits if name.startswith(f"{family}/") and "int8" in name), own)
 
     def _fit(self, family: str, recipe: str) -> dict[str, Any]:
         if not self.knows(family, recipe):
@@ -65,7 +77,7 @@ class Predictor:
                 f"no shape of the {family} family was ever measured under {recipe}: its cost cannot be predicted",
                 fix="run `edgekd doctor --fix predictor`, once",
             )
-        return self.fits[f"{family}/{_STAND_IN.get(recipe, recipe)}"]
+        return self.fits[self._fit_name(family, recipe)]
 
     def errors(self, family: str, recipe: str) -> dict[str, float]:
         """The cross-validated 90th percentile of the relative error, by figure."""
@@ -88,7 +100,8 @@ class Predictor:
         memory, parts = figure("memory_mib")
         artifact = figure("artifact_mib")[0] * (0.5 if recipe == "float16" else 1.0)
         named = dict(zip(_MEMORY_TERMS, parts, strict=True))
-        weights = min(artifact, named["lookups"] + named["matrices"] + named["others"])
+        kept = sum(named[term] for term in ("lookups", "matrices", "largest", "others"))
+        weights = min(artifact, kept)
         return Prediction(
             memory_mib=memory,
             artifact_mib=artifact,
@@ -96,14 +109,14 @@ class Predictor:
             cold_start_ms=figure("cold_start_ms")[0],
             memory_parts={
                 "weights": weights,
-                "packed copies": named["lookups"] + named["matrices"] + named["others"] - weights,
+                "packed copies": kept - weights,
                 "activations": named["activations"],
                 "runtime": named["runtime"] + named["operators"],
             },
         )
 
 
-_MEMORY_TERMS = ("runtime", "lookups", "matrices", "others", "activations", "operators")
+_MEMORY_TERMS = ("runtime", "lookups", "matrices", "largest", "others", "activations", "operators")
 
 
 def features(figure: str, recipe: str, work: Work) -> list[float]:
@@ -113,12 +126,13 @@ def features(figure: str, recipe: str, work: Work) -> list[float]:
     others, activations = work.other_weights * 4 / _MIB, work.activations * 4 / _MIB
     operators = work.operators / 1e3
     if figure == "memory_mib":
-        return [1.0, lookups, matrices, others, activations, operators]
+        return [1.0, lookups, matrices, work.largest * size / _MIB, others, activations, operators]
     if figure == "artifact_mib":
         return [1e-3, lookups, matrices, others, operators]
     if figure == "latency_ratio":
-        narrow = work.narrow_moved / 1e6
-        return [1.0, operators, work.macs / 1e6, work.other_macs / 1e6, work.moved / 1e6, narrow, matrices]
+        narrow, uncached = work.narrow_moved / 1e6, max(0.0, matrices - _CACHE_MIB)
+        moved, macs = work.moved / 1e6, work.macs / 1e6
+        return [1.0, operators, macs, work.other_macs / 1e6, moved, narrow, matrices, uncached]
     return [1.0, operators, lookups, matrices + others]
 
 
@@ -129,12 +143,24 @@ def folders() -> tuple[Path, Path]:
 
 @cache
 def load() -> Predictor:
-    """The anchors of the host most like this one: same machine and runtime first, then architecture, then runtime."""
+    """The anchors of the host most like this one: architecture first, then runtime, then machine.
+
+    Files of another schema, those still being measured, and those that cannot be read do not count.
+    """
     here = this_host()
     files = [path for folder in folders() for path in sorted(folder.glob("*.json"))]
-    said = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in files]
+    said = [(path, values) for path in files if (values := read_file(path)) and values["fits"]]
     path, best = max(said, key=lambda one: _likeness(one[1]["host"], here))  # the first of equals
     return Predictor(best["host"], best["fits"], path)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """An anchor file of this schema; empty where there is none."""
+    try:
+        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if said.get("schema") == SCHEMA else {}
 
 
 def _likeness(host: Mapping[str, Any], here: Host) -> tuple[bool, ...]:

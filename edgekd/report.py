@@ -112,7 +112,7 @@ def prediction(family: str, fit: Fit, known: Predictor) -> dict[str, Any]:
     for figure, anchor, unit in (("memory_mib", "memory_mib", 1.0), ("latency_ms", "latency_ratio", fit.reference_ms)):
         points = [[unit * one[anchor][0], unit * one[anchor][1], False] for one in known.checked(family, recipe)]
         points += [[getattr(cost, figure), cost.predicted[figure], True] for cost in finalists]
-        said[figure] = {"p90": fit.errors[anchor], "points": points}
+        said[figure] = {"p90": fit.errors[recipe][anchor], "points": points}
     return said
 
 

@@ -43,9 +43,10 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
     request = _request(plan)
     packages = ("torch", "transformers", "onnxruntime", "optimum-onnx", "edgekd")
     machine = {"host": asdict(this_host()), "versions": {name: plan.versions[name] for name in packages}}
-    key = request | {"teacher_folder": plan.teacher.sha256} | machine
+    key = request | {"teacher_folder": plan.teacher.sha256, "anchors": predictor.load().digest} | machine
     if not measured and not store.has("size", key):
-        teacher_key = {name: key[name] for name in ("teacher_folder", "architecture", "classes", "survey")} | machine
+        own = ("schema", "teacher_folder", "architecture", "classes", "survey", "target")
+        teacher_key = {name: key[name] for name in own} | machine
         found = _predicted(request, teacher_key, store, progress)
         if found is not None:
             return found
@@ -108,15 +109,11 @@ def _predicted(request: dict[str, Any], teacher_key: dict[str, Any], store: Stor
     among = _candidates(request, reference, teacher["latency_ms"])
     ranked = among.ranked()
     fitting = [cost for cost in ranked if not cost.breaks]
-    return _table(among, ranked, fitting, teacher, []) if fitting else None
-
-
-def _survey(request: dict[str, Any]) -> Survey:
-    return Survey(**request["survey"] | {"sizes": tuple(request["survey"]["sizes"])})
+    return _table(among, ranked, fitting[: request["tries"]], teacher, []) if fitting else None
 
 
 def _candidates(request: dict[str, Any], reference_ms: float, teacher_ms: float) -> Candidates:
-    survey = _survey(request)
+    survey = Survey.read(request["survey"])
     ladder = plugin("students", request["family"]).ladder(request["architecture"], survey, classes=request["classes"])
     target = parse_profile(request["target"], where="plan")
     return Candidates(tuple(ladder), target, survey, request["min_speedup"], predictor.load(), reference_ms, teacher_ms)
@@ -127,7 +124,7 @@ def _teacher_on_paper(request: dict[str, Any], reference_ms: float) -> dict[str,
     shape = teacher_shape(request)
     if shape is None:
         return None
-    survey = _survey(request)
+    survey = Survey.read(request["survey"])
     family, known = type(shape).__name__.lower(), predictor.load()
     headline, typical = (
         known.predict(family, "float32", shape.work(size_of(shape, survey, size))) for size in (32, survey.typical)
@@ -140,7 +137,7 @@ def teacher_shape(request: dict[str, Any]) -> Any:
     """The teacher as a shape of one of our families; None for an architecture that none of them can express."""
     architecture = request["architecture"]
     family = plugin("students", architecture.get("family", "transformer"))
-    return family.of_teacher(architecture, _survey(request), classes=request["classes"])
+    return family.of_teacher(architecture, Survey.read(request["survey"]), classes=request["classes"])
 
 
 def _table(
@@ -148,6 +145,8 @@ def _table(
 ) -> Fit:
     chosen, known = finalists[0], among.predictor
     notes = list(warnings)
+    if among.target.threads > 1:
+        notes.append(f"predictions are of one thread; {among.target.name} has {among.target.threads}")
     if not known.is_own:
         notes.append(
             f"predictions come from {known.host['cpu']}, onnxruntime {known.host['ort_version']}; "
@@ -155,8 +154,8 @@ def _table(
         )
     return Fit(
         teacher=teacher, candidates=shown(ranked, chosen), chosen=chosen,
-        finalists=tuple(finalists[: max(1, FINALISTS)]), considered=len(ranked),
-        fitting=sum(not cost.breaks for cost in ranked), errors=known.errors(among.family, chosen.recipe),
+        finalists=tuple(finalists), considered=len(ranked), fitting=sum(not cost.breaks for cost in ranked),
+        errors={recipe: known.errors(among.family, recipe) for recipe in among.recipes},
         anchors=f"{known.host['cpu']} ({known.host['arch']}), onnxruntime {known.host['ort_version']}",
         reference_ms=among.reference_ms, warnings=tuple(notes), host=this_host().name,
     )  # fmt: skip
@@ -189,7 +188,7 @@ def search(request: dict[str, Any]) -> dict[str, Any]:
             classes=request["classes"], unit=plugin("tasks", request["task"]).unit,
         )  # fmt: skip
         teacher["latency_ms"] = lab.teacher_ms
-    return asdict(_table(among, ranked, finalists, teacher, warnings))
+    return asdict(_table(among, ranked, finalists[: request["tries"]], teacher, warnings))
 
 
 class _Lab:
@@ -216,7 +215,7 @@ class _Lab:
         model = source.base(Path(request["teacher_folder"]), request["architecture"], request["task"], labels)
         shape = teacher_shape(request) or _Square(**request["architecture"])
         self.whole = self.bench.export(model, models.exporter(model), self.target, request["task"])
-        survey = _survey(request)
+        survey = Survey.read(request["survey"])
         self.whole_samples = random_samples(shape, [size_of(shape, survey, size) for size in self.sizes])
         said = self.bench.footprint(self.whole, random_samples(shape, [size_of(shape, survey, 32)]))
         times = self.bench.time({

@@ -31,7 +31,7 @@ def static(**values):
 
 TRAIN_MORE = "give more unlabelled rows or labels, train longer (--epochs), or lower the floor in the profile"
 FASTER = "ask for a faster student (--min-speedup), or raise latency_ms in the profile"
-SMALLER = "trim the vocabulary (--vocabulary N), or raise the budget in the profile of rpi4"
+SMALLER = "make it smaller (--vocabulary, --image-size), or raise the budget in the profile of rpi4"
 
 
 @pytest.mark.parametrize(

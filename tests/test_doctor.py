@@ -30,7 +30,7 @@ def test_every_check_has_a_name_of_its_own_and_a_command_where_something_is_amis
     all_of_them = checks()
     assert [check.name for check in all_of_them] == [
         "packages", "build-packages", "store", *(f"demo-{task}" for task in DEMOS), "predictor",
-        "guest-tools", "guest", "cgroup",
+        "guest-tools", "guest",
     ]  # fmt: skip
     for check in all_of_them:
         assert all(isinstance(value, str) for value in astuple(check))
@@ -107,25 +107,6 @@ def test_the_guests_tools_and_image_are_two_steps(monkeypatch, tmp_path):
     assert found("guest") == Check(
         "guest", "missing", "no arm64 image yet; memory on ARM stays predicted", "edgekd doctor --fix guest"
     )
-
-
-CONTROLLERS = {
-    "version 1": (["memory/"], "ok"),
-    "version 2": (["cgroup.controllers=cpu memory pids"], "ok"),
-    "version 2 without memory": (["cgroup.controllers=cpu pids"], "missing"),
-    "none": ([], "missing"),
-}
-
-
-@pytest.mark.parametrize(("files", "state"), CONTROLLERS.values(), ids=CONTROLLERS)
-def test_memory_limits_need_a_controller(files, state, tmp_path, monkeypatch):
-    place = tmp_path / "cgroup"
-    place.mkdir()
-    for file in files:
-        name, _, text = file.partition("=")
-        (place / name).mkdir() if name.endswith("/") else (place / name).write_text(text)
-    monkeypatch.setattr(doctor, "_CGROUPS", place)
-    assert found("cgroup").state == state
 
 
 def test_the_guest_is_mended_here_and_nothing_else(monkeypatch):

@@ -21,7 +21,7 @@ from edgekd.tryout import halve
 
 
 def work(random: np.random.Generator) -> Work:
-    return Work(*(int(10 ** random.uniform(3, 6)) for _ in dataclasses.fields(Work)))
+    return Work(*(int(10 ** random.uniform(4, 7.6)) for _ in dataclasses.fields(Work)))
 
 
 def readings(noise: float, count: int = 40) -> list[dict]:
@@ -40,6 +40,10 @@ def readings(noise: float, count: int = 40) -> list[dict]:
         made.append({"family": "f", "recipe": "static_int8", "name": str(number), **figures, "headline": run,
                      "runs": [run | {"latency_ratio": ratio}]})  # fmt: skip
     return made
+
+
+def anchor_file(path, host, fits, schema=predictor.SCHEMA):
+    path.write_text(json.dumps({"schema": schema, "host": host, "fits": fits, "readings": []}))
 
 
 def known(fits: dict) -> Predictor:
@@ -90,11 +94,35 @@ def test_the_likest_host_is_taken(tmp_path, monkeypatch):
     files = {"a": own | {"arch": "z80"}, "b": own | {"ort_version": "0"}, "c": own | {"cpu": "other"}, "d": own}
     monkeypatch.setattr(predictor, "folders", lambda: (tmp_path / "none", tmp_path))
     for last in "abcd":
-        (tmp_path / f"{last}.json").write_text(json.dumps({"host": files[last], "fits": {}}))
+        anchor_file(tmp_path / f"{last}.json", files[last], {"f/float32": {}})
         predictor.load.cache_clear()
         assert predictor.load().path.stem == last, "each is more like this host than those before"
         assert predictor.load().is_own is (last == "d")
     predictor.load.cache_clear()
+
+
+def test_a_file_that_cannot_serve_does_not_count(tmp_path, monkeypatch):
+    """Still being measured, of another schema, damaged: another host's anchors are better than those."""
+    here = this_host()
+    own = {"cpu": here.cpu, "arch": here.arch, "ort_version": here.ort_version}
+    monkeypatch.setattr(predictor, "folders", lambda: (tmp_path,))
+    anchor_file(tmp_path / "other.json", own | {"cpu": "other"}, {"f/float32": {}})
+    anchor_file(tmp_path / "stopped.json", own, {})
+    anchor_file(tmp_path / "old.json", own, {"f/float32": {}}, schema=predictor.SCHEMA - 1)
+    (tmp_path / "damaged.json").write_text("{")
+    predictor.load.cache_clear()
+    assert predictor.load().path.stem == "other"
+    predictor.load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stands_in"),
+    [("static_int8", "dynamic_int8"), ("dynamic_int8", "dynamic_int8"), ("float16", "float32"), ("float32", "float32")],
+)
+def test_a_recipe_that_was_not_measured_has_a_stand_in(recipe, stands_in):
+    fits = {"f/float32": {"checked": "float32"}, "f/dynamic_int8": {"checked": "dynamic_int8"}}
+    assert known(fits).knows("f", recipe)
+    assert known(fits).checked("f", recipe) == stands_in
 
 
 def test_the_shipped_anchors_know_every_family():

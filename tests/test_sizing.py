@@ -221,6 +221,26 @@ def test_tries_measures_the_next_ones_that_fit_too():
     assert [cost.shape for cost in finalists] == fitting(among)[:3]
 
 
+def test_a_guests_larger_figure_counts_and_is_refused_as_memory():
+    here = profile(**ROOMY | {"memory_mib": 18.0})
+    among = candidates(here)
+
+    def measure(cost):
+        shape = Transformer(**cost.shape)
+        figures = {name: getattr(among.predict(shape, cost.recipe), name) for name in FIGURES}
+        return [among.measured(shape, cost.recipe, figures | {"memory_mib": 17.5, "target_memory_mib": 18.5})]
+
+    with pytest.raises(OverMemory, match=r"budget 18 MiB of memory; .* needs 1[89] MiB"):
+        settle(among, measure, tries=1, most=FINALISTS, classes=50, unit="tokens")
+
+
+@pytest.mark.parametrize("recipes", [["static_int8"], ["float16"], ["float32"], ["float32", "static_int8"]])
+def test_any_recipe_of_a_profile_can_be_planned(recipes):
+    among = candidates(profile(**ROOMY | {"recipes": recipes}))
+    assert among.recipes == (recipes[-1],)
+    assert all(cost.memory_mib > 0 for cost in among.ranked())
+
+
 def test_the_parts_of_memory_add_up():
     for cost in candidates(profile(**ROOMY)).ranked():
         assert list(cost.memory_parts) == ["weights", "packed copies", "activations", "runtime"]

@@ -48,6 +48,8 @@ def plan(made: Plan) -> str:
         ("data", f"{data.name}: {counts}; {len(data.classes)} classes"),
         *(("", note) for note in data.notes),
         ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to {inputs}"),
+        *([("try", f"the {student.tries} most capable shapes that fit, briefly; the best goes on")]
+          if student.tries > 1 else []),
         ("distill", f"{' + '.join(losses)}; {training.epochs} epochs of {training.batch_size} at "
                     f"{training.learning_rate:g}"),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
@@ -76,7 +78,7 @@ def fit_table(shape: Fit, made: Plan) -> str:
                      f"{cost.speedup:.2f}x", cost.kind, mark])  # fmt: skip
     parts = " + ".join(f"{mib:.1f} {part}" for part, mib in shape.chosen.memory_parts.items())
     errors = ", ".join(
-        f"{name} {shape.errors[key]:.0%}"
+        f"{name} {shape.errors[shape.chosen.recipe][key]:.0%}"
         for name, key in (("memory", "memory_mib"), ("file", "artifact_mib"), ("latency", "latency_ratio"))
     )
     how = "measured here" if shape.chosen.kind == "measured" else "predicted; `build`, or `plan --measure`, measures it"

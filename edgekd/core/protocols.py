@@ -29,6 +29,11 @@ class Survey:
     vocabulary: int = 0  # tokens kept of the teacher's
     vocabulary_limit: int | None = None
 
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Survey:
+        """From plain values, as `asdict` gives them."""
+        return cls(**{**said, "sizes": tuple(said["sizes"])})
+
     @property
     def typical(self) -> int:
         """The median size."""
@@ -47,7 +52,8 @@ class Work:
     activations: int  # values of the largest operator's input and output together
     moved: int  # values that all operators write
     operators: int
-    narrow_moved: int = 0  # values that convolutions of few channels write or unfold: kernels work in blocks of 16
+    largest: int = 0  # weights of the largest matrix: kernels pack it while its first copy is still there
+    narrow_moved: int = 0  # values that operators of few channels move or span: kernels work in blocks of 16
 
     @property
     def weights(self) -> int:

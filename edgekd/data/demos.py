@@ -83,12 +83,12 @@ _FASHION_NAMES = (
 def demo_teacher(task: str) -> str:
     """The task's default teacher, as `--teacher` takes it. Raises UsageError with the command that fetches it."""
     teacher = _demo(task).teacher
-    return teacher if isinstance(teacher, str) else str(_inside(task, *teacher))
+    return teacher if isinstance(teacher, str) else str(inside(task, *teacher))
 
 
 def demo_data(task: str, store: Store) -> str:
     """The task's default data: as they lie there, or, where no loader knows them, written into the store once."""
-    source = _inside(task, *_demo(task).data)
+    source = inside(task, *_demo(task).data)
     if task not in _WRITERS:
         return str(source)
     write, name = _WRITERS[task]
@@ -103,7 +103,8 @@ def _demo(task: str) -> Demo:
     return DEMOS[task]
 
 
-def _inside(task: str, package: str, inside: str) -> Path:
+def inside(task: str, package: str, inside: str) -> Path:
+    """Where a package's file lies. Raises UsageError with the command that fetches it."""
     try:
         path = Path(str(distribution(package).locate_file(inside)))
     except PackageNotFoundError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.protocols import Survey, Work
+from edgekd.students._work import spans
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +125,8 @@ class Conv1d:
             activations=max(2 * raw, raw + inner, 3 * inner),
             moved=3 * raw + inner * (2 + self.depth * (convolutions + 2)) + 2 * self.width + self.classes,
             operators=operators,
-            narrow_moved=length * self.channels * self.stem_kernel,  # the raw series, unfolded for the stem
+            largest=max(stem, block, head),
+            narrow_moved=spans(size, self.channels),
         )
 
     def sample(self, size: int, random: np.random.Generator) -> Sample:

@@ -200,6 +200,7 @@ class Convnet:
             activations=max(into + out for into, out in zip(read, written, strict=True)),
             moved=sum(written) + sum(sums) + 2 * features + self.classes,
             operators=len(written) + len(sums) + 3,  # and the mean, its flattening, the head
+            largest=max(*(one.weights for one in dense), features * self.classes),
             narrow_moved=sum(
                 one.outputs * one.out_side**2
                 for one in self.convolutions

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.protocols import Survey, Work
+from edgekd.students._work import spans
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +93,8 @@ class Mlp:
             activations=max(2 * self.inputs, self.inputs + self.width),
             moved=self.inputs * (1 + 2 * series) + 2 * self.depth * self.width + self.classes,
             operators=2 * series + 2 + 2 * self.depth,  # standardise; flatten, head; two a layer
+            largest=max(before * after for before, after in itertools.pairwise(sizes)),
+            narrow_moved=spans(self.side, self.channels) if series else 0,
         )
 
     def sample(self, size: int, random: np.random.Generator) -> Sample:

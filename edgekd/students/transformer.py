@@ -97,6 +97,7 @@ class Transformer:
             activations=size * wide,
             moved=self.layers * size * (12 * self.hidden + 4 * self.feed_forward + 2 * self.heads * size),
             operators=8 + 20 * self.layers,
+            largest=self.hidden * self.feed_forward,
         )
 
     def sample(self, size: int, random: np.random.Generator) -> Sample:
