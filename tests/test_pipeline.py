@@ -52,6 +52,32 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
             assert figure["host"]
 
 
+def test_the_report_shows_how_the_size_was_found(tiny_bundle: Path) -> None:
+    said = json.loads((tiny_bundle / "report.json").read_text(encoding="utf-8"))
+    fit = said["fit"]
+    assert fit["chosen"]["kind"] == "measured"
+    assert fit["chosen"] in fit["candidates"]
+    assert fit["chosen"] == fit["finalists"][0]
+    assert sum(fit["chosen"]["memory_parts"].values()) == pytest.approx(fit["chosen"]["memory_mib"])
+    for figure in ("memory_mib", "latency_ms"):
+        finalists = [point for point in said["prediction"][figure]["points"] if point[2]]
+        assert [fit["chosen"][figure], fit["chosen"]["predicted"][figure], True] in finalists
+        assert len(said["prediction"][figure]["points"]) == said["prediction"]["n"] + len(finalists)
+    page = (tiny_bundle / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="own"') >= 2
+    assert page.count('class="anchor"') == 2 * said["prediction"]["n"]
+
+
+def test_tries_train_the_finalists_briefly_and_keep_the_best(build_of, tiny_bundle: Path, tmp_path: Path) -> None:
+    done = run(*build_of(tmp_path / "tried"), "--try", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads((tmp_path / "tried" / "report.json").read_text(encoding="utf-8"))
+    assert [run["epochs"] for run in said["tried"]] == [4, 4]  # half of TINY's eight
+    best = max(said["tried"], key=lambda run: run["score"])
+    assert said["fit"]["chosen"]["words"] == best["words"]
+    assert len(said["fit"]["finalists"]) == 2
+
+
 def test_a_small_model_learns_its_data(tiny_bundle: Path) -> None:
     summary = json.loads((tiny_bundle / "report.json").read_text(encoding="utf-8"))["summary"]
     assert summary["teacher"]["metric_value"] > 0.9
