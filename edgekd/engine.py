@@ -55,8 +55,7 @@ def fit(
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     optimizer = torch.optim.AdamW(_groups(model, training), weight_decay=training.weight_decay, fused=True)
-    batches = math.ceil(len(samples) / training.batch_size)
-    steps = training.epochs * batches
+    steps = steps_of(len(samples), training)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(steps * training.warmup), steps)
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
     model.train()
@@ -85,7 +84,8 @@ def fit(
 
 def steps_of(samples: int, training: Training) -> int:
     """How many optimizer steps a run takes."""
-    return training.epochs * math.ceil(samples / training.batch_size)
+    size = training.batch_size
+    return training.epochs * (math.ceil(samples / size) - _leaves_one(samples, size))
 
 
 def logits(
@@ -121,7 +121,10 @@ def _groups(model: Any, training: Training) -> list[dict[str, Any]]:
 
 
 def _batches(samples: Sequence[Sample], size: int, order: random.Random) -> list[list[int]]:
-    """Shuffled batches of rows of like length: shuffled, sorted within buckets, batches shuffled again."""
+    """Shuffled batches of rows of like length: shuffled, sorted within buckets, batches shuffled again.
+
+    A lone last row joins the batch before it: batch norm has no variance to learn from one row.
+    """
     sizes = _sizes(samples)
     rows = list(range(len(samples)))
     order.shuffle(rows)
@@ -129,8 +132,16 @@ def _batches(samples: Sequence[Sample], size: int, order: random.Random) -> list
     for start in range(0, len(rows), size * _BUCKET):
         bucket = sorted(rows[start : start + size * _BUCKET], key=sizes.__getitem__)
         batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
+    if _leaves_one(len(samples), size):
+        lone = batches.pop()
+        batches[-1] += lone
     order.shuffle(batches)
     return batches
+
+
+def _leaves_one(samples: int, size: int) -> bool:
+    """Whether batches of that size leave one row alone."""
+    return samples > size and samples % size == 1
 
 
 def _sizes(samples: Sequence[Sample]) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +33,14 @@ _COLD_STARTS = 3
 _GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest counts
 
 
-def measure(plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], out: Path, progress: Progress) -> None:
+def measure(
+    plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], out: Path, progress: Progress,
+    before_timing: Callable[[], object] = lambda: None,
+) -> None:  # fmt: skip
     """Write `measured.json` into `out`.
 
     `models` maps a name to its ONNX file and the folder of its tokenizer or preprocessing; the first is the teacher.
-    Raises EdgeKDError where a timed output is not the accuracy run's.
+    Nothing is timed before `before_timing` returns. Raises EdgeKDError where a timed output is not the accuracy run's.
     """
     task = make("tasks", plan.task)
     labels = [splits.classes.index(row.label or "") for row in splits.test]
@@ -49,6 +52,7 @@ def measure(plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], ou
         for model, (file, folder) in models.items():
             samples = task.encode(folder, inputs, plan.student.survey.max_size)
             results[model] = lab.accuracy(model, file, samples, labels)
+        before_timing()
         for model, (file, _) in models.items():
             results[model] |= lab.footprint(model, file)
         latency = lab.latency({model: file for model, (file, _) in models.items()}, results)
@@ -65,21 +69,19 @@ def measure(plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], ou
     (out / "measured.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
-def guest_memory(plan: Plan, splits: Splits, file: Path, folder: Path, out: Path, progress: Progress) -> None:
+def guest_memory(plan: Plan, splits: Splits, file: Path, folder: Path, out: Path) -> None:
     """Write `guest.json` into `out`: peak RSS of what ships in an arm64 guest, in MiB, as often as _GUEST_RUNS."""
     task = make("tasks", plan.task)
     size = min(task.headline_size, plan.student.survey.max_size)
-    progress.stage("measure: memory in an arm64 guest", _GUEST_RUNS)
     with tempfile.TemporaryDirectory(prefix="edgekd-measure-") as name:
         inputs = Path(name, "headline.npz")
         samples = task.encode(folder, [row.input for row in splits.selection[:8]], plan.student.survey.max_size)
         pack([task.sized(samples, size)], inputs)
         peaks = []
         with make("devices", "guest", cpu=plan.target.emulator_cpu).up() as device:
-            for number in range(1, _GUEST_RUNS + 1):
+            for _ in range(_GUEST_RUNS):
                 job = device.run("footprint", model=str(file), inputs=[str(inputs)], threads=plan.target.threads)
                 peaks.append(job["peak_rss_mib"][0])
-                progress.step(number, f"{peaks[-1]:.1f} MiB")
             host = device.host
     (out / "guest.json").write_text(json.dumps({"peak_rss_mib": peaks, "host": host}), encoding="utf-8")
 

@@ -24,6 +24,7 @@ PACKAGES = (
 DEFAULT_LOSSES = ("response=0.9", "hard_labels=0.1")
 GOLDEN = ("synthetic", "test")
 GOLDEN_MOST = 64  # rows of a file of golden inputs
+_SIZES = {"tokens": "max_tokens", "vocabulary": "vocabulary", "pixels": "image_size"}  # a task's word: the option's
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     store = store or open_store()
     target = load_profile(options.target, budgets=options.budgets)
     task = _task(options)
+    sizes = _sizes(options, task)
     losses = _losses(options)
     _check_numbers(options)
     family = options.student or task.families[0]
@@ -81,19 +83,20 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     splits, columns = _read_splits(options, task, data_source, found["labels"], labels)
     splits = replace(splits, golden=golden)
     inputs = [row.input for row in (*splits.train, *splits.unlabelled)]
-    asked = {"tokens": options.max_tokens, "vocabulary": options.vocabulary, "pixels": options.image_size}
-    survey = task.survey(found, inputs, {name: size for name, size in asked.items() if size is not None}, store)
+    survey = task.survey(found, inputs, sizes, store)
+    if golden and hasattr(task, "check_golden"):  # texts are cut and images resized: they always fit
+        task.check_golden([row.input for row in golden], survey, options.golden)
     if kind == "labels":
         found = make("teachers", kind).shaped(options.task, task.families[0], survey, len(splits.classes))
     elif kind == "efficientnet_lite":
         found = make("teachers", kind).shaped(found, survey.max_size)
-    default_teacher = demo is not None and options.teacher is None
+    default = demos.DEMOS[options.task] if options.teacher is None else None
     teacher = TeacherPlan(
-        name=demo.teacher_name if demo and default_teacher else _shown(teacher_source),
+        name=default.teacher_name if default else _shown(teacher_source),
         source=teacher_source,
         kind=kind,
         training=None if found["ready"] else Training(**make("teachers", kind).training(len(splits.train))),
-        **found | {"licence": demo.teacher_licence if demo and default_teacher else found["licence"]},
+        **found | {"licence": default.teacher_licence if default else found["licence"]},
     )
     _check_losses(losses, teacher)
     plan = Plan(
@@ -130,11 +133,24 @@ def _task(options: Options) -> Any:
     known = {field.name for field in fields(kind)}
     for name, value in columns.items():
         if value is not None and name not in known:
-            raise UsageError(
-                f"--{name.replace('_', '-')} means nothing to {options.task}",
-                fix="leave it out, or name another --task",
-            )
+            raise _means_nothing(name, options)
     return kind(**{name: value for name, value in columns.items() if name in known})
+
+
+def _sizes(options: Options, task: Any) -> dict[str, int]:
+    """The sizes that the user asked for. Raises UsageError for one that the task has no use for."""
+    given = {size: getattr(options, name) for size, name in _SIZES.items()}
+    asked = {size: value for size, value in given.items() if value is not None}
+    for size in asked:
+        if size not in task.sizes:
+            raise _means_nothing(_SIZES[size], options)
+    return asked
+
+
+def _means_nothing(name: str, options: Options) -> UsageError:
+    return UsageError(
+        f"--{name.replace('_', '-')} means nothing to {options.task}", fix="leave it out, or name another --task"
+    )
 
 
 def _check_family(family: str, name: str, task: Any) -> None:

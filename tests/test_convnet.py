@@ -145,6 +145,12 @@ def test_ladder_falls_from_the_teacher_to_some_thousand_weights(survey: Survey) 
     assert all(shape.image_size <= survey.max_size for shape in ladder)
 
 
+def test_ladder_keeps_to_the_images_that_the_user_asks_for() -> None:
+    own = {"family": "convnet", "shape": Convnet(64, 3, 7).as_dict()}
+    assert Convnet.ladder(own, Survey(32, (32,), channels=3), classes=7)[0] == Convnet(32, 3, 7)
+    assert Convnet.of_teacher(own, Survey(32, (32,), channels=3), classes=7) == Convnet(64, 3, 7)
+
+
 def test_ladder_of_another_teacher_starts_at_lite0() -> None:
     architecture = {"model_type": "vit", "layers": 12, "hidden": 192, "max_size": 224, "channels": 3}
     assert Convnet.of_teacher(architecture, SURVEY, classes=5) is None

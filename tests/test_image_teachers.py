@@ -12,11 +12,12 @@ import transformers
 from transformers import AutoConfig
 
 from edgekd import models
-from edgekd.core.errors import TeacherError
+from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.profile import load_profile
 from edgekd.core.registry import make
 from edgekd.exporters.optimum import Optimum
 from edgekd.students.convnet import Convnet
+from edgekd.students.mlp import IMAGE, Mlp
 from edgekd.teachers.huggingface import IMAGE_TYPES, Huggingface
 
 TASK = "image-classification"
@@ -124,6 +125,34 @@ def test_a_student_of_ours_can_teach(tmp_path: Path) -> None:
     assert found["ready"]
     assert found["labels"] == LABELS
     assert found["architecture"] == {"family": "convnet", "shape": shape.as_dict()}
+    assert Huggingface().base(tmp_path, found["architecture"], TASK, LABELS).shape == shape  # what its cost is taken of
+
+
+def test_a_student_of_ours_teaches_its_own_task_alone(tmp_path: Path) -> None:
+    network = Mlp(8, 1, 32, 3, 3, IMAGE).random()
+    network.name_classes(LABELS)
+    network.save_pretrained(tmp_path)
+    for task in ("time-series-classification", "text-classification"):  # an mlp serves series, this one images
+        with pytest.raises(
+            TeacherError, match=f"is one of our own mlp models, which was not trained for {task}"
+        ) as caught:
+            Huggingface().inspect(str(tmp_path), task)
+        assert caught.value.fix == "name the --task that it was trained for, or give another --teacher"
+    PROCESSOR.save_pretrained(tmp_path)
+    found = Huggingface().inspect(str(tmp_path), TASK)
+    images = [np.zeros((48, 48, 3), np.uint8)]
+    assert make("tasks", TASK).survey(found, images, {}, None).max_size == 32
+    with pytest.raises(UsageError, match="--image-size 40 is more than the teacher's own 32 pixels"):
+        make("tasks", TASK).survey(found, images, {"pixels": 40}, None)
+
+
+def test_transformers_has_no_teacher_of_series(tmp_path: Path) -> None:
+    teacher_of("vit", tmp_path)
+    with pytest.raises(
+        TeacherError, match="is a 'vit' model; transformers has none for time-series-classification"
+    ) as caught:
+        Huggingface().inspect(str(tmp_path), "time-series-classification")
+    assert caught.value.fix == "give --teacher labels, or a folder that edgekd wrote"
 
 
 def test_folders_that_cannot_teach(tmp_path: Path) -> None:

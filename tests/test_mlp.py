@@ -106,12 +106,15 @@ def test_ladder_knows_series_from_images_by_what_the_teacher_counts() -> None:
     own = {"family": "mlp", "shape": SERIES_SHAPE.as_dict()}
     assert Mlp.ladder(own, survey, classes=4)[0] == SERIES_SHAPE == Mlp.of_teacher(own, survey, classes=4)
     assert Mlp.of_teacher({"family": "conv1d"}, survey, classes=4) is None
+    own = {"family": "mlp", "shape": replace(IMAGE_SHAPE, side=32).as_dict()}
+    assert {shape.side for shape in Mlp.ladder(own, survey, classes=4)} == {28}  # as --image-size says
 
 
 def test_shape_is_its_words_and_its_dict(tmp_path: Path) -> None:
     assert str(SERIES_SHAPE) == "3 hidden layers x 16 on 40 values"
     assert SERIES_SHAPE.relief() == ""
-    assert IMAGE_SHAPE.relief() == "give smaller images (--image-size 3)"
+    assert IMAGE_SHAPE.relief() == ""  # below what --image-size takes
+    assert replace(IMAGE_SHAPE, side=28).relief() == "give smaller images (--image-size 8)"
     assert Mlp(**json.loads(json.dumps(IMAGE_SHAPE.as_dict()))) == IMAGE_SHAPE
     model, rows = IMAGE_SHAPE.random(), samples(IMAGE_SHAPE)
     model.save_pretrained(tmp_path)

@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import importlib
 import inspect
+import re
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -12,7 +13,9 @@ from helpers import python
 import edgekd
 from edgekd.core import registry
 from edgekd.core.errors import UsageError
+from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, names, plugin
+from edgekd.planning import Options, _check_numbers
 
 METHODS = {
     "losses": "__call__", "quantizers": "quantize", "tasks": "encode", "teachers": "inspect", "students": "work",
@@ -62,6 +65,18 @@ def test_a_recipe_names_its_files_as_transformers_js_expects(name):
     found = plugin("quantizers", name)
     assert found.suffix in ("", "_fp16", "_quantized", "_q4")
     assert isinstance(found.calibrates, bool)
+
+
+@pytest.mark.parametrize("name", names("students"))
+def test_a_family_offers_relief_that_planning_accepts(name):
+    text = {"layers": 2, "hidden": 64, "heads": 2, "feed_forward": 256, "vocabulary": 900, "max_tokens": 64}
+    for size in (8, 15, 16, 28, 224):
+        survey = Survey(size, (size,), channels=3, vocabulary=600)
+        said = plugin("students", name).ladder(text, survey, classes=3)[-1].relief()
+        assert isinstance(said, str)
+        assert (said == "") == ("--" not in said)
+        for option, value in re.findall(r"--([a-z-]+) (\d+)", said):
+            _check_numbers(Options("rpi4", **{option.replace("-", "_"): int(value)}))
 
 
 _HEAVY = """
@@ -125,7 +140,7 @@ def test_a_package_outside_adds_its_own(monkeypatch):
             cached.cache_clear()
 
 
-@pytest.mark.parametrize("module", ["edgekd", "edgekd.students.transformer"])
+@pytest.mark.parametrize("module", ["edgekd", "edgekd.students.transformer", "edgekd.students._images"])
 def test_the_examples_in_docstrings_are_true(module):
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert attempted > 0

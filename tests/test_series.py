@@ -85,6 +85,33 @@ def test_a_table_without_labels_can_be_read(tmp_path: Path) -> None:
     assert "label" not in read_series(str(tmp_path / "a.csv"))["all"][0]
 
 
+def test_a_header_is_told_from_a_row(tmp_path: Path) -> None:
+    """pandas calls columns 0, 1, 2, and puts the label first or last; UCR's classes may be words."""
+    rows = [[*map(str, row)] for row in VALUES.tolist()]
+    numbers = [str(step) for step in range(STEPS)]
+    for name, header, label_at in (("a.tsv", ["label", *numbers], 0), ("b.tsv", [*numbers, "label"], STEPS)):
+        lines = [header, *([*row[:label_at], label, *row[label_at:]] for row, label in zip(rows, LABELS, strict=True))]
+        (tmp_path / name).write_text("\n".join("\t".join(line) for line in lines))
+        table = read_series(str(tmp_path / name))["all"]
+        assert [row["label"] for row in table] == list(LABELS)
+        np.testing.assert_array_equal(table[1]["series"][:, 0], VALUES[1])
+    words = read_series(str(ucr(tmp_path / "c.tsv", labels=("up", "down", "down", "up"))))["all"]
+    assert [row["label"] for row in words] == ["up", "down", "down", "up"]
+    (tmp_path / "a.tsv").rename(tmp_path / "P_TRAIN.tsv")
+    said = refusal(tmp_path)
+    assert "P_TRAIN.tsv: the first line names columns, which UCR files do not" in said
+    assert "fix: remove that line, or call the files train.tsv and test.tsv" in said
+
+
+def test_an_index_is_no_step(tmp_path: Path) -> None:
+    header = ",".join(["", "label", *map(str, range(STEPS))])
+    lines = [",".join([str(n), "up", *map(str, row)]) for n, row in enumerate(VALUES.tolist())]
+    (tmp_path / "a.csv").write_text("\n".join([header, *lines]))
+    said = refusal(tmp_path / "a.csv")
+    assert "a.csv has a column without a name, which is an index more often than a step" in said
+    assert "fix: write the file without it (pandas: to_csv(path, index=False))" in said
+
+
 def test_shorter_ucr_series_are_refused_with_the_way_out(tmp_path: Path) -> None:
     values = VALUES.copy()
     values[2, 9:] = np.nan

@@ -69,13 +69,10 @@ def test_survey_is_the_series_own_size(tmp_path: Path) -> None:
             TASK.survey(teacher, inputs, {}, Store(tmp_path))
 
 
-def test_survey_refuses_other_lengths_and_options_of_other_tasks(tmp_path: Path) -> None:
+def test_survey_refuses_other_lengths(tmp_path: Path) -> None:
     inputs = [row.input for row in examples(3)]
     with pytest.raises(DataError, match="the unlabelled series have 31 steps of 2 channels, the labelled ones 32"):
         TASK.survey(FRESH, [*inputs, inputs[0][1:]], {}, Store(tmp_path))
-    for name, flag in (("tokens", "--max-tokens"), ("vocabulary", "--vocabulary"), ("pixels", "--image-size")):
-        with pytest.raises(UsageError, match=f"{flag} means nothing to time series"):
-            TASK.survey(FRESH, inputs, {name: 32}, Store(tmp_path))
 
 
 def test_inputs_are_the_series_untouched(tmp_path: Path) -> None:
@@ -159,3 +156,76 @@ def test_a_family_that_cannot_serve_the_task_is_refused(tmp_path: Path) -> None:
         make_plan(Options(target="rpi4", task="time-series-classification", student="transformer"), Store(tmp_path))
     assert "the transformer family cannot serve time-series-classification" in str(caught.value)
     assert "choose one of: conv1d, mlp (--student)" in str(caught.value)
+
+
+def planned(tmp_path: Path, **options: object):
+    """The plan of a table with its labels in the column `kind`."""
+    from edgekd.planning import Options, make_plan
+
+    values, names = waves(90)
+    write_rows(tmp_path / "rows.csv", values[:, :, 0], names)
+    given = {"target": "rpi4", "task": "time-series-classification", "teacher": "labels", "label_column": "kind"}
+    return make_plan(Options(**given | {"data": str(tmp_path / "rows.csv")} | options), Store(tmp_path / "store"))
+
+
+def write_rows(path: Path, values: np.ndarray, names: np.ndarray | None = None) -> Path:
+    header = ["kind"] * (names is not None) + [f"t{step}" for step in range(values.shape[1])]
+    labels = [] if names is None else names.tolist()
+    rows = [[*labels[number : number + 1], *map(str, row)] for number, row in enumerate(values.tolist())]
+    path.write_text("\n".join(",".join(row) for row in [header, *rows]))
+    return path
+
+
+def test_unlabelled_and_golden_files_need_no_label_column(tmp_path: Path) -> None:
+    more = write_rows(tmp_path / "more.csv", waves(30, seed=5)[0][:, :, 0])
+    plan, splits = planned(tmp_path, unlabelled=str(more), golden=str(more))
+    assert plan.data.classes == ("fast", "growing", "slow")
+    assert len(splits.golden) == 30
+    assert len(splits.unlabelled) >= 30
+    np.savez(tmp_path / "more.npz", x=waves(30, seed=5)[0][:, :, :1])
+    assert planned(tmp_path, unlabelled=str(tmp_path / "more.npz"))[1].unlabelled
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_rows(folder / "train.csv", waves(90)[0][:, :, 0], waves(90)[1])
+    more.rename(folder / "unlabelled.csv")
+    assert len(planned(tmp_path, data=str(folder))[1].unlabelled) >= 30
+    write_rows(folder / "test.csv", waves(9, seed=6)[0][:, :, 0])
+    with pytest.raises(DataError, match=r"folder \(test\) has no column 'kind'"):
+        planned(tmp_path, data=str(folder))
+    bare = write_rows(tmp_path / "bare.csv", waves(30)[0][:, :, 0])
+    with pytest.raises(DataError, match=r"bare.csv has no column 'kind'") as caught:
+        planned(tmp_path, data=str(bare))
+    assert caught.value.fix.startswith("name it: --label-column NAME")
+
+
+def test_golden_series_of_another_shape_are_refused_while_planning(tmp_path: Path) -> None:
+    short = write_rows(tmp_path / "short.csv", waves(9)[0][:, 1:, 0])
+    with pytest.raises(
+        DataError, match=r"short.csv has series of 31 steps; the training series have 32 steps"
+    ) as caught:
+        planned(tmp_path, golden=str(short))
+    assert caught.value.fix == "give golden inputs of the training data's steps and channels"
+
+
+def test_a_series_model_of_ours_is_a_ready_teacher(tmp_path: Path) -> None:
+    shape = make("students", "conv1d", width=8, depth=1, kernel=7, stride=1, separable=False, dilated=False,
+                 steps=STEPS, channels=1, classes=3)  # fmt: skip
+    model = shape.random()
+    model.name_classes(("fast", "growing", "slow"))
+    (tmp_path / "own").mkdir()
+    model.save_pretrained(tmp_path / "own")
+    plan, _ = planned(tmp_path, teacher=str(tmp_path / "own"))
+    assert plan.teacher.training is None
+    assert plan.teacher.architecture == {"family": "conv1d", "shape": shape.as_dict()}
+    assert plan.teacher.labels == plan.data.classes == ("fast", "growing", "slow")
+    source = make("teachers", plan.teacher.kind)
+    labels = list(plan.data.classes)
+    assert source.base(tmp_path / "own", plan.teacher.architecture, plan.task, labels).shape == shape
+
+
+def test_the_default_teacher_keeps_its_name_with_other_data(tmp_path: Path) -> None:
+    plan, _ = planned(tmp_path, teacher=None)
+    assert plan.teacher.name == "a convolutional network trained here from the labels"
+    assert plan.teacher.licence == "trained here from the labels"
+    assert plan.data.name == "rows.csv"
+    assert planned(tmp_path)[0].teacher.name == "labels"

@@ -110,7 +110,7 @@ def test_a_leak_is_dropped_from_training_or_refused_above_five_percent(leaks):
     with pytest.raises(DataError) as refusal:
         split(given_rows, labels=None, seed=0)
     assert refusal.value.message == (
-        "2 of 20 distinct test rows also stand in training (case, space and punctuation folded): "
+        "2 of 20 distinct test rows also stand in training (texts with case, space and punctuation folded): "
         "a figure on this test split would mean nothing"
     )
     assert refusal.value.fix.startswith("remove repeated rows before splitting, or give one file")

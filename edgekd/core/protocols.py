@@ -224,6 +224,7 @@ class Task(Protocol):
     families: ClassVar[tuple[str, ...]]  # of students, the default first
     auto_model: ClassVar[str]  # transformers' class for the task
     unit: ClassVar[str]  # of sizes: tokens, pixels, steps
+    sizes: ClassVar[tuple[str, ...]]  # that a user may ask for: tokens, vocabulary, pixels
     headline_size: ClassVar[int]  # at which peak RSS is quoted, where inputs have sizes of their own
     baseline_recipe: ClassVar[str]
 

@@ -11,6 +11,14 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 
 
+def hits(outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
+    import numpy as np
+
+    found: np.ndarray[Any, Any] = (outputs.argmax(axis=1) == np.asarray(labels)).astype(float)
+    return found
+
+
 def interval(
     values: Sequence[float] | np.ndarray[Any, Any], statistic: Callable[..., Any] | None = None, *, seed: int = 0
 ) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ _ONE_LENGTH = (
 def read_series(source: str, *, label_column: str | None = None) -> dict[str, Table]:
     """Tables by split: a folder with NAME_TRAIN.tsv and NAME_TEST.tsv, a file of that kind, an .npz, or a table.
 
+    Rows lack a label where their file has no such column: the unlabelled need none.
     Raises DataError for series of unequal length, NaN, infinity, values that are no numbers, and Python objects.
     """
     path = Path(source).expanduser()
@@ -56,11 +57,11 @@ def read_series(source: str, *, label_column: str | None = None) -> dict[str, Ta
         tables = {"all": _ucr(path)}
     else:
         tables = {
-            part: _table(rows, f"{source} ({part})" if part != "all" else source, label_column)
+            part: _table(rows, f"{source} ({part})" if part != "all" else source, label_column, part)
             for part, rows in read_tables(source).items()
         }
         label_column = None
-    if label_column is not None:
+    if label_column is not None and any(LABEL in table[0] for table in tables.values()):
         raise DataError(
             f"{source} has no column {label_column!r}: UCR and NumPy files have no column names",
             fix="leave --label-column out",
@@ -70,22 +71,33 @@ def read_series(source: str, *, label_column: str | None = None) -> dict[str, Ta
 
 
 def _is_ucr(path: Path) -> bool:
-    """Whether the second cell of the first line is a number, where a header has a name."""
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        cells = stream.readline(1 << 20).split("\t")
-    try:
-        float(cells[1])
-    except (IndexError, ValueError):
-        return False
-    return True
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        return not _has_header(stream)
+
+
+def _has_header(lines: Iterable[str]) -> bool:
+    """Whether the first line names columns: its second or last cell is no number, or its first is a word alone.
+
+    Columns may be called 0, 1, 2; a class, where it is a word, begins more lines than one.
+    """
+    rest = iter(lines)
+    first, *cells = next(rest, "").split("\t")
+    if not cells or not _is_step(cells[0], None) or not _is_step(cells[-1], None):
+        return True
+    return not _is_step(first, None) and not any(line.startswith(f"{first}\t") for line in rest)
 
 
 def _ucr(path: Path) -> Table:
     """The UCR archive's form: no header, tab-separated, the class first."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}", fix="check the path; UCR files are plain text") from error
+    if lines and _has_header(lines):
+        raise DataError(
+            f"{path}: the first line names columns, which UCR files do not",
+            fix="remove that line, or call the files train.tsv and test.tsv",
+        )
     rows: Table = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -137,15 +149,15 @@ def _rows(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None, whe
     return _filled(rows, where)
 
 
-def _table(table: Table, where: str, label_column: str | None) -> Table:
+def _table(table: Table, where: str, label_column: str | None, part: str) -> Table:
     """A table's rows: a column that holds lists of numbers, or else every column but the label's is a step."""
     present = list(table[0])
     try:
         label = find_label(label_column, present, where)
     except DataError:
-        if label_column is not None:
+        if label_column is not None and part not in ("all", "unlabelled"):
             raise
-        label = None  # a file of unlabelled series
+        label = None  # of unlabelled series; where labels are needed, the task refuses
     lists = [name for name in present if name != label and isinstance(table[0][name], Sequence)
              and not isinstance(table[0][name], str)]  # fmt: skip
     usual = [name for name in lists if name.lower() in _USUAL]
@@ -155,6 +167,11 @@ def _table(table: Table, where: str, label_column: str | None) -> Table:
             fix=f"keep one, or call it {_USUAL[0]}",
         )
     steps = [name for name in present if name != label]
+    if not lists and "" in steps:
+        raise DataError(
+            f"{where} has a column without a name, which is an index more often than a step",
+            fix="write the file without it (pandas: to_csv(path, index=False)), or name it where it is a step",
+        )
     rows: Table = []
     for number, cells in enumerate(table, start=1):
         place = f"{where}, row {number}"

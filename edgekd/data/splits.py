@@ -218,8 +218,8 @@ def _without_leaks(
     leaked = {row.content for row in train + validation} & held
     if len(leaked) > MAX_LEAK * max(1, len(held)):
         raise DataError(
-            f"{len(leaked)} of {len(held)} distinct test rows also stand in training (case, space and punctuation "
-            "folded): a figure on this test split would mean nothing",
+            f"{len(leaked)} of {len(held)} distinct test rows also stand in training (texts with case, space and "
+            "punctuation folded): a figure on this test split would mean nothing",
             fix="remove repeated rows before splitting, or give one file and let edgekd split it by content",
         )
     clean = [[row for row in rows if row.content not in held] for rows in (train, loose, validation)]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from edgekd.core.tensors import Outputs
 
-# What loaders of the ecosystem look for in config.json. Our image students are built of MobileNetV2's blocks, and
-# transformers.js and optimum only take from the type which processor and outputs to expect.
+# What loaders of the ecosystem look for in config.json: transformers.js and optimum take from the type which processor
+# and outputs to expect, nothing of the layers. A convnet is built of MobileNetV2's blocks; an mlp on images borrows
+# the name.
 _CONFIG = {
     "pixel_values": {"model_type": "mobilenet_v2", "architectures": ["MobileNetV2ForImageClassification"]},
     "past_values": {"model_type": "edgekd", "architectures": ["TimeSeriesClassification"]},

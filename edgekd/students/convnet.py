@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.protocols import Survey, Work
+from edgekd.students._images import smaller_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,10 +91,14 @@ class Convnet:
 
     @classmethod
     def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Convnet]:
-        """Shapes up to the teacher's own (or Lite0's, where the teacher is another), the most capable first."""
+        """Shapes up to the teacher's own (or Lite0's, where the teacher is another), the most capable first.
+
+        Their images are no larger than the survey's.
+        """
         top = cls.of_teacher(architecture, survey, classes=classes) or cls(
             survey.max_size, survey.channels, classes, stem_stride=_stem_stride(survey)
         )
+        top = replace(top, image_size=min(top.image_size, survey.max_size))
         steps = [
             (width, depth, stages, expand)
             for width in _WIDTHS
@@ -214,6 +219,10 @@ class Convnet:
 
         side = self.image_size
         return {"pixel_values": random.uniform(-1, 1, (1, self.channels, side, side)).astype(np.float32)}
+
+    def relief(self) -> str:
+        """What a user may do where even the smallest shape is too large."""
+        return smaller_images(self.image_size)
 
     def __str__(self) -> str:
         small = "" if self.stages == len(STAGES) else f", {self.stages} stages"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.protocols import Survey, Work
+from edgekd.students._images import smaller_images
 from edgekd.students._work import spans
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Mlp:
             # what teachers of series are described by counts their steps
             name = SERIES if "steps" in architecture.get("shape", architecture) else IMAGE
             whole = cls(_WIDEST, _DEEPEST, survey.max_size, survey.channels, classes, name)
+        whole = replace(whole, side=min(whole.side, survey.max_size))  # images may be smaller than the teacher's
         widths = {whole.width} | {max(_LEAST_WIDTH, int(whole.width * share)) for share in _WIDTHS}
         shapes = [replace(whole, width=w, depth=d) for w in widths for d in range(1, whole.depth + 1)]
         return sorted(shapes, key=lambda shape: shape.capability, reverse=True)
@@ -104,7 +106,7 @@ class Mlp:
 
     def relief(self) -> str:
         """What a user may do where even the smallest shape is too large."""
-        return f"give smaller images (--image-size {self.side // 2})" if self.input_name == IMAGE else ""
+        return smaller_images(self.side) if self.input_name == IMAGE else ""
 
     def __str__(self) -> str:
         layers = "1 hidden layer" if self.depth == 1 else f"{self.depth} hidden layers"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import Survey
+from edgekd.core.statistics import hits
 from edgekd.core.store import Store
 from edgekd.data import images, pixels
 from edgekd.data.columns import find_column, find_label, row_label
@@ -40,6 +41,7 @@ class ImageClassification:
     families: ClassVar[tuple[str, ...]] = ("convnet", "mlp")
     auto_model: ClassVar[str] = "AutoModelForImageClassification"
     unit: ClassVar[str] = "pixels"
+    sizes: ClassVar[tuple[str, ...]] = ("pixels",)
     headline_size: ClassVar[int] = 1 << 16  # beyond any: images have the graph's size
     baseline_recipe: ClassVar[str] = "logistic regression on the pixels at 16 x 16, on the labelled rows"
 
@@ -116,10 +118,7 @@ class ImageClassification:
 
     def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
-        import numpy as np
-
-        hits: np.ndarray[Any, Any] = (outputs.argmax(axis=1) == np.asarray(labels)).astype(float)
-        return hits
+        return hits(outputs, labels)
 
     def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
         """What the linear model says of each test row: class names (rows,)."""
@@ -154,7 +153,8 @@ class ImageClassification:
 def _taken(architecture: dict[str, Any]) -> tuple[int | None, int | None]:
     """The side and the channels of the teacher's images; None where it is built for these data."""
     told = architecture.get("shape", architecture)
-    return told.get("image_size") or told.get("max_size"), told.get("channels")
+    side = told.get("image_size") or told.get("side") or told.get("max_size")  # of a convnet, an mlp, another
+    return side, told.get("channels")
 
 
 def _side(natural: int, most: int | None) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import Survey
+from edgekd.core.statistics import hits
 from edgekd.core.store import Store
 from edgekd.data import vocabulary
 from edgekd.data.columns import find_column, find_label, row_label
@@ -39,6 +40,7 @@ class TextClassification:
     families: ClassVar[tuple[str, ...]] = ("transformer",)
     auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
     unit: ClassVar[str] = "tokens"
+    sizes: ClassVar[tuple[str, ...]] = ("tokens", "vocabulary")
     headline_size: ClassVar[int] = 32  # tokens at which peak RSS is quoted
     baseline_recipe: ClassVar[str] = "TF-IDF (words, characters) with a linear SVM on the labelled rows"
 
@@ -118,10 +120,7 @@ class TextClassification:
 
     def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
-        import numpy as np
-
-        hits: np.ndarray[Any, Any] = (outputs.argmax(axis=1) == np.asarray(labels)).astype(float)
-        return hits
+        return hits(outputs, labels)
 
     def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
         """What the linear model says of each test row: class names (rows,)."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgekd.core.errors import DataError, UsageError
+from edgekd.core.errors import DataError
 from edgekd.core.protocols import Survey
+from edgekd.core.statistics import hits
 from edgekd.core.store import Store
 from edgekd.data.read import Table
 from edgekd.data.series import LABEL, SERIES, read_series
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 _NAME = "past_values"  # Hugging Face's name for the input of its time series models
-_FLAGS = {"tokens": "--max-tokens", "vocabulary": "--vocabulary", "pixels": "--image-size"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class TimeSeriesClassification:
     families: ClassVar[tuple[str, ...]] = ("conv1d", "mlp")
     auto_model: ClassVar[str] = ""  # transformers has no class for the task
     unit: ClassVar[str] = "steps"
+    sizes: ClassVar[tuple[str, ...]] = ()
     headline_size: ClassVar[int] = 1 << 30  # beyond any: series have the graph's size
     baseline_recipe: ClassVar[str] = "a ridge classifier on the standardised values of the labelled rows"
 
@@ -44,8 +45,9 @@ class TimeSeriesClassification:
     def columns(self, table: Table, source: str) -> tuple[str, str]:
         """The series and the label column. Raises DataError where the rows have no labels."""
         if LABEL not in table[0]:
+            column = "label column by a usual name" if self.label_column is None else f"column {self.label_column!r}"
             raise DataError(
-                f"{source} has no label column by a usual name",
+                f"{source} has no {column}",
                 fix="name it: --label-column NAME; in a NumPy file the labels are called y, or y_train and y_test",
             )
         return self.input_column(table, source), LABEL
@@ -60,8 +62,6 @@ class TimeSeriesClassification:
 
     def survey(self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Store) -> Survey:
         """Steps and channels, the same for all. Raises DataError where series differ, or the teacher takes others."""
-        for name in sizes:
-            raise UsageError(f"{_FLAGS[name]} means nothing to time series", fix="leave it out")
         steps, channels = inputs[0].shape
         strange = next((row for row in inputs if row.shape != (steps, channels)), None)
         if strange is not None:
@@ -77,6 +77,16 @@ class TimeSeriesClassification:
                 fix="give data like the teacher's, or --teacher labels to train one on these",
             )
         return Survey(steps, (steps,), channels=channels)
+
+    def check_golden(self, inputs: Sequence[Any], survey: Survey, source: str) -> None:
+        """Raises DataError for series that a student of these data could not take."""
+        wanted = (survey.max_size, survey.channels)
+        strange = next((row.shape for row in inputs if row.shape != wanted), None)
+        if strange is not None:
+            raise DataError(
+                f"{source} has series of {_words(strange)}; the training series have {_words(wanted)}",
+                fix="give golden inputs of the training data's steps and channels",
+            )
 
     def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> None:
         """Nothing to write: the standardisation is inside the graph."""
@@ -96,10 +106,7 @@ class TimeSeriesClassification:
 
     def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
-        import numpy as np
-
-        hits: np.ndarray[Any, Any] = (outputs.argmax(axis=1) == np.asarray(labels)).astype(float)
-        return hits
+        return hits(outputs, labels)
 
     def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
         """What the linear model says of each test row: class names (rows,)."""

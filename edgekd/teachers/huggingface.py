@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
-from edgekd.core.registry import plugin
+from edgekd.core.registry import make, plugin
 from edgekd.data import pixels
 from edgekd.teachers import _files
 
@@ -53,10 +53,10 @@ class Huggingface:
         """
         folder = self.folder(source)
         config = _config(folder)
-        describe, beside = (_image_shape, (pixels.CONFIG,)) if _sees(task) else (_text_shape, _TOKENIZERS)
+        describe, beside = _image_shape if _sees(task) else _text_shape, _beside(task)
         own = config.get("edgekd")  # a student of ours, as the store keeps it
-        if not own:
-            _check_type(config, folder, task)
+        check = _check_own if own else _check_type
+        check(config, folder, task)
         weights = _files.check_weights(folder)
         _check_beside(folder, beside)
         suffix = plugin("tasks", task).auto_model.removeprefix("AutoModel")
@@ -71,7 +71,12 @@ class Huggingface:
         }
 
     def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
-        """The model with a fresh head for these labels."""
+        """The model with a fresh head for these labels; one of ours, which is always ready, at random: for its cost."""
+        if "family" in architecture:
+            shape = architecture["shape"] | {"classes": len(labels)}
+            network = make("students", architecture["family"], **shape).random()
+            network.name_classes(labels)
+            return network
         import transformers
 
         numbers = {name: number for number, name in enumerate(labels)}
@@ -138,8 +143,25 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _check_own(config: dict[str, Any], folder: Path, task: str) -> None:
+    """Raises TeacherError for a student of ours whose family, or whose own inputs, are of another task."""
+    family, kind = config["edgekd"]["family"], task.title().replace("-", "")
+    made_for_it = any(name.endswith(kind) for name in config.get("architectures") or ())
+    if made_for_it and task in plugin("students", family).tasks:
+        return
+    raise TeacherError(
+        f"the teacher {folder} is one of our own {family} models, which was not trained for {task}",
+        fix="name the --task that it was trained for, or give another --teacher",
+    )
+
+
 def _check_type(config: dict[str, Any], folder: Path, task: str) -> None:
     model_type, known = config.get("model_type"), IMAGE_TYPES if _sees(task) else MODEL_TYPES
+    if not plugin("tasks", task).auto_model:
+        raise TeacherError(
+            f"the teacher {folder} is a {model_type!r} model; transformers has none for {task}",
+            fix="give --teacher labels, or a folder that edgekd wrote",
+        )
     if model_type in known:
         return
     why = "it does not classify images" if _sees(task) else "no student can be copied from that"
@@ -149,9 +171,16 @@ def _check_type(config: dict[str, Any], folder: Path, task: str) -> None:
     )
 
 
+def _beside(task: str) -> tuple[str, ...]:
+    """Files of which one must stand beside the model; none where our own networks prepare inputs in their graphs."""
+    if not plugin("tasks", task).auto_model:
+        return ()
+    return (pixels.CONFIG,) if _sees(task) else _TOKENIZERS
+
+
 def _check_beside(folder: Path, names: tuple[str, ...]) -> None:
     """Raises TeacherError where what prepares inputs is missing."""
-    if any((folder / name).exists() for name in names):
+    if not names or any((folder / name).exists() for name in names):
         return
     what, processor = (
         ("preprocessing", "AutoImageProcessor") if pixels.CONFIG in names else ("tokenizer", "AutoTokenizer")
