@@ -15,7 +15,12 @@ from benchmarks.demo import run
 from edgekd import predictor
 
 TASKS = ("text-classification", "image-classification", "time-series-classification")
-BUDGETS = {"rpi4": (), "rpi-zero2w": (), "rpi4 at 40 MiB": ("--memory-mib", "40")}
+BUDGETS = {  # at 40 MiB the wish for 5x binds before memory does: once with it, once where memory binds
+    "rpi4": (),
+    "rpi-zero2w": (),
+    "rpi4 at 40 MiB": ("--memory-mib", "40"),
+    "rpi4 at 40 MiB, 2x and 40 ms allowed": ("--memory-mib", "40", "--min-speedup", "2", "--latency-ms", "40"),
+}
 
 
 def errors() -> dict[str, dict[str, float]]:
