@@ -26,7 +26,7 @@ from edgekd.core.store import Store
 from edgekd.costs import FINALISTS, Candidates, Cost, Fit, settle, shown, size_of
 from edgekd.plan import Plan
 
-SCHEMA = 3  # of what is kept
+SCHEMA = 4  # of what is kept
 NEAR = 0.1  # of the budget: an ARM target's finalists this near to it are measured in an arm64 guest, too
 
 if TYPE_CHECKING:

@@ -59,9 +59,10 @@ def test_multiply_adds_of_a_tiny_shape_by_hand():
 
 def test_the_ladder_goes_from_most_to_least_capable():
     ladder = Transformer.ladder(MINILM, SURVEY, classes=50)
-    assert len(ladder) == len(set(ladder)) == 6 * 4
+    assert len(ladder) == len(set(ladder)) == 6 * 4 * 2
     assert ladder[0] == replace(WHOLE, vocabulary=5000, max_tokens=64, classes=50)
-    assert (ladder[-1].layers, ladder[-1].feed_forward) == (1, 384)
+    assert (ladder[-1].layers, ladder[-1].hidden, ladder[-1].heads, ladder[-1].feed_forward) == (1, 192, 6, 192)
+    assert {shape.head_size for shape in ladder} == {32}
     assert [shape.capability for shape in ladder] == sorted((s.capability for s in ladder), reverse=True)
     assert {shape.feed_forward % 64 for shape in ladder} == {0}
     assert Transformer(**ladder[3].as_dict()) == ladder[3]
@@ -69,7 +70,7 @@ def test_the_ladder_goes_from_most_to_least_capable():
 
 
 def test_a_narrow_teacher_has_fewer_widths():
-    ladder = Transformer.ladder(MINILM | {"feed_forward": 100, "layers": 2}, SURVEY, classes=2)
+    ladder = Transformer.ladder(MINILM | {"feed_forward": 100, "layers": 2, "heads": 3}, SURVEY, classes=2)
     assert [(shape.layers, shape.feed_forward) for shape in ladder] == [(2, 64), (1, 64)]
 
 
@@ -190,7 +191,7 @@ def fitting(among, factor=1.0):
 def test_with_room_for_all_the_most_capable_is_taken(capsys):
     ranked, finalists, warnings = run(candidates(profile(**ROOMY)))
     assert finalists[0].shape == LADDER[0].as_dict()
-    assert (len(finalists), len(ranked), warnings) == (1, 24, [])
+    assert (len(finalists), len(ranked), warnings) == (1, 48, [])
     assert capsys.readouterr().out == f"measured 1 {LADDER[0]}: {finalists[0].memory_mib:.0f} MiB\n"
 
 

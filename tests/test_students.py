@@ -59,6 +59,38 @@ def test_student_starts_as_a_cut_of_its_teacher(model_type: str, tmp_path: Path)
     assert student(input_ids=long, attention_mask=torch.ones_like(long)).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if name != "mpnet"])
+def test_a_student_of_half_the_width_is_a_cut_too(model_type: str, tmp_path: Path) -> None:
+    """Half the channels, half the heads of the same size: every weight is one of the teacher's."""
+    teacher = teacher_of(model_type, tmp_path)
+    shape = Transformer(2, WIDTH // 2, 2, 64, len(KEPT), TOKENS, CLASSES)
+    student = shape.start_from(teacher, tmp_path, kept=KEPT, samples=SAMPLES)
+    assert student.get_input_embeddings().weight.shape[0] == len(KEPT)
+    known = torch.cat([value.flatten() for value in teacher.state_dict().values() if value.is_floating_point()])
+    for name, value in student.state_dict().items():
+        if value.is_floating_point():
+            assert torch.isin(value, known).all(), name
+    ids = torch.tensor([[0, *range(6, 16), 2]])
+    assert student(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.isfinite().all()
+
+
+def test_channels_and_heads_that_matter_are_kept(tmp_path: Path) -> None:
+    """A head whose output nobody reads, and channels that stay near zero, are the ones that go."""
+    teacher = teacher_of("bert", tmp_path)
+    size = WIDTH // 4
+    with torch.no_grad():
+        for layer in teacher.bert.encoder.layer:
+            layer.attention.output.dense.weight[:, size : 3 * size] = 0  # heads 1 and 2
+            layer.output.LayerNorm.weight[::2] = 1e-3  # every other channel
+    shape = Transformer(4, WIDTH // 2, 2, WIDE, VOCABULARY, 64, CLASSES)
+    student = shape.start_from(teacher, tmp_path, kept=range(VOCABULARY), samples=SAMPLES)
+    for old, new in zip(teacher.bert.encoder.layer, student.bert.encoder.layer, strict=True):
+        kept = torch.cat([torch.arange(size), torch.arange(3 * size, WIDTH)])
+        expected = old.attention.self.query.weight[kept][:, 1::2]
+        assert torch.equal(new.attention.self.query.weight, expected)
+        assert torch.equal(new.output.LayerNorm.weight, old.output.LayerNorm.weight[1::2])
+
+
 def test_whole_student_is_its_teacher(tmp_path: Path) -> None:
     """Nothing cut: the same answers, so that whatever changes them is the cut."""
     teacher = teacher_of("bert", tmp_path)

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 _WIDTHS = (1.0, 0.75, 0.5, 0.25)  # of the teacher's feed-forward
 _MULTIPLE = 64  # widths stay multiples of it: int8 kernels work in blocks
+_SHARED_HEADS = ("mpnet",)  # all layers share one bias a head: heads cannot be chosen layer by layer
+_INTO_HEADS = re.compile(r"\b(query|key|value|q_lin|k_lin|v_lin|attn\.[qkv])\.(weight|bias)$")
+_OUT_OF_HEADS = re.compile(r"(attention\.output\.dense|out_lin|attn\.o)\.weight$")
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """One shape. It keeps the teacher's hidden width and heads, so that layers copy over as they are."""
+    """One shape, with heads of the teacher's own size: the teacher's hidden width, or half of it and half the heads."""
 
     layers: int
     hidden: int
@@ -40,21 +43,19 @@ class Transformer:
     @classmethod
     def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Transformer]:
         """Every shape that a student of this teacher may have, the most capable first (see `capability`)."""
-        widths = {max(_MULTIPLE, int(architecture["feed_forward"] * w) // _MULTIPLE * _MULTIPLE) for w in _WIDTHS}
-        shapes = [
+        hidden, heads, wide = (architecture[name] for name in ("hidden", "heads", "feed_forward"))
+        parts = [1] if heads % 2 or architecture.get("model_type") in _SHARED_HEADS else [1, 2]
+        shapes = {
             cls(
-                layers,
-                architecture["hidden"],
-                architecture["heads"],
-                width,
-                survey.vocabulary,
-                survey.max_size,
-                classes,
+                layers, hidden // part, heads // part,
+                max(_MULTIPLE, int(wide / part * width) // _MULTIPLE * _MULTIPLE),
+                survey.vocabulary, survey.max_size, classes,
             )
             for layers in range(1, architecture["layers"] + 1)
-            for width in widths
-        ]
-        return sorted(shapes, key=lambda shape: shape.capability, reverse=True)
+            for part in parts
+            for width in _WIDTHS
+        }  # fmt: skip
+        return sorted(shapes, key=lambda shape: (shape.capability, shape.hidden), reverse=True)
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -65,6 +66,11 @@ class Transformer:
     def max_size(self) -> int:
         """The longest text, in tokens."""
         return self.max_tokens
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one head."""
+        return self.hidden // self.heads
 
     @property
     def layer_weights(self) -> int:
@@ -136,27 +142,33 @@ class Transformer:
         """A student that starts as a cut of its teacher.
 
         Layers: evenly spaced, first and last among them. Feed-forward: the neurons that matter most on `samples`
-        (mean activation times outgoing weight, after Minitron, Muralidharan et al. 2024). Embeddings: the
-        `kept` vocabulary rows, the first positions. All else is copied.
+        (mean activation times outgoing weight, after Minitron, Muralidharan et al. 2024). So are heads and, over all
+        layers, hidden channels, where the student is narrower. Embeddings: the `kept` vocabulary rows, the first
+        positions. All else is copied.
         """
         import torch
 
         student = self.random(teacher_folder, kept)
         prefix, count = _layer_list(teacher)
         chosen = layer_map(count, self.layers)
-        importance = _importance(teacher, prefix, samples)
+        ranks = _importance(teacher, prefix, samples)
         source, target = teacher.state_dict(), student.state_dict()
-        rows = torch.tensor(kept)
+        channels = _best(ranks.channels, self.hidden)
         for name, value in target.items():
             layer, old_name = _renamed(name, prefix, chosen)
             old = source[old_name]
             for dim in range(value.dim()):
                 if old.shape[dim] == value.shape[dim]:
                     continue
-                if layer is not None:
-                    keep = importance[layer].topk(value.shape[dim]).indices.sort().values
+                if layer is not None and (_INTO_HEADS if dim == 0 else _OUT_OF_HEADS).search(name):
+                    best = _best(ranks.heads[layer], self.heads)
+                    keep = (best[:, None] * self.head_size + torch.arange(self.head_size)).flatten()
+                elif layer is not None and old.shape[dim] == len(ranks.neurons[layer]):
+                    keep = _best(ranks.neurons[layer], value.shape[dim])
+                elif old.shape[dim] == len(ranks.channels) and value.shape[dim] == self.hidden:
+                    keep = channels
                 elif old.shape[dim] == teacher.config.vocab_size:
-                    keep = rows
+                    keep = torch.tensor(kept)
                 else:
                     keep = torch.arange(value.shape[dim])  # positions: the first ones
                 old = old.index_select(dim, keep)
@@ -174,7 +186,9 @@ class Transformer:
             )
         else:
             config = AutoConfig.from_pretrained(teacher_folder, num_labels=self.classes)
-        config.num_hidden_layers = self.layers
+        if getattr(config, "embedding_size", None) == config.hidden_size:
+            config.embedding_size = self.hidden  # electra's, where they are one
+        config.num_hidden_layers, config.hidden_size, config.num_attention_heads = self.layers, self.hidden, self.heads
         setattr(config, "hidden_dim" if hasattr(config, "hidden_dim") else "intermediate_size", self.feed_forward)
         config.vocab_size = self.vocabulary
         renumbered = {old: new for new, old in enumerate(kept)}
@@ -218,29 +232,56 @@ def _renamed(name: str, prefix: str, chosen: list[int]) -> tuple[int | None, str
     return layer, f"{prefix}.{layer}.{name[match.end() :]}"
 
 
-def _importance(model: PreTrainedModel, prefix: str, samples: Iterable[Sample]) -> list[torch.Tensor]:
-    """Per layer, the importance of each feed-forward neuron: (feed_forward,)."""
+@dataclass(frozen=True)
+class _Ranks:
+    """How much each part of a teacher matters on some samples."""
+
+    neurons: list[torch.Tensor]  # a layer: (feed_forward,)
+    heads: list[torch.Tensor]  # a layer: (heads,)
+    channels: torch.Tensor  # over all layers: (hidden,)
+
+
+def _best(importance: torch.Tensor, count: int) -> torch.Tensor:
+    """Which `count` matter most, ascending: (count,)."""
+    return importance.topk(count).indices.sort().values
+
+
+def _importance(model: PreTrainedModel, prefix: str, samples: Iterable[Sample]) -> _Ranks:
+    """Mean activation times outgoing weight of neurons and heads, by layer; mean output of the layers' channels."""
     import torch
 
     layers = list(model.get_submodule(prefix).children())
-    width = getattr(model.config, "hidden_dim", None) or model.config.intermediate_size
-    inward = [next(m for m in _linears(layer) if m.in_features == width) for layer in layers]
-    sums = [torch.zeros(width) for _ in layers]
+    wide = getattr(model.config, "hidden_dim", None) or model.config.intermediate_size
+    hidden, heads = model.config.hidden_size, model.config.num_attention_heads
+    inward = [next(m for m in _linears(layer) if m.in_features == wide) for layer in layers]
+    outward = [
+        next(m for name, m in layer.named_modules() if _OUT_OF_HEADS.search(f"{name}.weight")) for layer in layers
+    ]
+    sums = {module: torch.zeros(module.in_features) for module in (*inward, *outward)}
+    channels = torch.zeros(hidden)
 
-    def watch(position: int) -> Any:
-        def add(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            sums[position] += inputs[0].detach().abs().mean(dim=tuple(range(inputs[0].dim() - 1)))
+    def read(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        sums[module] += _mean(inputs[0])
 
-        return add
+    def wrote(_module: Any, _inputs: Any, output: Any) -> None:
+        channels.add_(_mean(output[0] if isinstance(output, tuple) else output))
 
-    hooks = [linear.register_forward_pre_hook(watch(i)) for i, linear in enumerate(inward)]
+    hooks = [linear.register_forward_pre_hook(read) for linear in sums]
+    hooks += [layer.register_forward_hook(wrote) for layer in layers]
     model.eval()
     with torch.no_grad():
         for sample in samples:
             model(**{name: torch.from_numpy(value) for name, value in sample.items()})
     for hook in hooks:
         hook.remove()
-    return [total * linear.weight.detach().norm(dim=0) for total, linear in zip(sums, inward, strict=True)]
+    own = {linear: total * linear.weight.detach().norm(dim=0) for linear, total in sums.items()}
+    by_head = [own[linear].reshape(heads, hidden // heads).sum(dim=1) for linear in outward]
+    return _Ranks([own[linear] for linear in inward], by_head, channels)
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean size of each channel: (..., channels) to (channels,)."""
+    return values.detach().abs().mean(dim=tuple(range(values.dim() - 1)))
 
 
 def _linears(module: torch.nn.Module) -> Iterator[Any]:
