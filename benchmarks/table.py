@@ -72,7 +72,8 @@ def main() -> int:
     for name, table in TABLES.items():
         start, end = f"<!-- table:{name} -->\n", "\n<!-- end -->"
         before, _, rest = fresh.partition(start)
-        fresh = before + start + table() + end + rest.partition(end)[2]
+        assert end in "\n" + rest, f"README.md: no {name} table, or no end of it"
+        fresh = before + start + table() + end + ("\n" + rest).partition(end)[2]
     if "--check" in sys.argv[1:]:
         if fresh != text:
             print("README.md: a table is not that of benchmarks/results; run `python -m benchmarks.table`")
