@@ -68,6 +68,17 @@ def test_the_report_shows_how_the_size_was_found(tiny_bundle: Path) -> None:
     assert page.count('class="anchor"') == 2 * said["prediction"]["n"]
 
 
+def test_plan_predicts_in_seconds_and_shows_what_was_measured(build_of, tiny_bundle: Path, tmp_path: Path) -> None:
+    _, *options = build_of(tmp_path / "none")
+    options = [*options[: options.index("--out")], *options[options.index("--out") + 2 :]]
+    kinds = {}
+    for name, more in {"as built": (), "another wish": ("--min-speedup", "1.01")}.items():
+        done = run("plan", *options, *more, "--json")
+        assert done.returncode == 0, done.stderr
+        kinds[name] = json.loads(done.stdout)["fit"]["chosen"]["kind"]
+    assert kinds == {"as built": "measured", "another wish": "predicted"}
+
+
 def test_tries_train_the_finalists_briefly_and_keep_the_best(build_of, tiny_bundle: Path, tmp_path: Path) -> None:
     done = run(*build_of(tmp_path / "tried"), "--try", "2", "--json")
     assert done.returncode == 0, done.stderr
