@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgekd.students._network import Network
+from edgekd.students._watch import watched
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
@@ -193,12 +194,7 @@ def _importance(teacher: Network, samples: Sequence[Sample]) -> dict[str, Tensor
             sums[name] = sums.get(name, torch.zeros(())) + values.mean(dim=(0, *range(2, values.dim())))
 
         hooks.append(_layer(teacher, name).register_forward_pre_hook(add))
-    teacher.eval()
-    with torch.no_grad():
-        for sample in samples:
-            teacher(**{name: torch.from_numpy(values) for name, values in sample.items()})
-    for hook in hooks:
-        hook.remove()
+    watched(teacher, hooks, samples)
     groups: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
     for name, group in readers:
         outgoing = _layer(teacher, name).weight.detach().transpose(0, 1).flatten(1).norm(dim=1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.protocols import Survey, Work
+from edgekd.students._watch import watched
 from edgekd.students._work import spans
 
 if TYPE_CHECKING:
@@ -276,10 +277,5 @@ def _importance(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
         else:
             weight = first.norm(dim=(0, 2))
         hooks.append(block.body[0].register_forward_pre_hook(watch(weight)))
-    model.eval()
-    with torch.no_grad():
-        for sample in samples:
-            model(**{name: torch.from_numpy(value) for name, value in sample.items()})
-    for hook in hooks:
-        hook.remove()
+    watched(model, hooks, samples)
     return total

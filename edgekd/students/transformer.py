@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.protocols import Survey, Work
+from edgekd.students._watch import watched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -268,12 +269,7 @@ def _importance(model: PreTrainedModel, prefix: str, samples: Iterable[Sample]) 
 
     hooks = [linear.register_forward_pre_hook(read) for linear in sums]
     hooks += [layer.register_forward_hook(wrote) for layer in layers]
-    model.eval()
-    with torch.no_grad():
-        for sample in samples:
-            model(**{name: torch.from_numpy(value) for name, value in sample.items()})
-    for hook in hooks:
-        hook.remove()
+    watched(model, hooks, samples)
     own = {linear: total * linear.weight.detach().norm(dim=0) for linear, total in sums.items()}
     by_head = [own[linear].reshape(heads, hidden // heads).sum(dim=1) for linear in outward]
     return _Ranks([own[linear] for linear in inward], by_head, channels)
