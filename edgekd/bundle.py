@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 GOLDEN_ROWS = 16
 _EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "README.md")
-_NOT_SHIPPED = ("model.safetensors", ".seal.json", "training_args.bin")
+_NOT_SHIPPED = (
+    "model.safetensors", ".seal.json", "training_args.bin", "training.json", "confidence.json", "exits",
+)  # fmt: skip
 _PROOF_ROWS = 8
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgekd.core.errors import ArtifactTooLarge, BelowAccuracy, EdgeKDError, OverLatency, OverMemory
 from edgekd.core.profile import Profile
@@ -20,6 +20,7 @@ class Trial:
     latency_ms: float
     peak_rss_mib: float
     artifact_mib: float
+    suggestion: dict[str, float] = field(default_factory=dict)  # a threshold of its confidence, as these rows have it
     failed: str | None = None  # why the recipe gave no variant
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.choose import Trial, objections
+from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
@@ -91,7 +92,8 @@ class _Judge:
 
     def trial(self, recipe: str, file: Path) -> Trial:
         said = outputs(file, self.selection, threads=self.plan.target.threads)
-        score = float(self.task.correct(said, self.truth).mean())
+        correct = self.task.correct(said, self.truth)
+        score = float(correct.mean())
         self.plain_score = score if self.plain_score is None else self.plain_score
         latency, speed, peak = self._cost(file)
         return Trial(
@@ -102,6 +104,7 @@ class _Judge:
             latency_ms=latency,
             peak_rss_mib=peak,
             artifact_mib=file.stat().st_size / 2**20,
+            suggestion=suggest_threshold(certainty(said), correct)._asdict(),
         )
 
     def _cost(self, file: Path) -> tuple[float, float, float]:

@@ -2,66 +2,144 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import engine, models
+from edgekd import batches, engine, models
+from edgekd.core import confidence
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
-from edgekd.core.tensors import Outputs, Targets
-from edgekd.data.splits import Splits
+from edgekd.core.tensors import Targets
+from edgekd.data.splits import Example, Splits
+from edgekd.learner import Learner
 from edgekd.plan import Plan
-from edgekd.teach import label_tensor, read_outputs
+from edgekd.teach import TRAINED_ON, Said, label_tensor
 
 if TYPE_CHECKING:
-    import torch
+    from edgekd.core.protocols import Sample
 
-_IMPORTANCE_ROWS = 256  # rows on which feed-forward neurons are ranked
+_IMPORTANCE_ROWS = 256  # rows on which neurons, heads and channels are ranked
+EXITS = "exits"  # the folder of early exits, each an ordinary model, named by its layer from 1
+TRAINING, CONFIDENCE = "training.json", "confidence.json"
 
 
 def distill(
     plan: Plan, splits: Splits, shape: dict[str, Any], teacher_folder: Path, outputs_folder: Path, out: Path,
-    progress: Progress,
+    work: Path, progress: Progress,
 ) -> None:  # fmt: skip
-    """Train the student of this shape and write it to `out` as a Hugging Face folder."""
-    import torch
+    """Train the student of this shape and write it to `out` as a Hugging Face folder, its early exits in `exits`.
 
-    engine.prepare(plan.seed, plan.threads)
-    task = make("tasks", plan.task)
+    Beside it `training.json`, how the run went, and `confidence.json`, the temperature folded into its last layer.
+    Without a loss that needs the teacher only the labelled rows count.
+    """
+    engine.prepare(plan.student.seed, plan.threads)
+    task, survey = make("tasks", plan.task), plan.student.survey
+    rows = _rows(plan, splits)
+    inputs = [row.input for row in (*splits.train, *splits.unlabelled)]
     student_shape = make("students", plan.student.family, **shape)
-    rows = (*splits.train, *splits.unlabelled)
-    inputs, survey = [row.input for row in rows], plan.student.survey
     kept = task.student_files(teacher_folder, inputs, survey, student_shape, out)
+    student = _begun(plan, student_shape, teacher_folder, kept, inputs)
+    samples = task.encode(out, [row.input for row in rows], survey.max_size)
+    truth = label_tensor(splits, rows)
+    said = Said(outputs_folder, TRAINED_ON, len(splits.classes)) if plan.needs_teacher else None
+    heads = {}
+    if "exits" in plan.needs:
+        heads = {layer: student_shape.exit_head(student, layer) for layer in student_shape.exits}
+
+    def targets(numbers: list[int]) -> Targets:
+        return Targets(said.outputs(numbers) if said else None, truth[numbers])
+
+    learner = Learner(student, plan.student.losses, targets, plan.matched(shape).student, heads)
+    few = list(range(min(4, len(samples))))
+    learner.begin(batches.padded(samples, few, engine.pad_of(student), student.device), few)
+    judge = _Judge(plan, splits, outputs_folder, task, out)
+    progress.stage("distill: the student learns", engine.steps_of(samples, plan.student.training, plan.student.seed))
+    trained = engine.fit(
+        learner, samples, plan.student.training, seed=plan.student.seed, progress=progress,
+        validate=(lambda: judge.score(student)) if judge.may_choose else None, work=work,
+    )  # fmt: skip
+    _write(student, judge, out)
+    exits = {}
+    for layer, head in heads.items():
+        place = out / EXITS / str(layer + 1)
+        shutil.copytree(out, place, ignore=shutil.ignore_patterns(EXITS, "*.safetensors", "*.json.tmp"))
+        cut = student_shape.cut_at(student, layer, head)
+        _write(cut, judge, place)
+        exits[layer + 1] = judge.score(cut)[0]
+    told = asdict(trained) | {
+        "rows": len(rows),
+        "exits": exits,
+        "score": judge.words,
+        "of_all": judge.score(student)[0],
+    }
+    (out / TRAINING).write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+def score(plan: Plan, splits: Splits, folder: Path, outputs_folder: Path) -> float:
+    """The share of selection rows on which a student is right or, where labels are unknown, agrees with the teacher."""
+    engine.prepare(plan.seed, plan.threads)
+    judge = _Judge(plan, splits, outputs_folder, make("tasks", plan.task), folder)
+    return judge.score(models.load(folder, plan.task))[0]
+
+
+def read_confidence(folder: Path) -> dict[str, Any]:
+    """What `distill` wrote of a student's temperature."""
+    told: dict[str, Any] = json.loads((folder / CONFIDENCE).read_text(encoding="utf-8"))
+    return told
+
+
+def _rows(plan: Plan, splits: Splits) -> tuple[Example, ...]:
+    rows = tuple(row for role in TRAINED_ON for row in getattr(splits, role))
+    return rows if plan.needs_teacher else tuple(row for row in rows if row.label is not None)
+
+
+def _begun(plan: Plan, shape: Any, teacher_folder: Path, kept: Any, inputs: Sequence[Any]) -> Any:
+    """The student before training: a cut of the teacher, or of this shape with random weights."""
     teacher = models.load(teacher_folder, plan.task)
     few = inputs[:: max(1, len(inputs) // _IMPORTANCE_ROWS)][:_IMPORTANCE_ROWS]
-    student = student_shape.start_from(
-        teacher, teacher_folder, kept=kept, samples=task.encode(teacher_folder, few, survey.max_size)
-    )
-    del teacher
-    said = read_outputs(outputs_folder)
-    teacher_logits = torch.cat([said[role] for role in ("train", "unlabelled") if role in said])
-    truth = torch.cat([label_tensor(splits, role) for role in ("train", "unlabelled") if getattr(splits, role)])
-    terms = [(make("losses", term.name, **term.options), term.weight) for term in plan.student.losses]
-
-    def objective(outputs: Outputs, numbers: list[int]) -> torch.Tensor:
-        targets = Targets(teacher=Outputs(logits=teacher_logits[numbers]), labels=truth[numbers])
-        total: torch.Tensor = sum((weight * loss(outputs, targets) for loss, weight in terms), torch.zeros(()))
-        return total
-
-    samples = task.encode(out, inputs, survey.max_size)
-    progress.stage("distill: the student learns", engine.steps_of(len(samples), plan.student.training))
-    engine.fit(student, samples, objective, plan.student.training, seed=plan.seed, progress=progress)
-    student.save_pretrained(out, safe_serialization=True)
+    samples = make("tasks", plan.task).encode(teacher_folder, few, plan.student.survey.max_size)
+    return shape.start_from(teacher, teacher_folder, kept=kept, samples=samples, copy=plan.student.start == "teacher")
 
 
-def score(plan: Plan, splits: Splits, folder: Path, teacher_logits: torch.Tensor) -> float:
-    """The share of selection rows on which a student is right or, where labels are unknown, agrees with the teacher.
+def _write(model: Any, judge: _Judge, out: Path) -> None:
+    """The model's files; before that its temperature is folded in, where that helps."""
+    said = judge.confidence(model)
+    models.fold_temperature(model, said["temperature"])
+    model.save_pretrained(out, safe_serialization=True)
+    (out / CONFIDENCE).write_text(json.dumps(said, indent=1), encoding="utf-8")
 
-    `teacher_logits` are the teacher's on those rows: (rows, classes).
-    """
-    engine.prepare(plan.seed, plan.threads)
-    task = make("tasks", plan.task)
-    samples = task.encode(folder, [row.input for row in splits.selection], plan.student.survey.max_size)
-    said = engine.logits(models.load(folder, plan.task), samples).numpy()
-    truth = label_tensor(splits, "selection") if splits.selection_labelled else teacher_logits.argmax(dim=1)
-    return float(task.correct(said, truth.numpy()).mean())
+
+class _Judge:
+    """Scores models on the selection rows: by their labels or, where those are unknown, by the teacher's word."""
+
+    def __init__(self, plan: Plan, splits: Splits, outputs_folder: Path, task: Any, student_folder: Path) -> None:
+        rows = [row.input for row in splits.selection]
+        self.plan, self.task, self.labelled = plan, task, splits.selection_labelled
+        self.samples: Sequence[Sample] = task.encode(student_folder, rows, plan.student.survey.max_size)
+        self.teacher = Said(outputs_folder, ("selection",), len(splits.classes)).logits()
+        self.truth = label_tensor(splits, splits.selection) if self.labelled else self.teacher.argmax(dim=1)
+        self.words = "accuracy on selection rows" if self.labelled else "agreement with the teacher on selection rows"
+
+    @property
+    def may_choose(self) -> bool:
+        """Whether its score may pick an epoch: a student without a teacher must not be picked by one."""
+        return self.labelled or self.plan.needs_teacher
+
+    def score(self, model: Any) -> engine.Score:
+        """Right or agreeing, a share; then the negative of the cross-entropy, for equals."""
+        from torch.nn.functional import cross_entropy
+
+        logits = engine.logits(model, self.samples)
+        right = float(self.task.correct(logits.numpy(), self.truth.numpy()).mean())
+        return right, -float(cross_entropy(logits, self.truth if self.labelled else self.teacher.softmax(dim=1)))
+
+    def confidence(self, model: Any) -> dict[str, Any]:
+        """The temperature that helps on the selection rows, and the calibration error before and after."""
+        logits = engine.logits(model, self.samples).numpy()
+        targets = (self.truth if self.labelled else self.teacher.softmax(dim=1)).numpy()
+        scaling = confidence.temperature_that_helps(logits, targets, self.plan.student.seed)
+        return asdict(scaling) | {"fitted_on": "labels" if self.labelled else "teacher"}

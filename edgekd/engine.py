@@ -1,16 +1,20 @@
-"""The training loop that teaching and distilling share, and batches that waste nothing on padding."""
+"""The training loop that teaching and distilling share: killed at any moment, it goes on from a minute before."""
 
 from __future__ import annotations
 
-import math
+import json
 import random
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd import batches
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.quiet import hush
-from edgekd.core.tensors import Outputs
+from edgekd.core.store import is_whole, writing
 from edgekd.plan import Training
 
 if TYPE_CHECKING:
@@ -19,7 +23,29 @@ if TYPE_CHECKING:
 
     from edgekd.core.protocols import Progress, Sample
 
-_BUCKET = 16  # batches whose rows are sorted by length together
+CHECKPOINT_S = 45.0  # between two checkpoints: a kill costs less than a minute
+Score = tuple[float, ...]  # of a validation, the larger the better
+
+
+@dataclass
+class _Position:
+    """How far a run is: all of its state that torch does not keep."""
+
+    epoch: int = 0
+    batch: int = 0  # of the epoch, the next to be taken
+    step: int = 0
+    best: Score | None = None
+    best_epoch: int = 0
+    history: tuple[Score, ...] = ()  # of each epoch's end
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a run ended: the validation's score after each epoch, and the epoch (from 1) whose weights were kept."""
+
+    scores: tuple[Score, ...]
+    kept_epoch: int
+    epochs: int  # that were run: fewer than asked for where it stopped early
 
 
 def prepare(seed: int, threads: int) -> None:
@@ -36,133 +62,178 @@ def prepare(seed: int, threads: int) -> None:
     transformers.logging.set_verbosity_error()
 
 
-def fit(
-    model: Any,
-    samples: Sequence[Sample],
-    objective: Callable[[Outputs, list[int]], Tensor],
-    training: Training,
-    *,
-    seed: int,
-    progress: Progress,
-) -> None:
-    """Train `model` in place on `samples`; `objective` gives a batch's loss from its outputs and its rows' numbers.
+def steps_of(samples: Sequence[Sample], training: Training, seed: int) -> int:
+    """How many optimizer steps a run takes at most: batches hold tokens, so their number varies with the epoch."""
+    lengths = batches.sizes(samples)
+    return sum(len(_order(lengths, training, seed, epoch)) for epoch in range(training.epochs))
 
-    AdamW, linear warm-up, cosine to zero. Raises EdgeKDError as soon as the loss is not finite.
+
+def fit(
+    learner: Any, samples: Sequence[Sample], training: Training, *, seed: int, progress: Progress,
+    validate: Callable[[], Score] | None = None, work: Path | None = None,
+) -> Trained:  # fmt: skip
+    """Train `learner` in place; `learner(batch, rows)` is a batch's loss, `learner.model` the model that reads it.
+
+    AdamW, linear warm-up, cosine to zero. With `validate` the weights of its best epoch are kept, and a run that no
+    longer improves stops. With a folder `work` the run's state is kept there, and a run that finds one goes on with it,
+    to the same bits at the same number of threads. Raises EdgeKDError as soon as the loss is not finite.
     """
     import torch
     from accelerate import Accelerator
     from transformers import get_cosine_schedule_with_warmup
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    optimizer = torch.optim.AdamW(_groups(model, training), weight_decay=training.weight_decay, fused=True)
-    steps = steps_of(len(samples), training)
+    lengths, pad = batches.sizes(samples), pad_of(learner.model)
+    optimizer = torch.optim.AdamW(_groups(learner, training), weight_decay=training.weight_decay, fused=True)
+    steps = steps_of(samples, training, seed)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(steps * training.warmup), steps)
-    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    model.train()
-    step = 0
-    for epoch in range(training.epochs):
-        order = _batches(samples, training.batch_size, random.Random(seed * 1000 + epoch))  # noqa: S311
-        for rows in order[accelerator.process_index :: accelerator.num_processes]:
-            batch = _batch(samples, rows, model, accelerator.device)
-            loss = objective(Outputs(logits=model(**batch).logits), rows)
+    prepared, optimizer, schedule = accelerator.prepare(learner, optimizer, schedule)
+    keeper = _Keeper(accelerator, learner, work)
+    at = keeper.resume()
+    patience = training.patience or max(5, training.epochs // 2)
+    prepared.train()
+    while at.epoch < training.epochs and (at.best is None or at.epoch - at.best_epoch < patience):
+        order = _order(lengths, training, seed, at.epoch)
+        mine = order[accelerator.process_index :: accelerator.num_processes][: len(order) // accelerator.num_processes]
+        while at.batch < len(mine):
+            rows = mine[at.batch]
+            loss = prepared(batches.padded(samples, rows, pad, accelerator.device), rows)
             if not torch.isfinite(loss):
                 raise EdgeKDError(
-                    f"training diverged: the loss is {loss.item()} at step {step + 1} of {steps}",
+                    f"training diverged: the loss is {loss.item()} at step {at.step + 1} of {steps}",
                     fix="lower --learning-rate to a third of what it is; nothing of this run was kept",
                 )
             optimizer.zero_grad()
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+            accelerator.clip_grad_norm_(prepared.parameters(), training.max_grad_norm)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 optimizer.step()
                 schedule.step()
-            step += accelerator.num_processes
-            progress.step(min(step, steps), f"epoch {epoch + 1}/{training.epochs}, loss {loss.item():.3f}")
-    accelerator.unwrap_model(model).eval()
+            at.batch, at.step = at.batch + 1, at.step + accelerator.num_processes
+            progress.step(min(at.step, steps), f"epoch {at.epoch + 1}/{training.epochs}, loss {loss.item():.3f}")
+            keeper.checkpoint(at)
+        at.epoch, at.batch = at.epoch + 1, 0
+        if validate is not None:
+            learner.eval()
+            at.history = (*at.history, validate())
+            prepared.train()
+            if at.best is None or at.history[-1] > at.best:
+                at.best, at.best_epoch = at.history[-1], at.epoch
+                keeper.keep_best()
+    keeper.restore_best()
+    learner.eval()
+    return Trained(at.history, at.best_epoch if at.best is not None else at.epoch, at.epoch)
 
 
-def steps_of(samples: int, training: Training) -> int:
-    """How many optimizer steps a run takes."""
-    size = training.batch_size
-    return training.epochs * (math.ceil(samples / size) - _leaves_one(samples, size))
+def evaluate(
+    run: Callable[[dict[str, Tensor]], Any], samples: Sequence[Sample], *, pad: int = 0, batch_size: int = 64,
+    rows: Sequence[int] | None = None,
+) -> Iterator[tuple[list[int], Any]]:  # fmt: skip
+    """What `run(batch)` says of all samples (or of `rows`), batch by batch with the rows' numbers; no gradients.
+
+    In order of length, so that padding is small.
+    """
+    import torch
+
+    lengths = batches.sizes(samples)
+    order = sorted(range(len(samples)) if rows is None else rows, key=lengths.__getitem__)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        with torch.no_grad():
+            yield part, run(batches.padded(samples, part, pad, torch.device("cpu")))
 
 
-def logits(
-    model: Any, samples: Sequence[Sample], *, batch_size: int = 64, progress: Progress | None = None
-) -> torch.Tensor:
-    """Logits (samples, classes), computed in order of length so that padding is small."""
+def pad_of(model: Any) -> int:
+    """The token that a model's texts are padded with; 0 where it reads none."""
+    return getattr(model.config, "pad_token_id", None) or 0
+
+
+def logits(model: Any, samples: Sequence[Sample], *, batch_size: int = 64) -> torch.Tensor:
+    """Logits (samples, classes) of a model in evaluation mode."""
     import torch
 
     model.eval()
     out = torch.zeros(len(samples), model.config.num_labels)
-    sizes = _sizes(samples)
-    order = sorted(range(len(samples)), key=sizes.__getitem__)
-    with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = _batch(samples, rows, model, torch.device("cpu"))
-            out[rows] = model(**batch).logits.float()
-            if progress:
-                progress.step(start + len(rows))
+    pad = pad_of(model)
+    for rows, said in evaluate(lambda batch: model(**batch).logits, samples, pad=pad, batch_size=batch_size):
+        out[rows] = said.float()
     return out
 
 
-def _groups(model: Any, training: Training) -> list[dict[str, Any]]:
+def _order(lengths: Any, training: Training, seed: int, epoch: int) -> list[list[int]]:
+    return batches.ordered(lengths, training.batch_size, seed * 1000 + epoch)
+
+
+def _groups(learner: Any, training: Training) -> list[dict[str, Any]]:
     """The body at the peak rate; what stands outside it, and the pooler, at `head_factor` times that."""
-    body = model.base_model_prefix + "."
+    body = f"model.{learner.model.base_model_prefix}."
     head: list[Tensor] = []
     rest: list[Tensor] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in learner.named_parameters():
         fresh = not name.startswith(body) or ".pooler." in name
         (head if fresh else rest).append(parameter)
     rate = training.learning_rate
     return [{"params": rest, "lr": rate}, {"params": head, "lr": rate * training.head_factor}]
 
 
-def _batches(samples: Sequence[Sample], size: int, order: random.Random) -> list[list[int]]:
-    """Shuffled batches of rows of like length: shuffled, sorted within buckets, batches shuffled again.
+class _Keeper:
+    """What a run keeps: its best weights, and on disk, where it has a folder, all that it needs to go on.
 
-    A lone last row joins the batch before it: batch norm has no variance to learn from one row.
+    A checkpoint is written aside, sealed by its files' hashes, and moved into place; the one before it goes only then.
     """
-    sizes = _sizes(samples)
-    rows = list(range(len(samples)))
-    order.shuffle(rows)
-    batches: list[list[int]] = []
-    for start in range(0, len(rows), size * _BUCKET):
-        bucket = sorted(rows[start : start + size * _BUCKET], key=sizes.__getitem__)
-        batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
-    if _leaves_one(len(samples), size):
-        lone = batches.pop()
-        batches[-1] += lone
-    order.shuffle(batches)
-    return batches
+
+    def __init__(self, accelerator: Any, learner: Any, work: Path | None) -> None:
+        self.accelerator, self.learner, self.work = accelerator, learner, work
+        self.best: dict[str, Tensor] | None = None
+        self.last = time.monotonic()
+
+    def resume(self) -> _Position:
+        """The position of the newest whole checkpoint, its state restored; the beginning where there is none."""
+        from safetensors.torch import load_file
+
+        for place in self._places():
+            if not is_whole(place):
+                continue
+            self.accelerator.load_state(str(place / "state"))
+            if (place / "best.safetensors").exists():
+                self.best = load_file(place / "best.safetensors")
+            told = json.loads((place / "position.json").read_text(encoding="utf-8"))
+            best = None if told["best"] is None else tuple(told["best"])
+            return _Position(**{**told, "best": best, "history": tuple(map(tuple, told["history"]))})
+        return _Position()
+
+    def checkpoint(self, at: _Position) -> None:
+        """Write the run's state where the last is CHECKPOINT_S old."""
+        from safetensors.torch import save_file
+
+        if self.work is None or time.monotonic() - self.last < CHECKPOINT_S or not self.accelerator.is_main_process:
+            return
+        before = self._places()
+        with writing(self.work / f"checkpoint-{at.step:09d}") as place:
+            self.accelerator.save_state(str(place / "state"))
+            if self.best is not None:
+                save_file(self.best, place / "best.safetensors")
+            (place / "position.json").write_text(json.dumps(asdict(at)), encoding="utf-8")
+        for old in before:
+            _remove(old)
+        self.last = time.monotonic()
+
+    def keep_best(self) -> None:
+        """Remember the weights as they are."""
+        self.best = {name: value.detach().clone() for name, value in self.learner.state_dict().items()}
+
+    def restore_best(self) -> None:
+        """The best weights, where some were remembered."""
+        if self.best is not None:
+            self.learner.load_state_dict(self.best)
+
+    def _places(self) -> list[Path]:
+        """Checkpoints, the newest first."""
+        return sorted(self.work.glob("checkpoint-*"), reverse=True) if self.work else []
 
 
-def _leaves_one(samples: int, size: int) -> bool:
-    """Whether batches of that size leave one row alone."""
-    return samples > size and samples % size == 1
+def _remove(folder: Path) -> None:
+    import shutil
 
-
-def _sizes(samples: Sequence[Sample]) -> list[int]:
-    """What rows of one batch should share: a text's tokens; images and series are all of one size."""
-    if "input_ids" not in samples[0]:
-        return [0] * len(samples)
-    return [sample["input_ids"].shape[1] for sample in samples]
-
-
-def _batch(samples: Sequence[Sample], rows: list[int], model: Any, device: torch.device) -> dict[str, Tensor]:
-    """The rows as one batch, texts padded to the longest of them: (rows, ...) for each input."""
-    import numpy as np
-    import torch
-
-    picked = [samples[row] for row in rows]
-    batch = {}
-    for name in picked[0]:
-        values = [sample[name] for sample in picked]
-        longest = max(value.shape[1] for value in values)
-        if any(value.shape[1] < longest for value in values):
-            pad = model.config.pad_token_id if name == "input_ids" else 0
-            values = [np.pad(value, ((0, 0), (0, longest - value.shape[1])), constant_values=pad) for value in values]
-        batch[name] = torch.from_numpy(np.concatenate(values)).to(device)
-    return batch
+    shutil.rmtree(folder, ignore_errors=True)

@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core import confidence
 from edgekd.core import statistics as intervals
+from edgekd.core.confidence import Suggestion
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
@@ -35,11 +39,12 @@ _GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest cou
 
 def measure(
     plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], out: Path, progress: Progress,
-    before_timing: Callable[[], object] = lambda: None,
+    before_timing: Callable[[], object] = lambda: None, suggested: Mapping[str, Suggestion] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Write `measured.json` into `out`.
 
     `models` maps a name to its ONNX file and the folder of its tokenizer or preprocessing; the first is the teacher.
+    Above the confidence `suggested` for it, chosen on the selection rows, a model's answers are judged once more.
     Nothing is timed before `before_timing` returns. Raises EdgeKDError where a timed output is not the accuracy run's.
     """
     task = make("tasks", plan.task)
@@ -60,11 +65,15 @@ def measure(
     for model in models:
         results[model] |= latency[model] | _against(results[teacher], results[model])
         results[model]["speedup"] = latency[model]["ratio"]
+        results[model]["recall"] = confidence.recalls(labels, results[model]["_correct"], len(splits.classes))
+        own = results[model]["_confidence"], results[model]["_correct"]
+        results[model]["above"] = above(suggested[model], *own) if model in suggested else None
+    counted = Counter(row.label for row in splits.test)
     baseline = linear_baseline(task, splits, plan.seed)
     said = {
         "teacher": teacher, "models": {model: _plain(values) for model, values in results.items()},
         "aa": latency["aa"], "baseline": baseline, "n_test": len(labels), "host": asdict(this_host()),
-        "threads": plan.target.threads,
+        "threads": plan.target.threads, "classes": {name: counted[name] for name in splits.classes},
     }  # fmt: skip
     (out / "measured.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
@@ -117,6 +126,20 @@ def _against(teacher: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def above(suggestion: Suggestion, certain: np.ndarray[Any, Any], correct: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """How many inputs are answered with at least that confidence, and how many of the answers are right; both (n,)."""
+    answered = certain >= suggestion.threshold
+    right = correct[answered]
+    return {
+        "suggestion": suggestion._asdict(),
+        "coverage": float(answered.mean()),
+        "coverage_interval": list(intervals.interval(answered)),
+        "accuracy": float(right.mean()) if len(right) else None,
+        "accuracy_interval": list(intervals.interval(right)) if len(right) else None,
+        "n": len(right),
+    }
+
+
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not key.startswith("_")}
 
@@ -139,10 +162,12 @@ class _Lab:
         for size in {min(self.task.headline_size, longest), longest}:
             pack([self.task.sized(samples, size)], self.folder / f"{name}.{size}.npz")
         logits, hashes = answers(file, samples, threads=self.threads)
-        correct = self.task.correct(logits, labels)
+        correct, certain = self.task.correct(logits, labels), confidence.certainty(logits)
         self.step(f"{name}: {correct.mean():.1%} of {len(labels)}")
         return {
-            "_said": logits.argmax(axis=1), "_correct": correct, "_hashes": hashes,
+            "_said": logits.argmax(axis=1), "_correct": correct, "_hashes": hashes, "_confidence": certain,
+            "ece": confidence.expected_calibration_error(certain, correct),
+            "ece_interval": list(confidence.calibration_interval(certain, correct)),
             "metric_value": float(correct.mean()), "metric_interval": list(intervals.interval(correct)),
             "n": len(labels), "artifact_mib": file.stat().st_size / 2**20,
         }  # fmt: skip

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import TeacherError
+from edgekd.core.errors import EdgeKDError, TeacherError
 from edgekd.core.registry import make, plugin
 
 if TYPE_CHECKING:
@@ -37,6 +37,26 @@ def exporter(model: Any) -> str:
     """The plug-in that exports a model: our own families name theirs, optimum knows the others."""
     name: str = getattr(model, "exporter", "optimum")
     return name
+
+
+def fold_temperature(model: Any, temperature: float) -> None:
+    """Divide all logits by a temperature, in the weights of the last linear layer: exports carry it.
+
+    Raises EdgeKDError where no linear layer gives the logits.
+    """
+    import torch
+
+    classes = model.config.num_labels
+    # modules come in the order they were made, and heads are made last
+    linear = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part.out_features == classes]
+    if not linear:
+        raise EdgeKDError(
+            f"no linear layer of {type(model).__name__} gives {classes} logits: a temperature cannot be folded into it",
+            fix="give a student whose head ends in a linear layer",
+        )
+    with torch.no_grad():
+        for weights in linear[-1].parameters():
+            weights.div_(temperature)
 
 
 def _own(folder: Path, config: dict[str, Any]) -> torch.nn.Module:

@@ -5,23 +5,28 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgekd.core.layers import matched_layers, teacher_depth
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import Survey
-from edgekd.core.registry import make
+from edgekd.core.registry import make, plugin
 from edgekd.core.results import digest
+from edgekd.core.tensors import Wanted
+
+POSITIONS = 16  # to which features of images (4 x 4) and series are averaged: what is kept of them stays small
 
 
 @dataclass(frozen=True)
 class Training:
     """One training run. `learning_rate` is the peak, after linear warm-up; it falls to zero along a cosine."""
 
-    epochs: int
-    batch_size: int
+    epochs: int  # at most: a run that stops early keeps its best
+    batch_size: int  # rows; of texts, so many of the median length: batches hold about as many tokens each
     learning_rate: float
     head_factor: float = 1.0  # the new head's rate over the body's: a fresh head has further to go
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    patience: int | None = None  # epochs without a better one after which it stops; None: half of them, at least 5
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,21 @@ class LossTerm:
     name: str
     weight: float
     options: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{key} {value:g}" for key, value in self.options.items())
+        return f"{self.weight:g} {self.name}" + (f"({options})" if options else "")
+
+
+@dataclass(frozen=True)
+class Augmenting:
+    """An augmentation plug-in's name, and the copies that it makes of each training input."""
+
+    name: str
+    copies: int
+
+    def __str__(self) -> str:
+        return f"{self.copies} x {self.name}"
 
 
 @dataclass(frozen=True)
@@ -83,8 +103,20 @@ class StudentPlan:
     survey: Survey
     min_speedup: float
     losses: tuple[LossTerm, ...]
+    augmentations: tuple[Augmenting, ...]
     training: Training
     tries: int  # shapes that are trained briefly before one is chosen; 1: the most capable that fits
+    exit: int | None  # the layer whose early exit ships, counted from 1; None: the whole student
+    seed: int  # of its training: evidence trains the same student with several
+    start: str = "teacher"  # as a cut of it; or scratch: random weights
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What losses want of the student and of the teacher: as many layers of each, in the order they are compared."""
+
+    student: Wanted
+    teacher: Wanted
 
 
 @dataclass(frozen=True)
@@ -109,6 +141,9 @@ class Plan:
     measuring: Measuring
     min_retained: float
     search_limit_s: float
+    evidence: int  # seeds over which the student is trained with and without its teacher; 0: not asked for
+    price_per_hour: float  # US dollars for an hour of the device, as the user states it
+    cache_mib: float  # on disk, that what the teacher says may take
     golden: str  # synthetic, test or file
     golden_digest: str | None  # of the file's rows, where the user gave one
     seed: int
@@ -146,8 +181,43 @@ class Plan:
         inputs = {"architecture": self.teacher.architecture, "max_size": self.student.survey.max_size}
         return {"teacher": self.teacher.sha256, "data": self.data.digest, **inputs, **own, **self.training_key}
 
+    @property
+    def needs(self) -> set[str]:
+        """What the losses need, of the teacher or of the student: logits, features, attention, embedding, exits."""
+        return {need for term in self.student.losses for need in plugin("losses", term.name).needs}
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any loss needs more than labels and the student itself."""
+        return bool(self.needs - {"exits"})
+
+    def matched(self, shape: dict[str, Any]) -> Matched:
+        """Which layers of a student of this shape are compared to which of the teacher's, and what is read of them."""
+        needs = self.needs
+        theirs = teacher_depth(self.teacher.architecture)
+        own = make("students", self.student.family, **shape).layers
+        flat = "mlp" in (self.student.family, self.teacher.architecture.get("family"))  # its layers have no positions
+        positions = None if self.student.survey.vocabulary else 1 if flat else POSITIONS
+        mine = range(own if "features" in needs else 0)
+        others = matched_layers(theirs, own)[: len(mine)] if theirs else []
+        attention = (own - 1, theirs - 1) if "attention" in needs else (None, None)
+        embedding = "embedding" in needs
+        return Matched(
+            Wanted(tuple(mine), attention[0], embedding, positions),
+            Wanted(tuple(others), attention[1], embedding, positions),
+        )
+
+    def outputs(self, wanted: Wanted) -> dict[str, Any]:
+        """The key of what the teacher says about the training rows, of what losses want."""
+        return {
+            "teaching": self.teaching, "wanted": asdict(wanted),
+            "augmentations": [asdict(one) for one in self.student.augmentations],
+        }  # fmt: skip
+
     def distilling(self, shape: dict[str, Any]) -> dict[str, Any]:
         """The key of the student of this shape."""
         student = asdict(self.student)
-        learning = {name: student[name] for name in ("family", "survey", "losses", "training")}
+        learning = {
+            name: student[name] for name in ("family", "survey", "losses", "augmentations", "training", "seed", "start")
+        }
         return {"teaching": self.teaching, "student": learning, "shape": shape}

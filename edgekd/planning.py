@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from edgekd import objective
 from edgekd.core.errors import DataError, UsageError, suggestion
 from edgekd.core.profile import load_profile
 from edgekd.core.registry import make, plugin
@@ -15,13 +16,12 @@ from edgekd.core.store import Store, open_store
 from edgekd.data import demos
 from edgekd.data.read import READERS
 from edgekd.data.splits import Example, Splits, split
-from edgekd.plan import DataPlan, LossTerm, Measuring, Plan, StudentPlan, TeacherPlan, Training
+from edgekd.plan import DataPlan, Measuring, Plan, StudentPlan, TeacherPlan, Training
 
 PACKAGES = (
     "edgekd", "torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime", "optimum", "optimum-onnx",
     "neural_compressor", "scikit-learn", "numpy",
 )  # fmt: skip
-DEFAULT_LOSSES = ("response=0.9", "hard_labels=0.1")
 GOLDEN = ("synthetic", "test")
 GOLDEN_MOST = 64  # rows of a file of golden inputs
 _SIZES = {"tokens": "max_tokens", "vocabulary": "vocabulary", "pixels": "image_size"}  # a task's word: the option's
@@ -43,17 +43,23 @@ class Options:
     unlabelled: str | None = None
     labels: int | None = None
     losses: tuple[str, ...] = ()
-    temperature: float = 2.0
+    temperature: float | None = None
+    augmentations: tuple[str, ...] = ()
     epochs: int | None = None
+    patience: int | None = None
     learning_rate: float | None = None
     max_tokens: int | None = None
     vocabulary: int | None = None
     image_size: int | None = None
     tries: int = 1
+    exit: int | None = None
+    cache_mib: float = 2048.0
     min_speedup: float = 5.0
     min_retained: float = 0.9
     budgets: dict[str, float] = field(default_factory=dict)
     time_limit_s: float = 600.0
+    evidence: int = 0
+    price_per_hour: float = 0.05
     golden: str = "synthetic"
     full: bool = False
     seed: int = 0
@@ -69,7 +75,8 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     target = load_profile(options.target, budgets=options.budgets)
     task = _task(options)
     sizes = _sizes(options, task)
-    losses = _losses(options)
+    losses = objective.losses(options.losses or task.losses, options.temperature)
+    augmentations = objective.augmentations(options.augmentations or task.augmentations, options.task)
     _check_numbers(options)
     family = options.student or task.families[0]
     _check_family(family, options.task, task)
@@ -98,7 +105,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         training=None if found["ready"] else Training(**make("teachers", kind).training(len(splits.train))),
         **found | {"licence": default.teacher_licence if default else found["licence"]},
     )
-    _check_losses(losses, teacher)
+    objective.check(losses, teacher, family)
     plan = Plan(
         name=_name(options, demo),
         task=options.task,
@@ -111,12 +118,16 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
             digest=splits.digest, licence=demo.data_licence if demo else "not stated: the data are yours",
         ),
         student=StudentPlan(
-            family=family, survey=survey, min_speedup=options.min_speedup, losses=losses,
-            training=_student_training(family, len(inputs), options), tries=options.tries,
+            family=family, survey=survey, min_speedup=options.min_speedup, losses=losses, augmentations=augmentations,
+            training=_student_training(family, len(inputs) * (1 + sum(one.copies for one in augmentations)), options),
+            tries=options.tries, exit=options.exit, seed=options.seed,
         ),
         measuring=Measuring(rounds=2, processes=10 if options.full else 4, timed_samples=100),
         min_retained=options.min_retained,
         search_limit_s=options.time_limit_s,
+        evidence=options.evidence,
+        price_per_hour=options.price_per_hour,
+        cache_mib=options.cache_mib,
         golden="file" if golden else options.golden,
         golden_digest=digest([row.identity for row in golden]) if golden else None,
         seed=options.seed,
@@ -218,35 +229,12 @@ def _golden(options: Options, task: Any) -> tuple[Example, ...]:
     return tuple(rows[:GOLDEN_MOST])
 
 
-def _losses(options: Options) -> tuple[LossTerm, ...]:
-    terms = []
-    for text in options.losses or DEFAULT_LOSSES:
-        name, _, weight = text.partition("=")
-        plugin("losses", name)
-        try:
-            value = float(weight or 1.0)
-        except ValueError:
-            value = -1.0
-        if not 0 < value < float("inf"):
-            raise UsageError(f"--loss {text}: {weight!r} is no positive weight", fix=f"write --loss {name}=0.9")
-        terms.append(LossTerm(name, value, {"temperature": options.temperature} if name == "response" else {}))
-    return tuple(terms)
-
-
-def _check_losses(losses: tuple[LossTerm, ...], teacher: TeacherPlan) -> None:
-    gives = {"logits", "text"}
-    for term in losses:
-        missing = sorted(set(plugin("losses", term.name).needs) - gives)
-        if missing:
-            raise UsageError(
-                f"the loss {term.name} needs {missing[0]}, which the teacher {teacher.source} does not give",
-                fix="leave it out, or use: --loss response=0.9 --loss hard_labels=0.1",
-            )
-
-
 def _check_numbers(options: Options) -> None:
     bounds: dict[str, tuple[float | None, float, float]] = {
-        "--labels": (options.labels, 2, 1e9), "--temperature": (options.temperature, 0.05, 100),
+        "--labels": (options.labels, 2, 1e9), "--patience": (options.patience, 1, 10_000),
+        "--evidence": (options.evidence, 0, 100), "--exit": (options.exit, 1, 1000),
+        "--price-per-hour": (options.price_per_hour, 0, 1e6), "--cache-mib": (options.cache_mib, 1, 1e9),
+        "--temperature": (options.temperature, 0.05, 100),
         "--epochs": (options.epochs, 1, 10_000), "--learning-rate": (options.learning_rate, 1e-8, 1),
         "--vocabulary": (options.vocabulary, 16, 1e7), "--image-size": (options.image_size, 8, 2048),
         "--try": (options.tries, 1, 8), "--min-speedup": (options.min_speedup, 0.01, 1e4),
@@ -262,8 +250,9 @@ def _student_training(family: str, rows: int, options: Options) -> Training:
     """The family's own defaults, with what the user says."""
     made = Training(**plugin("students", family).training(rows))
     return replace(
-        made, epochs=options.epochs or made.epochs, learning_rate=options.learning_rate or made.learning_rate
-    )
+        made, epochs=options.epochs or made.epochs, learning_rate=options.learning_rate or made.learning_rate,
+        patience=options.patience,
+    )  # fmt: skip
 
 
 def _shown(source: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import predictor
+from edgekd.core.confidence import BINS, WANTED, class_gains, evidence_says, scaling_says, threshold_says
 from edgekd.core.registry import plugin
 from edgekd.core.results import Figure, this_host
 from edgekd.core.roofline import predict_latency
@@ -34,8 +35,14 @@ def compose(
     measured: dict[str, Any],
     tried: Sequence[Tried] = (),
     guest: dict[str, Any] | None = None,
+    confidence: dict[str, Any] | None = None,
+    evidence: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole report as plain values; `summary` comes first. Pure: only its arguments decide, and the clock."""
+    """The whole report as plain values; `summary` comes first. Pure: only its arguments decide, and the clock.
+
+    `confidence` is the student's confidence.json; `evidence` has the `arms`, the whole objective first, the `control`
+    without a teacher, and `n_test`.
+    """
     models = measured["models"]
     teacher, shipped = models["teacher"], models[choice.recipe]
     task = plugin("tasks", plan.task)
@@ -43,6 +50,7 @@ def compose(
     retained = shipped["metric_value"] / teacher["metric_value"] if teacher["metric_value"] else 0.0
     smaller = teacher["artifact_mib"] / shipped["artifact_mib"]
     host = this_host()
+    effect = {key: evidence["arms"][0][key] for key in ("difference", "low", "high", "seeds")} if evidence else None
     summary = {
         "verdict": f"ships as {choice.recipe}: keeps {retained:.1%} of the teacher's {metric}, "
         f"{shipped['speedup']:.2f}x as fast, {smaller:.1f}x smaller",
@@ -50,13 +58,14 @@ def compose(
         "target": plan.target.name,
         "metric": metric,
         "measured_on": f"{host.arch}, {host.cpu}",
-        "teacher": _line(teacher, "float32"),
-        "shipped": _line(shipped, choice.recipe),
-        "baseline": _line(measured["baseline"], measured["baseline"]["recipe"]),
+        "teacher": _line(teacher, "float32", plan),
+        "shipped": _line(shipped, choice.recipe, plan),
+        "baseline": _line(measured["baseline"], measured["baseline"]["recipe"], plan),
         "retained": retained,
         "speedup": shipped["speedup"],
         "smaller": smaller,
-        "evidence": None,
+        "evidence": effect,
+        "threshold": _suggested(shipped["above"]),
     }
     aa = measured["aa"]["ratio"]
     return {
@@ -68,6 +77,10 @@ def compose(
         "target_figures": target_figures(plan, fit, choice, shipped, measured["n_test"], guest),
         "figures": {name: figures(values, plan, metric) for name, values in models.items()},
         "baseline": measured["baseline"],
+        "confidence": sureness(plan, shipped, confidence),
+        "classes": class_gains(measured["classes"], teacher["recall"], shipped["recall"]),
+        "evidence": {"says": evidence_says(effect), "arms": [], "control": None, "n_test": None} | (evidence or {}),
+        "price_per_hour": plan.price_per_hour,
         "aa": {"ratio": aa, "interval": measured["aa"]["ratio_interval"], "stable": abs(aa - 1) <= AA_LIMIT},
         "choice": {"recipe": choice.recipe, "why": choice.why, "passed_over": choice.passed_over},
         "trials": [asdict(trial) for trial in trials],
@@ -125,9 +138,41 @@ def _inputs(plan: Plan) -> str:
     return f"inputs of {survey.max_size} {unit}{channels}"
 
 
-def _line(values: dict[str, Any], recipe: str) -> dict[str, Any]:
+def _line(values: dict[str, Any], recipe: str, plan: Plan) -> dict[str, Any]:
     keys = ("metric_value", "latency_p50_ms", "peak_rss_mib", "artifact_mib")
-    return {key: values.get(key) for key in keys} | {"recipe": recipe}
+    latency = values.get("latency_p50_ms")
+    cost = None if latency is None else cost_per_million(latency, plan.price_per_hour)
+    return {key: values.get(key) for key in keys} | {"cost_per_million_usd": cost, "recipe": recipe}
+
+
+def cost_per_million(latency_ms: float, price_per_hour: float) -> float:
+    """US dollars for a million queries, one after the other, on a device at that price."""
+    return 1e6 * latency_ms / 3.6e6 * price_per_hour
+
+
+def sureness(plan: Plan, shipped: dict[str, Any], scaling: dict[str, Any] | None) -> dict[str, Any]:
+    """The temperature that was folded in, and the suggested threshold with what it gives on the held-out samples."""
+    said: dict[str, Any] = {
+        "scaling": scaling, "judged_by": "labels" if plan.data.selection_labelled else "teacher", "wanted": WANTED,
+        "suggestion": None, "coverage": None, "accuracy": None,
+    }  # fmt: skip
+    above, n, host = shipped["above"], shipped["n"], this_host().name
+    if above is not None:
+        coverage = Figure(above["coverage"], "fraction", "measured", "held-out samples answered at that confidence", n,
+                          tuple(above["coverage_interval"]), host)  # fmt: skip
+        accuracy = Figure(above["accuracy"], "fraction", "measured", "of those, the right ones", above["n"],
+                          tuple(above["accuracy_interval"]) if above["n"] else None, host)  # fmt: skip
+        said |= {"suggestion": above["suggestion"], "coverage": coverage.as_dict(), "accuracy": accuracy.as_dict()}
+    said["says"] = threshold_says(said, shipped["metric_value"], plan.data.counts["selection"])
+    said["scaling_says"] = scaling_says(scaling)
+    return said
+
+
+def _suggested(above: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The threshold in short, coverage and accuracy as measured."""
+    if above is None:
+        return None
+    return {"threshold": above["suggestion"]["threshold"], "coverage": above["coverage"], "accuracy": above["accuracy"]}
 
 
 def figures(values: dict[str, Any], plan: Plan, metric: str) -> dict[str, Any]:
@@ -142,6 +187,10 @@ def figures(values: dict[str, Any], plan: Plan, metric: str) -> dict[str, Any]:
     def measured(value: float | None, unit: str, how: str, n: int, span: Any = None) -> dict[str, Any]:
         return Figure(value, unit, "measured", how, n, tuple(span) if span else None, host).as_dict()
 
+    price = plan.price_per_hour
+    cost, low, high = (cost_per_million(ms, price) for ms in (values["latency_p50_ms"], *values["latency_interval"]))
+    dear = Figure(cost, "USD", "predicted", f"a million queries one by one, each of this host's median latency, at "
+                  f"${price:g} an hour (declared)", values["latency_n"], (low, high), host)  # fmt: skip
     points = (f"{metric} in points against the teacher, paired", values["n"], values["difference_interval"])
     return {
         metric: measured(values["metric_value"], "fraction", "held-out samples, one by one", values["n"],
@@ -149,6 +198,8 @@ def figures(values: dict[str, Any], plan: Plan, metric: str) -> dict[str, Any]:
         "agreement": measured(values["agreement"], "fraction", "same class as the teacher, held-out samples",
                               values["n"], values["agreement_interval"]),
         "difference": measured(values["difference_points"], "points", *points),
+        "ece": measured(values["ece"], "fraction", f"expected calibration error, {BINS} bins of the top class's "
+                        "probability, held-out samples", values["n"], values["ece_interval"]),
         "latency_p50": measured(values["latency_p50_ms"], "ms", timing, values["latency_n"],
                                 values["latency_interval"]),
         "latency_p90": measured(values["latency_p90_ms"], "ms", timing, values["latency_n"]),
@@ -159,6 +210,7 @@ def figures(values: dict[str, Any], plan: Plan, metric: str) -> dict[str, Any]:
                                      f"the same at {longest} {task.unit}", 3),
         "cold_start": measured(values["cold_start_ms"], "ms", "process start to first output, median", 3),
         "artifact": measured(values["artifact_mib"], "MiB", "size of the ONNX file", 1),
+        "cost_per_million": dear.as_dict(),
     }  # fmt: skip
 
 

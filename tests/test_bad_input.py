@@ -126,6 +126,15 @@ def test_test_split_that_leaks(plan_of, tmp_path: Path) -> None:
     assert "split it by content" in fix
 
 
+def test_validation_split_that_shares_rows_with_training(plan_of, tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", ROWS[:40])
+    write_csv(tmp_path / "validation.csv", [(text.upper() + " !", label) for text, label in ROWS[37:]])
+    write_csv(tmp_path / "test.csv", texts(30, seed=9))
+    error, fix = refused(1, *plan_of(tmp_path))
+    assert "3 of 23 distinct validation rows also stand in training" in error
+    assert "split it by content" in fix
+
+
 def _classifier(teacher: Path, folder: Path, labels: list[str]) -> Path:
     """The tiny teacher as a classifier that is ready for these labels."""
     from transformers import AutoModelForSequenceClassification
@@ -148,6 +157,34 @@ def test_labels_that_the_teacher_does_not_know(
     assert "use the labels 'animal', 'colour', 'music'" in fix
 
 
+def test_class_orders_that_contradict_each_other(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path, store: Path
+) -> None:
+    teacher = _classifier(tiny_teacher, tmp_path / "ready", ["animal", "colour", "food"])
+    config = json.loads((teacher / "config.json").read_text())
+    config["label2id"] = {"colour": 0, "animal": 1, "food": 2}
+    (teacher / "config.json").write_text(json.dumps(config))
+    error, fix = refused(1, "plan", "--target", "rpi4", "--teacher", teacher, "--data", tiny_data)
+    assert error == (
+        f"id2label and label2id in {teacher}/config.json do not give one order of classes: "
+        "'animal' is 0 in id2label and 1 in label2id"
+    )
+    assert fix.startswith("set both in config.json to the classes in the order of the model's outputs")
+
+
+def _shorter_vocabulary(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
+
+
+def _tokenizer_of_another(folder: Path) -> None:
+    from transformers import BertTokenizerFast
+
+    words = [*(folder / "vocab.txt").read_text().splitlines(), *(f"word{number}" for number in range(900))]
+    (folder / "other.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab_file=str(folder / "other.txt")).save_pretrained(folder)
+
+
 class _RunsCode:
     def __reduce__(self):
         return os.system, ("echo harm > /tmp/edgekd-harm",)
@@ -167,8 +204,13 @@ class _RunsCode:
         (lambda folder: ((folder / "model.safetensors").unlink(),
                          (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_RunsCode()))),
          "would run code when loaded: it calls posix.system", "do not load it"),
+        (_tokenizer_of_another, "do not belong together: the tokenizer has ids up to",
+         "save the tokenizer that the model was trained with beside it"),
+        (_shorter_vocabulary, "/config.json names a vocabulary of 300 tokens; the weights have embeddings of",
+         "take config.json and the weights from one and the same model"),
     ],
-    ids=["no weights", "no config", "no tokenizer", "cut short", "unknown type", "pickle that runs code"],
+    ids=["no weights", "no config", "no tokenizer", "cut short", "unknown type", "pickle that runs code",
+         "another's tokenizer", "another's weights"],
 )  # fmt: skip
 def test_teachers_that_cannot_be_used(tiny_teacher, tiny_data, tmp_path, store, break_it, error, fix) -> None:
     folder = tmp_path / "teacher"

@@ -1,46 +1,209 @@
-"""The training loop's batches: every row once an epoch, none of them alone, as many as the schedule counts on."""
+"""The training loop: batches, the best epoch, an early stop, a run that is killed and goes on to the same bits."""
 
 from __future__ import annotations
 
-import random
+import contextlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from helpers import fast
+from hypothesis import given
+from hypothesis import strategies as st
 
+from edgekd import batches, engine
+from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Quiet
-from edgekd.engine import _batches, fit, steps_of
-from edgekd.plan import Training
+from edgekd.core.tensors import Outputs, Targets
+from edgekd.learner import Learner, aligned
+from edgekd.plan import LossTerm, Training
+from edgekd.students.conv1d import Conv1d
 from edgekd.students.convnet import Convnet
 
+LABELS = (LossTerm("hard_labels", 1.0),)
+SHAPE = Conv1d(8, 2, 3, 1, separable=False, dilated=False, steps=16, channels=1, classes=2)
 
-@pytest.mark.parametrize("size", [1, 2, 64])
+
+@fast
+@given(lengths=st.lists(st.integers(1, 64), min_size=1, max_size=200), size=st.integers(1, 9), seed=st.integers(0, 9))
+def test_batches_hold_every_row_once_and_no_more_tokens_than_the_median_row_times_the_size(
+    lengths: list[int], size: int, seed: int
+) -> None:
+    made = batches.ordered(np.array(lengths), size, seed)
+    assert sorted(row for batch in made for row in batch) == list(range(len(lengths)))
+    most = size * int(np.median(lengths))
+    for batch in made:
+        assert len(batch) <= 3 or (len(batch) - 1) * max(lengths[row] for row in batch[:-1]) <= most
+    assert made == batches.ordered(np.array(lengths), size, seed)
+
+
+@pytest.mark.parametrize("size", [2, 64])
 @pytest.mark.parametrize("rows", [1, 2, 3, 64, 65, 66, 128, 129, 1024, 1025, 1026, 2049])
-def test_no_row_is_left_alone(rows: int, size: int) -> None:
-    samples = [{"past_values": np.zeros((1, 8, 1), np.float32)}] * rows
-    batches = _batches(samples, size, random.Random(0))
-    assert sorted(row for batch in batches for row in batch) == list(range(rows))
-    assert min(map(len, batches)) >= min(2, size, rows)
-    assert max(map(len, batches)) <= size + 1
-    assert steps_of(rows, Training(epochs=3, batch_size=size, learning_rate=0.1)) == 3 * len(batches)
+def test_no_row_is_left_alone_where_all_have_one_size(rows: int, size: int) -> None:
+    made = batches.ordered(np.ones(rows, dtype=int), size, 0)
+    assert min(map(len, made)) >= min(2, rows)
+    assert max(map(len, made)) <= size + 1
+
+
+def test_short_texts_fill_larger_batches() -> None:
+    lengths = np.array([4] * 80 + [16] * 80)
+    for batch in batches.ordered(lengths, 8, 0):
+        assert len({int(lengths[row]) for row in batch}) <= 2
+    short = [batch for batch in batches.ordered(lengths, 8, 0) if lengths[batch].max() == 4]
+    assert max(map(len, short)) == 8 * int(np.median(lengths)) // 4
 
 
 def test_a_network_that_ends_at_one_pixel_trains_on_65_rows() -> None:
-    import torch
-
     shape = Convnet(8, 1, 2, width=0.25, depth=0.25, stages=5)
     assert shape.top.out_side == 1
     draw = np.random.default_rng(0)
-    seen: list[int] = []
-
-    class Watched(Quiet):
-        def step(self, done: int, note: str = "") -> None:
-            seen.append(done)
-
+    samples = [shape.sample(8, draw) for _ in range(65)]
+    watched = Watched()
     training = Training(epochs=2, batch_size=64, learning_rate=1e-3)
-    fit(
-        shape.random(), [shape.sample(8, draw) for _ in range(65)],
-        lambda outputs, rows: torch.nn.functional.cross_entropy(outputs.logits, torch.tensor(rows) % 2),
-        training, seed=0, progress=Watched(),
+    engine.fit(
+        Learner(shape.random(), LABELS, lambda rows: Targets(None, torch.tensor(rows) % 2)), samples, training, seed=0,
+        progress=watched,
     )  # fmt: skip
-    assert seen == [1, 2]
-    assert steps_of(65, training) == 2
+    assert watched.seen == [1, 2]
+    assert engine.steps_of(samples, training, 0) == 2
+
+
+class Watched(Quiet):
+    """Remembers steps, and stops the run after some of them, as a kill does."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.seen: list[int] = []
+        self.stop_after = stop_after
+
+    def step(self, done: int, note: str = "") -> None:
+        self.seen.append(done)
+        if done == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def series(rows: int) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(1)
+    return [
+        {"past_values": (draw.standard_normal((1, 16, 1)) + row % 2).astype(np.float32)} for row in range(rows)
+    ]  # fmt: skip
+
+
+def run(
+    work: Path | None = None, *, epochs: int = 3, rows: int = 40, stop_after: int | None = None, scores: Any = None,
+    rate: float = 1e-2, patience: int | None = None,
+) -> tuple[dict[str, torch.Tensor], engine.Trained | None, Watched]:  # fmt: skip
+    """A small run: the student's weights, how it ended, the steps it took."""
+    engine.prepare(0, 1)
+    samples = series(rows)
+    learner = Learner(SHAPE.random(), LABELS, lambda picked: Targets(None, torch.tensor(picked) % 2))
+    watched = Watched(stop_after)
+    training = Training(epochs=epochs, batch_size=8, learning_rate=rate, patience=patience)
+    trained = None
+    with contextlib.suppress(KeyboardInterrupt):
+        trained = engine.fit(
+            learner, samples, training, seed=3, progress=watched, work=work,
+            validate=(lambda: next(scores)) if scores else None,
+        )  # fmt: skip
+    return learner.state_dict(), trained, watched
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "CHECKPOINT_S", 0.0)
+    whole, _, steps = run()
+    for stop in (1, 4, 9):
+        work = tmp_path / str(stop)
+        run(work, stop_after=stop)
+        again, _, rest = run(work)
+        assert rest.seen == steps.seen[stop - 1 :], "the step under way at the kill is taken again, no more"
+        assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_the_best_epoch_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "CHECKPOINT_S", 0.0)
+    scores = [(0.5,), (0.9,), (0.1,)]
+    whole, trained, _ = run(scores=iter(scores))
+    assert trained == engine.Trained(tuple(scores), kept_epoch=2, epochs=3)
+    run(tmp_path, stop_after=12, scores=iter(scores))
+    again, resumed, _ = run(tmp_path, scores=iter(scores[2:]))
+    assert resumed == trained
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "CHECKPOINT_S", 0.0)
+    run(tmp_path, stop_after=6)
+    (place,) = tmp_path.glob("checkpoint-*")
+    (place / "state" / "model.safetensors").write_bytes(b"damaged")
+    again, _, steps = run(tmp_path)
+    assert steps.seen[0] == 1
+    whole, _, _ = run()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_checkpoints_are_a_minute_apart_at_most() -> None:
+    assert engine.CHECKPOINT_S < 60
+
+
+def test_the_weights_of_the_best_epoch_are_kept() -> None:
+    best, _, _ = run(epochs=3, scores=iter([(0.1,), (0.9,), (0.2,)]))
+    last, _, _ = run(epochs=3)
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+
+
+def test_a_run_that_no_longer_improves_stops() -> None:
+    scores = iter([(0.5, -1.0), (0.5, -0.9), (0.5, -0.9), (0.4, 0.0), (0.9, 0.0)])
+    _, trained, _ = run(epochs=5, patience=2, scores=scores)
+    assert trained is not None
+    assert (trained.kept_epoch, trained.epochs) == (2, 4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step() -> None:
+    class Bad(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = SHAPE.random()
+
+        def forward(self, batch: Any, rows: list[int]) -> torch.Tensor:
+            return self.model(**batch).logits.sum() * float("nan")
+
+    training = Training(epochs=1, batch_size=8, learning_rate=1e-2)
+    with pytest.raises(EdgeKDError, match="diverged: the loss is nan at step 1 of 5") as raised:
+        engine.fit(Bad(), series(40), training, seed=0, progress=Quiet())
+    assert "--learning-rate" in raised.value.fix
+
+
+def test_texts_cut_into_other_tokens_are_masked_out() -> None:
+    teacher = Outputs(
+        torch.zeros(2, 3), features=(torch.ones(2, 4, 5),), mask=torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
+    )
+    own = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()
+    found = aligned(teacher, own)
+    assert found.features[0].shape == (2, 3, 5)
+    assert found.mask is not None
+    assert found.mask.tolist() == [[True] * 3, [False] * 3]
+    wider = aligned(teacher, torch.ones(2, 6).bool())
+    assert wider.features[0].shape == (2, 6, 5)
+    assert wider.mask is not None
+    assert not wider.mask.any()
+
+
+def test_a_losss_own_weights_are_trained() -> None:
+    shape = Conv1d(8, 1, 3, 1, separable=False, dilated=False, steps=16, channels=1, classes=2)
+    from edgekd.core.tensors import Wanted
+
+    engine.prepare(0, 1)
+    theirs = torch.randn(40, 4, 6)
+    learner = Learner(
+        shape.random(), (LossTerm("hidden_states", 1.0),),
+        lambda rows: Targets(Outputs(torch.zeros(len(rows), 2), features=(theirs[rows],)), torch.tensor(rows) % 2),
+        Wanted((0,), None, False, 4),
+    )  # fmt: skip
+    samples = series(40)
+    learner.begin(batches.padded(samples, [0, 1], 0, torch.device("cpu")), [0, 1])
+    before = {name: value.clone() for name, value in learner.named_parameters() if name.startswith("learned.")}
+    assert before
+    engine.fit(learner, samples, Training(epochs=1, batch_size=8, learning_rate=1e-2), seed=0, progress=Quiet())
+    after = dict(learner.named_parameters())
+    assert all(not torch.equal(value, after[name]) for name, value in before.items())

@@ -51,6 +51,10 @@ SMALL = {  # what makes a model of the type small, and the layers and width that
     ),
     "vit": (ATTENTION, 2, 32),
 }  # fmt: skip
+TAPS = {
+    "beit": 2, "convnext": 2, "convnextv2": 2, "deit": 2, "efficientnet": 3, "mobilenet_v1": 25, "mobilenet_v2": 15,
+    "poolformer": 3, "regnet": 2, "resnet": 2, "swin": 2, "vit": 2,
+}  # fmt: skip
 PROCESSOR = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
 LABELS = ("cat", "dog", "eel")
 
@@ -78,7 +82,8 @@ def test_every_type(model_type: str, tmp_path: Path) -> None:
     assert found["labels"] == LABELS
     _, layers, hidden = SMALL[model_type]
     assert found["architecture"] == {
-        "model_type": model_type, "layers": layers, "hidden": hidden, "max_size": 32, "channels": 3
+        "model_type": model_type, "layers": layers, "hidden": hidden, "max_size": 32, "channels": 3,
+        "taps": TAPS[model_type],
     }  # fmt: skip
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(2)]

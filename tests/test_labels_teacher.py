@@ -11,8 +11,10 @@ import torch
 from edgekd.core.errors import UsageError
 from edgekd.core.protocols import Quiet, Survey
 from edgekd.core.registry import make, plugin
+from edgekd.core.tensors import Targets
 from edgekd.data.splits import Example
-from edgekd.plan import Training
+from edgekd.learner import Learner
+from edgekd.plan import LossTerm, Training
 from edgekd.teachers.labels import Labels
 
 SERIES = "time-series-classification"
@@ -83,7 +85,7 @@ def test_it_learns_and_comes_back_as_it_was_saved(tmp_path: Path) -> None:
             module.fit_inputs(samples)
     training = Training(**Labels().training(96) | {"epochs": 6})
     engine.fit(
-        model, samples, lambda outputs, rows: torch.nn.functional.cross_entropy(outputs.logits, truth[rows]), training,
+        Learner(model, (LossTerm("hard_labels", 1.0),), lambda rows: Targets(None, truth[rows])), samples, training,
         seed=0, progress=Quiet(),
     )  # fmt: skip
     said = engine.logits(model, samples)

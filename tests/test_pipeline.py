@@ -15,7 +15,7 @@ from conftest import TINY, loose_target, run, texts, write_csv
 
 from edgekd.planning import Options, make_plan
 
-LINE = {"metric_value", "latency_p50_ms", "peak_rss_mib", "artifact_mib", "recipe"}
+LINE = {"metric_value", "latency_p50_ms", "peak_rss_mib", "artifact_mib", "cost_per_million_usd", "recipe"}
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
     summary = said["summary"]
     assert list(summary) == [
         "verdict", "task", "target", "metric", "measured_on", "teacher", "shipped", "baseline", "retained", "speedup",
-        "smaller", "evidence",
+        "smaller", "evidence", "threshold",
     ]  # fmt: skip
     for who in ("teacher", "shipped", "baseline"):
         assert set(summary[who]) == LINE
@@ -46,9 +46,9 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
     assert summary["metric"] == "accuracy"
     assert {"teacher", "float32", "dynamic_int8"} <= set(said["figures"])
     for figures in said["figures"].values():
-        for figure in figures.values():
+        for name, figure in figures.items():
             assert set(figure) == {"value", "unit", "kind", "how", "n", "interval", "host"}
-            assert figure["kind"] == "measured"
+            assert figure["kind"] == ("predicted" if name == "cost_per_million" else "measured")
             assert figure["host"]
 
 

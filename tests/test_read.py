@@ -147,6 +147,11 @@ def test_a_saved_dataset_gives_labels_by_name(dataset, tmp_path):
         read_tables(str(tmp_path / "strange"))
 
 
+def test_parquet_that_a_dataset_wrote_gives_labels_by_name(dataset, tmp_path):
+    dataset.to_parquet(tmp_path / "a.parquet")
+    assert [row["label"] for row in read_file(tmp_path / "a.parquet")] == ["yes", "no", None]
+
+
 def test_a_hub_id_out_of_reach_is_refused(dataset, monkeypatch):
     def unreachable(source):
         raise ConnectionError(f"no route to {source}\nand more")

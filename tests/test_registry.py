@@ -19,7 +19,7 @@ from edgekd.planning import Options, _check_numbers
 
 METHODS = {
     "losses": "__call__", "quantizers": "quantize", "tasks": "encode", "teachers": "inspect", "students": "work",
-    "exporters": "export", "searches": "run", "devices": "run",
+    "exporters": "export", "searches": "run", "devices": "run", "augmentations": "__call__",
 }  # fmt: skip
 PLUGINS = [(kind, name) for kind in METHODS for name in names(kind)]
 
@@ -57,7 +57,7 @@ def test_a_plugin_is_made_by_name_and_its_repr_is_its_options(kind, name):
 
 @pytest.mark.parametrize("name", names("losses"))
 def test_a_loss_says_what_it_needs(name):
-    assert set(plugin("losses", name).needs) <= {"logits", "features", "relations", "text"}
+    assert set(plugin("losses", name).needs) <= {"logits", "features", "attention", "embedding", "exits", "text"}
 
 
 @pytest.mark.parametrize("name", names("quantizers"))
@@ -140,7 +140,7 @@ def test_a_package_outside_adds_its_own(monkeypatch):
             cached.cache_clear()
 
 
-@pytest.mark.parametrize("module", ["edgekd", "edgekd.students.transformer", "edgekd.students._images"])
+@pytest.mark.parametrize("module", ["edgekd", "edgekd.core.layers", "edgekd.students._images"])
 def test_the_examples_in_docstrings_are_true(module):
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert attempted > 0

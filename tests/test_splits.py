@@ -76,14 +76,15 @@ def test_one_file_is_split_without_loss_or_leak(given_rows, seed):
 @fast
 @given(
     train=repetitive(0, 60),
-    validation=st.sets(st.integers(50, 90), min_size=9),
+    validation=st.sets(st.integers(60, 95), min_size=20),
+    shared=st.integers(0, 1),
     test=st.integers(40, 60),
     leaks=st.integers(0, 2),
 )
-def test_given_splits_stay_as_they_are(train, validation, test, leaks):
+def test_given_splits_stay_as_they_are(train, validation, shared, test, leaks):
     given_rows = {
         "train": train,
-        "validation": [row for n in sorted(validation) for row in rows(1, start=n)],
+        "validation": [row for n in sorted(validation) for row in rows(1, start=n)] + rows(shared, start=30),
         "test": rows(test, start=200) + rows(leaks),
     }
     splits = split(given_rows, labels=None, seed=0)
@@ -114,6 +115,39 @@ def test_a_leak_is_dropped_from_training_or_refused_above_five_percent(leaks):
         "a figure on this test split would mean nothing"
     )
     assert refusal.value.fix.startswith("remove repeated rows before splitting, or give one file")
+
+
+@pytest.mark.parametrize("with_test", [True, False])
+@pytest.mark.parametrize("shared", [1, 2])
+def test_validation_rows_in_training_are_dropped_there_or_refused_above_five_percent(shared, with_test):
+    again = [Example(row.input.upper(), row.label) for row in rows(shared, start=200)]
+    given_rows = {"train": rows(120) + again * 2, "validation": rows(20, start=200)}
+    given_rows |= {"test": rows(20, start=300)} if with_test else {}
+    if shared == 1:
+        splits = split(given_rows, labels=None, seed=0)
+        assert splits.notes[-1] == "1 rows dropped from training because they also stand in validation"
+        assert contents(splits.calibration + splits.selection) == contents(given_rows["validation"])
+        assert splits.counts["train"] + splits.counts["test"] == 120 + 20 * with_test
+        assert_disjoint(splits)
+        return
+    with pytest.raises(DataError) as refusal:
+        split(given_rows, labels=None, seed=0)
+    assert refusal.value.message == (
+        "2 of 20 distinct validation rows also stand in training (texts with case, space and punctuation folded): "
+        "a figure on this validation split would mean nothing"
+    )
+    assert (
+        refusal.value.fix
+        == "remove repeated rows before splitting, or give one file and let edgekd split it by content"
+    )
+
+
+def test_unlabelled_rows_may_repeat_validation_rows_and_are_dropped():
+    given_rows = {"train": rows(60), "validation": rows(20, start=100), "test": rows(20, start=200)}
+    splits = split(given_rows | {"unlabelled": rows(30, start=105, labels="")}, labels=None, seed=0)
+    assert splits.notes == ("15 rows dropped from training because they also stand in validation",)
+    assert splits.counts["unlabelled"] == 15
+    assert_disjoint(splits)
 
 
 def test_a_validation_split_is_carved_from_training():

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from edgekd.students.transformer import Transformer, layer_map
+from edgekd.core.layers import layer_map
+from edgekd.students.transformer import Transformer
 from edgekd.teachers.huggingface import MODEL_TYPES, Huggingface
 
 VOCABULARY, TOKENS, CLASSES, WIDTH, WIDE = 120, 24, 3, 32, 128

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.confidence import evidence_says
 from edgekd.core.registry import plugin
 
 if TYPE_CHECKING:
@@ -32,10 +33,8 @@ def plan(made: Plan) -> str:
     survey = student.survey
     inputs = f"{survey.max_size} {task.unit}" + (f", {survey.channels} channels" if survey.channels > 1 else "")
     inputs += f", vocabulary trimmed to {survey.vocabulary}" if survey.vocabulary else ""
-    losses = [
-        f"{term.weight:g} {term.name}" + "".join(f"({key} {value:g})" for key, value in term.options.items())
-        for term in student.losses
-    ]
+    objective = " + ".join(map(str, student.losses))
+    copies = f" on {', '.join(map(str, student.augmentations))} more inputs" if student.augmentations else ""
     how = (
         f"trained on the labels: {teacher.training.epochs} epochs of {teacher.training.batch_size} at "
         f"{teacher.training.learning_rate:g}"
@@ -50,8 +49,9 @@ def plan(made: Plan) -> str:
         ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to {inputs}"),
         *([("try", f"the {student.tries} most capable shapes that fit, briefly; the best goes on")]
           if student.tries > 1 else []),
-        ("distill", f"{' + '.join(losses)}; {training.epochs} epochs of {training.batch_size} at "
+        ("distill", f"{objective}{copies}; up to {training.epochs} epochs of {training.batch_size} at "
                     f"{training.learning_rate:g}"),
+        *([("evidence", f"with and without the teacher, {made.evidence} seeds each")] if made.evidence else []),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
         ("ship", f"if it keeps {made.min_retained:.0%} of the teacher; golden inputs: {made.golden}"),
         ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "
@@ -83,12 +83,24 @@ def fit_table(shape: Fit, made: Plan) -> str:
     )
     how = "measured here" if shape.chosen.kind == "measured" else "predicted; `build`, or `plan --measure`, measures it"
     tail = [
+        *layers(made, shape.chosen.shape),
         f"memory of the choice: {shape.chosen.memory_mib:.1f} MiB = {parts}",
         f"{shape.fitting} of {shape.considered} shapes fit; the choice is {how} on {shape.host}",
         f"predictions: 9 of 10 shapes within {errors} (cross-validated on {shape.anchors})",
         *(f"warning: {warning}" for warning in shape.warnings),
     ]
     return "\n".join(["", table(header, rows), "", *tail])
+
+
+def layers(made: Plan, shape: dict[str, Any]) -> list[str]:
+    """Which student layers are compared to which of the teacher, where a loss looks at them: a line or none."""
+    matched = made.matched(shape)
+    pairs = [
+        f"{own + 1} to {other + 1}" for own, other in zip(matched.student.layers, matched.teacher.layers, strict=True)
+    ]
+    if matched.student.attention is not None and matched.teacher.attention is not None:
+        pairs.append(f"attention of {matched.student.attention + 1} to {matched.teacher.attention + 1}")
+    return [f"layers compared, student to teacher: {', '.join(pairs)}"] if pairs else []
 
 
 def targets(profiles: list[Profile]) -> str:
@@ -128,6 +140,11 @@ def summary(said: dict[str, Any], folder: Path, *, fresh: bool) -> str:
         rows.append([who, values["recipe"].split(" on ")[0], f"{values['metric_value']:.1%}",
                      *("-" if number is None else f"{number:.2f}" for number in numbers)])  # fmt: skip
     lines.append(table(["", "recipe", said["metric"], "p50 ms", "peak RSS MiB", "file MiB"], rows))
+    sure = said["threshold"]
+    if sure and sure["accuracy"] is not None:
+        lines += ["", f"sure    at {sure['threshold']:.3f} or more it answers {sure['coverage']:.1%} of the samples, "
+                      f"{sure['accuracy']:.1%} of them rightly"]  # fmt: skip
+    lines.append(f"proof   {evidence_says(said['evidence'])}")
     lines += ["", f"measured on {said['measured_on']}", f"bundle  {folder}", f"report  {folder / 'report.html'}",
               f"check   python {folder / 'verify.py'}"]  # fmt: skip
     return "\n".join(lines)

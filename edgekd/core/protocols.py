@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -91,12 +92,30 @@ class Quiet:
 
 
 class Loss(Protocol):
-    """One term of the objective."""
+    """One term of the objective.
 
-    needs: ClassVar[tuple[str, ...]]  # of the teacher: "logits", "features", "relations", "text"
+    A loss with weights of its own (a projection between two widths) has a method `learned(student, targets)`: from a
+    first batch it makes the torch module, called like the loss itself, whose parameters are trained beside the student.
+    """
+
+    kind: ClassVar[str]  # response, feature, relation, self or labels
+    needs: ClassVar[tuple[str, ...]]  # logits, features, attention, embedding (of teacher and student); exits; text
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
         """The term's value for a batch, a scalar that gradients flow through."""
+        ...
+
+
+class Augmentation(Protocol):
+    """Makes more inputs out of those there are; the teacher says what they are.
+
+    One that takes from other inputs says `borrows = True` (a class attribute); the others get no `others`.
+    """
+
+    tasks: ClassVar[tuple[str, ...]]  # whose inputs it can change
+
+    def __call__(self, value: Any, others: Sequence[Any], random: Random) -> Any:
+        """A changed copy of an input; `others` are all inputs it may borrow from. The input itself stays as it is."""
         ...
 
 
@@ -106,6 +125,7 @@ class Student(Protocol):
     tasks: ClassVar[tuple[str, ...]]  # what the family can serve
     recipes: ClassVar[tuple[str, ...]]  # that shapes are measured under, where the profile has them
     exporter: ClassVar[str]
+    gives: ClassVar[tuple[str, ...]]  # to losses, beside logits: features, embedding, attention, exits
 
     @classmethod
     def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Student]:
@@ -125,6 +145,11 @@ class Student(Protocol):
     @property
     def capability(self) -> tuple[float, ...]:
         """The order of the ladder: a proxy, no promise."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """How many layers it has whose features losses may ask for."""
         ...
 
     def work(self, size: int) -> Work:
@@ -152,11 +177,27 @@ class Student(Protocol):
         """A torch model of this shape with random weights, in evaluation mode."""
         ...
 
-    def start_from(self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample]) -> Any:
-        """A torch model of this shape that starts with what it can take from the teacher.
+    def start_from(
+        self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample], copy: bool = True
+    ) -> Any:
+        """A torch model of this shape that starts with what it can take from the teacher, its classes at least.
 
-        `kept` is what the task's `student_files` gave; `samples` are teacher inputs on which to rank importance.
+        `kept` is what the task's `student_files` gave; `samples` are teacher inputs on which to rank importance. With
+        no `copy` its weights are random: what a student without a teacher starts with.
         """
+        ...
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The layers, but the last, that may carry an early exit, ascending."""
+        ...
+
+    def exit_head(self, model: Any, layer: int) -> Any:
+        """A fresh torch module from that layer's own output, with the model's shapes, to logits (batch, classes)."""
+        ...
+
+    def cut_at(self, model: Any, layer: int, head: Any) -> Any:
+        """The model up to that layer with a trained `exit_head` as its head: an ordinary model of the family."""
         ...
 
 
@@ -177,6 +218,10 @@ class Teacher(Protocol):
 
     def training(self, rows: int) -> dict[str, Any]:
         """Defaults of a training run on that many rows, as `edgekd.plan.Training` takes them."""
+        ...
+
+    def gives(self, architecture: Mapping[str, Any]) -> tuple[str, ...]:
+        """What losses can have of such a teacher: logits, features, embedding, attention, text."""
         ...
 
 
@@ -227,6 +272,8 @@ class Task(Protocol):
     sizes: ClassVar[tuple[str, ...]]  # that a user may ask for: tokens, vocabulary, pixels
     headline_size: ClassVar[int]  # at which peak RSS is quoted, where inputs have sizes of their own
     baseline_recipe: ClassVar[str]
+    losses: ClassVar[tuple[str, ...]]  # the default objective, as `--loss` takes it
+    augmentations: ClassVar[tuple[str, ...]]  # the default ones, as `--augment` takes them
 
     def read(self, source: str) -> dict[str, list[dict[str, Any]]]:
         """Tables by split, or one called `all`. Raises DataError."""

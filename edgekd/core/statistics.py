@@ -56,3 +56,29 @@ def paired_difference(
     difference = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     low, high = interval(difference, seed=seed)
     return float(difference.mean()), low, high
+
+
+def seeded_difference(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> tuple[float, float, float]:
+    """Mean of `second - first` and its 95% interval, over seeds and samples: both (seeds, samples), paired in both.
+
+    Seeds and samples are two crossed random effects: the variance of the mean is at most the sum of what each gives
+    alone; the t distribution has Welch and Satterthwaite's degrees of freedom. With one seed the samples speak alone.
+
+    >>> import numpy as np
+    >>> seeded_difference(np.zeros((3, 50)), np.ones((3, 50)))
+    (1.0, 1.0, 1.0)
+    """
+    from scipy.stats import t
+
+    difference = second - first
+    mean = float(difference.mean())
+    variances, freedom = 0.0, 0.0
+    for axis in (0, 1):
+        means = difference.mean(axis=1 - axis)  # one a seed, or one a sample
+        if len(means) > 1:
+            own = float(means.var(ddof=1)) / len(means)
+            variances, freedom = variances + own, freedom + own**2 / (len(means) - 1)
+    if variances == 0:
+        return mean, mean, mean
+    half = float(t.ppf(0.975, variances**2 / freedom)) * variances**0.5
+    return mean, mean - half, mean + half

@@ -47,6 +47,7 @@ class Store:
                 if not is_whole(place):
                     with writing(place) as fresh:
                         produce(fresh)
+                shutil.rmtree(self.workspace(name, key), ignore_errors=True)
         except OSError as error:
             raise storage_error(error, self.root) from error
         return place
@@ -54,6 +55,10 @@ class Store:
     def path(self, name: str, key: Mapping[str, Any]) -> Path:
         """Where the result of this stage and key lies, made or not."""
         return self.root / name / digest(key)[:32]
+
+    def workspace(self, name: str, key: Mapping[str, Any]) -> Path:
+        """A folder for what a long stage keeps of itself on the way: it outlives a kill, and goes with the result."""
+        return self.path(name, key).with_suffix(".work")
 
     def has(self, name: str, key: Mapping[str, Any]) -> bool:
         """Whether a whole result is there."""

@@ -12,15 +12,34 @@ NO_LABEL = -100  # PyTorch's ignore_index
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What a model gave for a batch: logits (batch, classes)."""
+class Wanted:
+    """What losses ask of a model beside its logits. Layers are counted from 0, the one next to the input."""
 
-    logits: Tensor
+    layers: tuple[int, ...] = ()  # whose features are wanted
+    attention: int | None = None  # the layer whose queries, keys and values are
+    embedding: bool = False
+    positions: int | None = None  # that features of images and series are averaged to; None: one a token
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gave for a batch; what no loss asked for is left empty."""
+
+    logits: Tensor  # (batch, classes)
+    features: tuple[Tensor, ...] = ()  # of each wanted layer: (batch, positions, width)
+    attention: tuple[Tensor, ...] = ()  # queries, keys, values of one layer: (batch, positions, width) each
+    embedding: Tensor | None = None  # the last layer's features, averaged over positions: (batch, width)
+    mask: Tensor | None = None  # (batch, positions): True where features and attention hold data; None: everywhere
+    exits: tuple[Tensor, ...] = ()  # of a student: logits (batch, classes) of its early exits, the shallowest first
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch is trained towards: the teacher's cached outputs, and labels (batch,), NO_LABEL where unknown."""
+    """What a batch is trained towards: the teacher's cached outputs, and labels (batch,), NO_LABEL where unknown.
+
+    The teacher's features are of the layers that the student's are mapped to, in the same order, with the same
+    positions; widths may differ.
+    """
 
     teacher: Outputs | None
     labels: Tensor

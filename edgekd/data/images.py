@@ -1,7 +1,7 @@
 """Images and their labels, from folders, tables, IDX files and NumPy archives; decoded once to see what is broken.
 
 A table's rows hold an `ImageFile`, decoded only when asked, or a uint8 array (height, width) or (height, width,
-channels).
+channels). A `ChangedImage` is an augmented copy of one, made only when asked.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import DataError
+from edgekd.core.protocols import Augmentation
 from edgekd.core.store import Store, open_store
 from edgekd.data.arrays import is_idx_folder, read_idx, read_npz
 from edgekd.data.columns import find_column
@@ -53,6 +55,20 @@ class ImageFile:
     grey: bool
 
 
+@dataclass(frozen=True)
+class ChangedImage:
+    """An augmented copy, changed anew each time it is decoded, each time alike. Its sides are its source's."""
+
+    source: AnyImage = field(repr=False, compare=False)
+    partner: AnyImage | None = field(repr=False, compare=False)  # what an augmentation that borrows takes from
+    augmentation: Augmentation
+    sha256: str  # of all that it is made of; its randomness flows from it
+
+
+if TYPE_CHECKING:
+    AnyImage = ImageFile | ChangedImage | np.ndarray[Any, Any]
+
+
 def read_images(source: str, *, column: str | None = None, store: Store | None = None) -> dict[str, ImageTable]:
     """Tables by split, or one called `all`. `column` names the images' column where `source` is a table.
 
@@ -73,7 +89,7 @@ def read_images(source: str, *, column: str | None = None, store: Store | None =
     return _checked(found, source, store)
 
 
-def decode(image: ImageFile | np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:
+def decode(image: AnyImage, channels: int) -> np.ndarray[Any, Any]:
     """The image as uint8 (height, width, channels), of 1 (grey) or 3 channels (red, green, blue).
 
     Transparency is dropped, as the ecosystem's loaders do; 16 bits become 8. Raises ValueError or OSError where it
@@ -84,6 +100,10 @@ def decode(image: ImageFile | np.ndarray[Any, Any], channels: int) -> np.ndarray
     if isinstance(image, ImageFile):
         values = np.asarray(_opened(image.source).convert("L" if channels == 1 else "RGB"))
         return values.reshape(*values.shape[:2], channels)
+    if isinstance(image, ChangedImage):
+        others = [] if image.partner is None else [decode(image.partner, channels)]
+        changed = image.augmentation(decode(image.source, channels), others, Random(image.sha256))  # noqa: S311
+        return np.asarray(changed, dtype=np.uint8)
     values = image[..., None] if image.ndim == 2 else image[..., :3]  # a fourth channel is transparency
     if values.shape[2] == channels:
         return values
@@ -94,13 +114,17 @@ def decode(image: ImageFile | np.ndarray[Any, Any], channels: int) -> np.ndarray
     return grey
 
 
-def sides(image: ImageFile | np.ndarray[Any, Any]) -> tuple[int, int]:
+def sides(image: AnyImage) -> tuple[int, int]:
     """Height and width."""
+    if isinstance(image, ChangedImage):
+        return sides(image.source)
     return (image.height, image.width) if isinstance(image, ImageFile) else (image.shape[0], image.shape[1])
 
 
-def is_grey(image: ImageFile | np.ndarray[Any, Any]) -> bool:
+def is_grey(image: AnyImage) -> bool:
     """Whether it has one channel, transparency aside."""
+    if isinstance(image, ChangedImage):
+        return is_grey(image.source) and (image.partner is None or is_grey(image.partner))
     return image.grey if isinstance(image, ImageFile) else image.ndim == 2 or image.shape[2] == 1
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,16 @@ def _parquet(path: Path) -> Table:
     import pyarrow.parquet
 
     try:
-        table: Table = pyarrow.parquet.read_table(path).to_pylist()
+        columns = pyarrow.parquet.read_table(path)
+        table: Table = columns.to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(
             f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", fix="write the file again"
         ) from error
+    if b"huggingface" in (columns.schema.metadata or {}):  # a dataset's `to_parquet` says there what its numbers mean
+        import datasets
+
+        _name_classes(table, datasets.Features.from_arrow_schema(columns.schema))
     return table
 
 
@@ -163,11 +169,17 @@ def _hugging_face(source: str, *, saved: bool) -> dict[str, Table]:
         key = "all" if len(splits) == 1 else SPLIT_NAMES.get(name.lower())
         if key is None:
             continue
-        table = split.to_list()
-        for column, feature in split.features.items():
-            if isinstance(feature, datasets.ClassLabel):
-                for row in table:
-                    # the hub marks a row without a label by -1
-                    row[column] = feature.int2str(row[column]) if row[column] not in (None, -1) else None
-        tables[key] = table
+        tables[key] = split.to_list()
+        _name_classes(tables[key], split.features)
     return tables
+
+
+def _name_classes(table: Table, features: Mapping[str, Any]) -> None:
+    """Numbers of a ClassLabel column become its names, in place: another order of classes then does no harm."""
+    import datasets
+
+    for column, feature in features.items():
+        if isinstance(feature, datasets.ClassLabel):
+            for row in table:
+                # the hub marks a row without a label by -1
+                row[column] = feature.int2str(row[column]) if row[column] not in (None, -1) else None

@@ -20,7 +20,7 @@ from edgekd.core.results import digest
 
 _WORDS = re.compile(r"\w+")
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1  # of a single file, by content hash
-MAX_LEAK = 0.05  # of the test rows that also stand in training, before we refuse
+MAX_LEAK = 0.05  # of the test or validation rows that also stand in training, before we refuse
 CALIBRATION_SHARE = 0.25  # of the validation or held-back rows; the rest selects
 HELD_BACK_SHARE, HELD_BACK_MOST = 0.15, 1000  # of the unlabelled rows, for selection and calibration
 FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection then uses labelled validation rows
@@ -70,6 +70,7 @@ class Splits:
     selection_labelled: bool
     notes: tuple[str, ...] = field(default=())
     golden: tuple[Example, ...] = field(default=())  # of the file that `--golden` names
+    augmented: tuple[Example, ...] = field(default=())  # changed copies of the training inputs, with their labels
 
     @property
     def digest(self) -> str:
@@ -89,12 +90,12 @@ def split(
 ) -> Splits:
     """Divide rows as DESIGN's contract says. `given` has `all`, or named splits; `labels` keeps that many, stratified.
 
-    Raises DataError where a class is alone, a label is unknown to a ready teacher (`classes`), the test split leaks
-    by more than 5%, or too little is left.
+    Raises DataError where a class is alone, a label is unknown to a ready teacher (`classes`), more than 5% of the
+    test or validation rows also stand in training, or too little is left.
     """
     notes: list[str] = []
     train, loose, validation, test = _roles(given, notes)
-    train, loose, validation = _without_leaks(train, loose, validation, {row.content for row in test}, notes)
+    train, loose, validation = _without_leaks(train, loose, validation, test, notes)
     known = _classes(train, validation, test, classes)
     if labels is not None and labels < len(train):
         kept = stratified(train, labels, seed)
@@ -133,7 +134,8 @@ def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Exam
     if not test:
         inside = {row.content for row in validation}
         parts = _by_content([row for row in source if row.content not in inside], notes, validation=False)
-        source, test = parts["train"], parts["test"]
+        source = parts["train"] + [row for row in source if row.content in inside]  # those leave it below, counted
+        test = parts["test"]
         notes.append(f"no test split: {len(test)} training rows became it, by content hash")
     unlabelled_test = sum(row.label is None for row in test)
     if unlabelled_test:
@@ -213,25 +215,36 @@ def _distinct(rows: list[Example], seen: set[str], notes: list[str], words: str)
 
 
 def _without_leaks(
-    train: list[Example], loose: list[Example], validation: list[Example], held: set[str], notes: list[str]
+    train: list[Example], loose: list[Example], validation: list[Example], test: list[Example], notes: list[str]
 ) -> tuple[list[Example], list[Example], list[Example]]:
-    leaked = {row.content for row in train + validation} & held
-    if len(leaked) > MAX_LEAK * max(1, len(held)):
+    """Training, unlabelled and validation rows that stand in no split held out from them."""
+    _few_leaks(train + validation, test, "test")
+    train, loose, validation = _outside(test, "test", notes, train, loose, validation)
+    _few_leaks(train, validation, "validation")
+    train, loose = _outside(validation, "validation", notes, train, loose)
+    return train, loose, validation
+
+
+def _few_leaks(seen: list[Example], held: list[Example], name: str) -> None:
+    """Raises DataError where more than MAX_LEAK of the rows held out are also seen in training."""
+    contents = {row.content for row in held}
+    leaked = contents & {row.content for row in seen}
+    if len(leaked) > MAX_LEAK * max(1, len(contents)):
         raise DataError(
-            f"{len(leaked)} of {len(held)} distinct test rows also stand in training (texts with case, space and "
-            "punctuation folded): a figure on this test split would mean nothing",
+            f"{len(leaked)} of {len(contents)} distinct {name} rows also stand in training (texts with case, space and "
+            f"punctuation folded): a figure on this {name} split would mean nothing",
             fix="remove repeated rows before splitting, or give one file and let edgekd split it by content",
         )
-    clean = [[row for row in rows if row.content not in held] for rows in (train, loose, validation)]
-    dropped = len(train) + len(loose) + len(validation) - sum(map(len, clean))
+
+
+def _outside(held: list[Example], name: str, notes: list[str], *roles: list[Example]) -> list[list[Example]]:
+    """The rows of each role that are not among those held out; what falls away is noted."""
+    inside = {row.content for row in held}
+    outside = [[row for row in rows if row.content not in inside] for rows in roles]
+    dropped = sum(map(len, roles)) - sum(map(len, outside))
     if dropped:
-        notes.append(f"{dropped} rows dropped from training because they also stand in test")
-    inside = {row.content for row in clean[2]}
-    outside = [[row for row in rows if row.content not in inside] for rows in clean[:2]]
-    dropped = len(clean[0]) + len(clean[1]) - sum(map(len, outside))
-    if dropped:
-        notes.append(f"{dropped} training rows dropped because they also stand in validation")
-    return outside[0], outside[1], clean[2]
+        notes.append(f"{dropped} rows dropped from training because they also stand in {name}")
+    return outside
 
 
 def _classes(

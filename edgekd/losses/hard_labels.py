@@ -18,6 +18,7 @@ class HardLabels:
     label_smoothing: float = 0.0
 
     needs: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[str] = "labels"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
         """Logits (batch, classes) and labels (batch,) to a scalar; zero where no row of the batch has a label."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgekd.core.tensors import Outputs, Targets
+from edgekd.losses._parts import teacher_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,15 +19,16 @@ class Response:
     temperature: float = 2.0
 
     needs: ClassVar[tuple[str, ...]] = ("logits",)
+    kind: ClassVar[str] = "response"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
         """Logits (batch, classes) of both to a scalar."""
         from torch.nn.functional import kl_div, log_softmax
 
-        assert targets.teacher is not None, "the plan refuses a loss that needs what the teacher cannot give"
+        said = teacher_of(targets).logits.to(student.logits)
         kl = kl_div(
             log_softmax(student.logits / self.temperature, dim=-1),
-            log_softmax(targets.teacher.logits / self.temperature, dim=-1),
+            log_softmax(said / self.temperature, dim=-1),
             reduction="batchmean",
             log_target=True,
         )

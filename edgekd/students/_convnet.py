@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from edgekd.core.layers import layer_map
 from edgekd.students._network import Network
 from edgekd.students._watch import watched
 
@@ -36,7 +37,8 @@ def network(shape: Convnet) -> Network:
         if isinstance(module, torch.nn.BatchNorm2d):
             # the exporter would share equal biases among layers, and quantizers then leave those layers in floats
             torch.nn.init.normal_(module.bias, std=0.01)
-    made = Network(shape, body, shape.top.outputs, input_name="pixel_values")
+    last = {block.stage: number for number, block in enumerate(shape.blocks)}
+    made = Network(shape, body, shape.top.outputs, input_name="pixel_values", layers=("blocks", tuple(last.values())))
     made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # trains twice as fast on CPUs
     return made
 
@@ -156,7 +158,7 @@ def _blocks(teacher: Convnet, student: Convnet) -> list[int]:
     for stage in range(student.stages):
         theirs = [number for number, block in enumerate(teacher.blocks) if block.stage == stage]
         count = sum(block.stage == stage for block in student.blocks)
-        chosen += [theirs[round(place * (len(theirs) - 1) / max(1, count - 1))] for place in range(count)]
+        chosen += [theirs[place] for place in layer_map(len(theirs), count)]
     return chosen
 
 

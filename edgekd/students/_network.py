@@ -39,15 +39,19 @@ class Network(torch.nn.Module):
     """A body that gives features and a linear head, under the names that Hugging Face's tasks use.
 
     `shape` is the family's frozen dataclass; `input_name` is pixel_values (batch, channels, height, width) or
-    past_values (batch, steps, channels).
+    past_values (batch, steps, channels). `layers` are the places, in the body's part of that name, of the modules whose
+    outputs are the shape's layers.
     """
 
     base_model_prefix = "body"
 
-    def __init__(self, shape: Any, body: torch.nn.Module, features: int, *, input_name: str) -> None:
+    def __init__(
+        self, shape: Any, body: torch.nn.Module, features: int, *, input_name: str, layers: tuple[str, Sequence[int]]
+    ) -> None:
         super().__init__()
         self.shape, self.input_name = shape, input_name
         self.body = body
+        self.layered, self._places = layers
         self.head = torch.nn.Linear(features, shape.classes)
         self.config = SimpleNamespace(
             num_labels=shape.classes, pad_token_id=0, id2label={n: f"LABEL_{n}" for n in range(shape.classes)}
@@ -58,6 +62,17 @@ class Network(torch.nn.Module):
         """The plug-in that exports it."""
         name: str = self.shape.exporter
         return name
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.head.weight.device
+
+    @property
+    def layers(self) -> list[torch.nn.Module]:
+        """The modules whose outputs are the shape's layers, the one next to the input first."""
+        part = self.body.get_submodule(self.layered)
+        return [part.get_submodule(str(place)) for place in self._places]
 
     def forward(self, **inputs: Tensor) -> Outputs:
         """Logits (batch, classes)."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.layers import exit_layers, layer_map
 from edgekd.core.protocols import Survey, Work
 from edgekd.students._watch import watched
 from edgekd.students._work import spans
@@ -46,6 +47,7 @@ class Conv1d:
     tasks: ClassVar[tuple[str, ...]] = ("time-series-classification",)
     recipes: ClassVar[tuple[str, ...]] = ("static_int8", "float32")
     exporter: ClassVar[str] = "torchscript"
+    gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "exits")
 
     @classmethod
     def of_labels(cls, survey: Survey, *, classes: int) -> Conv1d:
@@ -97,6 +99,16 @@ class Conv1d:
     def max_size(self) -> int:
         """The steps that every series has."""
         return self.steps
+
+    @property
+    def layers(self) -> int:
+        """Its residual blocks."""
+        return self.depth
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The blocks that may carry an early exit."""
+        return exit_layers(self.depth)
 
     @property
     def stem_kernel(self) -> int:
@@ -180,10 +192,15 @@ class Conv1d:
             "pool": nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten()),
         }
         body = nn.Sequential(OrderedDict(parts))
-        return Network(self, body, self.width, input_name="past_values").eval()
+        layers = ("blocks", range(self.depth))
+        return Network(self, body, self.width, input_name="past_values", layers=layers).eval()
 
-    def start_from(self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample]) -> Any:
+    def start_from(
+        self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample], copy: bool = True
+    ) -> Any:
         """A student that starts as a cut of its teacher, where that is a Conv1d of the same kernel; else random.
+
+        Without `copy` it is random in any case.
 
         Blocks: evenly spaced, first and last among them. Channels: those of the residual stream that matter most
         on `samples` (mean size times the weights that read them, after Minitron, Muralidharan et al. 2024), batch
@@ -196,9 +213,21 @@ class Conv1d:
         start_inputs(student, teacher, samples)
         student.config.id2label = dict(teacher.config.id2label)
         whole = getattr(teacher, "shape", None)
-        if isinstance(whole, Conv1d) and self._cut_of(whole):
+        if copy and isinstance(whole, Conv1d) and self._cut_of(whole):
             _copy(student, teacher, samples)
         return student
+
+    def exit_head(self, model: Any, layer: int) -> Any:
+        """The mean over time and a linear head: from a block's (batch, width, steps) to logits."""
+        from edgekd.students import _exits
+
+        return _exits.head(model, replace(self, depth=layer + 1))
+
+    def cut_at(self, model: Any, layer: int, head: Any) -> Any:
+        """A network of the blocks up to that one, with the exit's head."""
+        from edgekd.students import _exits
+
+        return _exits.cut(model, replace(self, depth=layer + 1), head)
 
     def _cut_of(self, whole: Conv1d) -> bool:
         same = replace(self, width=whole.width, depth=whole.depth, separable=whole.separable) == whole
@@ -210,8 +239,7 @@ def _copy(student: Any, teacher: Any, samples: Sequence[Sample]) -> None:
     import torch
 
     shape, whole = student.shape, teacher.shape
-    last = (whole.depth - 1) / max(1, shape.depth - 1)
-    chosen = [number if shape.dilated else round(number * last) for number in range(shape.depth)]
+    chosen = range(shape.depth) if shape.dilated else layer_map(whole.depth, shape.depth)
     if shape.separable and not whole.separable:
         wide = replace(shape, width=whole.width, depth=whole.depth)
         source = _factorised(teacher.state_dict(), wide.random().state_dict())

@@ -88,6 +88,7 @@ class Convnet:
     tasks: ClassVar[tuple[str, ...]] = ("image-classification",)
     recipes: ClassVar[tuple[str, ...]] = ("static_int8", "float32")
     exporter: ClassVar[str] = "torchscript"
+    gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "exits")
 
     @classmethod
     def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Convnet]:
@@ -150,6 +151,16 @@ class Convnet:
     def max_size(self) -> int:
         """The side of its images: the graph has no other."""
         return self.image_size
+
+    @property
+    def layers(self) -> int:
+        """Its stages: what a stage's last block gives is a layer."""
+        return self.stages
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The stages after which other shapes of the family end."""
+        return tuple(stages - 1 for stages in sorted({*_STAGES, *_TINY_STAGES}) if stages < self.stages)
 
     @cached_property
     def stem(self) -> Convolution:
@@ -241,7 +252,9 @@ class Convnet:
 
         return _convnet.network(self).eval()
 
-    def start_from(self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample]) -> Any:
+    def start_from(
+        self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample], copy: bool = True
+    ) -> Any:
         """A cut of a teacher of this family: blocks evenly spaced, the channels that matter most on `samples`.
 
         A teacher of another family gives nothing but its outputs: the student starts at random.
@@ -249,11 +262,23 @@ class Convnet:
         from edgekd.students import _convnet
 
         student = self.random()
-        if isinstance(getattr(teacher, "shape", None), Convnet):
+        if copy and isinstance(getattr(teacher, "shape", None), Convnet):
             student.load_state_dict(_convnet.cut(teacher, student, samples))
         labels = teacher.config.id2label
         student.name_classes([labels[number] for number in sorted(labels)])
         return student
+
+    def exit_head(self, model: Any, layer: int) -> Any:
+        """A top convolution, the mean over the map, a linear head: from a stage's maps to logits."""
+        from edgekd.students import _exits
+
+        return _exits.head(model, replace(self, stages=layer + 1))
+
+    def cut_at(self, model: Any, layer: int, head: Any) -> Any:
+        """A network of the stages up to that one, with the exit's head."""
+        from edgekd.students import _exits
+
+        return _exits.cut(model, replace(self, stages=layer + 1), head)
 
 
 def _rounded(channels: float) -> int:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.layers import exit_layers
 from edgekd.core.protocols import Survey, Work
 from edgekd.students._images import smaller_images
 from edgekd.students._work import spans
@@ -39,6 +40,7 @@ class Mlp:
     tasks: ClassVar[tuple[str, ...]] = ("time-series-classification", "image-classification")
     recipes: ClassVar[tuple[str, ...]] = ("dynamic_int8", "float32")
     exporter: ClassVar[str] = "torchscript"
+    gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "exits")
 
     @classmethod
     def of_teacher(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Mlp | None:
@@ -75,6 +77,16 @@ class Mlp:
     def max_size(self) -> int:
         """Steps of every series, or pixels of every image's side."""
         return self.side
+
+    @property
+    def layers(self) -> int:
+        """Its hidden layers."""
+        return self.depth
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The hidden layers that may carry an early exit."""
+        return exit_layers(self.depth)
 
     @property
     def inputs(self) -> int:
@@ -127,10 +139,16 @@ class Mlp:
         layers = [nn.Sequential(nn.Linear(before, after), nn.ReLU()) for before, after in itertools.pairwise(sizes)]
         first = [Standardise(self.channels)] if self.input_name == SERIES else []
         parts = {"inputs": nn.Sequential(*first, nn.Flatten()), "layers": nn.Sequential(*layers)}
-        return Network(self, nn.Sequential(OrderedDict(parts)), self.width, input_name=self.input_name).eval()
+        places = ("layers", range(self.depth))
+        body = nn.Sequential(OrderedDict(parts))
+        return Network(self, body, self.width, input_name=self.input_name, layers=places).eval()
 
-    def start_from(self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample]) -> Any:
+    def start_from(
+        self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample], copy: bool = True
+    ) -> Any:
         """A student that starts as a cut of its teacher, where that is an Mlp on the same inputs; else random.
+
+        Without `copy` it is random in any case.
 
         Layers: the first ones. Neurons: those that matter most on `samples` (mean size times the weights that read
         them, after Minitron, Muralidharan et al. 2024).
@@ -141,9 +159,21 @@ class Mlp:
         start_inputs(student, teacher, samples)
         student.config.id2label = dict(teacher.config.id2label)
         whole = getattr(teacher, "shape", None)
-        if isinstance(whole, Mlp) and replace(self, width=whole.width, depth=whole.depth) == whole:
+        if copy and isinstance(whole, Mlp) and replace(self, width=whole.width, depth=whole.depth) == whole:
             _copy(student, teacher, samples)
         return student
+
+    def exit_head(self, model: Any, layer: int) -> Any:
+        """A linear head: from a hidden layer's (batch, width) to logits."""
+        from edgekd.students import _exits
+
+        return _exits.head(model, replace(self, depth=layer + 1))
+
+    def cut_at(self, model: Any, layer: int, head: Any) -> Any:
+        """A network of the layers up to that one, with the exit's head."""
+        from edgekd.students import _exits
+
+        return _exits.cut(model, replace(self, depth=layer + 1), head)
 
 
 def _copy(student: Any, teacher: Any, samples: Sequence[Sample]) -> None:

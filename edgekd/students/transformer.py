@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.layers import exit_layers, layer_map
 from edgekd.core.protocols import Survey, Work
 from edgekd.students._watch import watched
 
@@ -40,6 +41,7 @@ class Transformer:
     tasks: ClassVar[tuple[str, ...]] = ("text-classification",)
     recipes: ClassVar[tuple[str, ...]] = ("dynamic_int8",)
     exporter: ClassVar[str] = "optimum"
+    gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "attention", "exits")
 
     @classmethod
     def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Transformer]:
@@ -67,6 +69,11 @@ class Transformer:
     def max_size(self) -> int:
         """The longest text, in tokens."""
         return self.max_tokens
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The encoder layers that may carry an early exit."""
+        return exit_layers(self.layers)
 
     @property
     def head_size(self) -> int:
@@ -138,9 +145,10 @@ class Transformer:
         return model.eval()
 
     def start_from(
-        self, teacher: PreTrainedModel, teacher_folder: Path, *, kept: Sequence[int], samples: Iterable[Sample]
-    ) -> PreTrainedModel:
-        """A student that starts as a cut of its teacher.
+        self, teacher: PreTrainedModel, teacher_folder: Path, *, kept: Sequence[int], samples: Iterable[Sample],
+        copy: bool = True,
+    ) -> PreTrainedModel:  # fmt: skip
+        """A student that starts as a cut of its teacher; without `copy` at random.
 
         Layers: evenly spaced, first and last among them. Feed-forward: the neurons that matter most on `samples`
         (mean activation times outgoing weight, after Minitron, Muralidharan et al. 2024). So are heads and, over all
@@ -150,6 +158,9 @@ class Transformer:
         import torch
 
         student = self.random(teacher_folder, kept)
+        student.config.id2label, student.config.label2id = teacher.config.id2label, teacher.config.label2id
+        if not copy:
+            return student
         prefix, count = _layer_list(teacher)
         chosen = layer_map(count, self.layers)
         ranks = _importance(teacher, prefix, samples)
@@ -175,8 +186,19 @@ class Transformer:
                 old = old.index_select(dim, keep)
             target[name] = old.clone()
         student.load_state_dict(target)
-        student.config.id2label, student.config.label2id = teacher.config.id2label, teacher.config.label2id
         return student
+
+    def exit_head(self, model: PreTrainedModel, layer: int) -> Any:
+        """A copy of the model's own head: from a layer's hidden states (batch, tokens, hidden) to logits."""
+        from edgekd.students import _exits
+
+        return _exits.text_head(model)
+
+    def cut_at(self, model: PreTrainedModel, layer: int, head: Any) -> PreTrainedModel:
+        """A model of the same type with the layers up to that one, and the exit's head."""
+        from edgekd.students import _exits
+
+        return _exits.cut_text(model, layer + 1, head)
 
     def _config(self, teacher_folder: Path | None, kept: Sequence[int]) -> PretrainedConfig:
         from transformers import AutoConfig, BertConfig
@@ -202,17 +224,6 @@ class Transformer:
             setattr(config, name, 0.0)  # a student that imitates has no labels to overfit (Beyer et al. 2022)
         config.torch_dtype = "float32"
         return config
-
-
-def layer_map(teacher_layers: int, student_layers: int) -> list[int]:
-    """Which teacher layer each student layer starts as: evenly spaced, the first and the last among them.
-
-    >>> layer_map(6, 2), layer_map(12, 4), layer_map(6, 1)
-    ([0, 5], [0, 4, 7, 11], [0])
-    """
-    if student_layers == 1:
-        return [0]
-    return [round(i * (teacher_layers - 1) / (student_layers - 1)) for i in range(student_layers)]
 
 
 def _layer_list(model: PreTrainedModel) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from edgekd.data import vocabulary
 from edgekd.data.columns import find_column, find_label, row_label
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
+from edgekd.data.tokens import Tokens, tokenize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +44,8 @@ class TextClassification:
     sizes: ClassVar[tuple[str, ...]] = ("tokens", "vocabulary")
     headline_size: ClassVar[int] = 32  # tokens at which peak RSS is quoted
     baseline_recipe: ClassVar[str] = "TF-IDF (words, characters) with a linear SVM on the labelled rows"
+    losses: ClassVar[tuple[str, ...]] = ("response=0.9", "hard_labels=0.1")
+    augmentations: ClassVar[tuple[str, ...]] = ()
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split. Raises DataError."""
@@ -103,16 +106,9 @@ class TextClassification:
             trimmed.save_pretrained(out)
         return kept
 
-    def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> list[Sample]:
+    def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:
         """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""
-        import numpy as np
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(model_folder)
-        encoded = tokenizer(list(texts), truncation=True, max_length=max_size)
-        names = [name for name in encoded if name in tokenizer.model_input_names]
-        count = len(encoded["input_ids"])
-        return [{name: np.array([encoded[name][row]], dtype=np.int64) for name in names} for row in range(count)]
+        return tokenize(model_folder, list(texts), max_size)
 
     def ordinary(self, model_folder: Path, inputs: Iterable[str]) -> list[str]:
         """The texts as the ecosystem's loaders take them: as they are."""

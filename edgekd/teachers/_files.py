@@ -7,10 +7,10 @@ import struct
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from edgekd.core.errors import TeacherError
 from edgekd.core.results import file_sha256
+from edgekd.core.shards import read_header
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -39,7 +39,7 @@ def weight_shapes(files: list[Path]) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = {}
     for file in files:
         if file.suffix == ".safetensors":
-            shapes |= {key: value["shape"] for key, value in _header(file).items() if key != "__metadata__"}
+            shapes |= {key: value["shape"] for key, value in read_header(file)[0].items() if key != "__metadata__"}
     return shapes
 
 
@@ -62,21 +62,9 @@ def licence(folder: Path) -> str:
     return "not stated in the teacher's folder"
 
 
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        size = struct.unpack("<Q", stream.read(8))[0]
-        if size > min(100 << 20, file.stat().st_size):
-            raise ValueError("its header is longer than the file")
-        header: dict[str, Any] = json.loads(stream.read(size))
-    ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
-    if 8 + size + max(ends, default=0) != file.stat().st_size:
-        raise ValueError("it is cut short, or has bytes that no tensor owns")
-    return header
-
-
 def _check_safetensors(file: Path) -> None:
     try:
-        _header(file)
+        read_header(file)
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise TeacherError(
             f"the teacher's weights {file} are damaged: {error}", fix="fetch or save the file again"

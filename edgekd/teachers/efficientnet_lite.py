@@ -15,6 +15,7 @@ from edgekd.core.errors import TeacherError
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256
 from edgekd.data import pixels
+from edgekd.teachers import _own
 
 # Lite0 to Lite4: width, depth, pixels (github.com/tensorflow/tpu, efficientnet_lite_builder.py)
 _VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
@@ -86,6 +87,10 @@ class EfficientnetLite:
         """About 8,000 images seen, in 3 to 8 epochs: a minute for small images on one core."""
         epochs = max(3, min(8, round(8_000 / rows)))
         return {"epochs": epochs, "batch_size": 32, "learning_rate": 2e-3, "head_factor": 5.0}
+
+    def gives(self, architecture: Mapping[str, Any]) -> tuple[str, ...]:
+        """What losses can have of it."""
+        return _own.gives(architecture["family"])
 
 
 def _renamed(name: str) -> str:

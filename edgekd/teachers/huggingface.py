@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from edgekd.core.errors import TeacherError
 from edgekd.core.registry import make, plugin
 from edgekd.data import pixels
-from edgekd.teachers import _files
+from edgekd.teachers import _checks, _files, _own
 
 # The encoders whose layers, feed-forward width and vocabulary we know how to copy from.
 MODEL_TYPES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -35,6 +36,8 @@ _WIDTHS = ("hidden_size", "hidden_sizes", "hidden_dim", "last_hidden_size")
 # whose position embeddings or exported paddings fit one size of images
 _OF_ONE_SIZE = ("beit", "deit", "mobilenet_v1", "mobilenet_v2", "vit")
 _MOBILENETS = {"mobilenet_v1": (13, 1024), "mobilenet_v2": (17, 1280)}  # whose configs name neither
+_MOBILENET_TAPS = {"mobilenet_v1": 25, "mobilenet_v2": 15}  # convolutions but the stem and one; blocks but one
+_OF_PATCHES = ("beit", "deit", "vit")  # whose layers all have queries, keys and values
 _HEADS = ("classifier.weight", "classifier.out_proj.weight", "classifier.1.weight")
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "LICENSE*", "README.md")
 
@@ -49,7 +52,8 @@ class Huggingface:
         """What the files say: folder, ready, architecture, labels, sha256, licence.
 
         Raises TeacherError for a folder without config, weights, tokenizer or preprocessing, a pickle that would
-        run code, a damaged weight file, a model type that cannot serve the task, or a hub id out of reach.
+        run code, a damaged weight file, a model type that cannot serve the task, a tokenizer that is another
+        model's, names of classes that contradict each other, or a hub id out of reach.
         """
         folder = self.folder(source)
         config = _config(folder)
@@ -59,6 +63,8 @@ class Huggingface:
         check(config, folder, task)
         weights = _files.check_weights(folder)
         _check_beside(folder, beside)
+        if beside == _TOKENIZERS:
+            _checks.check_tokenizer(folder, config, _files.weight_shapes(weights))
         suffix = plugin("tasks", task).auto_model.removeprefix("AutoModel")
         ready = bool(own) or any(name.endswith(suffix) for name in config.get("architectures") or ())
         return {
@@ -106,6 +112,17 @@ class Huggingface:
         """About 750 steps of 16 for a small set, at least three epochs for a large one."""
         epochs = max(3, min(12, round(12_000 / rows)))
         return {"epochs": epochs, "batch_size": 16, "learning_rate": 2e-4, "head_factor": 5.0}
+
+    def gives(self, architecture: Mapping[str, Any]) -> tuple[str, ...]:
+        """What losses can have of it; logits alone where its config does not say how many layers it shows."""
+        if "family" in architecture:
+            return _own.gives(architecture["family"])
+        if "vocabulary" in architecture:
+            return ("logits", "features", "embedding", "attention", "text")
+        if not architecture.get("taps"):
+            return ("logits",)
+        attention = ("attention",) if architecture["model_type"] in _OF_PATCHES else ()
+        return ("logits", "features", "embedding", *attention)
 
     def folder(self, source: str) -> Path:
         """The local folder of a source; a hub id is fetched. Raises TeacherError where there is none."""
@@ -220,10 +237,28 @@ def _image_shape(config: dict[str, Any], folder: Path) -> dict[str, int]:
             f"the teacher {folder} takes images of {config.get('image_size')} pixels; its {pixels.CONFIG} makes {side}",
             fix=f"set the size in {pixels.CONFIG} to the model's",
         )
-    return {"layers": layers, "hidden": hidden, "max_size": side, "channels": config.get("num_channels", 3)}
+    sizes = {"layers": layers, "hidden": hidden, "max_size": side, "channels": config.get("num_channels", 3)}
+    return sizes | {"taps": _taps(config)}
+
+
+def _taps(config: dict[str, Any]) -> int:
+    """The entries of transformers' `hidden_states`, less the first; 0 where the config does not say.
+
+    Stages where the type has such, else layers or blocks.
+    """
+    model_type: str = config["model_type"]
+    if model_type in _MOBILENET_TAPS:
+        return _MOBILENET_TAPS[model_type]
+    if model_type == "efficientnet":
+        repeats: list[int] = config.get("num_block_repeats", [])
+        return sum(math.ceil(float(config.get("depth_coefficient", 0)) * number) for number in repeats)
+    if config.get("depths"):
+        return len(config["depths"]) - (model_type == "poolformer")  # it leaves out what its first stage reads
+    return int(config.get("num_hidden_layers", 0))
 
 
 def _labels(config: dict[str, Any], folder: Path, weights: list[Path]) -> tuple[str, ...]:
+    _checks.check_labels(config, folder)
     named = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
     labels = tuple(str(named[key]) for key in sorted(named, key=int))
     shapes = _files.weight_shapes(weights)

@@ -11,6 +11,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import digest
+from edgekd.teachers import _own
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,7 @@ class Labels:
         """About 750 steps of 16, and at least 8 epochs for many labels."""
         epochs = max(8, min(60, round(12_000 / rows)))
         return {"epochs": epochs, "batch_size": 16, "learning_rate": 3e-3, "weight_decay": 0.05}
+
+    def gives(self, architecture: Mapping[str, Any]) -> tuple[str, ...]:
+        """What losses can have of it."""
+        return _own.gives(architecture["family"])

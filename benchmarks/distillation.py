@@ -1,0 +1,107 @@
+"""Does each kind of distillation help, and where? `python -m benchmarks.distillation` (an hour on two cores).
+
+For texts, images and series, with few labels and with all of them: one small student for all arms, five seeds.
+Every arm but the last starts from random weights, so that its loss alone makes the difference; the last is what
+`build` does by itself. Differences to labels alone are paired by seed and sample. Needs the packages of all demos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from edgekd import evidence, objective, pipeline
+from edgekd.core.protocols import Quiet
+from edgekd.core.store import Store
+from edgekd.data import demos
+from edgekd.plan import Plan, StudentPlan
+from edgekd.planning import Options, make_plan
+
+SEEDS = 5
+KINDS = {
+    "response": ("response=0.9", "hard_labels=0.1"),
+    "feature": ("hidden_states=1", "hard_labels=1"),
+    "relation": ("relational=1", "hard_labels=1"),
+    "self": ("self_distillation=1", "hard_labels=1"),
+}
+BUILD, CONTROL = "as built", "labels alone"
+# Small on purpose: where a student could learn all from labels, a teacher has nothing to add. Epochs: of all rows.
+STUDENTS: dict[str, dict[str, Any]] = {
+    "text-classification": {"layers": 2, "hidden": 192, "heads": 6, "feed_forward": 384},
+    "image-classification": {"image_size": 32, "channels": 1, "classes": 10, "width": 0.25, "depth": 0.25, "stages": 3,
+                             "expand": 3, "stem_stride": 1},
+    "time-series-classification": {"width": 8, "depth": 2, "kernel": 7, "stride": 4, "separable": True, "dilated": True,
+                                   "steps": 500, "channels": 1, "classes": 2},
+}  # fmt: skip
+EPOCHS = {"text-classification": 10, "image-classification": 8, "time-series-classification": 30}
+SCARCE = {"text-classification": 1000, "image-classification": 600, "time-series-classification": 90}
+
+
+def made(task: str, labels: int | None, store: Store) -> tuple[Plan, Any, dict[str, Any]]:
+    """Plan, rows and shape of one setting; one thread, so that two settings run beside each other."""
+    options = Options(
+        target="rpi4", task=task, data=demos.demo_data(task, store), labels=labels, threads=1, epochs=EPOCHS[task]
+    )
+    plan, splits = make_plan(options, store)
+    shape = dict(STUDENTS[task])
+    if task == "text-classification":
+        survey = plan.student.survey
+        shape |= {"vocabulary": survey.vocabulary, "max_tokens": survey.max_size, "classes": len(splits.classes)}
+    return replace(plan, evidence=SEEDS), splits, shape
+
+
+def compared(plan: Plan) -> dict[str, StudentPlan]:
+    """The arms, the control last."""
+    own = evidence.arms(plan)
+    control = own[evidence.CONTROL]
+    found = {}
+    for kind, said in KINDS.items():
+        terms = objective.losses(said, None)
+        student = replace(plan.student, losses=terms, start="scratch")
+        needs_teacher = replace(plan, student=student).needs_teacher
+        found[kind] = student if needs_teacher else replace(student, training=control.training)
+    return found | {BUILD: plan.student, CONTROL: control}
+
+
+def setting(task: str, labels: int | None, root: str) -> dict[str, Any]:
+    """One modality with so many labels: the evidence of all arms, and the teacher's own accuracy."""
+    os.environ["EDGEKD_STORE"] = root
+    store = Store(Path(root))
+    plan, splits, shape = made(task, labels, store)
+    stages = pipeline.Stages(plan, pipeline.augmented(plan, splits), store, Quiet(), shape)
+    teacher = stages.teacher()
+    arms = compared(plan)
+    with tempfile.TemporaryDirectory(prefix="edgekd-evidence-") as name:
+        evidence.gather(
+            plan, splits, arms, lambda one: replace(stages, plan=one).student(teacher), Path(name), Quiet()
+        )  # fmt: skip
+        said = evidence.read_evidence(Path(name))
+    right = evidence.right(plan, splits, teacher)
+    return said | {"teacher": float(right.mean()), "labels": plan.data.counts["train"], "shape": shape,
+                   "rows": sum(plan.data.counts[role] for role in ("train", "unlabelled"))}  # fmt: skip
+
+
+def main() -> None:
+    """Write results/distillation.json."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--store", help="kept between runs, so that one that was stopped goes on")
+    parser.add_argument("--workers", type=int, default=2)
+    said = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="edgekd-benchmark-") as name:
+        root = said.store or name
+        jobs = [(task, labels) for task in STUDENTS for labels in (SCARCE[task], None)]
+        with ProcessPoolExecutor(said.workers, mp_context=get_context("spawn")) as pool:
+            waiting = {job: pool.submit(setting, *job, root) for job in jobs}
+            found = {f"{task}/{'few' if labels else 'all'}": job.result() for (task, labels), job in waiting.items()}
+    results.write("distillation", {"seeds": SEEDS, "settings": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Batches that waste nothing on padding: rows of like length together, as many as fill a number of tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from edgekd.core.protocols import Sample
+
+_BUCKET = 16  # batches whose rows are sorted by length together
+
+
+def sizes(samples: Sequence[Sample]) -> np.ndarray[Any, Any]:
+    """What rows of one batch should share: a text's tokens; images and series are all of one size. (rows,)"""
+    import numpy as np
+
+    lengths: np.ndarray[Any, Any] | None = getattr(samples, "lengths", None)
+    if lengths is not None:
+        return lengths
+    if not len(samples) or "input_ids" not in samples[0]:
+        return np.ones(len(samples), dtype=np.int64)
+    return np.array([sample["input_ids"].shape[1] for sample in samples])
+
+
+def ordered(lengths: np.ndarray[Any, Any], size: int, seed: int) -> list[list[int]]:
+    """Every row once: shuffled, sorted by length within buckets, cut into batches, the batches shuffled again.
+
+    A batch holds no more padded tokens than `size` rows of the median length, but two rows in any case: batch norm has
+    no variance to learn from one.
+    """
+    import numpy as np
+
+    draw = random.Random(seed)  # noqa: S311
+    most = size * int(np.median(lengths)) if len(lengths) else 0
+    rows = list(range(len(lengths)))
+    draw.shuffle(rows)
+    made: list[list[int]] = []
+    for start in range(0, len(rows), size * _BUCKET):
+        batch: list[int] = []
+        for row in sorted(rows[start : start + size * _BUCKET], key=lengths.__getitem__):
+            if len(batch) > 1 and (len(batch) + 1) * lengths[row] > most:
+                made.append(batch)
+                batch = []
+            batch.append(row)
+        if len(batch) == 1 and made:
+            made[-1] += batch
+        else:
+            made.append(batch)
+    draw.shuffle(made)
+    return made
+
+
+def padded(samples: Sequence[Sample], rows: Sequence[int], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """The rows as one batch, texts padded to the longest of them: (rows, ...) for each input."""
+    import numpy as np
+    import torch
+
+    picked = [samples[row] for row in rows]
+    batch = {}
+    for name in picked[0]:
+        values = [sample[name] for sample in picked]
+        longest = max(value.shape[1] for value in values)
+        if any(value.shape[1] < longest for value in values):
+            fill = pad if name == "input_ids" else 0
+            values = [np.pad(value, ((0, 0), (0, longest - value.shape[1])), constant_values=fill) for value in values]
+        batch[name] = torch.from_numpy(np.concatenate(values)).to(device)
+    return batch

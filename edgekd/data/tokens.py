@@ -1,0 +1,78 @@
+"""Texts as token ids: four bytes a token while they wait, model inputs when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekd.core.protocols import Sample
+
+    Array = np.ndarray[Any, Any]
+
+_CHUNK = 1024  # texts that are tokenized together: a tokenizer's own result is a hundred times what we keep
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens(Sequence["Sample"]):
+    """Model inputs of texts, unpadded: each row is a Sample of int64 arrays (1, tokens).
+
+    `columns` holds each input's values of all texts end to end, int32 (all tokens,); or one number, where they all are
+    that: a mask of ones, types of zero. Slices share the values.
+    """
+
+    columns: Mapping[str, Array | int]
+    starts: Array  # (rows,): where each text begins
+    lengths: Array  # (rows,): its tokens
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, row: int) -> Sample: ...
+    @overload
+    def __getitem__(self, row: slice) -> Tokens: ...
+    def __getitem__(self, row: int | slice) -> Sample | Tokens:
+        import numpy as np
+
+        if isinstance(row, slice):
+            return Tokens(self.columns, self.starts[row], self.lengths[row])
+        start, tokens = self.starts[row], self.lengths[row]
+        return {
+            name: np.full((1, tokens), values, dtype=np.int64)
+            if isinstance(values, int)
+            else values[None, start : start + tokens].astype(np.int64)
+            for name, values in self.columns.items()
+        }
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[row] for row in range(len(self)))
+
+
+def tokenize(folder: Path, texts: Sequence[str], max_tokens: int) -> Tokens:
+    """The texts as the folder's tokenizer cuts them, each at most `max_tokens` long, special tokens counted."""
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    parts: dict[str, list[Array]] = {"input_ids": []}
+    lengths: list[int] = []
+    for start in range(0, len(texts), _CHUNK):
+        encoded = tokenizer(list(texts[start : start + _CHUNK]), truncation=True, max_length=max_tokens)
+        lengths += map(len, encoded["input_ids"])
+        for name in (name for name in encoded if name in tokenizer.model_input_names):
+            parts.setdefault(name, []).append(np.fromiter(chain.from_iterable(encoded[name]), dtype=np.int32))
+    columns = {name: _compact(np.concatenate(values), name) for name, values in parts.items()} if lengths else {}
+    sizes = np.array(lengths, dtype=np.int32)
+    return Tokens(columns, np.cumsum(sizes, dtype=np.int64) - sizes, sizes)
+
+
+def _compact(values: Array, name: str) -> Array | int:
+    """One number where that says all; ids stay as they are, for whoever looks for them."""
+    same = name != "input_ids" and len(values) and values.min() == values.max()
+    return int(values[0]) if same else values

@@ -1,0 +1,110 @@
+"""Evidence: the same student with and without its teacher, over several seeds, on the held-out samples.
+
+"Without" is without anything of the teacher: random weights, the labels alone, as many optimizer steps. What the copied
+weights give by themselves stands beside it, and each loss alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd import engine, models
+from edgekd.core.protocols import Progress
+from edgekd.core.registry import make, plugin
+from edgekd.core.statistics import seeded_difference
+from edgekd.data.splits import Splits
+from edgekd.plan import LossTerm, Plan, StudentPlan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FILE = "evidence.json"
+WHOLE, WEIGHTS, CONTROL = "the whole objective", "the teacher's weights alone", "labels alone"
+_LABELS = (LossTerm("hard_labels", 1.0),)
+
+
+def arms(plan: Plan) -> dict[str, StudentPlan]:
+    """What is compared, by name: the whole objective first, then its parts, last the control.
+
+    An arm that sees labelled rows alone trains for as many more epochs as it has fewer rows.
+    """
+    whole = plan.student
+    counts = plan.data.counts
+    labelled = counts["train"]
+    rows = labelled + counts["unlabelled"]
+    epochs = round(whole.training.epochs * rows / labelled)
+    longer = replace(whole.training, epochs=epochs, patience=epochs)
+    made = {WHOLE: whole}
+    teaching = [term for term in whole.losses if plugin("losses", term.name).needs]
+    if len(teaching) > 1:
+        for term in teaching:
+            alone = replace(whole, losses=(term, *(one for one in whole.losses if one not in teaching)))
+            made[term.name] = alone if set(plugin("losses", term.name).needs) - {"exits"} else replace(
+                alone, losses=(*_LABELS, term), training=longer
+            )  # fmt: skip
+    if whole.start == "teacher":
+        made[WEIGHTS] = replace(whole, losses=_LABELS, training=longer)
+    made[CONTROL] = replace(whole, losses=_LABELS, training=longer, start="scratch")
+    return made
+
+
+def gather(
+    plan: Plan, splits: Splits, compared: Mapping[str, StudentPlan], train: Callable[[Plan], Path], out: Path,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Train every arm with every seed by `train(plan)`, and write `evidence.json` into `out`.
+
+    The last of `compared` is the control. Differences are paired by seed and by held-out sample.
+    """
+    import numpy as np
+
+    hits: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in compared}
+    for number in range(plan.evidence):
+        for name, student in compared.items():
+            progress.say(f"evidence: seed {number + 1} of {plan.evidence}, {name}")
+            trained = replace(plan, student=replace(student, seed=plan.student.seed + number))
+            hits[name].append(right(plan, splits, train(trained)))
+    told = said(compared, {name: np.stack(rows) for name, rows in hits.items()})
+    (out / FILE).write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+def said(compared: Mapping[str, StudentPlan], hits: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """The comparison as the report takes it, from 0/1 hits (seeds, rows) of each arm. Pure."""
+    *names, control = compared
+    base = hits[control]
+    found = []
+    for name in names:
+        difference, low, high = seeded_difference(base, hits[name])
+        found.append(
+            {
+                "name": name, "losses": " + ".join(map(str, compared[name].losses)),
+                "accuracy": hits[name].mean(axis=1).tolist(), "difference": 100 * difference,
+                "low": 100 * low, "high": 100 * high, "seeds": len(base),
+            }
+        )  # fmt: skip
+    how = "random weights, the labels alone, as many optimizer steps"
+    return {
+        "arms": found,
+        "control": {"name": control, "accuracy": base.mean(axis=1).tolist(), "how": how},
+        "n_test": base.shape[1],
+    }
+
+
+def read_evidence(folder: Path) -> dict[str, Any]:
+    """What `gather` wrote."""
+    told: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return told
+
+
+def right(plan: Plan, splits: Splits, folder: Path) -> np.ndarray[Any, Any]:
+    """Per held-out row 1.0 where the student is right, else 0.0, in torch: (rows,)."""
+    engine.prepare(plan.seed, plan.threads)
+    task = make("tasks", plan.task)
+    samples = task.encode(folder, [row.input for row in splits.test], plan.student.survey.max_size)
+    logits = engine.logits(models.load(folder, plan.task), samples).numpy()
+    found: np.ndarray[Any, Any] = task.correct(logits, [splits.classes.index(row.label or "") for row in splits.test])
+    return found

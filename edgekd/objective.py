@@ -1,0 +1,106 @@
+"""From a user's words to losses and augmentations, refused where teacher or student cannot give what they need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from edgekd.core.errors import UsageError, suggestion
+from edgekd.core.registry import make, names, plugin
+from edgekd.plan import Augmenting, LossTerm, TeacherPlan
+
+_NEEDS = {
+    "logits": "logits", "features": "features (the outputs of its layers)",
+    "attention": "attention (queries, keys and values)", "embedding": "an embedding (its last layer's outputs)",
+    "exits": "early exits", "text": "text",
+}  # fmt: skip
+
+
+_TEMPERATURES = (0.05, 100.0)
+
+
+def losses(said: Iterable[str], temperature: float | None) -> tuple[LossTerm, ...]:
+    """Terms as `NAME=WEIGHT` or `NAME=WEIGHT,OPTION=VALUE` says; `temperature` is of those that have one.
+
+    >>> [str(term) for term in losses(["response=0.9", "hard_labels=0.1"], 4.0)]
+    ['0.9 response(temperature 4)', '0.1 hard_labels(label_smoothing 0)']
+    """
+    terms = []
+    for text in said:
+        head, *rest = text.split(",")
+        name, _, weight = head.partition("=")
+        kind = plugin("losses", name)
+        known = {one.name: one.default for one in fields(kind)}
+        options: dict[str, Any] = {key: value for key, value in known.items() if value is not None}
+        if temperature is not None and "temperature" in known:
+            options["temperature"] = temperature
+        for part in rest:
+            key, _, text_value = part.partition("=")
+            if key not in known:
+                raise UsageError(f"the loss {name} has no option {key!r}", fix=suggestion(key, tuple(known)))
+            number = _number(f"--loss {text}: {key}", text_value, f"write --loss {name}=1,{key}=0.5")
+            least, most = _TEMPERATURES if key == "temperature" else (0.0, math.inf)
+            if not least <= number <= most:
+                raise UsageError(
+                    f"--loss {text}: {key} {number:g} makes no sense", fix=f"give a number from {least:g} to {most:g}"
+                )
+            options[key] = int(number) if number == int(number) else number
+        share = _number(f"--loss {text}: the weight", weight or "1", f"write --loss {name}=0.9")
+        if not share > 0:
+            raise UsageError(f"--loss {text}: {weight!r} is no positive weight", fix=f"write --loss {name}=0.9")
+        terms.append(LossTerm(name, share, options))
+    if twice := next((term.name for term in terms if [one.name for one in terms].count(term.name) > 1), None):
+        raise UsageError(f"--loss {twice} is given twice", fix="give it once, with one weight")
+    return tuple(terms)
+
+
+def _number(what: str, text: str, fix: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{what} {text!r} is no number", fix=fix)
+    return value
+
+
+def augmentations(said: Iterable[str], task: str) -> tuple[Augmenting, ...]:
+    """Augmentations as `NAME=COPIES` says; `none` is none. Raises UsageError for one that the task has no use for."""
+    made = []
+    for text in said:
+        if text == "none":
+            continue
+        name, _, copies = text.partition("=")
+        if task not in plugin("augmentations", name).tasks:
+            able = [one for one in names("augmentations") if task in plugin("augmentations", one).tasks]
+            raise UsageError(
+                f"the augmentation {name} cannot change the inputs of {task}",
+                fix=f"choose among: {', '.join(able)} (--augment NAME=COPIES)",
+            )
+        count = _number(f"--augment {text}: the copies", copies or "1", f"write --augment {name}=1")
+        if count != int(count) or not 1 <= count <= 64:
+            raise UsageError(f"--augment {text}: {copies} copies make no sense", fix="give a whole number, 1 to 64")
+        made.append(Augmenting(name, int(count)))
+    return tuple(made)
+
+
+def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str) -> None:
+    """Raises UsageError for a loss that needs what the teacher, or the student's family, cannot give."""
+    if all(set(plugin("losses", term.name).needs) == {"exits"} for term in terms):
+        raise UsageError(
+            "the losses teach early exits alone: the student's last layer would learn nothing",
+            fix="add one for it: --loss response=0.9 --loss hard_labels=0.1",
+        )
+    kind = plugin("students", family)
+    gives = {"logits", *kind.gives}
+    of_teacher = {*make("teachers", teacher.kind).gives(teacher.architecture), "exits"}
+    for term in terms:
+        for need in plugin("losses", term.name).needs:
+            who = f"the teacher {teacher.source}" if need not in of_teacher else f"a student of the {family} family"
+            if need not in of_teacher & gives:
+                raise UsageError(
+                    f"the loss {term.name} needs {_NEEDS[need]}, which {who} does not give",
+                    fix="leave it out, or use: --loss response=0.9 --loss hard_labels=0.1",
+                )

@@ -1,0 +1,209 @@
+"""A student learns what the teacher said: its outputs on disk, its own exits, a kill on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, loose_target, run
+from test_series_task import waves
+
+from edgekd import teach
+from edgekd.core.errors import TeacherError, UsageError
+from edgekd.core.protocols import Quiet
+from edgekd.core.store import Store
+from edgekd.core.tensors import Wanted
+from edgekd.pipeline import Stages, augmented
+from edgekd.planning import Options, make_plan
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    values, names = waves(400)
+    place = tmp_path_factory.mktemp("waves") / "waves.npz"
+    np.savez(place, x=values, y=names)
+    return place
+
+
+def stages_of(series: Path, folder: Path, **options: Any) -> Stages:
+    """The stages of a small build, on a store of their own."""
+    folder.mkdir(exist_ok=True)
+    said = Options(
+        target=str(loose_target(folder)), task="time-series-classification", data=str(series), threads=1, epochs=2,
+        labels=60, **options,
+    )  # fmt: skip
+    plan, splits = make_plan(said, Store(folder / "store"))
+    shape = {"width": 8, "depth": 3, "kernel": 3, "stride": 1, "separable": False, "dilated": True, "channels": 2,
+             "classes": 3, "steps": plan.student.survey.max_size}  # fmt: skip
+    teacher = replace(plan.teacher, training=replace(plan.teacher.training, epochs=4))
+    plan = replace(plan, teacher=teacher)
+    return Stages(plan, augmented(plan, splits), Store(folder / "store"), Quiet(), shape)
+
+
+ALL = ("response=0.9", "hidden_states=1", "attention_transfer=1", "similarity=1", "relational=1", "hard_labels=0.1",
+       "self_distillation=0.5")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(series: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stages, Path, Path]:
+    """A student of all losses that a convolutional teacher can serve, with augmented rows."""
+    stages = stages_of(series, tmp_path_factory.mktemp("all"), losses=ALL, augmentations=("jitter=1",))
+    teacher = stages.teacher()
+    return stages, teacher, stages.student(teacher)
+
+
+def test_what_the_teacher_says_is_kept_as_the_losses_need_it(trained: tuple[Stages, Path, Path]) -> None:
+    from edgekd import engine, models
+    from edgekd.core.registry import make
+
+    stages, teacher, _ = trained
+    plan, splits = stages.plan, stages.splits
+    said = teach.Said(stages.outputs(teacher), teach.TRAINED_ON, 3)
+    rows = (*splits.train, *splits.unlabelled, *splits.augmented)
+    assert len(said) == len(rows) > 1.9 * (len(splits.train) + len(splits.unlabelled))
+    outputs = said.outputs([3, len(rows) - 1, 0])
+    assert [tuple(value.shape) for value in outputs.features] == [(3, 16, 64)] * 3
+    assert outputs.embedding is not None
+    assert outputs.embedding.shape == (3, 64)
+    inputs = [rows[row].input for row in (3, len(rows) - 1, 0)]
+    samples = make("tasks", plan.task).encode(teacher, inputs, plan.student.survey.max_size)
+    own = engine.logits(models.load(teacher, plan.task), samples)
+    assert torch.allclose(outputs.logits, own, atol=0.02)
+    assert len(said.logits()) == len(rows)
+
+
+def test_the_report_of_its_training(trained: tuple[Stages, Path, Path]) -> None:
+    _, _, student = trained
+    told = json.loads((student / "training.json").read_text())
+    assert told["epochs"] == len(told["scores"]) == 2
+    assert told["kept_epoch"] in (1, 2)
+    assert set(told["exits"]) == {"1", "2"}
+    assert told["of_all"] == max(score[0] for score in told["scores"])
+
+
+def test_an_early_exit_is_a_model_of_its_own_that_ships(trained: tuple[Stages, Path, Path]) -> None:
+    from edgekd import models
+
+    stages, _, student = trained
+    for layer in (1, 2):
+        place = replace(stages, plan=replace(stages.plan, student=replace(stages.plan.student, exit=layer)))
+        model = models.load(place.shipped(student), stages.plan.task)
+        assert model.shape.depth == layer
+    assert stages.shipped(student) == student
+    with pytest.raises(UsageError, match="--exit 3: the student has early exits after the layers 1, 2"):
+        replace(stages, plan=replace(stages.plan, student=replace(stages.plan.student, exit=3))).shipped(student)
+
+
+def test_a_teacher_whose_outputs_do_not_fit_is_stopped_at_the_first_shard(
+    trained: tuple[Stages, Path, Path], tmp_path: Path
+) -> None:
+    stages, teacher, _ = trained
+    plan, deep = replace(stages.plan, cache_mib=0.1), Wanted((0, 2, 5), None, False, 16)
+    with pytest.raises(UsageError, match=r"takes \d.\d+ MiB on disk, more than 0.1") as raised:
+        teach.keep_outputs(plan, stages.splits, deep, teacher, tmp_path, tmp_path / "work", Quiet())
+    assert "--cache-mib" in raised.value.fix
+
+
+def test_outputs_go_on_after_a_kill_to_the_same_bytes(
+    trained: tuple[Stages, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages, teacher, _ = trained
+    monkeypatch.setattr(teach, "SHARD_ROWS", 50)
+
+    class Killed(Quiet):
+        def step(self, done: int, note: str = "") -> None:
+            if done > 100:
+                raise KeyboardInterrupt
+
+    arguments = stages.plan, stages.splits, Wanted(), teacher
+    for name in ("whole", "again"):
+        (tmp_path / name).mkdir()
+    teach.keep_outputs(*arguments, tmp_path / "whole", tmp_path / "work", Quiet())
+    with pytest.raises(KeyboardInterrupt):
+        teach.keep_outputs(*arguments, tmp_path / "again", tmp_path / "work", Killed())
+    kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "work" / "train").glob("*.safetensors")}
+    assert kept
+    teach.keep_outputs(*arguments, tmp_path / "again", tmp_path / "work", Quiet())
+    for file in (tmp_path / "whole").rglob("*"):
+        if file.is_file():
+            other = tmp_path / "again" / file.relative_to(tmp_path / "whole")
+            assert file.read_bytes() == other.read_bytes()
+    assert {name: (tmp_path / "again" / "train" / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def test_of_many_classes_the_largest_logits_and_the_mass_of_the_rest_are_kept() -> None:
+    logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)) * 3
+    kept = teach._top(logits)
+    said = teach.Said.__new__(teach.Said)
+    said.classes = 1000
+    spread = said._spread(kept)
+    assert spread.shape == (4, 1000)
+    probabilities, near = logits.softmax(dim=1), spread.softmax(dim=1)
+    top = logits.topk(teach.TOP, dim=1).indices
+    assert torch.allclose(probabilities.gather(1, top), near.gather(1, top), rtol=0.02)
+    assert sum(value.nelement() for value in kept.values()) == 4 * (2 * teach.TOP + 1)
+
+
+def test_classes_in_another_order_are_told_before_anything_is_trained(
+    trained: tuple[Stages, Path, Path], tmp_path: Path
+) -> None:
+    stages, teacher, _ = trained
+    ready = replace(stages.plan, teacher=replace(stages.plan.teacher, ready=True, name="my-teacher"))
+    teach.check_order(ready, stages.splits, stages.outputs(teacher))
+    turned = {"fast": "growing", "growing": "slow", "slow": "fast"}
+    train = tuple(replace(row, label=turned[row.label or ""]) for row in stages.splits.train)
+    with pytest.raises(TeacherError, match="the classes of the teacher my-teacher stand in another order"):
+        teach.check_order(ready, replace(stages.splits, train=train), stages.outputs(teacher))
+
+
+_KILLED = """
+import sys
+from edgekd import cli, engine
+engine.CHECKPOINT_S = 0.0
+sys.argv = ["edgekd", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def test_a_build_that_was_killed_ends_bit_identical_to_one_that_was_not(series: Path, tmp_path: Path) -> None:
+    """The command itself, killed by SIGKILL in the middle of the student's training."""
+    target = loose_target(tmp_path)
+
+    def arguments(name: str) -> list[str]:
+        return [
+            "build", "--task", "time-series-classification", "--target", str(target), "--data", str(series),
+            "--labels", "60", "--out", str(tmp_path / name), *TINY, "--epochs", "30",
+        ]  # fmt: skip
+
+    def students(name: str) -> list[bytes]:
+        return [file.read_bytes() for file in sorted((tmp_path / f"store-{name}" / "student").glob("*/*.safetensors"))]
+
+    done = run(*arguments("whole"), env={"EDGEKD_STORE": str(tmp_path / "store-whole")})
+    assert done.returncode == 0, done.stderr
+    environment = os.environ | {"EDGEKD_STORE": str(tmp_path / "store-killed")}
+    running = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, *arguments("killed")], env=environment, stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "store-killed").glob("student/*.work/checkpoint-*/.seal.json")):
+        assert running.poll() is None, "it was to be killed before its end"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not students("killed")
+    done = run(*arguments("killed"), env={"EDGEKD_STORE": str(tmp_path / "store-killed")})
+    assert done.returncode == 0, done.stderr
+    assert "student: goes on where it was stopped" in done.stderr
+    assert students("killed") == students("whole") != []
+    assert not list((tmp_path / "store-killed").glob("student/*.work"))
