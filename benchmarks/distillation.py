@@ -1,6 +1,6 @@
-"""Does each kind of distillation help, and where? `python -m benchmarks.distillation` (an hour on two cores).
+"""Does each kind of distillation help, and where? `python -m benchmarks.distillation` (three quarters of an hour).
 
-For texts, images and series, with few labels and with all of them: one small student for all arms, five seeds.
+For texts, images and series, with few labels and with all of them: one small student for all arms.
 Every arm but the last starts from random weights, so that its loss alone makes the difference; the last is what
 `build` does by itself. Differences to labels alone are paired by seed and sample. Needs the packages of all demos.
 """
@@ -8,6 +8,7 @@ Every arm but the last starts from random weights, so that its loss alone makes 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -17,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from edgekd import evidence, objective, pipeline
+from edgekd import evidence, objective, stages
 from edgekd.core.protocols import Quiet
 from edgekd.core.store import Store
 from edgekd.data import demos
+from edgekd.data.splits import Splits
 from edgekd.plan import Plan, StudentPlan
 from edgekd.planning import Options, make_plan
 
-SEEDS = 5
+SEEDS = {"few": 5, "all": 3}
 KINDS = {
     "response": ("response=0.9", "hard_labels=0.1"),
     "feature": ("hidden_states=1", "hard_labels=1"),
@@ -40,11 +42,11 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "time-series-classification": {"width": 8, "depth": 2, "kernel": 7, "stride": 4, "separable": True, "dilated": True,
                                    "steps": 500, "channels": 1, "classes": 2},
 }  # fmt: skip
-EPOCHS = {"text-classification": 10, "image-classification": 8, "time-series-classification": 30}
+EPOCHS = {"text-classification": 10, "image-classification": 5, "time-series-classification": 30}
 SCARCE = {"text-classification": 1000, "image-classification": 600, "time-series-classification": 90}
 
 
-def made(task: str, labels: int | None, store: Store) -> tuple[Plan, Any, dict[str, Any]]:
+def made(task: str, labels: int | None, store: Store) -> tuple[Plan, Splits, dict[str, Any]]:
     """Plan, rows and shape of one setting; one thread, so that two settings run beside each other."""
     options = Options(
         target="rpi4", task=task, data=demos.demo_data(task, store), labels=labels, threads=1, epochs=EPOCHS[task]
@@ -54,12 +56,12 @@ def made(task: str, labels: int | None, store: Store) -> tuple[Plan, Any, dict[s
     if task == "text-classification":
         survey = plan.student.survey
         shape |= {"vocabulary": survey.vocabulary, "max_tokens": survey.max_size, "classes": len(splits.classes)}
-    return replace(plan, evidence=SEEDS), splits, shape
+    return replace(plan, evidence=SEEDS["few" if labels else "all"]), splits, shape
 
 
-def compared(plan: Plan) -> dict[str, StudentPlan]:
+def compared(plan: Plan, splits: Splits) -> dict[str, StudentPlan]:
     """The arms, the control last."""
-    own = evidence.arms(plan)
+    own = evidence.arms(plan, splits)
     control = own[evidence.CONTROL]
     found = {}
     for kind, said in KINDS.items():
@@ -75,12 +77,12 @@ def setting(task: str, labels: int | None, root: str) -> dict[str, Any]:
     os.environ["EDGEKD_STORE"] = root
     store = Store(Path(root))
     plan, splits, shape = made(task, labels, store)
-    stages = pipeline.Stages(plan, pipeline.augmented(plan, splits), store, Quiet(), shape)
-    teacher = stages.teacher()
-    arms = compared(plan)
+    build = stages.Stages(plan, stages.augmented(plan, splits), store, Quiet(), shape)
+    teacher = build.teacher()
+    arms = compared(plan, splits)
     with tempfile.TemporaryDirectory(prefix="edgekd-evidence-") as name:
         evidence.gather(
-            plan, splits, arms, lambda one: replace(stages, plan=one).student(teacher), Path(name), Quiet()
+            plan, splits, arms, lambda one: replace(build, plan=one).student(teacher), Path(name), Quiet()
         )  # fmt: skip
         said = evidence.read_evidence(Path(name))
     right = evidence.right(plan, splits, teacher)
@@ -93,14 +95,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--store", help="kept between runs, so that one that was stopped goes on")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", metavar="TASK/few|all", help="one setting, printed and not kept")
     said = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgekd-benchmark-") as name:
         root = said.store or name
         jobs = [(task, labels) for task in STUDENTS for labels in (SCARCE[task], None)]
+        if said.only:
+            task, _, labels = said.only.partition("/")
+            print(json.dumps(setting(task, SCARCE[task] if labels == "few" else None, root), indent=1))
+            return
         with ProcessPoolExecutor(said.workers, mp_context=get_context("spawn")) as pool:
             waiting = {job: pool.submit(setting, *job, root) for job in jobs}
             found = {f"{task}/{'few' if labels else 'all'}": job.result() for (task, labels), job in waiting.items()}
-    results.write("distillation", {"seeds": SEEDS, "settings": found})
+    results.write("distillation", {"settings": found})
 
 
 if __name__ == "__main__":

@@ -62,7 +62,67 @@ def sizing() -> str:
     return "\n".join([*lines, "", foot])
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo": demo, "sizing": sizing}
+def distillation() -> str:
+    """What each kind of distillation adds to labels alone, in points."""
+    kept = results.read("distillation")
+    f, host = kept["figures"], kept["host"]
+    names = [arm["name"] for arm in next(iter(f["settings"].values()))["arms"]]
+    seeds = {
+        "with few labels" if name.endswith("few") else "with all": said["arms"][0]["seeds"]
+        for name, said in f["settings"].items()
+    }
+    lines = [f"| data, labels | teacher | labels alone | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
+    for name, said in f["settings"].items():
+        task, labels = name.split("/")
+        alone = said["control"]["accuracy"]
+        cells = [f"{arm['difference']:+.1f} [{arm['low']:+.1f}, {arm['high']:+.1f}]" for arm in said["arms"]]
+        cells = [f"**{cell}**" if arm["low"] > 0 else cell for cell, arm in zip(cells, said["arms"], strict=True)]
+        many = f"{said['labels']:,} of {said['rows']:,}" if labels == "few" else f"all {said['labels']:,}"
+        lines.append(f"| {MODALITIES[task]}, {many} | {said['teacher']:.1%} | {sum(alone) / len(alone):.1%} "
+                     f"| {' | '.join(cells)} |")  # fmt: skip
+    foot = (
+        "Points of held-out accuracy over the same student on labels alone (random weights, as many steps), "
+        f"{', '.join(f'{count} seeds {where}' for where, count in seeds.items())}; 95% intervals over seeds and "
+        f"samples; bold where clear of zero. {host['cpu']}, "
+        f"{kept['date']}; "
+        "`python -m benchmarks.distillation`."
+    )
+    return "\n".join([*lines, "", foot])
+
+
+def throughput() -> str:
+    """Samples a second against a plain loop, and memory against the data's size."""
+    kept = results.read("throughput")
+    f, host = kept["figures"], kept["host"]
+    speed, memory = f["speed"], f["memory"]
+    rate, shares = speed["samples_per_s"], speed["shares"]
+    few, many = memory.values()
+    lines = ["| loop | samples a second | against the plain loop |", "|---|---|---|"]
+    for name, key, ratios in (
+        ("teacher in the loop, padded to the longest input", "plain", None),
+        ("teacher in the loop, length buckets", "buckets", speed["bucket_ratios"]),
+        ("outputs kept on disk, length buckets, building the cache included", "ours", speed["ratios"]),
+    ):
+        spread = f"{sorted(ratios)[len(ratios) // 2]:.1f}x ({min(ratios):.1f} to {max(ratios):.1f})" if ratios else ""
+        lines.append(f"| {name} | {rate[key]:.0f} | {spread} |")
+    parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    more = many["peak_rss_mib"] / few["peak_rss_mib"] - 1
+    foot = (
+        f"{speed['rows']} rows, {speed['epochs']} epochs, {speed['threads']} thread, in turn, medians; ours: {parts}. "
+        f"Peak memory of keeping outputs and training: {few['peak_rss_mib']:.0f} MiB with {few['rows']:,} rows, "
+        f"{many['peak_rss_mib']:.0f} MiB with {many['rows']:,} ({more:+.1%}). "
+        f"{host['cpu']}, {kept['date']}; `python -m benchmarks.throughput`."
+    )
+    return "\n".join([*lines, "", foot])
+
+
+MODALITIES = {
+    "text-classification": "TREC questions", "image-classification": "Fashion-MNIST",
+    "time-series-classification": "FordA",
+}  # fmt: skip
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo, "sizing": sizing, "distillation": distillation, "throughput": throughput
+}  # fmt: skip
 
 
 def main() -> int:

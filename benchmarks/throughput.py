@@ -159,7 +159,7 @@ def speed(store: Store) -> dict[str, Any]:
 
 def prepared(store: Store, rows: int | None = None, times: int = 1) -> Work:
     """The demo's teacher and its first `rows`, or `times` as many by augmentation."""
-    from edgekd.pipeline import Stages
+    from edgekd.stages import Stages
 
     plan, splits, shape = made(TASK, 1000, store)
     training = replace(plan.student.training, epochs=EPOCHS if times == 1 and rows else 1)

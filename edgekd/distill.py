@@ -66,16 +66,11 @@ def distill(
     exits = {}
     for layer, head in heads.items():
         place = out / EXITS / str(layer + 1)
-        shutil.copytree(out, place, ignore=shutil.ignore_patterns(EXITS, "*.safetensors", "*.json.tmp"))
+        shutil.copytree(out, place, ignore=shutil.ignore_patterns(EXITS, "*.safetensors"))
         cut = student_shape.cut_at(student, layer, head)
         _write(cut, judge, place)
-        exits[layer + 1] = judge.score(cut)[0]
-    told = asdict(trained) | {
-        "rows": len(rows),
-        "exits": exits,
-        "score": judge.words,
-        "of_all": judge.score(student)[0],
-    }
+        exits[layer + 1] = judge.right(cut)
+    told = asdict(trained) | {"rows": len(rows), judge.words: judge.right(student), "of_exits": exits}
     (out / TRAINING).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
@@ -83,12 +78,12 @@ def score(plan: Plan, splits: Splits, folder: Path, outputs_folder: Path) -> flo
     """The share of selection rows on which a student is right or, where labels are unknown, agrees with the teacher."""
     engine.prepare(plan.seed, plan.threads)
     judge = _Judge(plan, splits, outputs_folder, make("tasks", plan.task), folder)
-    return judge.score(models.load(folder, plan.task))[0]
+    return judge.right(models.load(folder, plan.task))
 
 
-def read_confidence(folder: Path) -> dict[str, Any]:
-    """What `distill` wrote of a student's temperature."""
-    told: dict[str, Any] = json.loads((folder / CONFIDENCE).read_text(encoding="utf-8"))
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """What `distill` wrote beside a student: `TRAINING` or `CONFIDENCE`."""
+    told: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     return told
 
 
@@ -122,20 +117,29 @@ class _Judge:
         self.samples: Sequence[Sample] = task.encode(student_folder, rows, plan.student.survey.max_size)
         self.teacher = Said(outputs_folder, ("selection",), len(splits.classes)).logits()
         self.truth = label_tensor(splits, splits.selection) if self.labelled else self.teacher.argmax(dim=1)
-        self.words = "accuracy on selection rows" if self.labelled else "agreement with the teacher on selection rows"
+        self.words = "selection_accuracy" if self.labelled else "selection_agreement"
 
     @property
     def may_choose(self) -> bool:
         """Whether its score may pick an epoch: a student without a teacher must not be picked by one."""
         return self.labelled or self.plan.needs_teacher
 
+    def right(self, model: Any) -> float:
+        """The share of rows on which the model is right, or agrees."""
+        return float(self.task.correct(engine.logits(model, self.samples).numpy(), self.truth.numpy()).mean())
+
     def score(self, model: Any) -> engine.Score:
-        """Right or agreeing, a share; then the negative of the cross-entropy, for equals."""
+        """What picks an epoch: with labels the share that is right, else the cross-entropy to what the teacher says.
+
+        A few hundred rows tell the second far more finely than whether the largest of two distributions agree.
+        """
         from torch.nn.functional import cross_entropy
 
         logits = engine.logits(model, self.samples)
+        if not self.labelled:
+            return (-float(cross_entropy(logits, self.teacher.softmax(dim=1))),)
         right = float(self.task.correct(logits.numpy(), self.truth.numpy()).mean())
-        return right, -float(cross_entropy(logits, self.truth if self.labelled else self.teacher.softmax(dim=1)))
+        return right, -float(cross_entropy(logits, self.truth))
 
     def confidence(self, model: Any) -> dict[str, Any]:
         """The temperature that helps on the selection rows, and the calibration error before and after."""

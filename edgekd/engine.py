@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from edgekd.core.protocols import Progress, Sample
 
+_LOOKS = 30  # at the validation rows, at most: runs of many epochs shall not be picked from more of them
 CHECKPOINT_S = 45.0  # between two checkpoints: a kill costs less than a minute
 Score = tuple[float, ...]  # of a validation, the larger the better
 
@@ -36,12 +38,12 @@ class _Position:
     step: int = 0
     best: Score | None = None
     best_epoch: int = 0
-    history: tuple[Score, ...] = ()  # of each epoch's end
+    history: tuple[Score, ...] = ()  # of each look
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How a run ended: the validation's score after each epoch, and the epoch (from 1) whose weights were kept."""
+    """How a run ended: the scores of the validation's looks, and the epoch (from 1) whose weights were kept."""
 
     scores: tuple[Score, ...]
     kept_epoch: int
@@ -83,6 +85,11 @@ def fit(
     from transformers import get_cosine_schedule_with_warmup
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if accelerator.num_processes > 1:
+        raise EdgeKDError(
+            f"{accelerator.num_processes} processes were started for one build; they would wait for each other",
+            fix="start edgekd by itself, without `accelerate launch`: it trains on one device",
+        )
     lengths, pad = batches.sizes(samples), pad_of(learner.model)
     optimizer = torch.optim.AdamW(_groups(learner, training), weight_decay=training.weight_decay, fused=True)
     steps = steps_of(samples, training, seed)
@@ -91,14 +98,15 @@ def fit(
     keeper = _Keeper(accelerator, learner, work)
     at = keeper.resume()
     patience = training.patience or max(5, training.epochs // 2)
+    look = max(1, round(training.epochs / _LOOKS))
     prepared.train()
     while at.epoch < training.epochs and (at.best is None or at.epoch - at.best_epoch < patience):
         order = _order(lengths, training, seed, at.epoch)
-        mine = order[accelerator.process_index :: accelerator.num_processes][: len(order) // accelerator.num_processes]
-        while at.batch < len(mine):
-            rows = mine[at.batch]
+        while at.batch < len(order):
+            rows = order[at.batch]
             loss = prepared(batches.padded(samples, rows, pad, accelerator.device), rows)
             if not torch.isfinite(loss):
+                keeper.forget()
                 raise EdgeKDError(
                     f"training diverged: the loss is {loss.item()} at step {at.step + 1} of {steps}",
                     fix="lower --learning-rate to a third of what it is; nothing of this run was kept",
@@ -110,11 +118,11 @@ def fit(
                 warnings.simplefilter("ignore")
                 optimizer.step()
                 schedule.step()
-            at.batch, at.step = at.batch + 1, at.step + accelerator.num_processes
-            progress.step(min(at.step, steps), f"epoch {at.epoch + 1}/{training.epochs}, loss {loss.item():.3f}")
+            at.batch, at.step = at.batch + 1, at.step + 1
+            progress.step(at.step, f"epoch {at.epoch + 1}/{training.epochs}, loss {loss.item():.3f}")
             keeper.checkpoint(at)
         at.epoch, at.batch = at.epoch + 1, 0
-        if validate is not None:
+        if validate is not None and (at.epoch % look == 0 or at.epoch == training.epochs):
             learner.eval()
             at.history = (*at.history, validate())
             prepared.train()
@@ -122,26 +130,33 @@ def fit(
                 at.best, at.best_epoch = at.history[-1], at.epoch
                 keeper.keep_best()
     keeper.restore_best()
-    learner.eval()
+    learner.eval().to("cpu")
     return Trained(at.history, at.best_epoch if at.best is not None else at.epoch, at.epoch)
 
 
 def evaluate(
-    run: Callable[[dict[str, Tensor]], Any], samples: Sequence[Sample], *, pad: int = 0, batch_size: int = 64,
-    rows: Sequence[int] | None = None,
+    run: Callable[[dict[str, Tensor]], Any], samples: Sequence[Sample], *, device: torch.device, pad: int = 0,
+    batch_size: int = 64,
 ) -> Iterator[tuple[list[int], Any]]:  # fmt: skip
-    """What `run(batch)` says of all samples (or of `rows`), batch by batch with the rows' numbers; no gradients.
+    """What `run(batch)` says of all samples, batch by batch with the rows' numbers, without gradients.
 
-    In order of length, so that padding is small.
+    In order of length, so that padding is small. `device` is where the batches go.
     """
     import torch
 
     lengths = batches.sizes(samples)
-    order = sorted(range(len(samples)) if rows is None else rows, key=lengths.__getitem__)
+    order = sorted(range(len(samples)), key=lengths.__getitem__)
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         with torch.no_grad():
-            yield part, run(batches.padded(samples, part, pad, torch.device("cpu")))
+            yield part, run(batches.padded(samples, part, pad, device))
+
+
+def device() -> torch.device:
+    """Where models run that need no training: the first GPU, where there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pad_of(model: Any) -> int:
@@ -150,14 +165,16 @@ def pad_of(model: Any) -> int:
 
 
 def logits(model: Any, samples: Sequence[Sample], *, batch_size: int = 64) -> torch.Tensor:
-    """Logits (samples, classes) of a model in evaluation mode."""
+    """Logits (samples, classes) of a model in evaluation mode, on the CPU."""
     import torch
 
     model.eval()
     out = torch.zeros(len(samples), model.config.num_labels)
-    pad = pad_of(model)
-    for rows, said in evaluate(lambda batch: model(**batch).logits, samples, pad=pad, batch_size=batch_size):
-        out[rows] = said.float()
+    said = evaluate(
+        lambda batch: model(**batch).logits, samples, device=model.device, pad=pad_of(model), batch_size=batch_size
+    )
+    for rows, values in said:
+        out[rows] = values.float().cpu()
     return out
 
 
@@ -190,12 +207,15 @@ class _Keeper:
 
     def resume(self) -> _Position:
         """The position of the newest whole checkpoint, its state restored; the beginning where there is none."""
+        import torch
         from safetensors.torch import load_file
 
         for place in self._places():
             if not is_whole(place):
                 continue
             self.accelerator.load_state(str(place / "state"))
+            # Accelerate restores it as well, but passes over what it cannot restore: dropout must not differ
+            torch.set_rng_state(load_file(place / "random.safetensors")["torch"])
             if (place / "best.safetensors").exists():
                 self.best = load_file(place / "best.safetensors")
             told = json.loads((place / "position.json").read_text(encoding="utf-8"))
@@ -205,19 +225,26 @@ class _Keeper:
 
     def checkpoint(self, at: _Position) -> None:
         """Write the run's state where the last is CHECKPOINT_S old."""
+        import torch
         from safetensors.torch import save_file
 
-        if self.work is None or time.monotonic() - self.last < CHECKPOINT_S or not self.accelerator.is_main_process:
+        if self.work is None or time.monotonic() - self.last < CHECKPOINT_S:
             return
         before = self._places()
         with writing(self.work / f"checkpoint-{at.step:09d}") as place:
             self.accelerator.save_state(str(place / "state"))
+            save_file({"torch": torch.get_rng_state()}, place / "random.safetensors")
             if self.best is not None:
                 save_file(self.best, place / "best.safetensors")
             (place / "position.json").write_text(json.dumps(asdict(at)), encoding="utf-8")
         for old in before:
-            _remove(old)
+            shutil.rmtree(old, ignore_errors=True)
         self.last = time.monotonic()
+
+    def forget(self) -> None:
+        """Leave nothing of the run: it would only end the same way again."""
+        if self.work is not None:
+            shutil.rmtree(self.work, ignore_errors=True)
 
     def keep_best(self) -> None:
         """Remember the weights as they are."""
@@ -231,9 +258,3 @@ class _Keeper:
     def _places(self) -> list[Path]:
         """Checkpoints, the newest first."""
         return sorted(self.work.glob("checkpoint-*"), reverse=True) if self.work else []
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

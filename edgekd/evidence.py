@@ -7,7 +7,7 @@ weights give by themselves stands beside it, and each loss alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,28 +27,31 @@ WHOLE, WEIGHTS, CONTROL = "the whole objective", "the teacher's weights alone", 
 _LABELS = (LossTerm("hard_labels", 1.0),)
 
 
-def arms(plan: Plan) -> dict[str, StudentPlan]:
+def arms(plan: Plan, splits: Splits) -> dict[str, StudentPlan]:
     """What is compared, by name: the whole objective first, then its parts, last the control.
 
-    An arm that sees labelled rows alone trains for as many more epochs as it has fewer rows.
+    All take as many optimizer steps: an arm that sees fewer rows, because no loss of it needs the teacher, sees them
+    more often. `splits` are the rows with their augmented copies.
     """
     whole = plan.student
-    counts = plan.data.counts
-    labelled = counts["train"]
-    rows = labelled + counts["unlabelled"]
-    epochs = round(whole.training.epochs * rows / labelled)
-    longer = replace(whole.training, epochs=epochs, patience=epochs)
+    labelled = len(splits.train) + sum(row.label is not None for row in splits.augmented)
+    every = len(splits.train) + len(splits.unlabelled) + len(splits.augmented)
+    seen = whole.training.epochs * (every if plan.needs_teacher else labelled)
+
+    def arm(losses: Sequence[LossTerm], start: str) -> StudentPlan:
+        made = replace(whole, losses=tuple(losses), start=start)
+        rows = every if replace(plan, student=made).needs_teacher else labelled
+        epochs = max(1, round(seen / rows))
+        return replace(made, training=replace(whole.training, epochs=epochs, patience=epochs))
+
     made = {WHOLE: whole}
     teaching = [term for term in whole.losses if plugin("losses", term.name).needs]
+    others = [term for term in whole.losses if term not in teaching] or _LABELS
     if len(teaching) > 1:
-        for term in teaching:
-            alone = replace(whole, losses=(term, *(one for one in whole.losses if one not in teaching)))
-            made[term.name] = alone if set(plugin("losses", term.name).needs) - {"exits"} else replace(
-                alone, losses=(*_LABELS, term), training=longer
-            )  # fmt: skip
-    if whole.start == "teacher":
-        made[WEIGHTS] = replace(whole, losses=_LABELS, training=longer)
-    made[CONTROL] = replace(whole, losses=_LABELS, training=longer, start="scratch")
+        made |= {term.name: arm((term, *others), whole.start) for term in teaching}
+    if plan.is_cut:
+        made[WEIGHTS] = arm(_LABELS, "teacher")
+    made[CONTROL] = arm(_LABELS, "scratch")
     return made
 
 

@@ -18,9 +18,6 @@ _NEEDS = {
 }  # fmt: skip
 
 
-_TEMPERATURES = (0.05, 100.0)
-
-
 def losses(said: Iterable[str], temperature: float | None) -> tuple[LossTerm, ...]:
     """Terms as `NAME=WEIGHT` or `NAME=WEIGHT,OPTION=VALUE` says; `temperature` is of those that have one.
 
@@ -32,21 +29,15 @@ def losses(said: Iterable[str], temperature: float | None) -> tuple[LossTerm, ..
         head, *rest = text.split(",")
         name, _, weight = head.partition("=")
         kind = plugin("losses", name)
-        known = {one.name: one.default for one in fields(kind)}
-        options: dict[str, Any] = {key: value for key, value in known.items() if value is not None}
+        known = {one.name: one for one in fields(kind)}
+        options: dict[str, Any] = {key: one.default for key, one in known.items() if one.default is not None}
         if temperature is not None and "temperature" in known:
             options["temperature"] = temperature
         for part in rest:
             key, _, text_value = part.partition("=")
             if key not in known:
                 raise UsageError(f"the loss {name} has no option {key!r}", fix=suggestion(key, tuple(known)))
-            number = _number(f"--loss {text}: {key}", text_value, f"write --loss {name}=1,{key}=0.5")
-            least, most = _TEMPERATURES if key == "temperature" else (0.0, math.inf)
-            if not least <= number <= most:
-                raise UsageError(
-                    f"--loss {text}: {key} {number:g} makes no sense", fix=f"give a number from {least:g} to {most:g}"
-                )
-            options[key] = int(number) if number == int(number) else number
+            options[key] = _option(text, key, text_value, known[key].type, kind)
         share = _number(f"--loss {text}: the weight", weight or "1", f"write --loss {name}=0.9")
         if not share > 0:
             raise UsageError(f"--loss {text}: {weight!r} is no positive weight", fix=f"write --loss {name}=0.9")
@@ -54,6 +45,19 @@ def losses(said: Iterable[str], temperature: float | None) -> tuple[LossTerm, ..
     if twice := next((term.name for term in terms if [one.name for one in terms].count(term.name) > 1), None):
         raise UsageError(f"--loss {twice} is given twice", fix="give it once, with one weight")
     return tuple(terms)
+
+
+def _option(text: str, key: str, value: str, kind: Any, loss: type[Any]) -> float | int:
+    """An option's value, of its own type and within the loss's limits: so that the same words have the same digest."""
+    number = _number(f"--loss {text}: {key}", value, f"write --loss {text.split(',')[0]},{key}=1")
+    least, most = getattr(loss, "limits", {}).get(key, (0.0, math.inf))
+    whole = str(kind).startswith("int")
+    if not least <= number <= most or (whole and number != int(number)):
+        what = "a whole number" if whole else "a number"
+        raise UsageError(
+            f"--loss {text}: {key} {number:g} makes no sense", fix=f"give {what} from {least:g} to {most:g}"
+        )
+    return int(number) if whole else number
 
 
 def _number(what: str, text: str, fix: str) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgekd.core.layers import matched_layers, teacher_depth
+from edgekd.core.errors import UsageError
+from edgekd.core.layers import matched_layers
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
@@ -42,6 +44,11 @@ class LossTerm:
         return f"{self.weight:g} {self.name}" + (f"({options})" if options else "")
 
 
+def needs(terms: Iterable[LossTerm]) -> set[str]:
+    """What losses need, of the teacher or of the student: logits, features, attention, embedding, exits."""
+    return {need for term in terms for need in plugin("losses", term.name).needs}
+
+
 @dataclass(frozen=True)
 class Augmenting:
     """An augmentation plug-in's name, and the copies that it makes of each training input."""
@@ -76,6 +83,15 @@ class TeacherPlan:
             return str(make("students", sizes["family"], **sizes["shape"])) if "shape" in sizes else sizes["family"]
         known = f"{sizes['model_type']}, {sizes['layers']} layers x {sizes['hidden']}"
         return known + (f", {sizes['vocabulary']} tokens" if "vocabulary" in sizes else "")
+
+
+def teacher_depth(architecture: Mapping[str, Any]) -> int:
+    """The layers whose features a teacher of this architecture gives; 0 where it gives none. Loads no model."""
+    if "family" in architecture:
+        depth: int = make("students", architecture["family"], **architecture["shape"]).layers
+        return depth
+    layers: int = architecture["taps"] if "taps" in architecture else architecture["layers"]
+    return layers
 
 
 @dataclass(frozen=True)
@@ -184,24 +200,46 @@ class Plan:
     @property
     def needs(self) -> set[str]:
         """What the losses need, of the teacher or of the student: logits, features, attention, embedding, exits."""
-        return {need for term in self.student.losses for need in plugin("losses", term.name).needs}
+        return needs(self.student.losses)
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any loss needs more than labels and the student itself."""
         return bool(self.needs - {"exits"})
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the student's family can start with weights of its teacher."""
+        told = self.teacher.architecture
+        return self.student.family == told.get("family", "transformer" if "vocabulary" in told else None)
+
+    def check_exits(self, shape: dict[str, Any]) -> None:
+        """Raises UsageError where a student of this shape has no early exits to train, or not that which shall ship."""
+        made = make("students", self.student.family, **shape)
+        exits = [layer + 1 for layer in made.exits]
+        if "exits" in self.needs and not exits:
+            raise UsageError(
+                f"the losses need early exits; a student of this shape has none ({made})",
+                fix="leave self_distillation out, or allow a larger student (--min-speedup, --memory-mib)",
+            )
+        if self.student.exit is not None and self.student.exit not in exits:
+            raise UsageError(
+                f"--exit {self.student.exit}: a student of this shape has early exits after the layers "
+                f"{', '.join(map(str, exits))} ({made})",
+                fix="name one of them",
+            )
+
     def matched(self, shape: dict[str, Any]) -> Matched:
         """Which layers of a student of this shape are compared to which of the teacher's, and what is read of them."""
-        needs = self.needs
+        wanted = self.needs
         theirs = teacher_depth(self.teacher.architecture)
         own = make("students", self.student.family, **shape).layers
         flat = "mlp" in (self.student.family, self.teacher.architecture.get("family"))  # its layers have no positions
         positions = None if self.student.survey.vocabulary else 1 if flat else POSITIONS
-        mine = range(own if "features" in needs else 0)
+        mine = range(own if "features" in wanted else 0)
         others = matched_layers(theirs, own)[: len(mine)] if theirs else []
-        attention = (own - 1, theirs - 1) if "attention" in needs else (None, None)
-        embedding = "embedding" in needs
+        attention = (own - 1, theirs - 1) if "attention" in wanted else (None, None)
+        embedding = "embedding" in wanted
         return Matched(
             Wanted(tuple(mine), attention[0], embedding, positions),
             Wanted(tuple(others), attention[1], embedding, positions),

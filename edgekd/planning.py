@@ -16,7 +16,7 @@ from edgekd.core.store import Store, open_store
 from edgekd.data import demos
 from edgekd.data.read import READERS
 from edgekd.data.splits import Example, Splits, split
-from edgekd.plan import DataPlan, Measuring, Plan, StudentPlan, TeacherPlan, Training
+from edgekd.plan import DataPlan, Measuring, Plan, StudentPlan, TeacherPlan, Training, needs
 
 PACKAGES = (
     "edgekd", "torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime", "optimum", "optimum-onnx",
@@ -75,7 +75,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     target = load_profile(options.target, budgets=options.budgets)
     task = _task(options)
     sizes = _sizes(options, task)
-    losses = objective.losses(options.losses or task.losses, options.temperature)
+    losses = objective.losses(options.losses, options.temperature)
     augmentations = objective.augmentations(options.augmentations or task.augmentations, options.task)
     _check_numbers(options)
     family = options.student or task.families[0]
@@ -89,7 +89,11 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     found = make("teachers", kind).inspect(teacher_source, options.task)
     splits, columns = _read_splits(options, task, data_source, found["labels"], labels)
     splits = replace(splits, golden=golden)
+    if not losses:
+        own = task.losses if splits.unlabelled else task.losses_if_labelled
+        losses = objective.losses(own, options.temperature)
     inputs = [row.input for row in (*splits.train, *splits.unlabelled)]
+    taught = inputs if needs(losses) - {"exits"} else splits.train
     survey = task.survey(found, inputs, sizes, store)
     if golden and hasattr(task, "check_golden"):  # texts are cut and images resized: they always fit
         task.check_golden([row.input for row in golden], survey, options.golden)
@@ -106,6 +110,10 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         **found | {"licence": default.teacher_licence if default else found["licence"]},
     )
     objective.check(losses, teacher, family)
+    if options.exit is not None and "exits" not in needs(losses):
+        raise UsageError(
+            f"--exit {options.exit}: no loss trains early exits", fix="add one: --loss self_distillation=0.5 and others"
+        )
     plan = Plan(
         name=_name(options, demo),
         task=options.task,
@@ -119,7 +127,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         ),
         student=StudentPlan(
             family=family, survey=survey, min_speedup=options.min_speedup, losses=losses, augmentations=augmentations,
-            training=_student_training(family, len(inputs) * (1 + sum(one.copies for one in augmentations)), options),
+            training=_student_training(family, len(taught) * (1 + sum(one.copies for one in augmentations)), options),
             tries=options.tries, exit=options.exit, seed=options.seed,
         ),
         measuring=Measuring(rounds=2, processes=10 if options.full else 4, timed_samples=100),

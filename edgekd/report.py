@@ -36,12 +36,13 @@ def compose(
     tried: Sequence[Tried] = (),
     guest: dict[str, Any] | None = None,
     confidence: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
     evidence: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole report as plain values; `summary` comes first. Pure: only its arguments decide, and the clock.
 
-    `confidence` is the student's confidence.json; `evidence` has the `arms`, the whole objective first, the `control`
-    without a teacher, and `n_test`.
+    `confidence` and `training` are the student's files of these names. `evidence` has the
+    `arms`, the whole objective first, the `control` without a teacher, and `n_test`.
     """
     models = measured["models"]
     teacher, shipped = models["teacher"], models[choice.recipe]
@@ -79,6 +80,7 @@ def compose(
         "baseline": measured["baseline"],
         "confidence": sureness(plan, shipped, confidence),
         "classes": class_gains(measured["classes"], teacher["recall"], shipped["recall"]),
+        "training": (training or {}) | {"says": training_says(plan, training)},
         "evidence": {"says": evidence_says(effect), "arms": [], "control": None, "n_test": None} | (evidence or {}),
         "price_per_hour": plan.price_per_hour,
         "aa": {"ratio": aa, "interval": measured["aa"]["ratio_interval"], "stable": abs(aa - 1) <= AA_LIMIT},
@@ -111,6 +113,22 @@ def compose(
         "seed": plan.seed,
         "versions": plan.versions,
     }  # fmt: skip
+
+
+def training_says(plan: Plan, told: dict[str, Any] | None) -> str:
+    """How the student came to be, in a sentence or two, from its training.json."""
+    if told is None:
+        return "Nothing was trained here."
+    losses = " + ".join(map(str, plan.student.losses))
+    copies = f", with {', '.join(map(str, plan.student.augmentations))} of each" if plan.student.augmentations else ""
+    judged = "right" if "selection_accuracy" in told else "agreeing with the teacher"
+    share = told.get("selection_accuracy", told.get("selection_agreement"))
+    kept = f"epoch {told['kept_epoch']} of {told['epochs']} was kept"
+    says = (
+        f"Taught by {losses} on {told['rows']:,} rows{copies}; {kept}, {judged} on {share:.1%} of the selection rows."
+    )
+    exits = ", ".join(f"after layer {layer} {share:.1%}" for layer, share in told["of_exits"].items())
+    return says + (f" Its early exits: {exits}; `--exit LAYER` ships one." if exits else "")
 
 
 def prediction(family: str, fit: Fit, known: Predictor) -> dict[str, Any]:
@@ -229,6 +247,8 @@ def target_figures(
                           host.name)  # fmt: skip
     else:
         shape = plugin("students", plan.student.family)(**fit.chosen.shape)
+        if plan.student.exit is not None:
+            shape = shape.exit_shape(plan.student.exit - 1)
         latency = predict_latency(shape.work(plan.student.survey.typical), target, choice.recipe)
         how = f"peak RSS on {host.arch}; packing and allocator differ on {target.arch}"
         memory = Figure(shipped["peak_rss_mib"], "MiB", "predicted", how, 3, None, host.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ TRAINED_ON = ("train", "unlabelled", "augmented")
 ROLES = (*TRAINED_ON, "selection", "calibration")  # never the test rows: those run under ONNX Runtime
 SHARD_ROWS, DEEP_SHARD_ROWS = 1024, 128  # a shard is held in memory while it is made: fewer rows with features
 MOST_LOGITS, TOP = 256, 64  # of more classes than the one, only the other's largest are kept
+_EARLY = 1.25  # how much longer than the rest the first rows may be before all are judged by them
+_LOGITS = ("logits", "top", "top_classes", "rest")
 _TOKENS = ("features", "attention")  # of texts these have a row a token
 
 
@@ -61,10 +63,9 @@ def keep_outputs(
     the rest. Whole shards stay in `work` until all are there: a run that was killed goes on after them.
     """
     engine.prepare(plan.seed, plan.threads)
-    model = models.load(teacher_folder, plan.task)
+    model = models.load(teacher_folder, plan.task).to(engine.device())
     task = make("tasks", plan.task)
-    total = sum(len(getattr(splits, role)) for role in ROLES)
-    progress.stage("teach: the teacher's outputs", total)
+    progress.stage("teach: the teacher's outputs", sum(len(getattr(splits, role)) for role in ROLES))
     done, size = 0, DEEP_SHARD_ROWS if wanted.layers or wanted.attention is not None else SHARD_ROWS
     for role in ROLES:
         rows = getattr(splits, role)
@@ -77,21 +78,22 @@ def keep_outputs(
                 for row in _said(taps, samples):
                     writer.append(row)
                 done += len(part)
-                _hold_to(plan.cache_mib, work, done, total)
+                _hold_to(plan.cache_mib, work, done, sum(len(getattr(splits, one)) for one in TRAINED_ON))
                 progress.step(done)
         writer.close()
-        _hold_to(plan.cache_mib, work, done, total)
+    check_order(plan, splits, work)
     for role in ROLES:
         os.replace(work / role, out / role)
 
 
-def _hold_to(limit_mib: float, work: Path, done: int, total: int) -> None:
-    """Raises UsageError as soon as it is known that all rows' outputs will not stay within the limit."""
-    mib = sum(file.stat().st_size for file in work.rglob("*.safetensors")) / 2**20 * total / max(1, done)
-    if mib > limit_mib:
+def _hold_to(limit_mib: float, work: Path, done: int, rows: int) -> None:
+    """Raises UsageError where the limit is passed, or surely will be once what is kept of all `rows` is there."""
+    mib = sum(file.stat().st_size for file in work.rglob("*.safetensors")) / 2**20
+    whole = max(mib, mib * rows / done / _EARLY)
+    if whole > limit_mib:
         raise UsageError(
-            f"what the teacher says about {total} rows takes {mib:,.3g} MiB on disk, more than {limit_mib:g}",
-            fix=f"allow it (--cache-mib {math.ceil(1.2 * mib)}), or leave out losses that need features or attention",
+            f"what the teacher says about {rows} rows takes {whole:,.3g} MiB on disk or more, above {limit_mib:g}",
+            fix=f"allow it (--cache-mib {math.ceil(1.5 * whole)}), or leave out losses that need features or attention",
         )
 
 
@@ -100,7 +102,7 @@ def _said(taps: Taps, samples: Sequence[Any]) -> list[dict[str, np.ndarray[Any, 
     import numpy as np
 
     kept: list[dict[str, np.ndarray[Any, Any]]] = [{} for _ in samples]
-    for rows, outputs in engine.evaluate(taps, samples, pad=engine.pad_of(taps.model)):
+    for rows, outputs in engine.evaluate(taps, samples, device=taps.model.device, pad=engine.pad_of(taps.model)):
         for name, value in _named(outputs).items():
             half = value.to("cpu").half().numpy() if value.is_floating_point() else value.int().numpy()
             for place, row in enumerate(rows):
@@ -155,15 +157,18 @@ class Said:
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def outputs(self, rows: Sequence[int]) -> Outputs:
-        """The teacher's outputs for a batch, float32; features of texts are padded to the longest, with their mask."""
+    def outputs(self, rows: Sequence[int], *, only: Collection[str] | None = None) -> Outputs:
+        """The teacher's outputs for a batch, float32; features of texts are padded to the longest, with their mask.
+
+        Of `only` those names, where they are given: nothing else is read.
+        """
         import torch
 
         found: list[dict[str, Any]] = [{} for _ in rows]
         for reader, start, end in zip(self.readers, self.starts, self.starts[1:], strict=False):
             places = [place for place, row in enumerate(rows) if start <= row < end]
             if places:
-                said = reader.rows([rows[place] - start for place in places])
+                said = reader.rows([rows[place] - start for place in places], only)
                 for number, place in enumerate(places):
                     found[place] = {name: values[number] for name, values in said.items()}
         stacked = {name: _stacked([row[name] for row in found]) for name in found[0]}
@@ -182,7 +187,8 @@ class Said:
         import torch
 
         parts = range(0, len(self), SHARD_ROWS)
-        return torch.cat([self.outputs(range(start, min(start + SHARD_ROWS, len(self)))).logits for start in parts])
+        ranges = (range(start, min(start + SHARD_ROWS, len(self))) for start in parts)
+        return torch.cat([self.outputs(rows, only=_LOGITS).logits for rows in ranges])
 
     def _spread(self, kept: dict[str, torch.Tensor]) -> torch.Tensor:
         full = kept["rest"].expand(-1, self.classes).clone()

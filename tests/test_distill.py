@@ -23,8 +23,8 @@ from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.protocols import Quiet
 from edgekd.core.store import Store
 from edgekd.core.tensors import Wanted
-from edgekd.pipeline import Stages, augmented
 from edgekd.planning import Options, make_plan
+from edgekd.stages import Stages, augmented
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ def stages_of(series: Path, folder: Path, **options: Any) -> Stages:
     """The stages of a small build, on a store of their own."""
     folder.mkdir(exist_ok=True)
     said = Options(
-        target=str(loose_target(folder)), task="time-series-classification", data=str(series), threads=1, epochs=2,
+        target=str(loose_target(folder)), task="time-series-classification", data=str(series), threads=1, epochs=5,
         labels=60, **options,
     )  # fmt: skip
     plan, splits = make_plan(said, Store(folder / "store"))
     shape = {"width": 8, "depth": 3, "kernel": 3, "stride": 1, "separable": False, "dilated": True, "channels": 2,
              "classes": 3, "steps": plan.student.survey.max_size}  # fmt: skip
-    teacher = replace(plan.teacher, training=replace(plan.teacher.training, epochs=4))
+    teacher = replace(plan.teacher, training=replace(plan.teacher.training, epochs=20))
     plan = replace(plan, teacher=teacher)
     return Stages(plan, augmented(plan, splits), Store(folder / "store"), Quiet(), shape)
 
@@ -85,10 +85,11 @@ def test_what_the_teacher_says_is_kept_as_the_losses_need_it(trained: tuple[Stag
 def test_the_report_of_its_training(trained: tuple[Stages, Path, Path]) -> None:
     _, _, student = trained
     told = json.loads((student / "training.json").read_text())
-    assert told["epochs"] == len(told["scores"]) == 2
-    assert told["kept_epoch"] in (1, 2)
-    assert set(told["exits"]) == {"1", "2"}
-    assert told["of_all"] == max(score[0] for score in told["scores"])
+    assert told["epochs"] == len(told["scores"]) == 5
+    assert 1 <= told["kept_epoch"] <= 5
+    assert set(told["of_exits"]) == {"1", "2"}
+    assert told["scores"][told["kept_epoch"] - 1] == max(told["scores"])
+    assert 0.5 < told["selection_agreement"] <= 1
 
 
 def test_an_early_exit_is_a_model_of_its_own_that_ships(trained: tuple[Stages, Path, Path]) -> None:
@@ -100,8 +101,33 @@ def test_an_early_exit_is_a_model_of_its_own_that_ships(trained: tuple[Stages, P
         model = models.load(place.shipped(student), stages.plan.task)
         assert model.shape.depth == layer
     assert stages.shipped(student) == student
-    with pytest.raises(UsageError, match="--exit 3: the student has early exits after the layers 1, 2"):
-        replace(stages, plan=replace(stages.plan, student=replace(stages.plan.student, exit=3))).shipped(student)
+
+
+def test_an_exit_that_the_shape_has_not_is_refused_before_training(trained: tuple[Stages, Path, Path]) -> None:
+    plan, shape = trained[0].plan, trained[0].shape
+    plan.check_exits(shape)
+    with pytest.raises(UsageError, match=r"--exit 3: a student of this shape has early exits after the layers 1, 2"):
+        replace(plan, student=replace(plan.student, exit=3)).check_exits(shape)
+    with pytest.raises(UsageError, match="the losses need early exits; a student of this shape has none") as raised:
+        plan.check_exits(shape | {"depth": 1})
+    assert "leave self_distillation out" in raised.value.fix
+
+
+def test_a_bundle_of_an_early_exit(series: Path, store: Path, tmp_path: Path) -> None:
+    """The command itself: what ships is the exit, measured, calibrated and proved as any student is."""
+    done = run(
+        "build", "--task", "time-series-classification", "--target", loose_target(tmp_path), "--data", series,
+        "--labels", "60", "--loss", "response=0.9", "--loss", "hard_labels=0.1", "--loss", "self_distillation=1",
+        "--exit", "2", "--out", tmp_path / "bundle", *TINY, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "bundle" / "config.json").read_text())
+    assert config["edgekd"]["shape"]["depth"] == 2
+    assert not {"exits", "training.json", "confidence.json"} & {path.name for path in (tmp_path / "bundle").iterdir()}
+    assert run("verify", tmp_path / "bundle").returncode == 0
+    refused = run("plan", "--task", "time-series-classification", "--target", "rpi4", "--data", series, "--exit", "1")
+    assert refused.returncode == 2
+    assert "--exit 1: no loss trains early exits" in refused.stderr
 
 
 def test_a_teacher_whose_outputs_do_not_fit_is_stopped_at_the_first_shard(
@@ -109,7 +135,7 @@ def test_a_teacher_whose_outputs_do_not_fit_is_stopped_at_the_first_shard(
 ) -> None:
     stages, teacher, _ = trained
     plan, deep = replace(stages.plan, cache_mib=0.1), Wanted((0, 2, 5), None, False, 16)
-    with pytest.raises(UsageError, match=r"takes \d.\d+ MiB on disk, more than 0.1") as raised:
+    with pytest.raises(UsageError, match=r"takes \d.\d+ MiB on disk or more, above 0.1") as raised:
         teach.keep_outputs(plan, stages.splits, deep, teacher, tmp_path, tmp_path / "work", Quiet())
     assert "--cache-mib" in raised.value.fix
 
@@ -159,7 +185,7 @@ def test_classes_in_another_order_are_told_before_anything_is_trained(
 ) -> None:
     stages, teacher, _ = trained
     ready = replace(stages.plan, teacher=replace(stages.plan.teacher, ready=True, name="my-teacher"))
-    teach.check_order(ready, stages.splits, stages.outputs(teacher))
+    teach.check_order(ready, stages.splits, stages.outputs(teacher))  # the order is right
     turned = {"fast": "growing", "growing": "slow", "slow": "fast"}
     train = tuple(replace(row, label=turned[row.label or ""]) for row in stages.splits.train)
     with pytest.raises(TeacherError, match="the classes of the teacher my-teacher stand in another order"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from helpers import fast
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,14 +93,16 @@ def series(rows: int) -> list[dict[str, Any]]:
 
 def run(
     work: Path | None = None, *, epochs: int = 3, rows: int = 40, stop_after: int | None = None, scores: Any = None,
-    rate: float = 1e-2, patience: int | None = None,
+    patience: int | None = None,
 ) -> tuple[dict[str, torch.Tensor], engine.Trained | None, Watched]:  # fmt: skip
     """A small run: the student's weights, how it ended, the steps it took."""
     engine.prepare(0, 1)
     samples = series(rows)
-    learner = Learner(SHAPE.random(), LABELS, lambda picked: Targets(None, torch.tensor(picked) % 2))
+    model = SHAPE.random()
+    model.body.append(torch.nn.Dropout(0.2))  # as a teacher of texts has it: random states matter
+    learner = Learner(model, LABELS, lambda picked: Targets(None, torch.tensor(picked) % 2))
     watched = Watched(stop_after)
-    training = Training(epochs=epochs, batch_size=8, learning_rate=rate, patience=patience)
+    training = Training(epochs=epochs, batch_size=8, learning_rate=1e-2, patience=patience)
     trained = None
     with contextlib.suppress(KeyboardInterrupt):
         trained = engine.fit(
@@ -118,6 +121,32 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pyte
         again, _, rest = run(work)
         assert rest.seen == steps.seen[stop - 1 :], "the step under way at the kill is taken again, no more"
         assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_random_states_are_part_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them dropout would differ, and the test above would not have said so."""
+    monkeypatch.setattr(engine, "CHECKPOINT_S", 0.0)
+    whole, _, _ = run()
+    run(tmp_path, stop_after=4)
+    monkeypatch.setattr(torch, "set_rng_state", lambda state: None)
+    monkeypatch.setattr("accelerate.Accelerator.load_state", _without_random_states)
+    again, _, _ = run(tmp_path)
+    assert any(not torch.equal(whole[name], again[name]) for name in whole)
+
+
+def _without_random_states(self: Any, folder: str, _load: Any = Accelerator.load_state) -> None:
+    before = torch.get_rng_state()
+    _load(self, folder)
+    torch.random.default_generator.set_state(before)
+
+
+def test_a_run_that_diverges_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "CHECKPOINT_S", 0.0)
+    run(tmp_path / "work", stop_after=6)
+    monkeypatch.setattr(Learner, "forward", lambda self, batch, rows: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(EdgeKDError, match="diverged"):
+        run(tmp_path / "work")
+    assert not (tmp_path / "work").exists()
 
 
 def test_the_best_epoch_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,22 +17,57 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_series_task import waves
 
-from edgekd import evidence
-from edgekd.core.protocols import Survey
+from edgekd import distill, evidence
 from edgekd.core.statistics import seeded_difference
+from edgekd.core.store import Store
+from edgekd.data.splits import Example
 from edgekd.plan import LossTerm, StudentPlan, Training
+from edgekd.planning import Options, make_plan
 
 RESPONSE, LABELS, FEATURES = LossTerm("response", 0.9), LossTerm("hard_labels", 0.1), LossTerm("hidden_states", 1.0)
 EXITS = LossTerm("self_distillation", 0.5)
 
 
-def plan_of(*losses: LossTerm) -> Any:
-    student = StudentPlan("transformer", Survey(64, (8,)), 5.0, losses, (), Training(8, 16, 1e-3), 1, None, seed=0)
-    return SimpleNamespace(student=student, data=SimpleNamespace(counts={"train": 100, "unlabelled": 300}))
+def _plan() -> Any:
+    values, names = waves(60)
+    with tempfile.TemporaryDirectory() as name:
+        np.savez(Path(name, "waves.npz"), x=values, y=names)
+        said = Options("rpi4", "time-series-classification", teacher="labels", data=str(Path(name, "waves.npz")))
+        return make_plan(said, Store(Path(name)))[0]
 
 
-def test_the_control_has_nothing_of_the_teacher_and_as_many_steps() -> None:
-    arms = evidence.arms(plan_of(RESPONSE, LABELS))
+PLAN = _plan()
+
+
+def arms_of(*losses: LossTerm, plain: int = 300, labelled_copies: int = 0, other_copies: int = 0) -> Any:
+    """The arms of an objective on 100 labelled rows, `plain` without labels, and copies of either kind."""
+    row = Example("a row", "a class")
+    splits = SimpleNamespace(
+        train=(row,) * 100, unlabelled=(Example("a row"),) * plain,
+        augmented=(row,) * labelled_copies + (Example("a row"),) * other_copies,
+    )  # fmt: skip
+    training = Training(8, 16, 1e-3)
+    student = replace(PLAN.student, losses=losses, training=training)
+    return evidence.arms(replace(PLAN, student=student), splits), splits
+
+
+def seen(student: StudentPlan, splits: Any) -> int:
+    """Rows that an arm sees in all, as `distill` picks them."""
+    rows = distill._rows(replace(PLAN, student=student), splits)
+    return len(rows) * student.training.epochs
+
+
+@pytest.mark.parametrize("losses", [(RESPONSE, LABELS), (EXITS, LABELS), (LABELS,), (RESPONSE, FEATURES, EXITS)])
+@pytest.mark.parametrize("copies", [{}, {"labelled_copies": 100}, {"other_copies": 400}, {"plain": 0}])
+def test_all_arms_take_as_many_steps(losses: tuple[LossTerm, ...], copies: dict[str, int]) -> None:
+    arms, splits = arms_of(*losses, **copies)
+    taken = {name: seen(student, splits) for name, student in arms.items()}
+    whole = taken[evidence.WHOLE]
+    assert all(abs(rows / whole - 1) < 0.1 for rows in taken.values()), taken
+
+
+def test_the_control_has_nothing_of_the_teacher() -> None:
+    arms, _ = arms_of(RESPONSE, LABELS)
     assert list(arms) == [evidence.WHOLE, evidence.WEIGHTS, evidence.CONTROL]
     control = arms[evidence.CONTROL]
     assert control.start == "scratch"
@@ -41,13 +77,19 @@ def test_the_control_has_nothing_of_the_teacher_and_as_many_steps() -> None:
 
 
 def test_each_loss_stands_alone_where_there_are_several() -> None:
-    arms = evidence.arms(plan_of(RESPONSE, FEATURES, EXITS, LABELS))
+    arms, _ = arms_of(RESPONSE, FEATURES, EXITS, LABELS)
     assert list(arms) == [
         evidence.WHOLE, "response", "hidden_states", "self_distillation", evidence.WEIGHTS, evidence.CONTROL
     ]  # fmt: skip
     assert arms["hidden_states"].losses == (FEATURES, LABELS)
-    assert arms["self_distillation"].losses == (LossTerm("hard_labels", 1.0), EXITS)
+    assert arms["self_distillation"].losses == (EXITS, LABELS)
     assert arms["self_distillation"].training.epochs == arms[evidence.CONTROL].training.epochs
+
+
+def test_where_nothing_can_be_copied_no_arm_says_so() -> None:
+    student = replace(PLAN.student, family="mlp", losses=(RESPONSE, LABELS))
+    splits = SimpleNamespace(train=(Example("a", "b"),), unlabelled=(), augmented=())
+    assert list(evidence.arms(replace(PLAN, student=student), splits)) == [evidence.WHOLE, evidence.CONTROL]
 
 
 def test_by_hand() -> None:

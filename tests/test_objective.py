@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from edgekd import objective
 from edgekd.core.errors import UsageError
 from edgekd.core.registry import names, plugin
+from edgekd.core.results import digest
 from edgekd.plan import LossTerm
 
 TEXT = {"model_type": "bert", "layers": 6, "hidden": 384, "heads": 12, "feed_forward": 1536, "vocabulary": 99,
@@ -26,6 +28,12 @@ def test_words_become_terms() -> None:
         LossTerm("decoupled", 0.9, {"temperature": 3, "alpha": 1.0, "beta": 4}),
         LossTerm("hard_labels", 1.0, {"label_smoothing": 0.0}),
     )
+
+
+def test_the_same_objective_has_the_same_digest_however_it_is_said() -> None:
+    said = ("response=1", "response=1,temperature=2", "response,temperature=2.0")
+    digests = {digest([asdict(term) for term in objective.losses([one], None)]) for one in said}
+    assert len(digests) == 1
 
 
 def test_the_temperature_is_of_all_that_have_one() -> None:
@@ -50,6 +58,9 @@ def test_every_loss_can_be_named_with_its_own_options(name: str) -> None:
         ("response=1,temprature=3", "the loss response has no option 'temprature'", "did you mean 'temperature'?"),
         ("response=1,temperature=0", "temperature 0 makes no sense", "give a number from 0.05 to 100"),
         ("decoupled=1,beta=-1", "beta -1 makes no sense", "give a number from 0 to inf"),
+        ("hard_labels=1,label_smoothing=2", "label_smoothing 2 makes no sense", "give a number from 0 to 1"),
+        ("attention_relations=1,heads=2.5", "heads 2.5 makes no sense", "give a whole number from 1 to 1024"),
+        ("attention_relations=1,heads=0", "heads 0 makes no sense", "give a whole number from 1 to 1024"),
         ("respnse=1", "there is no loss called 'respnse'", "did you mean 'response'?"),
     ],
 )

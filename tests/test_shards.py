@@ -30,7 +30,8 @@ def row(number, *, tokens=None):
 
 def write(folder, rows, rows_per_shard=4):
     writer = Writer(folder, rows_per_shard)
-    writer.append_many(rows)
+    for one in rows:
+        writer.append(one)
     writer.close()
     return Reader(folder)
 
@@ -111,12 +112,14 @@ def test_a_run_that_is_interrupted_goes_on_after_its_whole_shards(tmp_path):
     rows = [row(n, tokens=n % 3) for n in range(11)]
     whole = write(tmp_path / "whole", rows)
     killed = Writer(tmp_path / "killed", 4)
-    killed.append_many(rows[:10])  # two shards, and two rows that were never written
+    for one in rows[:10]:  # two shards, and two rows that were never written
+        killed.append(one)
     del killed
     assert not (tmp_path / "killed" / INDEX).exists()
     again = Writer(tmp_path / "killed", 4)
     assert again.done == 8
-    again.append_many(rows[again.done :])
+    for one in rows[again.done :]:
+        again.append(one)
     again.close()
     assert_same(Reader(tmp_path / "killed").rows(range(11)), rows)
     for path in whole.folder.iterdir():
@@ -179,7 +182,8 @@ def test_a_damaged_shard_falls_with_those_after_it(tmp_path, shard, damage, done
     writer = Writer(tmp_path, 4)
     assert writer.done == done
     assert len(list(tmp_path.iterdir())) == done // 4
-    writer.append_many(rows[done:])
+    for one in rows[done:]:
+        writer.append(one)
     writer.close()
     assert_same(Reader(tmp_path).rows(range(12)), rows)
 
@@ -206,7 +210,9 @@ def test_files_that_do_not_match_the_index(tmp_path, change, why):
 
 
 def test_an_unfinished_folder_has_no_reader(tmp_path):
-    Writer(tmp_path, 2).append_many(map(row, range(4)))
+    writer = Writer(tmp_path, 2)
+    for number in range(4):
+        writer.append(row(number))
     with pytest.raises(StoreError, match="the rows were never finished"):
         Reader(tmp_path)
 

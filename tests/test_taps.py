@@ -13,10 +13,11 @@ from helpers import fast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.core.layers import exit_layers, layer_map, matched_layers, teacher_depth
+from edgekd.core.layers import exit_layers, layer_map, matched_layers
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, names, plugin
 from edgekd.core.tensors import Wanted
+from edgekd.plan import teacher_depth
 from edgekd.students.conv1d import Conv1d
 from edgekd.students.convnet import Convnet
 from edgekd.students.mlp import IMAGE, SERIES, Mlp

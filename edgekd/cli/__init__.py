@@ -132,6 +132,7 @@ def plan(measure: bool, as_json: bool, **values: Any) -> None:
         click.echo(show.plan(made))
     with shown_on_stderr() as progress:
         shape = fit(made, store, progress, measured=measure)
+    made.check_exits(shape.chosen.shape)
     if as_json:
         _print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": asdict(shape)})
     else:

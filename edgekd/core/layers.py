@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from edgekd.core.registry import make
-
 _MOST_EXITS = 3  # as many as self-distillation's source has: BYOT, Zhang et al. 2019, arXiv 1905.08094
 
 
@@ -33,18 +28,9 @@ def matched_layers(teacher_layers: int, student_layers: int) -> list[int]:
 def exit_layers(layers: int) -> tuple[int, ...]:
     """The layers that carry an early exit: all but the last, or those that end a quarter, a half, three quarters.
 
-    >>> exit_layers(1), exit_layers(3), exit_layers(4), exit_layers(12)
-    ((), (0, 1), (0, 1, 2), (2, 5, 8))
+    >>> exit_layers(1), exit_layers(3), exit_layers(6), exit_layers(12)
+    ((), (0, 1), (1, 2, 4), (2, 5, 8))
     """
     if layers - 1 <= _MOST_EXITS:
         return tuple(range(layers - 1))
-    return tuple(round(layers * part / (_MOST_EXITS + 1)) - 1 for part in range(1, _MOST_EXITS + 1))
-
-
-def teacher_depth(architecture: Mapping[str, Any]) -> int:
-    """The layers whose features a teacher of this architecture gives; 0 where it gives none. Loads no model."""
-    if "family" in architecture:
-        depth: int = make("students", architecture["family"], **architecture["shape"]).layers
-        return depth
-    layers: int = architecture.get("taps", architecture["layers"])
-    return layers
+    return tuple(int(layers * part / (_MOST_EXITS + 1) + 0.5) - 1 for part in range(1, _MOST_EXITS + 1))

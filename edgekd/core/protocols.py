@@ -94,6 +94,7 @@ class Quiet:
 class Loss(Protocol):
     """One term of the objective.
 
+    `limits` (a class attribute) may bound its options: from and to by name; an option that is not named is 0 or more.
     A loss with weights of its own (a projection between two widths) has a method `learned(student, targets)`: from a
     first batch it makes the torch module, called like the loss itself, whose parameters are trained beside the student.
     """
@@ -192,6 +193,10 @@ class Student(Protocol):
         """The layers, but the last, that may carry an early exit, ascending."""
         ...
 
+    def exit_shape(self, layer: int) -> Student:
+        """The shape that ends with that layer: what `cut_at` gives a model of."""
+        ...
+
     def exit_head(self, model: Any, layer: int) -> Any:
         """A fresh torch module from that layer's own output, with the model's shapes, to logits (batch, classes)."""
         ...
@@ -273,6 +278,7 @@ class Task(Protocol):
     headline_size: ClassVar[int]  # at which peak RSS is quoted, where inputs have sizes of their own
     baseline_recipe: ClassVar[str]
     losses: ClassVar[tuple[str, ...]]  # the default objective, as `--loss` takes it
+    losses_if_labelled: ClassVar[tuple[str, ...]]  # the same where every row has a label
     augmentations: ClassVar[tuple[str, ...]]  # the default ones, as `--augment` takes them
 
     def read(self, source: str) -> dict[str, list[dict[str, Any]]]:

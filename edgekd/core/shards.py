@@ -7,9 +7,10 @@ first axis differs from row to row lies end to end, with `NAME.sizes` (rows,) be
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 INDEX = "index.json"
 _SCHEMA = 1
 _DTYPES = {"F16": "float16", "F32": "float32", "I32": "int32", "I64": "int64"}  # safetensors' names: NumPy's
+_BYTES = {"F16": 2, "F32": 4, "I32": 4, "I64": 8}
 _SIZES = ".sizes"
 _NEW = ".new"
 _HEADER_MOST = 100 << 20  # bytes: what safetensors itself accepts
@@ -63,11 +65,6 @@ class Writer:
         self._rows.append(row)
         if len(self._rows) == self.rows_per_shard:
             self._write()
-
-    def append_many(self, rows: Iterable[Mapping[str, Array]]) -> None:
-        """More rows, in order."""
-        for row in rows:
-            self.append(row)
 
     def close(self) -> None:
         """Write what is left, and the index that a `Reader` needs. Nothing may be appended afterwards."""
@@ -127,17 +124,19 @@ class Reader:
         """What each row holds."""
         return tuple(self._columns)
 
-    def rows(self, numbers: Sequence[int]) -> dict[str, Any]:
+    def rows(self, numbers: Sequence[int], only: Collection[str] | None = None) -> dict[str, Any]:
         """These rows, in this order, by name: an array (numbers, ...) where all rows of the folder have one shape.
 
-        Else a list of arrays, one a row. Raises IndexError for a number that is no row's, and StoreError.
+        Else a list of arrays, one a row. Of `only` those names, where they are given. Raises IndexError for a number
+        that is no row's, and StoreError.
         """
         import numpy as np
 
         wanted = np.asarray(numbers, dtype=np.int64)
         if ((wanted < 0) | (wanted >= len(self))).any():
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
-        found = {name: column.room(wanted) for name, column in self._columns.items()}
+        columns = {name: column for name, column in self._columns.items() if only is None or name in only}
+        found = {name: column.room(wanted) for name, column in columns.items()}
         shards = np.searchsorted(self.firsts, wanted, side="right") - 1
         for shard in np.unique(shards).tolist():
             file, first = self.folder / _shard_name(shard), int(self.firsts[shard])
@@ -145,7 +144,7 @@ class Reader:
             try:
                 handle = os.open(file, os.O_RDONLY)
                 try:
-                    for name, column in self._columns.items():
+                    for name, column in columns.items():
                         for place in places:
                             column.read(handle, shard, first, int(wanted[place]), found[name][place])
                 finally:
@@ -203,6 +202,10 @@ class _Shard:
             header, start = read_header(file)
             if _layout_of(header) != names or int(header["__metadata__"]["rows"]) != rows:
                 raise ValueError("it holds other rows than the index says")
+            for told in (told for name, told in header.items() if name != "__metadata__"):
+                begin, end = told["data_offsets"]
+                if math.prod(told["shape"]) * _BYTES[told["dtype"]] != end - begin:
+                    raise ValueError("its header contradicts itself")
             for name in names:
                 self.begins[name] = start + header[name]["data_offsets"][0]
                 self.sizes[name] = _sizes_of(file, header, start, name)
@@ -234,7 +237,8 @@ def _sizes_of(file: Path, header: Mapping[str, Any], start: int, name: str) -> i
         return int(header[name]["shape"][1])
     begin, end = beside["data_offsets"]
     sizes: Array = np.fromfile(file, dtype=np.int64, count=(end - begin) // 8, offset=start + begin)
-    if len(sizes) != int(header["__metadata__"]["rows"]) or sizes.sum() != header[name]["shape"][0]:
+    rows, total = int(header["__metadata__"]["rows"]), header[name]["shape"][0]
+    if len(sizes) != rows or (sizes < 0).any() or sizes.sum() != total:
         raise ValueError(f"the sizes of {name} are not those of its rows")
     return sizes
 

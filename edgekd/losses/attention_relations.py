@@ -27,6 +27,7 @@ class AttentionRelations:
     heads: int | None = None
 
     needs: ClassVar[tuple[str, ...]] = ("attention",)
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"heads": (1, 1024)}
     kind: ClassVar[str] = "feature"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:

@@ -18,6 +18,7 @@ class HardLabels:
     label_smoothing: float = 0.0
 
     needs: ClassVar[tuple[str, ...]] = ()
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"label_smoothing": (0.0, 1.0)}
     kind: ClassVar[str] = "labels"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:

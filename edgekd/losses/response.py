@@ -19,6 +19,7 @@ class Response:
     temperature: float = 2.0
 
     needs: ClassVar[tuple[str, ...]] = ("logits",)
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"temperature": (0.05, 100.0)}
     kind: ClassVar[str] = "response"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:

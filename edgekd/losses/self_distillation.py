@@ -26,6 +26,7 @@ class SelfDistillation:
     label_weight: float = 0.1
 
     needs: ClassVar[tuple[str, ...]] = ("exits",)
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"temperature": (0.05, 100.0)}
     kind: ClassVar[str] = "self"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:

@@ -217,17 +217,21 @@ class Conv1d:
             _copy(student, teacher, samples)
         return student
 
+    def exit_shape(self, layer: int) -> Conv1d:
+        """The shape that ends with that block."""
+        return replace(self, depth=layer + 1)
+
     def exit_head(self, model: Any, layer: int) -> Any:
         """The mean over time and a linear head: from a block's (batch, width, steps) to logits."""
         from edgekd.students import _exits
 
-        return _exits.head(model, replace(self, depth=layer + 1))
+        return _exits.head(model, self.exit_shape(layer))
 
     def cut_at(self, model: Any, layer: int, head: Any) -> Any:
         """A network of the blocks up to that one, with the exit's head."""
         from edgekd.students import _exits
 
-        return _exits.cut(model, replace(self, depth=layer + 1), head)
+        return _exits.cut(model, self.exit_shape(layer), head)
 
     def _cut_of(self, whole: Conv1d) -> bool:
         same = replace(self, width=whole.width, depth=whole.depth, separable=whole.separable) == whole

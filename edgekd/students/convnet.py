@@ -268,17 +268,21 @@ class Convnet:
         student.name_classes([labels[number] for number in sorted(labels)])
         return student
 
+    def exit_shape(self, layer: int) -> Convnet:
+        """The shape that ends with that stage."""
+        return replace(self, stages=layer + 1)
+
     def exit_head(self, model: Any, layer: int) -> Any:
         """A top convolution, the mean over the map, a linear head: from a stage's maps to logits."""
         from edgekd.students import _exits
 
-        return _exits.head(model, replace(self, stages=layer + 1))
+        return _exits.head(model, self.exit_shape(layer))
 
     def cut_at(self, model: Any, layer: int, head: Any) -> Any:
         """A network of the stages up to that one, with the exit's head."""
         from edgekd.students import _exits
 
-        return _exits.cut(model, replace(self, stages=layer + 1), head)
+        return _exits.cut(model, self.exit_shape(layer), head)
 
 
 def _rounded(channels: float) -> int:

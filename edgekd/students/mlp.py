@@ -163,17 +163,21 @@ class Mlp:
             _copy(student, teacher, samples)
         return student
 
+    def exit_shape(self, layer: int) -> Mlp:
+        """The shape that ends with that layer."""
+        return replace(self, depth=layer + 1)
+
     def exit_head(self, model: Any, layer: int) -> Any:
         """A linear head: from a hidden layer's (batch, width) to logits."""
         from edgekd.students import _exits
 
-        return _exits.head(model, replace(self, depth=layer + 1))
+        return _exits.head(model, self.exit_shape(layer))
 
     def cut_at(self, model: Any, layer: int, head: Any) -> Any:
         """A network of the layers up to that one, with the exit's head."""
         from edgekd.students import _exits
 
-        return _exits.cut(model, replace(self, depth=layer + 1), head)
+        return _exits.cut(model, self.exit_shape(layer), head)
 
 
 def _copy(student: Any, teacher: Any, samples: Sequence[Sample]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -187,6 +187,10 @@ class Transformer:
             target[name] = old.clone()
         student.load_state_dict(target)
         return student
+
+    def exit_shape(self, layer: int) -> Transformer:
+        """The shape that ends with that layer."""
+        return replace(self, layers=layer + 1)
 
     def exit_head(self, model: PreTrainedModel, layer: int) -> Any:
         """A copy of the model's own head: from a layer's hidden states (batch, tokens, hidden) to logits."""

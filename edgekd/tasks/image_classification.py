@@ -45,6 +45,7 @@ class ImageClassification:
     headline_size: ClassVar[int] = 1 << 16  # beyond any: images have the graph's size
     baseline_recipe: ClassVar[str] = "logistic regression on the pixels at 16 x 16, on the labelled rows"
     losses: ClassVar[tuple[str, ...]] = ("response=0.9", "hard_labels=0.1")
+    losses_if_labelled: ClassVar[tuple[str, ...]] = ("response=0.5", "hard_labels=0.5")
     augmentations: ClassVar[tuple[str, ...]] = ()
 
     def read(self, source: str) -> dict[str, images.ImageTable]:

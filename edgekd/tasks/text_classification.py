@@ -45,6 +45,7 @@ class TextClassification:
     headline_size: ClassVar[int] = 32  # tokens at which peak RSS is quoted
     baseline_recipe: ClassVar[str] = "TF-IDF (words, characters) with a linear SVM on the labelled rows"
     losses: ClassVar[tuple[str, ...]] = ("response=0.9", "hard_labels=0.1")
+    losses_if_labelled: ClassVar[tuple[str, ...]] = ("response=0.5", "hard_labels=0.5")
     augmentations: ClassVar[tuple[str, ...]] = ()
 
     def read(self, source: str) -> dict[str, Table]:

@@ -38,6 +38,7 @@ class TimeSeriesClassification:
     headline_size: ClassVar[int] = 1 << 30  # beyond any: series have the graph's size
     baseline_recipe: ClassVar[str] = "a ridge classifier on the standardised values of the labelled rows"
     losses: ClassVar[tuple[str, ...]] = ("response=0.9", "hard_labels=0.1")
+    losses_if_labelled: ClassVar[tuple[str, ...]] = ("response=0.5", "hard_labels=0.5")
     augmentations: ClassVar[tuple[str, ...]] = ()
 
     def read(self, source: str) -> dict[str, Table]:
