@@ -42,6 +42,16 @@ def test_demo(tmp_path: Path) -> None:
     assert run("verify", tmp_path / "first").returncode == 0
 
 
+def test_all_labels(tmp_path: Path) -> None:
+    """The demo with every label: little is left for the teacher to add, and the student must not lose it."""
+    done = run("build", "--target", "rpi4", "--labels", "5000", "--out", tmp_path / "bundle", "--json",
+               env={"EDGEKD_STORE": str(tmp_path / "store")}, timeout=1400)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)["summary"]
+    assert summary["retained"] >= 0.95
+    assert summary["speedup"] >= 4.5
+
+
 @pytest.mark.parametrize(
     ("task", "least", "over_baseline"),
     [("image-classification", 0.84, 0.04), ("time-series-classification", 0.90, 0.3)],
