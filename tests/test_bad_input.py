@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import loose_target, run, texts, write_csv
 
+from edgekd.core.errors import DataError
+
 ROWS = [*texts(60, seed=2)]
 
 
@@ -278,3 +280,8 @@ def test_a_file_in_the_stores_place(tiny_teacher: Path, tiny_data: Path, tmp_pat
     error, fix = refused(1, *arguments, env={"EDGEKD_STORE": str(tmp_path / "file")})
     assert "cannot use" in error
     assert "point $EDGEKD_STORE" in fix
+
+
+def test_an_error_crosses_into_another_process_with_its_fix() -> None:
+    said = pickle.loads(pickle.dumps(DataError("what is wrong", fix="what to do")))
+    assert (type(said), said.message, said.fix, said.exit_code) == (DataError, "what is wrong", "what to do", 1)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 
 
 class EdgeKDError(Exception):
@@ -30,6 +31,9 @@ class EdgeKDError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  fix: {self.fix}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), fix=self.fix), (self.message,)  # to cross into another process whole
 
     def as_dict(self) -> dict[str, object]:
         """What `--json` prints: `{"error": ..., "fix": ..., "exit": ...}`."""
