@@ -1,6 +1,6 @@
 """What do cached outputs and length buckets save, and does memory stay flat? `python -m benchmarks.throughput`.
 
-About 12 minutes. The plain loop is what one writes first: the teacher's forward pass inside the loop, rows in random
+About a quarter of an hour. The plain loop is what one writes first: the teacher's forward pass inside the loop, rows in random
 order, each padded to the longest input that the student takes. Ours is what `build` runs, the building of the cache
 included. Both train the same student on the same rows for five epochs, in turn. Memory: peak RSS of a fresh process
 that keeps the teacher's outputs and trains, on the demo's rows and on ten times as many.
@@ -34,7 +34,7 @@ from edgekd.learner import Learner
 from edgekd.plan import Plan
 from edgekd.runner import peak_rss_mib
 
-TASK, EPOCHS, ROWS, PAIRS = "text-classification", 5, 384, 3
+TASK, EPOCHS, ROWS, PAIRS = "text-classification", 5, 256, 3
 SHAPE = {"layers": 4, "hidden": 384, "heads": 12, "feed_forward": 384}  # the demo's student
 TIMES = 10  # the rows of the memory test, against the demo's
 
