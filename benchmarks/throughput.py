@@ -50,6 +50,7 @@ class Work:
         self.longest = plan.student.survey.max_size
         inputs = [row.input for row in (*splits.train, *splits.unlabelled)]
         self.kept = self.task.student_files(teacher_folder, inputs, plan.student.survey, self.shape, folder)
+        self.shape = replace(self.shape, vocabulary=len(self.kept))  # of these rows
 
     def encode(self, folder: Path) -> Any:
         return self.task.encode(folder, [row.input for row in self.rows], self.longest)

@@ -34,26 +34,39 @@ def ordered(lengths: np.ndarray[Any, Any], size: int, seed: int) -> list[list[in
     A batch holds no more padded tokens than `size` rows of the median length, but two rows in any case: batch norm has
     no variance to learn from one.
     """
-    import numpy as np
-
-    draw = random.Random(seed)  # noqa: S311
-    most = size * int(np.median(lengths)) if len(lengths) else 0
+    draw, most = random.Random(seed), tokens_of(lengths, size)  # noqa: S311
     rows = list(range(len(lengths)))
     draw.shuffle(rows)
     made: list[list[int]] = []
     for start in range(0, len(rows), size * _BUCKET):
-        batch: list[int] = []
-        for row in sorted(rows[start : start + size * _BUCKET], key=lengths.__getitem__):
-            if len(batch) > 1 and (len(batch) + 1) * lengths[row] > most:
-                made.append(batch)
-                batch = []
-            batch.append(row)
-        if len(batch) == 1 and made:
-            made[-1] += batch
+        *whole, last = by_length(rows[start : start + size * _BUCKET], lengths, most)
+        made += whole
+        if len(last) == 1 and made:
+            made[-1] += last
         else:
-            made.append(batch)
+            made.append(last)
     draw.shuffle(made)
     return made
+
+
+def tokens_of(lengths: np.ndarray[Any, Any], size: int) -> int:
+    """The tokens of `size` rows of the median length."""
+    import numpy as np
+
+    return size * int(np.median(lengths)) if len(lengths) else 0
+
+
+def by_length(rows: Sequence[int], lengths: np.ndarray[Any, Any], most: int) -> list[list[int]]:
+    """The rows sorted by length and cut into batches of at most so many padded tokens, or of two rows.
+
+    What a batch takes of memory is then the same however many rows there are.
+    """
+    made: list[list[int]] = [[]]
+    for row in sorted(rows, key=lengths.__getitem__):
+        if len(made[-1]) > 1 and (len(made[-1]) + 1) * lengths[row] > most:
+            made.append([])
+        made[-1].append(row)
+    return made if made[0] else []
 
 
 def padded(samples: Sequence[Sample], rows: Sequence[int], pad: int, device: torch.device) -> dict[str, Tensor]:

@@ -140,16 +140,15 @@ def evaluate(
 ) -> Iterator[tuple[list[int], Any]]:  # fmt: skip
     """What `run(batch)` says of all samples, batch by batch with the rows' numbers, without gradients.
 
-    In order of length, so that padding is small. `device` is where the batches go.
+    In order of length, so that padding is small, and as many tokens as `batch_size` rows of the median length. `device`
+    is where the batches go.
     """
     import torch
 
     lengths = batches.sizes(samples)
-    order = sorted(range(len(samples)), key=lengths.__getitem__)
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
+    for rows in batches.by_length(range(len(samples)), lengths, batches.tokens_of(lengths, batch_size)):
         with torch.no_grad():
-            yield part, run(batches.padded(samples, part, pad, device))
+            yield rows, run(batches.padded(samples, rows, pad, device))
 
 
 def device() -> torch.device:

@@ -236,3 +236,7 @@ def test_a_losss_own_weights_are_trained() -> None:
     engine.fit(learner, samples, Training(epochs=1, batch_size=8, learning_rate=1e-2), seed=0, progress=Quiet())
     after = dict(learner.named_parameters())
     assert all(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_of_no_rows_nothing_is_asked() -> None:
+    assert list(engine.evaluate(lambda batch: 1 / 0, [], device=torch.device("cpu"))) == []
