@@ -3,7 +3,7 @@
 About a quarter of an hour. The plain loop is what one writes first: the teacher's forward pass inside the loop, rows in random
 order, each padded to the longest input that the student takes. Ours is what `build` runs, the building of the cache
 included. Both train the same student on the same rows for five epochs, in turn. Memory: peak RSS of a fresh process
-that keeps the teacher's outputs and trains, on the demo's rows and on ten times as many.
+that keeps the teacher's outputs and trains, ten epochs on the demo's rows and one on ten times as many.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def prepared(store: Store, rows: int | None = None, times: int = 1) -> Work:
     from edgekd.stages import Stages
 
     plan, splits, shape = made(TASK, 1000, store)
-    training = replace(plan.student.training, epochs=EPOCHS if times == 1 and rows else 1)
+    training = replace(plan.student.training, epochs=EPOCHS if rows else TIMES // times)  # memory: on as many steps
     plan = replace(plan, student=replace(plan.student, training=training))
     teacher = Stages(plan, splits, store, Quiet(), {}).teacher()
     if rows is not None:

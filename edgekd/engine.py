@@ -234,7 +234,8 @@ class _Keeper:
             self.accelerator.save_state(str(place / "state"))
             save_file({"torch": torch.get_rng_state()}, place / "random.safetensors")
             if self.best is not None:
-                save_file(self.best, place / "best.safetensors")
+                packed = {name: value.contiguous() for name, value in self.best.items()}  # convnets' are channels last
+                save_file(packed, place / "best.safetensors")
             (place / "position.json").write_text(json.dumps(asdict(at)), encoding="utf-8")
         for old in before:
             shutil.rmtree(old, ignore_errors=True)

@@ -240,3 +240,28 @@ def test_a_losss_own_weights_are_trained() -> None:
 
 def test_of_no_rows_nothing_is_asked() -> None:
     assert list(engine.evaluate(lambda batch: 1 / 0, [], device=torch.device("cpu"))) == []
+
+
+def test_a_convnets_best_weights_are_part_of_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights lie channels last, which safetensors does not take as they are."""
+    monkeypatch.setattr(engine, "CHECKPOINT_S", 0.0)
+    shape = Convnet(8, 3, 2, width=0.25, depth=0.25, stages=2)
+    draw = np.random.default_rng(0)
+    samples = [shape.sample(8, draw) for _ in range(32)]
+
+    def fit(work: Path | None, stop_after: int | None, scores: list[tuple[float]]) -> dict[str, torch.Tensor]:
+        engine.prepare(0, 1)
+        learner = Learner(shape.random(), LABELS, lambda rows: Targets(None, torch.tensor(rows) % 2))
+        left = iter(scores)
+        with contextlib.suppress(KeyboardInterrupt):
+            engine.fit(
+                learner, samples, Training(epochs=3, batch_size=8, learning_rate=1e-2), seed=0,
+                progress=Watched(stop_after), validate=lambda: next(left), work=work,
+            )  # fmt: skip
+        return learner.state_dict()
+
+    scores = [(0.9,), (0.1,), (0.2,)]
+    whole = fit(None, None, scores)
+    fit(tmp_path, 7, scores)
+    again = fit(tmp_path, None, scores[1:])
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
