@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -54,12 +55,20 @@ class Tokens(Sequence["Sample"]):
         return (self[row] for row in range(len(self)))
 
 
+@lru_cache(maxsize=2)
+def _tokenizer(folder: Path, _changed_ns: int) -> Any:
+    """The folder's tokenizer, loaded once: each load leaves some MiB behind, and rows are asked for in many parts."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def tokenize(folder: Path, texts: Sequence[str], max_tokens: int) -> Tokens:
     """The texts as the folder's tokenizer cuts them, each at most `max_tokens` long, special tokens counted."""
     import numpy as np
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    file = folder / "tokenizer.json"
+    tokenizer = _tokenizer(folder, file.stat().st_mtime_ns if file.exists() else 0)
     parts: dict[str, list[Array]] = {"input_ids": []}
     lengths: list[int] = []
     for start in range(0, len(texts), _CHUNK):
