@@ -1,9 +1,9 @@
 """What do cached outputs and length buckets save, and does memory stay flat? `python -m benchmarks.throughput`.
 
 A quarter of an hour. The plain loop is what one writes first: the teacher's forward pass inside the loop, rows in
-random order, each padded to the longest input that the student takes. Ours is what `build` runs, the building of the cache
-included. Both train the same student on the same rows for five epochs, in turn. Memory: peak RSS of a fresh process
-that keeps the teacher's outputs and trains, ten epochs on the demo's rows and one on ten times as many.
+random order, each padded to the longest input that the student takes. Ours is what `build` runs, the building of the
+cache included. Both train the same student on the same rows for five epochs, in turn. Memory: peak RSS of a fresh
+process that keeps the teacher's outputs and trains, ten epochs on the demo's rows and one on ten times as many.
 """
 
 from __future__ import annotations
