@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.layers import exit_layers, layer_map
 from edgekd.core.protocols import Survey, Work
+from edgekd.students._cut import cut_at, exit_head
 from edgekd.students._watch import watched
 from edgekd.students._work import spans
 
@@ -221,17 +222,7 @@ class Conv1d:
         """The shape that ends with that block."""
         return replace(self, depth=layer + 1)
 
-    def exit_head(self, model: Any, layer: int) -> Any:
-        """The mean over time and a linear head: from a block's (batch, width, steps) to logits."""
-        from edgekd.students import _exits
-
-        return _exits.head(model, self.exit_shape(layer))
-
-    def cut_at(self, model: Any, layer: int, head: Any) -> Any:
-        """A network of the blocks up to that one, with the exit's head."""
-        from edgekd.students import _exits
-
-        return _exits.cut(model, self.exit_shape(layer), head)
+    exit_head, cut_at = exit_head, cut_at
 
     def _cut_of(self, whole: Conv1d) -> bool:
         same = replace(self, width=whole.width, depth=whole.depth, separable=whole.separable) == whole

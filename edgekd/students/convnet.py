@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.protocols import Survey, Work
+from edgekd.students._cut import cut_at, exit_head
 from edgekd.students._images import smaller_images
 
 if TYPE_CHECKING:
@@ -272,17 +273,7 @@ class Convnet:
         """The shape that ends with that stage."""
         return replace(self, stages=layer + 1)
 
-    def exit_head(self, model: Any, layer: int) -> Any:
-        """A top convolution, the mean over the map, a linear head: from a stage's maps to logits."""
-        from edgekd.students import _exits
-
-        return _exits.head(model, self.exit_shape(layer))
-
-    def cut_at(self, model: Any, layer: int, head: Any) -> Any:
-        """A network of the stages up to that one, with the exit's head."""
-        from edgekd.students import _exits
-
-        return _exits.cut(model, self.exit_shape(layer), head)
+    exit_head, cut_at = exit_head, cut_at
 
 
 def _rounded(channels: float) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.layers import exit_layers
 from edgekd.core.protocols import Survey, Work
+from edgekd.students._cut import cut_at, exit_head
 from edgekd.students._images import smaller_images
 from edgekd.students._work import spans
 
@@ -167,17 +168,7 @@ class Mlp:
         """The shape that ends with that layer."""
         return replace(self, depth=layer + 1)
 
-    def exit_head(self, model: Any, layer: int) -> Any:
-        """A linear head: from a hidden layer's (batch, width) to logits."""
-        from edgekd.students import _exits
-
-        return _exits.head(model, self.exit_shape(layer))
-
-    def cut_at(self, model: Any, layer: int, head: Any) -> Any:
-        """A network of the layers up to that one, with the exit's head."""
-        from edgekd.students import _exits
-
-        return _exits.cut(model, self.exit_shape(layer), head)
+    exit_head, cut_at = exit_head, cut_at
 
 
 def _copy(student: Any, teacher: Any, samples: Sequence[Sample]) -> None:
