@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import report, verifier
-from edgekd.compress import variant_file
+from edgekd.candidates import variant_file
+from edgekd.choose import PLAIN
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256, this_host
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 GOLDEN_ROWS = 16
 _EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "README.md")
-_NOT_SHIPPED = (
-    "model.safetensors", ".seal.json", "training_args.bin", "training.json", "confidence.json", "exits",
+_READ_BY_LOADERS = (  # beside the graph; whatever else a model's folder holds stays there
+    "config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.*", "merges.txt", "*.model",
 )  # fmt: skip
 _PROOF_ROWS = 8
 
@@ -62,15 +64,16 @@ def check_space(folders: list[Path], needed_mib: int) -> None:
             )
 
 
-def write(
-    plan: Plan, splits: Splits, said: dict[str, Any], student: Path, variants: Path, recipe: str, out: Path
-) -> None:
-    """Write the bundle of this variant to `out`. Raises EdgeKDError where it does not open as it should."""
+def write(plan: Plan, splits: Splits, said: dict[str, Any], folder: Path, variants: Path, name: str, out: Path) -> None:
+    """Write the bundle of the variant of that name to `out`; `folder` has its tokenizer or preprocessing.
+
+    Raises EdgeKDError where it does not open as it should.
+    """
     check_free(out)
     try:
         with writing(out, seal=False) as fresh:
-            _artifact(plan, splits, student, variants, recipe, fresh)
-            proof = _proof(plan, splits, fresh, student, variant_file(variants, recipe))
+            _artifact(plan, splits, folder, variants, name, fresh)
+            proof = _proof(plan, splits, fresh, folder, variant_file(variants, name))
             report.write(said, fresh)
             _evidence(plan, said, proof, fresh)
             _manifest(plan, said, fresh)
@@ -80,16 +83,16 @@ def write(
         raise storage_error(error, out) from error
 
 
-def _artifact(plan: Plan, splits: Splits, student: Path, variants: Path, recipe: str, fresh: Path) -> None:
-    for path in sorted(student.iterdir()):
-        if path.name not in _NOT_SHIPPED:
+def _artifact(plan: Plan, splits: Splits, folder: Path, variants: Path, name: str, fresh: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and any(path.match(pattern) for pattern in _READ_BY_LOADERS):
             shutil.copyfile(path, fresh / path.name)
     (fresh / "onnx").mkdir()
-    source = variant_file(variants, recipe)
+    source = variant_file(variants, name)
     model = fresh / "onnx" / source.name
     shutil.copyfile(source, model)
     shutil.copyfile(Path(verifier.__file__), fresh / "verify.py")
-    _golden(plan, splits, student, model, variant_file(variants, "float32"), fresh / "golden")
+    _golden(plan, splits, folder, model, variant_file(variants, PLAIN), fresh / "golden")
     licences = fresh / "LICENSES"
     licences.mkdir()
     (licences / "TEACHER.txt").write_text(f"{plan.teacher.name}: {plan.teacher.licence}\n", "utf-8")
@@ -99,7 +102,7 @@ def _artifact(plan: Plan, splits: Splits, student: Path, variants: Path, recipe:
             shutil.copyfile(path, licences / f"TEACHER-{path.name}")
 
 
-def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path, folder: Path) -> None:
+def _golden(plan: Plan, splits: Splits, encoder: Path, model: Path, plain: Path, folder: Path) -> None:
     """Inputs, what this ISA answers, what fp32 answers, and how far an answer may be from either.
 
     Same ISA: four times the spread between ONNX Runtime's graph optimizations, at least half the quantization
@@ -109,10 +112,10 @@ def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path,
 
     folder.mkdir()
     task = make("tasks", plan.task)
-    rows = splits.test if plan.golden == "test" else (*splits.train, *splits.unlabelled)
+    rows = splits.test if plan.golden == "test" else splits.known
     few = [row.input for row in rows[:: max(1, len(rows) // GOLDEN_ROWS)][:GOLDEN_ROWS]]
     given = [row.input for row in splits.golden]
-    samples = task.encode(student, given or few, plan.student.survey.max_size)
+    samples = task.encode(encoder, given or few, plan.student.survey.max_size)
     if plan.golden == "synthetic":
         samples = task.synthetic(samples, GOLDEN_ROWS, plan.seed)
     inputs = {f"{row}.{name}": values for row, sample in enumerate(samples) for name, values in sample.items()}
@@ -136,7 +139,7 @@ def _golden(plan: Plan, splits: Splits, student: Path, model: Path, plain: Path,
 
 
 def _answers(model: Path, samples: list[Any]) -> tuple[np.ndarray[Any, Any], float]:
-    """Outputs of the samples, and their largest spread over graph optimization levels."""
+    """What `verify.py` makes of the samples' outputs, and the largest spread over graph optimization levels."""
     import numpy as np
     import onnxruntime as ort
 
@@ -146,32 +149,32 @@ def _answers(model: Path, samples: list[Any]) -> tuple[np.ndarray[Any, Any], flo
         options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, 1, 3
         session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         names = [node.name for node in session.get_inputs()]
-        rows = [session.run(None, {name: sample[name] for name in names})[0] for sample in samples]
+        rows = [verifier.answer(session.run(None, {name: sample[name] for name in names})[0]) for sample in samples]
         answers.append(np.concatenate(rows))
     return answers[0], float(np.abs(answers[0] - answers[1]).max())
 
 
-def _proof(plan: Plan, splits: Splits, fresh: Path, student: Path, model: Path) -> dict[str, Any]:
-    """Open the folder as optimum does, where it knows the task, and hold its logits against the measured model's."""
+def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Path) -> dict[str, Any]:
+    """Open the folder as optimum does, where it knows the task, and hold its outputs against the measured model's."""
     import numpy as np
 
     optimum = make("exporters", "optimum")
     if not optimum.opens(plan.task):
         return {"optimum": f"has no loader for {plan.task}; onnxruntime opens it (golden vectors)"}
-    inputs = [row.input for row in splits.train[:_PROOF_ROWS]]
+    inputs = [row.input for row in splits.known[:_PROOF_ROWS]]
     shipped = fresh / "onnx" / model.name
     task = make("tasks", plan.task)
     loader, opened = optimum.open(fresh, shipped.name, task.ordinary(fresh, inputs), task=plan.task)
-    samples = task.encode(student, inputs, plan.student.survey.max_size)
-    ours = outputs(model, samples, threads=1)
+    samples = task.encode(folder, inputs, plan.student.survey.max_size)
+    ours = outputs(model, samples, threads=1, pool=task.pool)
     difference = float(np.abs(opened - ours).max())
     limit = 0.05 * float(np.abs(ours).max())  # int8 kernels may round differently at another thread count
     if not difference <= limit:
         raise EdgeKDError(
-            f"the bundle says something else in optimum: logits differ by {difference:.2g}",
+            f"the bundle says something else in optimum: outputs differ by {difference:.2g}",
             fix="this is a fault of edgekd: please report it with the command you ran",
         )
-    return {"optimum": f"{loader} opens it; largest logit difference {difference:.2g}"}
+    return {"optimum": f"{loader} opens it; largest difference {difference:.2g}"}
 
 
 def _evidence(plan: Plan, said: dict[str, Any], proof: dict[str, Any], fresh: Path) -> None:

@@ -5,32 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgekd.core.errors import ArtifactTooLarge, BelowAccuracy, EdgeKDError, OverLatency, OverMemory
+from edgekd.core.errors import ArtifactTooLarge, BelowAccuracy, EdgeKDError, OverLatency, OverMemory, UsageError
 from edgekd.core.profile import Profile
+
+PLAIN = "float32"
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One variant on the selection rows. `drop_points` is against the fp32 student, on what selection judges by."""
+    """One variant on the selection rows. `drop_points` is against the fp32 student, on what selection judges by.
 
-    recipe: str
-    agreement: float  # with the teacher, as a fraction of the rows
+    Intervals hold 95%; of a variant that was given none, its figure counts as certain.
+    """
+
+    name: str  # the candidate's: its recipe, and what is its own
+    agreement: float  # with the teacher, as a fraction of the rows; of embeddings the mean cosine
     drop_points: float
     speed: float  # over the fp32 student, above 1 is faster
     latency_ms: float
     peak_rss_mib: float
     artifact_mib: float
-    suggestion: dict[str, float] = field(default_factory=dict)  # a threshold of its confidence, as these rows have it
+    agreement_interval: Span | None = None
+    drop_interval: Span | None = None
+    speed_interval: Span | None = None
+    kept: tuple[str, ...] = ()  # the graph's nodes that it leaves in float
+    said: str = ""  # the candidate in words
+    suggestion: dict[str, float] | None = None  # a threshold of its confidence, as these rows have it
     failed: str | None = None  # why the recipe gave no variant
+
+    @classmethod
+    def failure(cls, name: str, why: str, said: str = "") -> Trial:
+        """Of a candidate that could not be made or run."""
+        return cls(name, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, failed=why, said=said)
+
+    @property
+    def surely(self) -> float:
+        """The speed that it has at least."""
+        return self.speed_interval[0] if self.speed_interval else self.speed
 
 
 @dataclass(frozen=True)
 class Choice:
     """The variant that ships, and in words why each of the others does not."""
 
-    recipe: str
+    name: str
     why: str
     passed_over: dict[str, str]
+    forced: bool = False
+    against: tuple[str, ...] = field(default=())  # what stands against one that was forced
 
 
 def objections(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], str]]:
@@ -39,9 +62,16 @@ def objections(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], s
     if trial.drop_points > target.max_drop_points:
         found.append((BelowAccuracy, f"loses {trial.drop_points:.1f} points > {target.max_drop_points:g} allowed"))
     if trial.agreement < target.min_teacher_agreement:
-        found.append(
-            (BelowAccuracy, f"agrees with the teacher on {trial.agreement:.1%} < {target.min_teacher_agreement:.1%}")
-        )
+        floor = target.min_teacher_agreement
+        digits = 1 if f"{trial.agreement:.1%}" != f"{floor:.1%}" else 3
+        words = f"agreement with the teacher {trial.agreement:.{digits}%} < {floor:.{digits}%}"
+        found.append((BelowAccuracy, words))
+    return found + over_budget(trial, target)
+
+
+def over_budget(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], str]]:
+    """The budgets that it breaks: memory, file, and latency where the target runs here."""
+    found: list[tuple[type[EdgeKDError], str]] = []
     if trial.peak_rss_mib > target.memory_mib:
         found.append((OverMemory, f"peak memory {trial.peak_rss_mib:.1f} MiB > {target.memory_mib:g}"))
     if trial.artifact_mib > target.artifact_mib:
@@ -51,37 +81,94 @@ def objections(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], s
     return found
 
 
-def choose(trials: Sequence[Trial], target: Profile) -> Choice:
-    """The fastest variant that nothing stands against; fp32 unless a quantized one is faster or the only one to fit.
+def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -> Choice:
+    """The fastest variant that nothing stands against; fp32 unless a quantized one is surely faster or alone fits.
 
+    `force` names a recipe that ships whatever stands against it: its fastest variant, told with what it breaks.
     Raises the error of the objection that the best candidate fails by, where none is left.
     """
-    standing = {trial.recipe: objections(trial, target) for trial in trials if trial.failed is None}
-    eligible = [trial for trial in trials if trial.failed is None and not standing[trial.recipe]]
-    passed_over = {trial.recipe: f"failed: {trial.failed}" for trial in trials if trial.failed}
-    passed_over |= {recipe: "; ".join(text for _, text in found) for recipe, found in standing.items() if found}
+    standing = {trial.name: objections(trial, target) for trial in trials if trial.failed is None}
+    eligible = [trial for trial in trials if trial.failed is None and not standing[trial.name]]
+    passed_over = {trial.name: f"failed: {trial.failed}" for trial in trials if trial.failed}
+    passed_over |= {name: "; ".join(text for _, text in found) for name, found in standing.items() if found}
+    if force is not None:
+        return _forced(trials, force, standing, passed_over)
     if not eligible:
-        nearest = min((trial for trial in trials if trial.failed is None), key=lambda t: len(standing[t.recipe]))
-        kind, text = standing[nearest.recipe][0]
+        nearest = min((trial for trial in trials if trial.failed is None), key=lambda t: len(standing[t.name]))
+        kind, text = standing[nearest.name][0]
         raise kind(
-            f"no variant may ship: {nearest.recipe} {text}"
-            + "".join(f"; {recipe} {why}" for recipe, why in passed_over.items() if recipe != nearest.recipe),
+            f"no variant may ship: {nearest.name} {text}"
+            + "".join(f"; {name} {why}" for name, why in passed_over.items() if name != nearest.name),
             fix=_way_out(kind, target.name),
         )
-    plain = next((trial for trial in eligible if trial.recipe == "float32"), None)
-    best = max(eligible, key=lambda trial: trial.speed)
-    if plain is not None and best.speed <= plain.speed:
-        best = plain
+    plain = next((trial for trial in eligible if trial.name == PLAIN), None)
+    faster = [trial for trial in eligible if plain is None or trial.surely > plain.speed]
+    best = max(faster, key=lambda trial: trial.speed) if faster else plain
+    assert best is not None
     for trial in eligible:
-        if trial.recipe != best.recipe:
-            passed_over[trial.recipe] = f"{best.speed / trial.speed:.2f}x slower than {best.recipe}"
-    if best.recipe == "float32":
+        if trial.name != best.name:
+            passed_over[trial.name] = _slower(trial, best)
+    if best.name == PLAIN:
         why = "no quantized variant is both allowed and faster"
     elif plain is None:
         why = f"fits the budgets, which fp32 does not, and is {best.speed:.2f}x its speed"
     else:
         why = f"{best.speed:.2f}x the speed of fp32 at {best.drop_points:+.1f} points lost"
-    return Choice(best.recipe, why, passed_over)
+    return Choice(best.name, why, passed_over)
+
+
+def pareto(trials: Sequence[Trial]) -> tuple[str, ...]:
+    """Names of the variants that no other one beats in agreement, speed, memory and size at once."""
+    whole = [trial for trial in trials if trial.failed is None]
+
+    def worth(trial: Trial) -> tuple[float, ...]:
+        return trial.agreement, trial.speed, -trial.peak_rss_mib, -trial.artifact_mib
+
+    def beaten(one: tuple[float, ...]) -> bool:
+        rest = (worth(other) for other in whole)
+        return any(other != one and all(a >= b for a, b in zip(other, one, strict=True)) for other in rest)
+
+    return tuple(trial.name for trial in whole if not beaten(worth(trial)))
+
+
+def best_so_far(trials: Sequence[Trial], target: Profile, force: str | None = None) -> str | None:
+    """What would ship if the search ended now; None where nothing may."""
+    try:
+        return choose(trials, target, force).name
+    except EdgeKDError:
+        return None
+
+
+def recipe_of(name: str) -> str:
+    """The recipe that a candidate's name begins with."""
+    return name.partition("-")[0]
+
+
+def _forced(
+    trials: Sequence[Trial], force: str, standing: dict[str, list[tuple[type[EdgeKDError], str]]], why: dict[str, str]
+) -> Choice:
+    own = [trial for trial in trials if recipe_of(trial.name) == force]
+    made = [trial for trial in own if trial.failed is None]
+    if not made:
+        failed = own[0].failed if own else "it was not tried"
+        raise UsageError(f"--force {force}: there is no such variant: {failed}", fix="force another recipe, or none")
+    best = min(made, key=lambda trial: (len(standing[trial.name]), -trial.speed))
+    for trial in trials:
+        if trial.name != best.name:
+            why.setdefault(trial.name, f"{best.name} was forced")
+    against = tuple(text for _, text in standing[best.name])
+    plain = next((trial for trial in trials if trial.name == PLAIN), best)
+    if best.surely <= plain.speed and best is not plain:
+        against += (f"is not surely faster than fp32: {best.speed:.2f}x",)
+    told = f"forced against: {'; '.join(against)}" if against else "forced; nothing stands against it"
+    why.pop(best.name, None)
+    return Choice(best.name, f"{told}; {best.speed:.2f}x the speed of fp32", why, forced=True, against=against)
+
+
+def _slower(trial: Trial, best: Trial) -> str:
+    if trial.speed > best.speed:
+        return f"not surely faster than {best.name}: {trial.speed:.2f}x, at least {trial.surely:.2f}x"
+    return f"{best.speed / trial.speed:.2f}x slower than {best.name}"
 
 
 def _way_out(kind: type[EdgeKDError], target: str) -> str:

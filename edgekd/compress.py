@@ -1,122 +1,253 @@
-"""Compress: the profile's recipes, each tried and measured on rows that nobody trained on."""
+"""Compress: a search over recipes, their settings and the layers that they leave in float.
+
+Every candidate is made, run and judged on rows that nobody trained or calibrated on. What was tried stands on disk
+after every trial, so that a search that is stopped goes on, or ends with the best that it has.
+"""
 
 from __future__ import annotations
 
 import json
-import statistics
-import tempfile
+import os
+import shutil
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.choose import Trial, objections
-from edgekd.core.confidence import certainty, suggest_threshold
+from edgekd import candidates, diagnose
+from edgekd.candidates import Candidate
+from edgekd.choose import PLAIN, Trial, best_so_far, objections, pareto, recipe_of
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Progress
-from edgekd.core.registry import make, plugin
+from edgekd.core.registry import make
 from edgekd.data.splits import Splits
-from edgekd.export import outputs
+from edgekd.judge import Judge
 from edgekd.plan import Plan
-from edgekd.runner import pack
 
 if TYPE_CHECKING:
     import numpy as np
 
     from edgekd.core.protocols import Sample
 
-_TIMED_ROWS, _ROUNDS = 20, 10
+TRIALS, DIAGNOSIS = "trials.json", "diagnosis.json"
+_RANGES = "ranges"  # what calibration found, shared by the candidates of one model
+_DIAGNOSED_ROWS = 16
+_MOST_PLACES = 64  # that a ladder may reach
 
 
-def variant_file(folder: Path, recipe: str) -> Path:
-    """Where a variant of this recipe lies, by the name that transformers.js expects of it."""
-    return folder / recipe / f"model{plugin('quantizers', recipe).suffix}.onnx"
+class Stopped(Exception):
+    """The user ended the search: the folder that it worked in holds the best so far."""
 
 
 def compress(
-    plan: Plan, splits: Splits, student_folder: Path, exported: Path, teacher_logits: np.ndarray[Any, Any], out: Path,
+    plan: Plan, splits: Splits, model_folder: Path, plain: Path, reference: np.ndarray[Any, Any], out: Path, work: Path,
     progress: Progress,
 ) -> None:  # fmt: skip
-    """Write every variant and `trials.json` into `out`; the file is whole after every trial.
+    """Write every variant, `trials.json` and `diagnosis.json` into `out`; all lies in `work` until the search ends.
 
-    `teacher_logits` are the teacher's on the selection rows (rows, classes). The rows pick among variants: by
-    agreement with the teacher, or by accuracy where their labels are known. fp32 is always among the variants.
+    `plain` is the fp32 model, `reference` what the teacher says of the selection rows: (rows, classes or width).
+    Raises Stopped where the user interrupts the search after fp32 was tried: `work` then is what `out` would be.
     """
     task = make("tasks", plan.task)
-    rows = [row.input for row in splits.selection]
-    selection = task.encode(student_folder, rows, plan.student.survey.max_size)
-    calibration = task.encode(student_folder, [row.input for row in splits.calibration], plan.student.survey.max_size)
-    recipes = ["float32", *(recipe for recipe in plan.target.recipes if recipe != "float32")]
-    judge = _Judge(plan, splits, task, selection, teacher_logits, exported / "model.onnx")
-    trials: dict[str, Trial] = {}
-    progress.stage("compress: try the profile's recipes", len(recipes))
-
-    def trial(recipe: str) -> float:
-        file = variant_file(out, recipe)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            plugin("quantizers", recipe).for_target(plan.target).quantize(exported / "model.onnx", file, calibration)
-            trials[recipe] = judge.trial(recipe, file)
-        except EdgeKDError as error:
-            if recipe == "float32":
-                raise
-            trials[recipe] = Trial(recipe, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, failed=error.message)
-        (out / "trials.json").write_text(json.dumps([asdict(t) for t in trials.values()], indent=1), encoding="utf-8")
-        progress.step(len(trials), f"{recipe}: {trials[recipe].speed:.2f}x, agreement {trials[recipe].agreement:.1%}")
-        barred = trials[recipe].failed or objections(trials[recipe], plan.target)
-        return -trials[recipe].drop_points if barred else trials[recipe].speed
-
-    make("searches", "neural_compressor").run(recipes, trial, time_limit_s=plan.search_limit_s)
+    longest = plan.student.survey.max_size
+    selection = task.encode(model_folder, [row.input for row in splits.selection], longest)
+    calibration = task.encode(model_folder, [row.input for row in splits.calibration], longest)
+    judge = Judge(plan, splits, task, selection, reference, plain)
+    work.mkdir(parents=True, exist_ok=True)
+    search = _Search(plan, judge, plain, calibration, work, progress)
+    progress.stage("compress: search over recipes")
+    try:
+        search.run()
+    except KeyboardInterrupt:
+        if PLAIN not in search.trials:
+            raise
+        progress.say("compress: stopped; going on with the best so far")
+        search.note(stopped="interrupted")
+        raise Stopped from None
+    search.diagnose_best()
+    shutil.rmtree(work / _RANGES, ignore_errors=True)
+    for path in work.iterdir():
+        os.replace(path, out / path.name)
 
 
 def read_trials(folder: Path) -> list[Trial]:
     """What `compress` measured."""
-    return [Trial(**values) for values in json.loads((folder / "trials.json").read_text(encoding="utf-8"))]
+    return [_trial(values) for values in read(folder)["trials"]]
 
 
-class _Judge:
-    """Measures variants against the fp32 student on the selection rows."""
+def read(folder: Path) -> dict[str, Any]:
+    """All of `trials.json`: `trials`, names in `pareto`, the `best` so far, whether the search was `stopped`."""
+    said: dict[str, Any] = json.loads((folder / TRIALS).read_text(encoding="utf-8"))
+    return said
+
+
+def read_diagnosis(folder: Path) -> dict[str, Any] | None:
+    """The layers of the variant that was looked into; None where none was."""
+    file = folder / DIAGNOSIS
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+class _Search:
+    """One search: its trials so far, in a folder that outlives it."""
 
     def __init__(
-        self, plan: Plan, splits: Splits, task: Any, selection: Sequence[Sample], teacher_logits: np.ndarray[Any, Any],
-        plain: Path,
-    ) -> None:  # fmt: skip
-        import numpy as np
+        self, plan: Plan, judge: Judge, plain: Path, calibration: Sequence[Sample], work: Path, progress: Progress
+    ) -> None:
+        self.plan, self.judge, self.plain, self.calibration = plan, judge, plain, calibration
+        self.work, self.progress = work, progress
+        self.trials: dict[str, Trial] = {}
+        self.made: dict[str, Candidate] = {}
+        self.before = {trial.name: trial for trial in read_trials(work)} if (work / TRIALS).exists() else {}
+        self.end = time.monotonic() + plan.search_limit_s
 
-        self.plan, self.task, self.selection, self.plain = plan, task, selection, plain
-        self.teacher_says = teacher_logits.argmax(axis=1)
-        self.truth = self.teacher_says
-        if splits.selection_labelled:
-            self.truth = np.array([splits.classes.index(row.label or "") for row in splits.selection])
-        self.plain_score: float | None = None
+    def run(self) -> None:
+        """The profile's recipes; then, where only accuracy stands against a faster one, its settings and its layers."""
+        self._try(candidates.recipes(self.plan.target, self.plan.force))
+        for trial in candidates.worth_mending(self._all(), self.plan.target):
+            self._try(candidates.settings(self.made[trial.name], self.plan.target), until_allowed=True)
+        mended: set[str] = set()
+        while todo := self._to_mend(mended):
+            mended.add(recipe_of(todo[0].name))
+            self._mend(self.made[todo[0].name])
+            if self._late:
+                break
+        self.note(stopped="time limit" if self._late else None)
 
-    def trial(self, recipe: str, file: Path) -> Trial:
-        said = outputs(file, self.selection, threads=self.plan.target.threads)
-        correct = self.task.correct(said, self.truth)
-        score = float(correct.mean())
-        self.plain_score = score if self.plain_score is None else self.plain_score
-        latency, speed, peak = self._cost(file)
-        return Trial(
-            recipe=recipe,
-            agreement=float((said.argmax(axis=1) == self.teacher_says).mean()),
-            drop_points=100 * (self.plain_score - score),
-            speed=speed,
-            latency_ms=latency,
-            peak_rss_mib=peak,
-            artifact_mib=file.stat().st_size / 2**20,
-            suggestion=suggest_threshold(certainty(said), correct)._asdict(),
+    def diagnose_best(self) -> None:
+        """Look into the layers of the best quantized variant, or the fastest where fp32 ships."""
+        best = best_so_far(self._all(), self.plan.target, self.plan.force)
+        quantized = [trial for trial in self._all() if trial.failed is None and trial.name != PLAIN]
+        if not quantized:
+            return
+        named = best if best not in (None, PLAIN) else max(quantized, key=lambda trial: trial.speed).name
+        try:
+            found = self._diagnosis(self.made[named])
+        except EdgeKDError as error:  # of half precision
+            self.progress.say(f"no diagnosis: {error.message}")
+            return
+        said = {"of": named, **found.as_dict(self._bought(self.made[named], found))}
+        (self.work / DIAGNOSIS).write_text(json.dumps(said, indent=1), encoding="utf-8")
+
+    def _bought(self, base: Candidate, found: diagnose.Diagnosis) -> tuple[diagnose.WhatIf, ...]:
+        """What each of the worst places in float would change: a trial each, for whoever is thorough."""
+        if self._late or not self.plan.thorough:
+            return ()
+        agreement = "cosine" if self.judge.task.pool else "agreement"
+
+        def quantize(out: Path, keep: tuple[str, ...]) -> None:
+            self._quantize(replace(base, keep=keep), out)
+
+        def figures(trial: Trial) -> dict[str, float]:
+            return {agreement: trial.agreement, "speed": trial.speed, "artifact_mib": trial.artifact_mib}
+
+        return diagnose.what_if(
+            found, figures(self.trials[base.name]), quantize, lambda file: figures(self.judge.trial(base, file)),
+            keep=base.keep,
+        )  # fmt: skip
+
+    def note(self, stopped: str | None = None) -> None:
+        """What was found so far, on disk at once."""
+        found = self._all()
+        said = {
+            "trials": [asdict(trial) for trial in found],
+            "pareto": pareto(found),
+            "best": best_so_far(found, self.plan.target, self.plan.force),
+            "stopped": stopped,
+        }
+        fresh = self.work / f"{TRIALS}.new"
+        fresh.write_text(json.dumps(said, indent=1), encoding="utf-8")
+        os.replace(fresh, self.work / TRIALS)
+
+    def _mend(self, base: Candidate) -> None:
+        """Leave ever more places in float until nothing stands against it; then as few as will do.
+
+        The worst ones; of a network of convolutions first those at its input, where a few small ones do most.
+        """
+        try:
+            found = self._diagnosis(base)
+        except EdgeKDError:  # half precision has no layers to leave in float
+            return
+        convolves = any(layer.op == "Conv" for layer in found.layers)
+        if not (convolves and self._climb(replace(base, order="first"), found.from_input(most=_MOST_PLACES))):
+            self._climb(base, found.places(most=_MOST_PLACES))
+
+    def _climb(self, base: Candidate, places: Sequence[tuple[str, tuple[str, ...]]]) -> bool:
+        """A ladder of places in float, and what lies between its last rungs; whether one is allowed."""
+        rungs = candidates.ladder(base, places)
+        self._try(rungs, until_allowed=True)
+        failed, passed = 0, None
+        for rung in rungs:
+            if rung.name in self.trials:
+                failed, passed = (failed, len(rung.places)) if self._allowed(rung) else (len(rung.places), None)
+        while passed and (middle := candidates.between(base, places, failed, passed)) and not self._late:
+            self._try([middle])
+            failed, passed = (failed, len(middle.places)) if self._allowed(middle) else (len(middle.places), passed)
+        return passed is not None
+
+    def _try(self, wanted: Sequence[Candidate], *, until_allowed: bool = False) -> None:
+        """Try each that is new, in order; with `until_allowed` only until nothing stands against one."""
+        fresh = {one.name: one for one in wanted if one.name not in self.trials}
+        if not fresh or (self._late and PLAIN in self.trials):
+            return
+        self.made |= fresh
+        make("searches", "neural_compressor").run(
+            list(fresh), self._score, time_limit_s=self.end - time.monotonic(), goal=0.0 if until_allowed else None
         )
 
-    def _cost(self, file: Path) -> tuple[float, float, float]:
-        device, threads = make("devices", "local"), self.plan.target.threads
-        with tempfile.TemporaryDirectory(prefix="edgekd-trial-") as folder:
-            timed, headline = Path(folder, "timed.npz"), Path(folder, "headline.npz")
-            pack(list(self.selection[:_TIMED_ROWS]), timed)
-            size = min(self.task.headline_size, self.plan.student.survey.max_size)
-            pack([self.task.sized(self.selection, size)], headline)
-            models = {name: {"model": str(path), "inputs": str(timed)}
-                      for name, path in (("float32", self.plain), ("variant", file))}  # fmt: skip
-            job = device.run("time", models=models, threads=threads, rounds=_ROUNDS, seed=self.plan.seed)
-            medians = {n: statistics.median(ms for turn in job["latency_ms"][n] for ms in turn) for n in models}
-            job = device.run("footprint", model=str(file), inputs=[str(headline)], threads=threads)
-        return medians["variant"], medians["float32"] / medians["variant"], job["peak_rss_mib"][0]
+    def _score(self, name: str) -> float:
+        """Make and judge one candidate, unless that was done before; above zero where nothing stands against it."""
+        if name in self.before:
+            self.trials[name] = self.before[name]
+        else:
+            self.trials[name] = self._trial(self.made[name])
+            self.note()
+        trial = self.trials[name]
+        self.progress.step(
+            len(self.trials), f"{name}: {trial.failed or f'{trial.speed:.2f}x, agreement {trial.agreement:.1%}'}"
+        )
+        barred = trial.failed or objections(trial, self.plan.target)
+        return -1.0 - max(0.0, trial.drop_points) if barred else trial.speed
+
+    def _trial(self, candidate: Candidate) -> Trial:
+        file = candidate.file(self.work)
+        shutil.rmtree(file.parent, ignore_errors=True)
+        file.parent.mkdir(parents=True)
+        try:
+            self._quantize(candidate, file)
+            return self.judge.trial(candidate, file)
+        except EdgeKDError as error:
+            if candidate.name == PLAIN:
+                raise
+            return Trial.failure(candidate.name, error.message, candidate.words)
+
+    def _quantize(self, candidate: Candidate, file: Path) -> None:
+        quantizer = candidate.quantizer(self.plan.target)
+        quantizer.quantize(self.plain, file, self.calibration, keep=candidate.keep, cache=self.work / _RANGES)
+
+    def _diagnosis(self, candidate: Candidate) -> diagnose.Diagnosis:
+        """Its layers, on rows that it is not judged on, where there are others."""
+        rows = self.calibration if len(self.calibration) else self.judge.selection
+        file, threads = candidate.file(self.work), self.plan.target.threads
+        return diagnose.diagnose(self.plain, file, rows[:_DIAGNOSED_ROWS], threads=threads)
+
+    def _allowed(self, candidate: Candidate) -> bool:
+        trial = self.trials.get(candidate.name)
+        return trial is not None and trial.failed is None and not objections(trial, self.plan.target)
+
+    def _to_mend(self, mended: set[str]) -> list[Trial]:
+        """What is worth mending, the fastest first, of recipes that were not mended yet."""
+        found = candidates.foundations(candidates.worth_mending(self._all(), self.plan.target))
+        return [trial for trial in found if recipe_of(trial.name) not in mended]
+
+    def _all(self) -> list[Trial]:
+        return list(self.trials.values())
+
+    @property
+    def _late(self) -> bool:
+        return time.monotonic() > self.end
+
+
+def _trial(values: dict[str, Any]) -> Trial:
+    tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Trial(**values | tuples)

@@ -57,9 +57,9 @@ def distill(
     few = list(range(min(4, len(samples))))
     learner.begin(batches.padded(samples, few, engine.pad_of(student), student.device), few)
     judge = _Judge(plan, splits, outputs_folder, task, out)
-    progress.stage("distill: the student learns", engine.steps_of(samples, plan.student.training, plan.student.seed))
+    progress.stage("distill: the student learns", engine.steps_of(samples, plan.student.schedule, plan.student.seed))
     trained = engine.fit(
-        learner, samples, plan.student.training, seed=plan.student.seed, progress=progress,
+        learner, samples, plan.student.schedule, seed=plan.student.seed, progress=progress,
         validate=(lambda: judge.score(student)) if judge.may_choose else None, work=work,
     )  # fmt: skip
     _write(student, judge, out)

@@ -36,13 +36,13 @@ def arms(plan: Plan, splits: Splits) -> dict[str, StudentPlan]:
     whole = plan.student
     labelled = len(splits.train) + sum(row.label is not None for row in splits.augmented)
     every = len(splits.train) + len(splits.unlabelled) + len(splits.augmented)
-    seen = whole.training.epochs * (every if plan.needs_teacher else labelled)
+    seen = whole.schedule.epochs * (every if plan.needs_teacher else labelled)
 
     def arm(losses: Sequence[LossTerm], start: str) -> StudentPlan:
         made = replace(whole, losses=tuple(losses), start=start)
         rows = every if replace(plan, student=made).needs_teacher else labelled
         epochs = max(1, round(seen / rows))
-        return replace(made, training=replace(whole.training, epochs=epochs, patience=epochs))
+        return replace(made, training=replace(whole.schedule, epochs=epochs, patience=epochs))
 
     made = {WHOLE: whole}
     teaching = [term for term in whole.losses if plugin("losses", term.name).needs]

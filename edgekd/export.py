@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.registry import make
+from edgekd.exporters._onnx import finish
 from edgekd.plan import Plan
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from edgekd.core.protocols import Sample
 
+GRAPH_TEACHER = "onnx_model"  # the kind of a teacher that is a graph already
 PARITY_ROWS = 16
 PART_MIB = 256  # of inputs that one process is given
 PARITY_LIMIT = 1e-3  # largest difference of a logit: fp32 in another order, nothing more
@@ -27,11 +31,19 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
 
     from edgekd import engine, models
 
+    if plan.teacher.kind == GRAPH_TEACHER:  # only ever compressed; it compares both graphs itself, in a child
+        write = partial(finish, target=plan.target)
+        place, told = Path(plan.teacher.folder), plan.teacher.architecture
+        make("teachers", GRAPH_TEACHER).export(place, told, plan.task, out / "model.onnx", write)
+        return
     engine.prepare(plan.seed, plan.threads)
     model = models.load(model_folder, plan.task)
     path = make("exporters", models.exporter(model)).export(model, out, task=plan.task, target=plan.target)
-    samples = make("tasks", plan.task).encode(model_folder, inputs[:PARITY_ROWS], plan.student.survey.max_size)
-    difference = float(np.abs(outputs(path, samples, threads=1) - engine.logits(model, samples).numpy()).max())
+    task = make("tasks", plan.task)
+    samples = task.encode(model_folder, inputs[:PARITY_ROWS], plan.student.survey.max_size)
+    difference = float(
+        np.abs(outputs(path, samples, threads=1, pool=task.pool) - _torch_says(model, task, samples)).max()
+    )
     if not difference < PARITY_LIMIT:
         raise RuntimeCannotLoad(
             f"the exported model disagrees with torch by {difference:.2g} on {len(samples)} real inputs",
@@ -39,26 +51,60 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
         )
 
 
-def outputs(model: Path, samples: Sequence[Sample], *, threads: int) -> np.ndarray[Any, Any]:
-    """Outputs of every sample under ONNX Runtime in a fresh process, each run alone: (samples, classes)."""
-    return answers(model, samples, threads=threads)[0]
+def files(plan: Plan, teacher_folder: Path, out: Path) -> None:
+    """Write what a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
+    make("teachers", plan.teacher.kind).files(teacher_folder, plan.teacher.architecture, plan.task, out)
+    config = teacher_folder / "config.json"
+    if config.is_file() and not (out / "config.json").exists():
+        shutil.copyfile(config, out / "config.json")
 
 
-def answers(model: Path, samples: Sequence[Sample], *, threads: int) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """The same, and the SHA-256 of each sample's output. In parts: samples may be large, and read as they are used."""
+def outputs(model: Path, samples: Sequence[Sample], *, threads: int, pool: str | None = None) -> np.ndarray[Any, Any]:
+    """Outputs of every sample under ONNX Runtime in a fresh process, each run alone: (samples, classes or width)."""
+    return answers(model, samples, threads=threads, pool=pool)[0]
+
+
+def answers(
+    model: Path, samples: Sequence[Sample], *, threads: int, pool: str | None = None
+) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """The same, and the SHA-256 of each sample's output. In parts: samples may be large, and read as they are used.
+
+    `pool` is the task's: what the runner makes of outputs that have a row for each token.
+    """
     import numpy as np
 
     from edgekd.runner import pack
 
     rows = max(1, PART_MIB * 2**20 // sum(value.nbytes for value in samples[0].values()))
+    asked = {} if pool is None else {"pool": pool}
     found, hashes = [], []
     with tempfile.TemporaryDirectory(prefix="edgekd-run-") as folder:
         inputs, result = Path(folder, "inputs.npz"), Path(folder, "outputs.npy")
         for start in range(0, len(samples), rows):
             pack(samples[start : start + rows], inputs)
             said = make("devices", "local").run(
-                "predict", model=str(model), inputs=str(inputs), threads=threads, outputs=str(result)
+                "predict", model=str(model), inputs=str(inputs), threads=threads, outputs=str(result), **asked
             )
             found.append(np.load(result, allow_pickle=False))
             hashes += said["row_sha256"]
     return np.concatenate(found), hashes
+
+
+def _torch_says(model: Any, task: Any, samples: Sequence[Sample]) -> np.ndarray[Any, Any]:
+    """What the same model says in torch, a row for each sample: logits, or its output's mean over the tokens."""
+    import numpy as np
+
+    from edgekd import engine
+
+    if task.pool is None:
+        logits: np.ndarray[Any, Any] = engine.logits(model, samples).numpy()
+        return logits
+
+    def pooled(batch: dict[str, Any]) -> Any:
+        mask = batch["attention_mask"].unsqueeze(-1)
+        return (getattr(model(**batch), task.output) * mask).sum(dim=1) / mask.sum(dim=1)
+
+    rows = np.zeros((len(samples), model.config.hidden_size), dtype=np.float32)
+    for at, values in engine.evaluate(pooled, samples, device=model.device, pad=engine.pad_of(model)):
+        rows[at] = values.float().cpu().numpy()
+    return rows

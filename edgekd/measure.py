@@ -48,15 +48,15 @@ def measure(
     Nothing is timed before `before_timing` returns. Raises EdgeKDError where a timed output is not the accuracy run's.
     """
     task = make("tasks", plan.task)
-    labels = [splits.classes.index(row.label or "") for row in splits.test]
+    labels = [splits.classes.index(row.label or "") for row in splits.test] if splits.test_labelled else None
     inputs = [row.input for row in splits.test]
     progress.stage("measure: teacher and variants on the held-out samples", 2 * len(models) + plan.measuring.processes)
     with tempfile.TemporaryDirectory(prefix="edgekd-measure-") as name:
-        lab = _Lab(plan, task, Path(name), progress)
+        lab = _Lab(plan, task, Path(name), progress, labels)
         results: dict[str, dict[str, Any]] = {}
         for model, (file, folder) in models.items():
             samples = task.encode(folder, inputs, plan.student.survey.max_size)
-            results[model] = lab.accuracy(model, file, samples, labels)
+            results[model] = lab.accuracy(model, file, samples)
         before_timing()
         for model, (file, _) in models.items():
             results[model] |= lab.footprint(model, file)
@@ -65,15 +65,16 @@ def measure(
     for model in models:
         results[model] |= latency[model] | _against(results[teacher], results[model])
         results[model]["speedup"] = latency[model]["ratio"]
-        results[model]["recall"] = confidence.recalls(labels, results[model]["_correct"], len(splits.classes))
+        if labels is not None:
+            results[model]["recall"] = confidence.recalls(labels, results[model]["_correct"], len(splits.classes))
         own = results[model]["_confidence"], results[model]["_correct"]
         results[model]["above"] = above(suggested[model], *own) if model in suggested else None
     counted = Counter(row.label for row in splits.test)
-    baseline = linear_baseline(task, splits, plan.seed)
     said = {
         "teacher": teacher, "models": {model: _plain(values) for model, values in results.items()},
-        "aa": latency["aa"], "baseline": baseline, "n_test": len(labels), "host": asdict(this_host()),
-        "threads": plan.target.threads, "classes": {name: counted[name] for name in splits.classes},
+        "aa": latency["aa"], "baseline": linear_baseline(task, splits, plan.seed), "n_test": len(inputs),
+        "host": asdict(this_host()), "threads": plan.target.threads,
+        "classes": {name: counted[name] for name in splits.classes} if splits.test_labelled else {},
     }  # fmt: skip
     (out / "measured.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
@@ -101,10 +102,12 @@ def read_measured(folder: Path) -> dict[str, Any]:
     return said
 
 
-def linear_baseline(task: Any, splits: Splits, seed: int) -> dict[str, Any]:
-    """The task's linear classifier on the same labels: what a network must beat."""
+def linear_baseline(task: Any, splits: Splits, seed: int) -> dict[str, Any] | None:
+    """The task's linear classifier on the same labels: what a network must beat. None where there are no labels."""
     import numpy as np
 
+    if not (splits.test_labelled and splits.train):
+        return None
     said = task.baseline(splits.train, splits.test, seed)
     correct = np.array([guess == row.label for guess, row in zip(said, splits.test, strict=True)], dtype=float)
     low, high = intervals.interval(correct)
@@ -116,7 +119,7 @@ def linear_baseline(task: Any, splits: Splits, seed: int) -> dict[str, Any]:
 
 def _against(teacher: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     """Agreement with the teacher, and the paired difference in points."""
-    agreement = (model["_said"] == teacher["_said"]).astype(float)
+    agreement = model["_agreed"]
     difference, low, high = intervals.paired_difference(teacher["_correct"], model["_correct"])
     return {
         "agreement": float(agreement.mean()),
@@ -147,30 +150,48 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 class _Lab:
     """One measuring session in one temporary folder."""
 
-    def __init__(self, plan: Plan, task: Any, folder: Path, progress: Progress) -> None:
-        self.plan, self.task, self.folder, self.progress = plan, task, folder, progress
+    def __init__(self, plan: Plan, task: Any, folder: Path, progress: Progress, labels: list[int] | None) -> None:
+        self.plan, self.task, self.folder, self.progress, self.labels = plan, task, folder, progress, labels
         self.device, self.threads, self.done = make("devices", "local"), plan.target.threads, 0
+        self.reference: np.ndarray[Any, Any] | None = None  # what the first model, the teacher, says
 
     def step(self, note: str) -> None:
         self.done += 1
         self.progress.step(self.done, note)
 
-    def accuracy(self, name: str, file: Path, samples: Sequence[Any], labels: list[int]) -> dict[str, Any]:
-        """Every test sample alone, at its own length; packs the timed samples and the memory probes on the way."""
+    def accuracy(self, name: str, file: Path, samples: Sequence[Any]) -> dict[str, Any]:
+        """Every test sample alone, at its own length; packs the timed samples and the memory probes on the way.
+
+        Rows without labels are judged by what the first model, the teacher, says of them.
+        """
         pack(_evenly(samples, self.plan.measuring.timed_samples), self.folder / f"{name}.timed.npz")
         longest = self.plan.student.survey.max_size
         for size in {min(self.task.headline_size, longest), longest}:
             pack([self.task.sized(samples, size)], self.folder / f"{name}.{size}.npz")
-        logits, hashes = answers(file, samples, threads=self.threads)
-        correct, certain = self.task.correct(logits, labels), confidence.certainty(logits)
-        self.step(f"{name}: {correct.mean():.1%} of {len(labels)}")
+        said, hashes = answers(file, samples, threads=self.threads, pool=self.task.pool)
+        if self.reference is None:
+            self.reference = said
+        agreed = self.task.agrees(said, self.reference)
+        correct = agreed if self.labels is None else self.task.correct(said, self.labels)
+        self.step(f"{name}: {correct.mean():.1%} of {len(samples)}")
         return {
-            "_said": logits.argmax(axis=1), "_correct": correct, "_hashes": hashes, "_confidence": certain,
+            "_agreed": agreed, "_correct": correct, "_hashes": hashes,
+            "metric_value": float(correct.mean()), "metric_interval": list(intervals.interval(correct)),
+            "n": len(samples), "artifact_mib": file.stat().st_size / 2**20, **self._certainty(said, correct),
+        }  # fmt: skip
+
+    def _certainty(self, said: np.ndarray[Any, Any], correct: np.ndarray[Any, Any]) -> dict[str, Any]:
+        """How far its confidence can be believed; of embeddings, and without labels, nothing is known."""
+        if self.task.output != "logits":
+            return {"_confidence": None, "ece": None, "ece_interval": None}
+        certain = confidence.certainty(said)
+        if self.labels is None:
+            return {"_confidence": certain, "ece": None, "ece_interval": None}
+        return {
+            "_confidence": certain,
             "ece": confidence.expected_calibration_error(certain, correct),
             "ece_interval": list(confidence.calibration_interval(certain, correct)),
-            "metric_value": float(correct.mean()), "metric_interval": list(intervals.interval(correct)),
-            "n": len(labels), "artifact_mib": file.stat().st_size / 2**20,
-        }  # fmt: skip
+        }
 
     def footprint(self, name: str, file: Path) -> dict[str, Any]:
         """Peak RSS at the headline size and at the longest input, cold start: each in fresh processes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,10 @@ from edgekd.plan import Plan
 from edgekd.stages import Stages, augmented
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
+
+    from edgekd.costs import Fit
+    from edgekd.tryout import Tried
 
 
 @dataclass(frozen=True)
@@ -30,61 +34,97 @@ class Built:
     fresh: bool  # False where the same bundle was there already, whole
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is compressed: a distilled student, or the teacher itself; and how it came to be."""
+
+    folder: Path  # of its tokenizer or preprocessing
+    onnx: Path  # the folder of its fp32 ONNX
+    reference: Callable[[], np.ndarray[Any, Any]]  # what the teacher says of the selection rows
+    fit: Fit | None = None
+    tried: tuple[Tried, ...] = ()
+    training: dict[str, Any] | None = None
+    confidence: dict[str, Any] | None = None
+
+
 def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progress | None = None) -> Built:
     """Everything, from the teacher to the bundle in `out`. Finished stages are read from the store.
 
     Raises EdgeKDError, by whose exit code scripts tell which budget or floor was missed.
     """
-    from edgekd import distill
-
     hush()
     progress = progress or Quiet()
     if bundle.is_finished(out, plan.digest):
         return Built(out, report.read(out)["summary"], fresh=False)
     bundle.check_free(out)
     bundle.check_space([store.root, out], 500 + 6 * teacher_mib(plan) + _cache_mib(plan))
-    shape = sizing.fit(plan, store, progress)
-    for fitting in shape.finalists[: plan.student.tries] or (shape.chosen,):
-        plan.check_exits(fitting.shape)
-    stages = Stages(plan, augmented(plan, splits), store, progress, shape.chosen.shape)
-    teacher = stages.teacher()
-    shape, tried = stages.tried(shape, teacher)
-    stages = replace(stages, shape=shape.chosen.shape)
-    outputs = stages.outputs(teacher)
-    whole = stages.student(teacher)
-    student = stages.shipped(whole)
-    exported = stages.exported("student", student)
-    variants = stages.variants(student, exported, outputs)
-    choice, trials = stages.choice(variants)
+    stages = Stages(plan, augmented(plan, splits), store, progress, {})
+    if plan.compresses_only:
+        teacher = stages.teacher()
+        subject = _as_it_is(stages, teacher)
+    else:
+        shape = sizing.fit(plan, store, progress)
+        for fitting in shape.finalists[: plan.student.tries] or (shape.chosen,):
+            plan.check_exits(fitting.shape)
+        teacher = stages.teacher()
+        shape, tried = replace(stages, shape=shape.chosen.shape).tried(shape, teacher)
+        stages = replace(stages, shape=shape.chosen.shape)
+        subject = _distilled(stages, teacher, shape, tried)
+    variants = stages.variants(subject.folder, subject.onnx, subject.reference)
+    choice, found = stages.choice(variants, subject.onnx)
     with ThreadPoolExecutor(max_workers=1) as beside:  # an emulator keeps one core busy: done before anything is timed
-        waiting = beside.submit(stages.guest_memory, variants, choice.recipe, student)
+        waiting = beside.submit(stages.guest_memory, variants, choice.name, subject.folder)
         onnx = stages.exported("teacher", teacher)
-        measured = stages.measured(teacher, onnx, student, variants, before_timing=waiting.result)
+        measured = stages.measured(teacher, onnx, subject.folder, variants, choice.name, before_timing=waiting.result)
         guest = waiting.result()
-    compose = partial(
-        report.compose, plan, shape, choice, trials, measured, tried, guest,
-        confidence=distill.read(student, distill.CONFIDENCE), training=distill.read(whole, distill.TRAINING),
-    )  # fmt: skip
+    compose = partial(report.compose, plan, subject.fit, choice, found, measured, subject.tried, guest,
+                      confidence=subject.confidence, training=subject.training)  # fmt: skip
     said = compose()
-    _hold_to_budgets(plan, said["summary"]["shipped"], said["target_figures"]["peak_rss"])
-    retained = said["summary"]["retained"]
-    if retained < plan.min_retained:
-        raise BelowAccuracy(
-            f"the student keeps {retained:.1%} of its teacher's {said['summary']['metric']}, "
-            f"less than the {plan.min_retained:.1%} asked for",
-            fix="give more unlabelled rows, train longer (--epochs), allow a larger student (--min-speedup 3), "
-            "or lower --min-retained",
-        )
+    if not choice.forced:
+        _hold_to_budgets(plan, said["summary"]["shipped"], said["target_figures"]["peak_rss"])
+        _hold_to_floor(plan, said["summary"])
     if plan.evidence:  # after the refusals: it takes long, and changes none of them
         said = compose(evidence=stages.evidence(teacher))
     progress.stage("ship: write the bundle")
-    bundle.write(plan, splits, said, student, variants, choice.recipe, out)
+    bundle.write(plan, splits, said, subject.folder, variants, choice.name, out)
     return Built(out, said["summary"], fresh=True)
+
+
+def _distilled(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ...]) -> Subject:
+    """The student of that shape."""
+    from edgekd import distill, teach
+
+    outputs = stages.outputs(teacher)
+    whole = stages.student(teacher)
+    student = stages.shipped(whole)
+    onnx = stages.improved("student", student, stages.exported("student", student))
+    return Subject(
+        student, onnx, lambda: teach.selection_logits(stages.plan, outputs),
+        shape, tried, distill.read(whole, distill.TRAINING), distill.read(student, distill.CONFIDENCE),
+    )  # fmt: skip
+
+
+def _as_it_is(stages: Stages, teacher: Path) -> Subject:
+    """The teacher, undistilled."""
+    folder, exported = stages.files(teacher), stages.exported("teacher", teacher)
+    onnx = stages.improved("teacher", teacher, exported)
+    return Subject(folder, onnx, lambda: stages.said_of_selection(folder, exported))
 
 
 def _cache_mib(plan: Plan) -> int:
     """What is kept of the teacher's layers may take all that it is allowed; logits take next to nothing."""
     return round(plan.cache_mib) if plan.needs & {"features", "attention"} else 0
+
+
+def _hold_to_floor(plan: Plan, summary: dict[str, Any]) -> None:
+    """What it keeps of its teacher's metric, on the held-out samples, must be what was asked for."""
+    if summary["retained"] < plan.min_retained:
+        raise BelowAccuracy(
+            f"the student keeps {summary['retained']:.1%} of its teacher's {summary['metric']}, "
+            f"less than the {plan.min_retained:.1%} asked for",
+            fix="give more unlabelled rows, train longer (--epochs), allow a larger student (--min-speedup 3), "
+            "or lower --min-retained",
+        )
 
 
 def _hold_to_budgets(plan: Plan, shipped: dict[str, Any], memory: dict[str, Any]) -> None:

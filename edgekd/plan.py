@@ -81,6 +81,8 @@ class TeacherPlan:
         sizes = self.architecture
         if "family" in sizes:
             return str(make("students", sizes["family"], **sizes["shape"])) if "shape" in sizes else sizes["family"]
+        if "operators" in sizes:
+            return f"an ONNX graph of {sizes['operators']} operators"
         known = f"{sizes['model_type']}, {sizes['layers']} layers x {sizes['hidden']}"
         return known + (f", {sizes['vocabulary']} tokens" if "vocabulary" in sizes else "")
 
@@ -101,30 +103,43 @@ class DataPlan:
     name: str
     source: str
     input_column: str
-    label_column: str
+    label_column: str  # empty where the rows have no labels
     labels: int | None
     classes: tuple[str, ...]
     counts: dict[str, int]
     notes: tuple[str, ...]
     selection_labelled: bool
+    test_labelled: bool
     digest: str
     licence: str
 
 
+NO_STUDENT = "none"  # the family's name where the teacher itself is compressed
+
+
 @dataclass(frozen=True)
 class StudentPlan:
-    """What the student may be; which shape it becomes is measured (see `sizing`)."""
+    """What the student may be; which shape it becomes is measured (see `sizing`).
+
+    Of the family `none` there is no student: no losses, no training, no speedup asked for.
+    """
 
     family: str
     survey: Survey
     min_speedup: float
     losses: tuple[LossTerm, ...]
     augmentations: tuple[Augmenting, ...]
-    training: Training
+    training: Training | None  # None where nothing is trained
     tries: int  # shapes that are trained briefly before one is chosen; 1: the most capable that fits
     exit: int | None  # the layer whose early exit ships, counted from 1; None: the whole student
     seed: int  # of its training: evidence trains the same student with several
     start: str = "teacher"  # as a cut of it; or scratch: random weights
+
+    @property
+    def schedule(self) -> Training:
+        """The training of a student: of the family `none` nobody asks for it."""
+        assert self.training is not None
+        return self.training
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,8 @@ class Plan:
     measuring: Measuring
     min_retained: float
     search_limit_s: float
+    force: str | None  # the recipe that ships whatever the guard says of it
+    thorough: bool  # whether other graphs are timed, and the worst layers tried in float one by one
     evidence: int  # seeds over which the student is trained with and without its teacher; 0: not asked for
     price_per_hour: float  # US dollars for an hour of the device, as the user states it
     cache_mib: float  # on disk, that what the teacher says may take
@@ -196,6 +213,23 @@ class Plan:
         own = {"training": asdict(self.teacher.training) if self.teacher.training else None}
         inputs = {"architecture": self.teacher.architecture, "max_size": self.student.survey.max_size}
         return {"teacher": self.teacher.sha256, "data": self.data.digest, **inputs, **own, **self.training_key}
+
+    @property
+    def compresses_only(self) -> bool:
+        """Whether the teacher itself is compressed, undistilled: `--student none`."""
+        return self.student.family == NO_STUDENT
+
+    @property
+    def compressing(self) -> dict[str, Any]:
+        """The key of the teacher as that which is compressed."""
+        return {"teaching": self.teaching, "survey": asdict(self.student.survey)}
+
+    @property
+    def metric(self) -> str:
+        """The task's metric; `agreement` (with the teacher) where the test rows lack the labels that it takes."""
+        task = plugin("tasks", self.task)
+        own: str = task.metric
+        return own if self.data.test_labelled or not task.labelled else "agreement"
 
     @property
     def needs(self) -> set[str]:

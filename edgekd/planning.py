@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import objective
-from edgekd.core.errors import DataError, UsageError, suggestion
-from edgekd.core.profile import load_profile
-from edgekd.core.registry import make, plugin
+from edgekd.core.errors import UsageError, suggestion
+from edgekd.core.profile import Profile, load_profile
+from edgekd.core.registry import folder_name, make, names, plugin
 from edgekd.core.results import digest, versions
 from edgekd.core.store import Store, open_store
 from edgekd.data import demos
 from edgekd.data.read import READERS
-from edgekd.data.splits import Example, Splits, split
-from edgekd.plan import DataPlan, Measuring, Plan, StudentPlan, TeacherPlan, Training, needs
+from edgekd.data.splits import Example, Splits
+from edgekd.inputs import read_splits, read_teacher, shown
+from edgekd.plan import NO_STUDENT, DataPlan, Measuring, Plan, StudentPlan, TeacherPlan, Training, needs
 
 PACKAGES = (
     "edgekd", "torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime", "optimum", "optimum-onnx",
@@ -24,7 +25,14 @@ PACKAGES = (
 )  # fmt: skip
 GOLDEN = ("synthetic", "test")
 GOLDEN_MOST = 64  # rows of a file of golden inputs
+MIN_SPEEDUP = 5.0  # of a student over its teacher, where the user does not say
 _SIZES = {"tokens": "max_tokens", "vocabulary": "vocabulary", "pixels": "image_size"}  # a task's word: the option's
+# options that say how a student is made: the field's name, and the flag's where that is another
+_OF_STUDENTS = {
+    "losses": "loss", "temperature": "temperature", "augmentations": "augment", "epochs": "epochs",
+    "patience": "patience", "learning_rate": "learning-rate", "vocabulary": "vocabulary", "image_size": "image-size",
+    "labels": "labels", "tries": "try", "exit": "exit", "evidence": "evidence", "min_speedup": "min-speedup",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Options:
     image_column: str | None = None
     label_column: str | None = None
     unlabelled: str | None = None
+    calibration: str | None = None
     labels: int | None = None
     losses: tuple[str, ...] = ()
     temperature: float | None = None
@@ -54,8 +63,11 @@ class Options:
     tries: int = 1
     exit: int | None = None
     cache_mib: float = 2048.0
-    min_speedup: float = 5.0
+    min_speedup: float | None = None
     min_retained: float = 0.9
+    min_agreement: float | None = None
+    max_drop: float | None = None
+    force: str | None = None
     budgets: dict[str, float] = field(default_factory=dict)
     time_limit_s: float = 600.0
     evidence: int = 0
@@ -72,44 +84,55 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     Raises EdgeKDError for whatever cannot work, with its fix.
     """
     store = store or open_store()
-    target = load_profile(options.target, budgets=options.budgets)
-    task = _task(options)
-    sizes = _sizes(options, task)
-    losses = objective.losses(options.losses, options.temperature)
-    augmentations = objective.augmentations(options.augmentations or task.augmentations, options.task)
     _check_numbers(options)
-    family = options.student or task.families[0]
-    _check_family(family, options.task, task)
+    target = load_profile(options.target, budgets=options.budgets | _floors(options))
+    task = _task(options)
+    family = _family(options, task)
+    compressed = family == NO_STUDENT
+    sizes = _sizes(options, task)
+    force = _forced(options.force, target)
+    losses = objective.losses(options.losses, options.temperature)
+    usual = () if compressed else task.augmentations
+    augmentations = objective.augmentations(options.augmentations or usual, options.task)
     golden = _golden(options, task)
     teacher_source = options.teacher or demos.demo_teacher(options.task)
+    kind, found = read_teacher(teacher_source, options.task, target, compressed=compressed)
     data_source = options.data or demos.demo_data(options.task, store)
     demo = demos.DEMOS[options.task] if options.data is None else None
-    labels = options.labels if options.labels is not None or demo is None else demo.labels
-    kind = _teacher_kind(teacher_source)
-    found = make("teachers", kind).inspect(teacher_source, options.task)
-    splits, columns = _read_splits(options, task, data_source, found["labels"], labels)
+    labels = options.labels if options.labels is not None or demo is None or compressed else demo.labels
+    splits, columns = read_splits(
+        task, data_source, unlabelled=options.unlabelled, calibration=options.calibration, labels=labels,
+        seed=options.seed, known=found["labels"], outputs=found["architecture"].get("classes", 0),
+        compressed=compressed, demo=demo is not None,
+    )  # fmt: skip
     splits = replace(splits, golden=golden)
-    if not losses:
+    if not losses and not compressed:
         own = task.losses if splits.unlabelled else task.losses_if_labelled
         losses = objective.losses(own, options.temperature)
-    inputs = [row.input for row in (*splits.train, *splits.unlabelled)]
-    taught = inputs if needs(losses) - {"exits"} else splits.train
-    survey = task.survey(found, inputs, sizes, store)
-    if golden and hasattr(task, "check_golden"):  # texts are cut and images resized: they always fit
-        task.check_golden([row.input for row in golden], survey, options.golden)
+    rows = (*splits.known, *splits.selection) if compressed else splits.known
+    taught = splits.known if needs(losses) - {"exits"} else splits.train
+    survey = task.survey(found, [row.input for row in rows], sizes, store, whole=compressed)
+    for source, words, others in (
+        (options.golden, "golden inputs", golden), (options.calibration, "rows to calibrate on", splits.calibration)
+    ):  # fmt: skip
+        if source and hasattr(task, "check_inputs"):  # texts are cut and images resized: they always fit
+            task.check_inputs([row.input for row in others], survey, source, words)
     if kind == "labels":
         found = make("teachers", kind).shaped(options.task, task.families[0], survey, len(splits.classes))
-    elif kind == "efficientnet_lite":
+    elif kind == "efficientnet_lite" and not compressed:
         found = make("teachers", kind).shaped(found, survey.max_size)
+    elif kind == "onnx_model":
+        make("teachers", kind).check_classes(found, splits.classes)
     default = demos.DEMOS[options.task] if options.teacher is None else None
     teacher = TeacherPlan(
-        name=default.teacher_name if default else _shown(teacher_source),
+        name=default.teacher_name if default else shown(teacher_source),
         source=teacher_source,
         kind=kind,
         training=None if found["ready"] else Training(**make("teachers", kind).training(len(splits.train))),
         **found | {"licence": default.teacher_licence if default else found["licence"]},
     )
-    objective.check(losses, teacher, family)
+    if not compressed:
+        objective.check(losses, teacher, family)
     if options.exit is not None and "exits" not in needs(losses):
         raise UsageError(
             f"--exit {options.exit}: no loss trains early exits", fix="add one: --loss self_distillation=0.5 and others"
@@ -120,19 +143,25 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         target=target,
         teacher=teacher,
         data=DataPlan(
-            name=demo.data_name if demo else _shown(data_source), source=data_source,
+            name=demo.data_name if demo else shown(data_source), source=data_source,
             input_column=columns[0], label_column=columns[1], labels=labels, classes=splits.classes,
             counts=splits.counts, notes=splits.notes, selection_labelled=splits.selection_labelled,
-            digest=splits.digest, licence=demo.data_licence if demo else "not stated: the data are yours",
+            test_labelled=splits.test_labelled, digest=splits.digest,
+            licence=demo.data_licence if demo else "not stated: the data are yours",
         ),
         student=StudentPlan(
-            family=family, survey=survey, min_speedup=options.min_speedup, losses=losses, augmentations=augmentations,
-            training=_student_training(family, len(taught) * (1 + sum(one.copies for one in augmentations)), options),
+            family=family, survey=survey, min_speedup=0.0 if compressed else options.min_speedup or MIN_SPEEDUP,
+            losses=losses, augmentations=augmentations,
+            training=None if compressed else _student_training(
+                family, len(taught) * (1 + sum(one.copies for one in augmentations)), options
+            ),
             tries=options.tries, exit=options.exit, seed=options.seed,
         ),
         measuring=Measuring(rounds=2, processes=10 if options.full else 4, timed_samples=100),
         min_retained=options.min_retained,
         search_limit_s=options.time_limit_s,
+        force=force,
+        thorough=options.full or compressed,
         evidence=options.evidence,
         price_per_hour=options.price_per_hour,
         cache_mib=options.cache_mib,
@@ -172,55 +201,48 @@ def _means_nothing(name: str, options: Options) -> UsageError:
     )
 
 
-def _check_family(family: str, name: str, task: Any) -> None:
-    """Raises UsageError where there is no such family, or it cannot serve the task."""
-    if name not in plugin("students", family).tasks:
+def _family(options: Options, task: Any) -> str:
+    """The student's family, or `none`. Raises UsageError where there is none such, or it cannot serve the task."""
+    name = options.student
+    if name == NO_STUDENT:
+        for option, flag in _OF_STUDENTS.items():
+            if getattr(options, option) != getattr(Options, option):
+                raise UsageError(
+                    f"--{flag} means nothing with --student none: the teacher itself is compressed, nothing is trained",
+                    fix="leave it out, or leave --student none out",
+                )
+        return NO_STUDENT
+    if not task.families:
         raise UsageError(
-            f"the {family} family cannot serve {name}", fix=f"choose one of: {', '.join(task.families)} (--student)"
+            f"no family of students serves {options.task}", fix="compress the teacher itself: --student none"
         )
+    if name is not None and options.task not in plugin("students", name).tasks:
+        raise UsageError(
+            f"the {name} family cannot serve {options.task}",
+            fix=f"choose one of: {', '.join(task.families)} (--student)",
+        )
+    return name or str(task.families[0])
 
 
-def _teacher_kind(source: str) -> str:
-    if source == "labels":
-        return "labels"
-    return "efficientnet_lite" if Path(source).suffix in (".pth", ".pt") else "huggingface"
+def _floors(options: Options) -> dict[str, float]:
+    """What the user says in place of the profile's accuracy floors."""
+    said = {"min_teacher_agreement": options.min_agreement, "max_drop_points": options.max_drop}
+    return {key: float(value) for key, value in said.items() if value is not None}
 
 
-def _read_splits(
-    options: Options, task: Any, source: str, known: tuple[str, ...] | None, labels: int | None
-) -> tuple[Splits, tuple[str, str]]:
-    tables = task.read(source)
-    first = tables.get("train") or tables["all"]
-    columns = task.columns(first, source)
-    given: dict[str, list[Example]] = {}
-    for part, table in tables.items():
-        where = f"{source} ({part})" if part != "all" else source
-        absent = [column for column in columns if column not in table[0]]
-        if part != "unlabelled" and absent:
-            raise DataError(f"{where} has no column {absent[0]!r}", fix=suggestion(absent[0], table[0]))
-        given[part] = task.examples(table, columns, where, labelled=part != "unlabelled")
-    notes = [note for table in tables.values() for note in getattr(table, "notes", ())]  # of what reading left out
-    if options.unlabelled:
-        more = task.read(options.unlabelled)
-        table = more.get("unlabelled") or more.get("all") or more["train"]
-        notes += getattr(table, "notes", ())
-        column = columns[0] if columns[0] in table[0] else task.input_column(table, options.unlabelled)
-        extra = task.examples(table, (column, column), options.unlabelled, labelled=False)
-        given["unlabelled"] = given.get("unlabelled", []) + extra
-    if "all" in given and "unlabelled" in given:
-        given["all"] = given["all"] + given.pop("unlabelled")
-    if known is not None:
-        given = {part: _by_number(rows, known) for part, rows in given.items()}
-    splits = split(given, labels=labels, seed=options.seed, classes=known)
-    return replace(splits, notes=(*notes, *splits.notes)), columns
-
-
-def _by_number(rows: list[Example], known: tuple[str, ...]) -> list[Example]:
-    """Labels given as class numbers become the teacher's names for them."""
-    seen = {row.label for row in rows if row.label is not None}
-    if seen <= set(known) or not seen <= {str(number) for number in range(len(known))}:
-        return rows
-    return [Example(row.input, known[int(row.label)] if row.label is not None else None) for row in rows]
+def _forced(recipe: str | None, target: Profile) -> str | None:
+    """The recipe that `--force` names. Raises UsageError where there is none such, or the target cannot run it."""
+    if recipe is None:
+        return None
+    if target.execution_provider not in plugin("quantizers", recipe).providers:
+        able = [
+            name for name in names("quantizers") if target.execution_provider in plugin("quantizers", name).providers
+        ]
+        raise UsageError(
+            f"--force {recipe}: the {target.execution_provider} of {target.name} has no kernels for what it writes",
+            fix=f"choose one of: {', '.join(able)}",
+        )
+    return folder_name(recipe)
 
 
 def _golden(options: Options, task: Any) -> tuple[Example, ...]:
@@ -246,6 +268,7 @@ def _check_numbers(options: Options) -> None:
         "--epochs": (options.epochs, 1, 10_000), "--learning-rate": (options.learning_rate, 1e-8, 1),
         "--vocabulary": (options.vocabulary, 16, 1e7), "--image-size": (options.image_size, 8, 2048),
         "--try": (options.tries, 1, 8), "--min-speedup": (options.min_speedup, 0.01, 1e4),
+        "--min-agreement": (options.min_agreement, 0, 1), "--max-drop": (options.max_drop, 0, 100),
         "--min-retained": (options.min_retained, 0, 1.5), "--threads": (options.threads, 1, 1024),
         "--time-limit": (options.time_limit_s, 1, 1e7),
     }  # fmt: skip
@@ -261,11 +284,6 @@ def _student_training(family: str, rows: int, options: Options) -> Training:
         made, epochs=options.epochs or made.epochs, learning_rate=options.learning_rate or made.learning_rate,
         patience=options.patience,
     )  # fmt: skip
-
-
-def _shown(source: str) -> str:
-    """A folder's or file's own name; a hub id whole: no path of this machine reaches a bundle."""
-    return Path(source).name if Path(source).expanduser().exists() else source
 
 
 def _name(options: Options, demo: demos.Demo | None) -> str:

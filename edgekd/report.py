@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import predictor
-from edgekd.core.confidence import BINS, WANTED, class_gains, evidence_says, scaling_says, threshold_says
+from edgekd.choose import PLAIN
+from edgekd.core.confidence import class_gains, evidence_says
 from edgekd.core.registry import plugin
-from edgekd.core.results import Figure, this_host
-from edgekd.core.roofline import predict_latency
+from edgekd.core.results import this_host
+from edgekd.figures import figures, line, prediction, spell, suggested, sureness, target_figures
 from edgekd.plan import Plan
-from edgekd.predictor import Predictor
 
 if TYPE_CHECKING:
-    from edgekd.choose import Choice, Trial
+    from edgekd.choose import Choice
     from edgekd.costs import Fit
     from edgekd.tryout import Tried
 
@@ -29,9 +29,9 @@ AA_LIMIT = 0.01  # a median A/A ratio further from 1 is called unstable
 
 def compose(
     plan: Plan,
-    fit: Fit,
+    fit: Fit | None,
     choice: Choice,
-    trials: list[Trial],
+    found: dict[str, Any],
     measured: dict[str, Any],
     tried: Sequence[Tried] = (),
     guest: dict[str, Any] | None = None,
@@ -41,32 +41,40 @@ def compose(
 ) -> dict[str, Any]:
     """The whole report as plain values; `summary` comes first. Pure: only its arguments decide, and the clock.
 
-    `confidence` and `training` are the student's files of these names. `evidence` has the
-    `arms`, the whole objective first, the `control` without a teacher, and `n_test`.
+    `found` is what the search left: trials, Pareto front, whether it was stopped, a diagnosis. `confidence` and
+    `training` are the student's files of these names; they and `fit` are None where the teacher itself is compressed.
+    `evidence` has the `arms`, the whole objective first, the `control` without a teacher, and `n_test`.
     """
-    models = measured["models"]
-    teacher, shipped = models["teacher"], models[choice.recipe]
-    task = plugin("tasks", plan.task)
-    metric = task.metric
+    models, baseline, metric = measured["models"], measured["baseline"], plan.metric
+    teacher, shipped = models["teacher"], models[choice.name]
     retained = shipped["metric_value"] / teacher["metric_value"] if teacher["metric_value"] else 0.0
     smaller = teacher["artifact_mib"] / shipped["artifact_mib"]
     host = this_host()
     effect = {key: evidence["arms"][0][key] for key in ("difference", "low", "high", "seeds")} if evidence else None
+    kept = kept_says(metric, shipped["metric_value"], retained)
+    against = list(choice.against)
+    if choice.forced and retained < plan.min_retained:
+        against.append(f"{kept} on the held-out samples, {plan.min_retained:.1%} asked for")
+    if choice.forced and shipped["latency_p50_ms"] > (plain_ms := models[PLAIN]["latency_p50_ms"]):
+        against.append(
+            f"slower than float32: {shipped['latency_p50_ms']:.2f} ms > {plain_ms:.2f} on the held-out samples"
+        )
     summary = {
-        "verdict": f"ships as {choice.recipe}: keeps {retained:.1%} of the teacher's {metric}, "
-        f"{shipped['speedup']:.2f}x as fast, {smaller:.1f}x smaller",
+        "verdict": f"{ships_says(choice)} {kept}, {shipped['speedup']:.2f}x as fast, {smaller:.1f}x smaller",
         "task": plan.task,
         "target": plan.target.name,
         "metric": metric,
         "measured_on": f"{host.arch}, {host.cpu}",
-        "teacher": _line(teacher, "float32", plan),
-        "shipped": _line(shipped, choice.recipe, plan),
-        "baseline": _line(measured["baseline"], measured["baseline"]["recipe"], plan),
+        "distilled": fit is not None,
+        "forced": choice.forced,
+        "teacher": line(teacher, "float32", plan),
+        "shipped": line(shipped, choice.name, plan),
+        "baseline": line(baseline, baseline["recipe"], plan) if baseline else None,
         "retained": retained,
         "speedup": shipped["speedup"],
         "smaller": smaller,
         "evidence": effect,
-        "threshold": _suggested(shipped["above"]),
+        "threshold": suggested(shipped["above"]),
     }
     aa = measured["aa"]["ratio"]
     return {
@@ -75,19 +83,28 @@ def compose(
         "name": plan.name,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "plan_sha256": plan.digest,
-        "target_figures": target_figures(plan, fit, choice, shipped, measured["n_test"], guest),
-        "figures": {name: figures(values, plan, metric) for name, values in models.items()},
-        "baseline": measured["baseline"],
+        "target_figures": target_figures(plan, fit, choice.name, shipped, measured["n_test"], guest),
+        "figures": {name: figures(values, plan) for name, values in models.items()},
+        "baseline": baseline,
         "confidence": sureness(plan, shipped, confidence),
-        "classes": class_gains(measured["classes"], teacher["recall"], shipped["recall"]),
+        "classes": class_gains(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ())),
         "training": (training or {}) | {"says": training_says(plan, training)},
-        "evidence": {"says": evidence_says(effect), "arms": [], "control": None, "n_test": None} | (evidence or {}),
+        "evidence": {"says": evidence_says(effect, distilled=fit is not None), "arms": [], "control": None,
+                     "n_test": None} | (evidence or {}),
         "price_per_hour": plan.price_per_hour,
         "aa": {"ratio": aa, "interval": measured["aa"]["ratio_interval"], "stable": abs(aa - 1) <= AA_LIMIT},
-        "choice": {"recipe": choice.recipe, "why": choice.why, "passed_over": choice.passed_over},
-        "trials": [asdict(trial) for trial in trials],
-        "fit": asdict(fit),
-        "prediction": prediction(plan.student.family, fit, predictor.load()),
+        "choice": {
+            "recipe": choice.name, "why": choice.why, "passed_over": choice.passed_over,
+            "forced": choice.forced, "against": against,
+        },
+        "trials": found["trials"],
+        "pareto": list(found["pareto"]),
+        "search_stopped": found["stopped"],
+        "search_says": search_says(found["stopped"], plan.search_limit_s),
+        "diagnosis": found["diagnosis"],
+        "graph": found.get("graph"),
+        "fit": asdict(fit) if fit else None,
+        "prediction": prediction(plan.student.family, fit, predictor.load()) if fit else None,
         "tried": [asdict(run) for run in tried],
         "budgets": {
             key: getattr(plan.target, key)
@@ -115,8 +132,46 @@ def compose(
     }  # fmt: skip
 
 
+def ships_says(choice: Choice) -> str:
+    """How the verdict begins: the variant; why none but fp32, or what was overruled to ship it."""
+    if choice.forced:
+        against = (
+            f"against the guard ({'; '.join(choice.against)})"
+            if choice.against
+            else "though no floor or budget bars it"
+        )
+        return f"FORCED: ships as {choice.name} {against}:"
+    return f"ships as {choice.name}:" + (f" {choice.why};" if choice.name == PLAIN else "")
+
+
+def kept_says(metric: str, value: float, retained: float) -> str:
+    """What is left of the teacher; where the metric is against the teacher itself, that figure."""
+    if metric == "agreement":
+        return f"agrees with the teacher on {spell(value, metric)} of the samples"
+    if metric == "cosine":
+        return f"mean cosine {spell(value, metric)} to the teacher"
+    return f"keeps {retained:.1%} of the teacher's {metric}"
+
+
+def search_says(stopped: str | None, limit_s: float) -> str:
+    """That the search was stopped, and what goes on with it; empty where it ended by itself."""
+    if stopped is None:
+        return ""
+    if stopped == "interrupted":
+        return (
+            "The search was interrupted: this is the best that it had by then. The same command with another --out "
+            "goes on where it was."
+        )
+    return (
+        f"The search ended at its time limit, {limit_s:g} s: this is the best that it had by then. A larger "
+        "--time-limit tries more."
+    )
+
+
 def training_says(plan: Plan, told: dict[str, Any] | None) -> str:
-    """How the student came to be, in a sentence or two, from its training.json."""
+    """How the model came to be, in a sentence or two, from the student's training.json."""
+    if plan.compresses_only:
+        return f"{evidence_says(None, distilled=False).capitalize()}."
     if told is None:
         return "Nothing was trained here."
     losses = " + ".join(map(str, plan.student.losses))
@@ -131,136 +186,14 @@ def training_says(plan: Plan, told: dict[str, Any] | None) -> str:
     return says + (f" Its early exits: {exits}; `--exit LAYER` ships one." if exits else "")
 
 
-def prediction(family: str, fit: Fit, known: Predictor) -> dict[str, Any]:
-    """Predicted against measured: every anchor of the family, and the finalists of this build.
-
-    For memory (MiB) and latency (ms here): points as [measured, predicted, whether it is a finalist], and the 90th
-    percentile of the anchors' relative error, each predicted by a fit that never saw it.
-    """
-    recipe = fit.chosen.recipe
-    finalists = [cost for cost in fit.candidates if cost.kind == "measured" and cost.recipe == recipe]
-    said: dict[str, Any] = {"recipe": recipe, "anchors": fit.anchors, "n": len(known.checked(family, recipe))}
-    for figure, anchor, unit in (("memory_mib", "memory_mib", 1.0), ("latency_ms", "latency_ratio", fit.reference_ms)):
-        points = [[unit * one[anchor][0], unit * one[anchor][1], False] for one in known.checked(family, recipe)]
-        points += [[getattr(cost, figure), cost.predicted[figure], True] for cost in finalists]
-        said[figure] = {"p90": fit.errors[recipe][anchor], "points": points}
-    return said
-
-
 def _inputs(plan: Plan) -> str:
-    """What the student takes, for a reader."""
+    """What the model takes, for a reader."""
     survey, unit = plan.student.survey, plugin("tasks", plan.task).unit
-    if survey.vocabulary:
-        return f"{survey.vocabulary:,} tokens known; texts are cut at {survey.max_size} {unit}"
+    if unit == "tokens":
+        known = f"{survey.vocabulary:,} tokens known; " if survey.vocabulary else ""
+        return f"{known}texts are cut at {survey.max_size} {unit}"
     channels = f", {survey.channels} channel" + ("s" if survey.channels > 1 else "")
     return f"inputs of {survey.max_size} {unit}{channels}"
-
-
-def _line(values: dict[str, Any], recipe: str, plan: Plan) -> dict[str, Any]:
-    keys = ("metric_value", "latency_p50_ms", "peak_rss_mib", "artifact_mib")
-    latency = values.get("latency_p50_ms")
-    cost = None if latency is None else cost_per_million(latency, plan.price_per_hour)
-    return {key: values.get(key) for key in keys} | {"cost_per_million_usd": cost, "recipe": recipe}
-
-
-def cost_per_million(latency_ms: float, price_per_hour: float) -> float:
-    """US dollars for a million queries, one after the other, on a device at that price."""
-    return 1e6 * latency_ms / 3.6e6 * price_per_hour
-
-
-def sureness(plan: Plan, shipped: dict[str, Any], scaling: dict[str, Any] | None) -> dict[str, Any]:
-    """The temperature that was folded in, and the suggested threshold with what it gives on the held-out samples."""
-    said: dict[str, Any] = {
-        "scaling": scaling, "judged_by": "labels" if plan.data.selection_labelled else "teacher", "wanted": WANTED,
-        "suggestion": None, "coverage": None, "accuracy": None,
-    }  # fmt: skip
-    above, n, host = shipped["above"], shipped["n"], this_host().name
-    if above is not None:
-        coverage = Figure(above["coverage"], "fraction", "measured", "held-out samples answered at that confidence", n,
-                          tuple(above["coverage_interval"]), host)  # fmt: skip
-        accuracy = Figure(above["accuracy"], "fraction", "measured", "of those, the right ones", above["n"],
-                          tuple(above["accuracy_interval"]) if above["n"] else None, host)  # fmt: skip
-        said |= {"suggestion": above["suggestion"], "coverage": coverage.as_dict(), "accuracy": accuracy.as_dict()}
-    said["says"] = threshold_says(said, shipped["metric_value"], plan.data.counts["selection"])
-    said["scaling_says"] = scaling_says(scaling)
-    return said
-
-
-def _suggested(above: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The threshold in short, coverage and accuracy as measured."""
-    if above is None:
-        return None
-    return {"threshold": above["suggestion"]["threshold"], "coverage": above["coverage"], "accuracy": above["accuracy"]}
-
-
-def figures(values: dict[str, Any], plan: Plan, metric: str) -> dict[str, Any]:
-    """One model's figures as measured on this host."""
-    host = this_host().name
-    threads = f"{plan.target.threads} thread" + ("s" if plan.target.threads > 1 else "")
-    timing = f"ONNX Runtime, batch 1, {threads}, unpadded held-out samples, interleaved, each run warm"
-    task, longest = plugin("tasks", plan.task), values["longest"]
-    at = f"at {min(task.headline_size, longest)} {task.unit}"
-    peak = f"VmHWM of a fresh process less its import baseline, {at}"
-
-    def measured(value: float | None, unit: str, how: str, n: int, span: Any = None) -> dict[str, Any]:
-        return Figure(value, unit, "measured", how, n, tuple(span) if span else None, host).as_dict()
-
-    price = plan.price_per_hour
-    cost, low, high = (cost_per_million(ms, price) for ms in (values["latency_p50_ms"], *values["latency_interval"]))
-    dear = Figure(cost, "USD", "predicted", f"a million queries one by one, each of this host's median latency, at "
-                  f"${price:g} an hour (declared)", values["latency_n"], (low, high), host)  # fmt: skip
-    points = (f"{metric} in points against the teacher, paired", values["n"], values["difference_interval"])
-    return {
-        metric: measured(values["metric_value"], "fraction", "held-out samples, one by one", values["n"],
-                         values["metric_interval"]),
-        "agreement": measured(values["agreement"], "fraction", "same class as the teacher, held-out samples",
-                              values["n"], values["agreement_interval"]),
-        "difference": measured(values["difference_points"], "points", *points),
-        "ece": measured(values["ece"], "fraction", f"expected calibration error, {BINS} bins of the top class's "
-                        "probability, held-out samples", values["n"], values["ece_interval"]),
-        "latency_p50": measured(values["latency_p50_ms"], "ms", timing, values["latency_n"],
-                                values["latency_interval"]),
-        "latency_p90": measured(values["latency_p90_ms"], "ms", timing, values["latency_n"]),
-        "speedup": measured(values["speedup"], "x", "teacher's median over this one's, same run",
-                            values["latency_n"], values["ratio_interval"]),
-        "peak_rss": measured(values["peak_rss_mib"], "MiB", peak, 3, values["peak_rss_interval"]),
-        "peak_rss_longest": measured(values["peak_rss_longest_mib"], "MiB",
-                                     f"the same at {longest} {task.unit}", 3),
-        "cold_start": measured(values["cold_start_ms"], "ms", "process start to first output, median", 3),
-        "artifact": measured(values["artifact_mib"], "MiB", "size of the ONNX file", 1),
-        "cost_per_million": dear.as_dict(),
-    }  # fmt: skip
-
-
-def target_figures(
-    plan: Plan, fit: Fit, choice: Choice, shipped: dict[str, Any], n: int, guest: dict[str, Any] | None
-) -> dict[str, Any]:
-    """What holds for the target itself: measured only where this host has its architecture, or a guest has."""
-    target, host = plan.target, this_host()
-    artifact = Figure(shipped["artifact_mib"], "MiB", "measured", "size of the ONNX file", 1, None, host.name)
-    if target.runs_here:
-        how = f"on this host, of the target's architecture ({host.arch})"
-        latency = Figure(shipped["latency_p50_ms"], "ms", "measured", how, shipped["latency_n"],
-                         tuple(shipped["latency_interval"]), host.name)  # fmt: skip
-        memory = Figure(shipped["peak_rss_mib"], "MiB", "measured", how, 3, None, host.name)
-        accuracy = Figure(shipped["metric_value"], "fraction", "measured", how, n, tuple(shipped["metric_interval"]),
-                          host.name)  # fmt: skip
-    else:
-        shape = plugin("students", plan.student.family)(**fit.chosen.shape)
-        if plan.student.exit is not None:
-            shape = shape.exit_shape(plan.student.exit - 1)
-        latency = predict_latency(shape.work(plan.student.survey.typical), target, choice.recipe)
-        how = f"peak RSS on {host.arch}; packing and allocator differ on {target.arch}"
-        memory = Figure(shipped["peak_rss_mib"], "MiB", "predicted", how, 3, None, host.name)
-        if guest is not None:
-            peaks = guest["peak_rss_mib"]
-            how = "highest of fresh processes in an arm64 guest (full-system emulation), above the import baseline"
-            memory = Figure(max(peaks), "MiB", "measured", how, len(peaks), (min(peaks), max(peaks)), guest["host"])
-        accuracy = Figure(shipped["metric_value"], "fraction", "predicted",
-                          f"measured on {host.arch} kernels; int8 outputs differ on {target.arch}", n,
-                          tuple(shipped["metric_interval"]), host.name)  # fmt: skip
-    named = {"accuracy": accuracy, "latency_p50": latency, "peak_rss": memory, "artifact": artifact}
-    return {name: figure.as_dict() for name, figure in named.items()}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -289,6 +222,7 @@ def render(name: str, said: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["sig"] = _significant
+    environment.filters["spell"] = spell
     environment.filters["log10"] = log10
     text: str = environment.get_template(f"{name}.j2").render(report=said, **said)
     return text

@@ -98,12 +98,31 @@ def footprint(model: str, inputs: list[str], threads: int, started: float, provi
     return {"baseline_mib": baseline, "peak_rss_mib": peaks, "load_ms": load_ms, "cold_start_ms": cold_start_ms}
 
 
-def predict(model: str, inputs: str, threads: int, provider: str, outputs: str) -> dict[str, Any]:
-    """First output of every sample, each run alone, stacked into `outputs` (.npy); SHA-256 over each row."""
+def predict(
+    model: str, inputs: str, threads: int, provider: str, outputs: str, pool: str | None = None
+) -> dict[str, Any]:
+    """First output of every sample, each run alone, stacked into `outputs` (.npy); SHA-256 over each row.
+
+    With `pool` mask_mean an output (1, tokens, width) becomes its mean over the tokens that the mask holds: (1, width).
+    """
     session = open_session(model, threads, provider)
-    rows = [session.run(None, feed)[0] for feed in feeds(session, unpack(Path(inputs)))]
+    rows, hashes = [], []
+    for feed in feeds(session, unpack(Path(inputs))):
+        row = session.run(None, feed)[0]
+        hashes.append(hashlib.sha256(row.tobytes()).hexdigest())
+        rows.append(row if pool is None else mask_mean(row, feed))
     np.save(outputs, np.concatenate(rows))
-    return {"n": len(rows), "row_sha256": [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]}
+    return {"n": len(rows), "row_sha256": hashes}
+
+
+def mask_mean(output: np.ndarray, feed: Sample) -> np.ndarray:
+    """The mean over tokens that are not padding: (1, tokens, width) to (1, width)."""
+    mask = feed.get("attention_mask")
+    if mask is None:
+        mask = np.ones(output.shape[:2])
+    weights = mask[:, :, None].astype(output.dtype)
+    pooled: np.ndarray = (output * weights).sum(axis=1) / weights.sum(axis=1).clip(1)
+    return pooled
 
 
 def timed(models: dict[str, dict[str, str]], threads: int, rounds: int, seed: int, provider: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from edgekd.data.splits import Splits
 from edgekd.plan import Plan
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from edgekd.choose import Choice
     from edgekd.costs import Cost, Fit
     from edgekd.tryout import Tried
@@ -54,11 +56,19 @@ class Stages:
         return self._stage(name, key, lambda out: produce(out, work))
 
     def teacher(self) -> Path:
-        """The teacher's folder: fine-tuned here, or as it was given."""
+        """The teacher's folder: fine-tuned here, unpacked from a file, or as it was given."""
         from edgekd import teach
 
-        if self.plan.teacher.ready:
-            return Path(self.plan.teacher.folder)
+        told = self.plan.teacher
+        source = make("teachers", told.kind)
+        if told.ready and hasattr(source, "unpack"):  # weights in a file of their own
+            return self._stage(
+                "teacher",
+                self.plan.teaching,
+                lambda out: source.unpack(Path(told.folder), told.architecture, self.plan.task, told.labels, out),
+            )
+        if told.ready:
+            return Path(told.folder)
         return self._long(
             "teacher",
             self.plan.teaching,
@@ -85,11 +95,11 @@ class Stages:
 
         def score(cost: Cost, epochs: int) -> float:
             student = self.plan.student
-            short = replace(self.plan, student=replace(student, training=replace(student.training, epochs=epochs)))
+            short = replace(self.plan, student=replace(student, training=replace(student.schedule, epochs=epochs)))
             stages = replace(self, plan=short, shape=cost.shape)
             return distill.score(self.plan, self.splits, stages.student(teacher), stages.outputs(teacher))
 
-        best, runs = tryout.halve(fit.finalists, self.plan.student.training.epochs, score)
+        best, runs = tryout.halve(fit.finalists, self.plan.student.schedule.epochs, score)
         return replace(fit, chosen=best), runs
 
     def student(self, teacher: Path) -> Path:
@@ -129,6 +139,21 @@ class Stages:
         )  # fmt: skip
         return evidence.read_evidence(place)
 
+    def files(self, teacher: Path) -> Path:
+        """What a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
+        from edgekd import export
+
+        return self._stage("files", self.plan.compressing, lambda out: export.files(self.plan, teacher, out))
+
+    def said_of_selection(self, folder: Path, exported: Path) -> np.ndarray[Any, Any]:
+        """What an exported teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings."""
+        from edgekd import export
+
+        task = make("tasks", self.plan.task)
+        rows = [row.input for row in self.splits.selection]
+        samples = task.encode(folder, rows, self.plan.student.survey.max_size)
+        return export.outputs(exported / "model.onnx", samples, threads=self.plan.target.threads, pool=task.pool)
+
     def exported(self, who: str, folder: Path) -> Path:
         """The teacher's or student's fp32 ONNX."""
         from edgekd import export
@@ -138,61 +163,99 @@ class Stages:
         target = self.plan.target
         key = {"of": own, "max_opset": target.max_opset, "max_ir_version": target.max_ir_version}
         key |= self._exporters()
-        inputs = [row.input for row in self.splits.train]
+        inputs = [row.input for row in self.splits.known]
         return self._stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, inputs, out))
 
-    def variants(self, student: Path, exported: Path, outputs: Path) -> Path:
-        """Every quantized variant, tried."""
-        from edgekd import compress, teach
+    def improved(self, who: str, folder: Path, exported: Path) -> Path:
+        """The exported graph folded, or in another form where that was found to be faster."""
+        from edgekd import graphs
 
+        target = self.plan.target
+        recipe = next((one for one in target.recipes if one != "float32"), "float32")
+        asked = recipe if self.plan.thorough and target.runs_here else None
+        torch_model = not (who == "teacher" and self.plan.teacher.kind == "onnx_model")
+        exporters = ("dynamo",) if asked and torch_model else ()
+        key = {
+            "model": file_sha256(exported / "model.onnx"), "recipe": asked, "exporters": exporters,
+            "target": target.as_dict(), "versions": versions("torch", "onnx", "onnxruntime", "edgekd"),
+            "host": asdict(this_host()) if asked else None,
+        }  # fmt: skip
+        inputs = [row.input for row in self.splits.known]
         return self._stage(
-            "compress",
-            self._measuring_key() | {"limit": self.plan.search_limit_s},
-            lambda out: compress.compress(
-                self.plan, self.splits, student, exported, teach.selection_logits(self.plan, outputs), out,
-                self.progress,
+            f"graph-{who}",
+            key,
+            lambda out: graphs.improve(
+                self.plan, folder, inputs, exported / "model.onnx", out, recipe=asked, exporters=exporters
             ),
-        )  # fmt: skip
+        )
 
-    def choice(self, variants: Path) -> tuple[Choice, list[Any]]:
-        """What ships, decided on the selection rows."""
+    def variants(self, model: Path, exported: Path, reference: Callable[[], np.ndarray[Any, Any]]) -> Path:
+        """Every quantized variant, tried; `reference` gives what the teacher says of the selection rows."""
+        from edgekd import compress
+
+        file = exported / "model.onnx"
+        key = self._measuring_key() | {
+            "limit": self.plan.search_limit_s, "force": self.plan.force, "thorough": self.plan.thorough,
+        }  # fmt: skip
+        key |= {"model": file_sha256(file)}  # which graph was kept depends on its timing
+        try:
+            return self._long(
+                "compress",
+                key,
+                lambda out, work: compress.compress(
+                    self.plan, self.splits, model, file, reference(), out, work, self.progress
+                ),
+            )
+        except compress.Stopped:
+            return self.store.workspace("compress", key)  # where the same command goes on
+
+    def choice(self, variants: Path, exported: Path) -> tuple[Choice, dict[str, Any]]:
+        """What ships, decided on the selection rows; and all that the search found, and of the graph before it."""
+        from edgekd import compress, graphs
         from edgekd.choose import choose
-        from edgekd.compress import read_trials
 
-        trials = read_trials(variants)
-        return choose(trials, self.plan.target), trials
+        found = compress.read(variants) | {
+            "diagnosis": compress.read_diagnosis(variants),
+            "graph": graphs.read(exported),
+        }
+        return choose(compress.read_trials(variants), self.plan.target, self.plan.force), found
 
     def measured(
-        self, teacher: Path, teacher_onnx: Path, student: Path, variants: Path, before_timing: Callable[[], object]
-    ) -> dict[str, Any]:
-        """Teacher and variants on the held-out samples; nothing is timed before `before_timing` returns."""
+        self, teacher: Path, teacher_onnx: Path, model: Path, variants: Path, shipped: str,
+        before_timing: Callable[[], object],
+    ) -> dict[str, Any]:  # fmt: skip
+        """The teacher, what ships and the plain recipes on the held-out samples; nothing is timed before that."""
         from edgekd import measure
-        from edgekd.compress import read_trials, variant_file
+        from edgekd.candidates import variant_file
+        from edgekd.choose import recipe_of
+        from edgekd.compress import read_trials
         from edgekd.core.confidence import Suggestion
 
         models = {"teacher": (teacher_onnx / "model.onnx", teacher)}
         suggested = {}
         for trial in read_trials(variants):
-            if trial.failed is None:
-                suggested[trial.recipe] = Suggestion(**trial.suggestion)
-                models[trial.recipe] = (variant_file(variants, trial.recipe), student)
+            if trial.failed is None and trial.name in (recipe_of(trial.name), shipped):
+                if trial.suggestion is not None:
+                    suggested[trial.name] = Suggestion(**trial.suggestion)
+                models[trial.name] = (variant_file(variants, trial.name), model)
         place = self._stage(
             "measure",
             self._measuring_key()
-            | {"measuring": asdict(self.plan.measuring), "models": sorted(models), "suggested": suggested},
+            | {"measuring": asdict(self.plan.measuring), "suggested": suggested}
+            | {"models": {name: file_sha256(file) for name, (file, _) in models.items()}},
             lambda out: measure.measure(self.plan, self.splits, models, out, self.progress, before_timing, suggested),
         )
         return measure.read_measured(place)
 
-    def guest_memory(self, variants: Path, recipe: str, student: Path) -> dict[str, Any] | None:
+    def guest_memory(self, variants: Path, name: str, model: Path) -> dict[str, Any] | None:
         """What ships, in an arm64 guest: for an ARM target, where this machine has one."""
         from edgekd import measure
-        from edgekd.compress import variant_file
+        from edgekd.candidates import variant_file
 
         target = self.plan.target
         if not target.needs_guest or not plugin("devices", "guest").available():
             return None
-        file = variant_file(variants, recipe)
+        file = variant_file(variants, name)
         key = {
             "model": file_sha256(file), "cpu": target.emulator_cpu, "threads": target.threads,
             "max_size": self.plan.student.survey.max_size, "versions": versions("onnxruntime", "edgekd"),
@@ -201,7 +264,7 @@ class Stages:
             place = self._stage(
                 "guest-memory",
                 key,
-                lambda out: measure.guest_memory(self.plan, self.splits, file, student, out),
+                lambda out: measure.guest_memory(self.plan, self.splits, file, model, out),
             )
         except EdgeKDError as error:
             self.progress.say(f"memory stays predicted, the arm64 guest failed: {error.message}")
@@ -210,6 +273,8 @@ class Stages:
         return said
 
     def _student_key(self) -> dict[str, Any]:
+        if self.plan.compresses_only:
+            return self.plan.compressing
         return self.plan.distilling(self.shape) | {"exit": self.plan.student.exit}
 
     def _exporters(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd import engine, models
 from edgekd.core.errors import UsageError
+from edgekd.core.memory import give_back
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.core.shards import Reader, Writer
@@ -79,6 +80,7 @@ def keep_outputs(
                     writer.append(row)
                 done += len(part)
                 _hold_to(plan.cache_mib, work, done, sum(len(getattr(splits, one)) for one in TRAINED_ON))
+                give_back()  # or memory grows with the rows
                 progress.step(done)
         writer.close()
     check_order(plan, splits, work)

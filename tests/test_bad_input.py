@@ -60,6 +60,16 @@ def plan_of(tiny_teacher: Path, store: Path):
          "--max-tokens means nothing to image-classification", "leave it out, or name another --task"),
         (("--target", "rpi4", "--task", "time-series-classification", "--vocabulary", "32"),
          "--vocabulary means nothing to time-series-classification", "leave it out, or name another --task"),
+        (("--target", "rpi4", "--student", "none", "--loss", "response"), "--loss means nothing with --student none",
+         "leave it out, or leave --student none out"),
+        (("--target", "rpi4", "--task", "feature-extraction"), "no family of students serves feature-extraction",
+         "compress the teacher itself: --student none"),
+        (("--target", "rpi4", "--force", "int8"), "there is no quantizer called 'int8'", "choose one of: dynamic_int8"),
+        (("--target", "gpu-t4", "--force", "dynamic_int8"), "has no kernels for what it writes", "choose one of: "),
+        (("--target", "rpi4", "--min-agreement", "2"), "--min-agreement 2 makes no sense", "give a number from 0 to 1"),
+        (("--target", "rpi4", "--max-drop", "-1"), "--max-drop -1 makes no sense", "give a number from 0 to 100"),
+        (("--target", "rpi4", "--teacher", "model.onnx"), "the teacher model.onnx is an ONNX file",
+         "give --student none, which compresses it as it is"),
         (("--target", "rpi4", "--bogus"), "No such option", "see `edgekd plan --help`"),
         (("--target", "missing.yaml"), "cannot read the target profile missing.yaml", "edgekd targets show rpi4"),
     ],
@@ -135,6 +145,18 @@ def test_validation_split_that_shares_rows_with_training(plan_of, tmp_path: Path
     error, fix = refused(1, *plan_of(tmp_path))
     assert "3 of 23 distinct validation rows also stand in training" in error
     assert "split it by content" in fix
+
+
+def test_rows_to_calibrate_on_that_stand_in_test(plan_of, tiny_data: Path) -> None:
+    error, fix = refused(1, *plan_of(tiny_data, "--calibration", tiny_data))
+    assert " of 600 rows to calibrate on also stand in test (the first: " in error
+    assert fix.startswith("leave these rows out")
+
+
+def test_a_base_model_that_shall_be_compressed(plan_of, tiny_data: Path) -> None:
+    error, fix = refused(1, *plan_of(tiny_data, "--student", "none"))
+    assert error.endswith("is a base model: without a head for text-classification there is nothing to compress")
+    assert "--task feature-extraction for its embeddings" in fix
 
 
 def _classifier(teacher: Path, folder: Path, labels: list[str]) -> Path:

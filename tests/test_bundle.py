@@ -9,10 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import run, texts
+from helpers import matmul_model, relu_model, samples
+
+from edgekd import bundle, verifier
 
 SENTENCES = [text for text, _ in texts(20, seed=9)]
 
@@ -125,3 +129,63 @@ def test_report_opens_without_a_network(tiny_bundle: Path) -> None:
     shown = run("report", tiny_bundle)
     assert shown.returncode == 0
     assert shown.stdout == (tiny_bundle / "report.md").read_text(encoding="utf-8")
+
+
+class Task:
+    """A task whose inputs are the tiny models' own."""
+
+    pool = None
+
+    def encode(self, folder: Path, inputs: list[int], max_size: int) -> list[dict[str, np.ndarray]]:
+        return samples(*inputs)
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """The `artifact` part of a bundle, of a candidate that the search made of a tiny model."""
+
+    def make(write: Callable[[Path], Path], name: str, folder: Path) -> Path:
+        for variant in ("float32", name):
+            file = bundle.variant_file(tmp_path / "variants", variant)
+            file.parent.mkdir(parents=True)
+            write(file)
+        plan = SimpleNamespace(
+            task="any", golden="test", seed=0, student=SimpleNamespace(survey=SimpleNamespace(max_size=9)),
+            teacher=SimpleNamespace(name="t", licence="none", folder=""),
+            data=SimpleNamespace(name="d", licence="none"),
+        )  # fmt: skip
+        rows = tuple(SimpleNamespace(input=length) for length in (3, 5, 1))
+        splits = SimpleNamespace(test=rows, golden=(), known=rows)
+        out = tmp_path / "fresh"
+        out.mkdir()
+        monkeypatch.setattr(bundle, "make", lambda *_: Task())
+        bundle._artifact(plan, splits, folder, tmp_path / "variants", name, out)
+        return out
+
+    return make
+
+
+def test_only_what_loaders_read_leaves_a_models_folder(made: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "exits").mkdir(parents=True)
+    wanted = {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}
+    for name in (*wanted, "model.safetensors", ".seal.json", "training.json", "confidence.json", "notes.txt", "x.py"):
+        (folder / name).write_text("{}")
+    out = made(matmul_model, "weight_int4-block_size_128", folder)
+    assert {path.name for path in out.iterdir()} == wanted | {"onnx", "golden", "LICENSES", "verify.py"}
+    assert [path.name for path in (out / "onnx").iterdir()] == ["model_q4.onnx"], "the recipe's suffix, not the name's"
+
+
+@pytest.mark.parametrize(("write", "width"), [(matmul_model, 4), (relu_model, 32)])
+def test_golden_vectors_have_a_row_for_each_input(
+    made: Callable[..., Path], tmp_path: Path, write: Callable[[Path], Path], width: int
+) -> None:
+    """Logits (1, 4) as they are, outputs of each token (1, tokens, 32) as their mean: whatever the lengths are."""
+    (tmp_path / "model").mkdir()
+    out = made(write, "dynamic_int8-float2", tmp_path / "model")
+    with np.load(out / "golden" / "expected.npz") as expected:
+        assert {expected[name].shape for name in expected.files} == {(3, width)}
+    said = verifier.run_golden(out, "onnx/model_quantized.onnx")
+    well, words = verifier.check_golden(out, said)
+    assert well, words
+    assert not verifier.check_golden(out, said + 1)[0]

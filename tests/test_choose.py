@@ -51,7 +51,7 @@ SMALLER = "make it smaller (--vocabulary, --image-size), or raise the budget in 
         ([trial(), int8(drop_points=1.1)], "float32", "no quantized variant is both allowed and faster",
          {"dynamic_int8": "loses 1.1 points > 1 allowed"}),
         ([trial(), int8(agreement=0.799), static()], "static_int8", "1.50x the speed of fp32 at +0.0 points lost",
-         {"dynamic_int8": "agrees with the teacher on 79.9% < 80.0%", "float32": "1.50x slower than static_int8"}),
+         {"dynamic_int8": "agreement with the teacher 79.9% < 80.0%", "float32": "1.50x slower than static_int8"}),
         ([trial(), int8(drop_points=1.0, agreement=0.8)], "dynamic_int8", "2.00x the speed of fp32 at +1.0 points lost",
          {"float32": "2.00x slower than dynamic_int8"}),
         # fp32 over a budget while int8 fits
@@ -67,7 +67,7 @@ SMALLER = "make it smaller (--vocabulary, --image-size), or raise the budget in 
 )  # fmt: skip
 def test_what_ships(trials, recipe, why, passed_over):
     choice = choose(trials, HERE)
-    assert (choice.recipe, choice.why, choice.passed_over) == (recipe, why, passed_over)
+    assert (choice.name, choice.why, choice.passed_over) == (recipe, why, passed_over)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_ships(trials, recipe, why, passed_over):
     [
         ([trial(peak_rss_mib=40.0)], errors.OverMemory, 3, "float32 peak memory 40.0 MiB > 32", SMALLER),
         ([trial(latency_ms=10.5)], errors.OverLatency, 4, "float32 latency 10.50 ms > 10", FASTER),
-        ([trial(agreement=0.5)], errors.BelowAccuracy, 5, "float32 agrees with the teacher on 50.0% < 80.0%",
+        ([trial(agreement=0.5)], errors.BelowAccuracy, 5, "float32 agreement with the teacher 50.0% < 80.0%",
          TRAIN_MORE),
         ([trial(artifact_mib=16.1)], errors.ArtifactTooLarge, 6, "float32 file 16.1 MiB > 16", SMALLER),
         # the variant with the fewest objections decides
@@ -96,12 +96,12 @@ def test_a_latency_from_another_architecture_refuses_nothing():
     slow = trial(latency_ms=1000.0)
     assert objections(slow, HERE) == [(errors.OverLatency, "latency 1000.00 ms > 10")]
     assert objections(slow, ELSEWHERE) == []
-    assert choose([slow], ELSEWHERE).recipe == "float32"
+    assert choose([slow], ELSEWHERE).name == "float32"
 
 
 near = st.sampled_from([0.5, 0.9, 1.0, 1.1, 2.0])  # of a budget
 trials = st.builds(
-    Trial, recipe=st.just("float32"), agreement=st.sampled_from([0.7, 0.8, 0.9]),
+    Trial, name=st.just("float32"), agreement=st.sampled_from([0.7, 0.8, 0.9]),
     drop_points=st.sampled_from([-1.0, 0.0, 1.0, 2.0]), speed=near, latency_ms=near.map(lambda n: 10 * n),
     peak_rss_mib=near.map(lambda n: 32 * n), artifact_mib=near.map(lambda n: 16 * n),
 )  # fmt: skip
@@ -110,15 +110,15 @@ trials = st.builds(
 @fast
 @given(plain=trials, others=st.lists(trials, max_size=3))
 def test_what_ships_is_allowed_and_nothing_allowed_is_faster(plain, others):
-    table = [plain, *(Trial(**vars(other) | {"recipe": f"recipe{n}"}) for n, other in enumerate(others))]
-    allowed = {each.recipe: each for each in table if not objections(each, HERE)}
+    table = [plain, *(Trial(**vars(other) | {"name": f"recipe{n}"}) for n, other in enumerate(others))]
+    allowed = {each.name: each for each in table if not objections(each, HERE)}
     if not allowed:
         with pytest.raises((errors.OverMemory, errors.OverLatency, errors.BelowAccuracy, errors.ArtifactTooLarge)):
             choose(table, HERE)
         return
     choice = choose(table, HERE)
-    assert allowed[choice.recipe].speed == max(each.speed for each in allowed.values())
-    assert set(choice.passed_over) == {each.recipe for each in table} - {choice.recipe}
+    assert allowed[choice.name].speed == max(each.speed for each in allowed.values())
+    assert set(choice.passed_over) == {each.name for each in table} - {choice.name}
 
 
 def test_the_tree_of_errors_in_the_docstring_is_true():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgekd import models
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.data import demos, pixels
 from edgekd.students.convnet import Convnet
@@ -133,6 +134,19 @@ def test_damaged_between_planning_and_teaching(tmp_path: Path, lite1: OrderedDic
     with pytest.raises(TeacherError, match="cannot load the teacher") as caught:
         TEACHER.base(tmp_path / "lite1.pth", found["architecture"], TASK, ["a", "b"])
     assert caught.value.fix == "fetch the file again"
+
+
+def test_its_own_head_is_kept_to_be_compressed(tmp_path: Path, lite1: OrderedDict) -> None:
+    torch.save(lite1, tmp_path / "lite1.pth")
+    found = TEACHER.whole(TEACHER.inspect(str(tmp_path / "lite1.pth"), TASK))
+    assert (found["ready"], found["labels"]) == (True, tuple(map(str, range(1000))))
+    out = tmp_path / "out"
+    out.mkdir()
+    TEACHER.unpack(tmp_path / "lite1.pth", found["architecture"], TASK, found["labels"], out)
+    network = models.load(out, TASK)
+    assert all(torch.equal(value, lite1[original_names(name)]) for name, value in network.state_dict().items())
+    assert (network.shape, network.config.id2label[999]) == (Convnet(240, 3, 1000, depth=1.1), "999")
+    assert pixels.read_config(out)["size"] == {"height": 240, "width": 240}
 
 
 def test_published_weights_give_the_originals_logits() -> None:

@@ -35,8 +35,8 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
     assert next(iter(said)) == "summary"
     summary = said["summary"]
     assert list(summary) == [
-        "verdict", "task", "target", "metric", "measured_on", "teacher", "shipped", "baseline", "retained", "speedup",
-        "smaller", "evidence", "threshold",
+        "verdict", "task", "target", "metric", "measured_on", "distilled", "forced", "teacher", "shipped", "baseline",
+        "retained", "speedup", "smaller", "evidence", "threshold",
     ]  # fmt: skip
     for who in ("teacher", "shipped", "baseline"):
         assert set(summary[who]) == LINE

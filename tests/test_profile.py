@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from helpers import elsewhere, fast, profile
+from helpers import elsewhere, fast, profile, python
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +45,7 @@ def test_a_shipped_text_keeps_its_comments():
 def test_a_figure_from_here_counts_only_on_the_targets_architecture():
     assert profile().runs_here
     assert not elsewhere().runs_here
-    assert not profile(execution_provider="CUDAExecutionProvider").runs_here
+    assert not profile(execution_provider="CUDAExecutionProvider", recipes=["float16"]).runs_here
     assert load_profile("local").runs_here
 
 
@@ -78,6 +78,59 @@ def test_a_value_that_makes_no_sense_is_refused(values, problem):
         parse_profile(load_profile("rpi4").as_dict() | values, where="target profile mine.yaml")
     assert refusal.value.message == f"target profile mine.yaml: {problem}"
     assert (refusal.value.fix, refusal.value.exit_code) == (CHECK_KEYS, 2)
+
+
+@pytest.mark.parametrize(
+    ("provider", "recipe", "able"),
+    [
+        ("CPUExecutionProvider", "float16",
+         "dynamic_int8, embeddings_int8, float32, static_int8, weight_int4, weight_int8"),
+        ("CUDAExecutionProvider", "dynamic_int8", "embeddings_int8, float16, float32, weight_int4, weight_int8"),
+        ("CUDAExecutionProvider", "static_int8", "embeddings_int8, float16, float32, weight_int4, weight_int8"),
+        ("TensorrtExecutionProvider", "dynamic_int8", "float16, float32, static_int8"),
+        ("TensorrtExecutionProvider", "weight_int4", "float16, float32, static_int8"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_the_provider_cannot_run_is_refused(provider, recipe, able):
+    values = load_profile("rpi4").as_dict() | {"execution_provider": provider, "recipes": ["float32", recipe]}
+    with pytest.raises(UsageError) as refusal:
+        parse_profile(values, where="mine")
+    assert refusal.value.message == f"mine: recipes: {provider} has no kernels for {recipe}; it can run {able}"
+    assert (refusal.value.fix, refusal.value.exit_code) == (CHECK_KEYS, 2)
+
+
+@pytest.mark.parametrize("activation_type", ["uint8", "int8"])
+@pytest.mark.parametrize("recipe", ["dynamic_int8", "static_int8"])
+def test_settings_that_saturate_are_refused(recipe, activation_type):
+    values = load_profile("cpu-avx2").as_dict() | {
+        "reduce_range": False, "recipes": ["float32", recipe], "activation_type": activation_type,
+    }  # fmt: skip
+    with pytest.raises(UsageError) as refusal:
+        parse_profile(values, where="mine")
+    assert refusal.value.message == (
+        "mine: reduce_range: without VNNI the sums of 8-bit products saturate; set it to true (7-bit weights), "
+        "or weight_type to uint8 (slower), or name the CPU's VNNI in isa"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"isa": ["avx2", "avx_vnni"]}, {"isa": ["avx512_vnni"]}, {"weight_type": "uint8"}, {"reduce_range": True},
+        {"recipes": ["float32", "weight_int8"]}, {"arch": "aarch64", "isa": ["asimd"]},
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_saturate_are_not_refused(change):
+    values = load_profile("cpu-avx2").as_dict() | {"reduce_range": False} | change
+    assert not parse_profile(values, where="mine").saturates
+
+
+def test_profiles_are_read_without_onnx():
+    child = python(
+        "import sys; from edgekd.core.profile import load_profile; load_profile('gpu-t4'); "
+        "print([name for name in ('onnx', 'onnxruntime', 'numpy', 'torch') if name in sys.modules])"
+    )
+    assert child.stdout.strip() == "[]", child.stderr
 
 
 def test_every_bad_key_is_named_at_once():

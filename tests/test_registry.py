@@ -105,16 +105,17 @@ def test_options_reach_the_plugin():
     ("kind", "name", "message", "fix"),
     [
         ("quantizers", "dynamic_int", "there is no quantizer called 'dynamic_int'",
-         "did you mean 'dynamic_int8'? choose one of: dynamic_int8, float16, float32, static_int8"),
+         "did you mean 'dynamic_int8'? choose one of: dynamic_int8, embeddings_int8, float16, float32, static_int8, "
+         "weight_int4, weight_int8"),
         ("tasks", "text-clasification", "there is no task called 'text-clasification'",
          "did you mean 'text-classification'? choose one of: "
-         "image-classification, text-classification, time-series-classification"),
+         "feature-extraction, image-classification, text-classification, time-series-classification"),
         ("losses", "respnse", "there is no loss called 'respnse'",
          f"did you mean 'response'? choose one of: {', '.join(names('losses'))}"),
         ("searches", "x", "there is no search called 'x'", "choose one of: neural_compressor"),
         ("devices", "", "there is no device called ''", "choose one of: guest, local"),
         ("quantizers", "_onnx", "there is no quantizer called '_onnx'",
-         "choose one of: dynamic_int8, float16, float32, static_int8"),
+         "choose one of: dynamic_int8, embeddings_int8, float16, float32, static_int8, weight_int4, weight_int8"),
         ("devices", "../losses/response", "there is no device called '../losses/response'",
          "choose one of: guest, local"),
     ],

@@ -154,7 +154,7 @@ def test_an_unknown_core_goes_by_its_instruction_sets():
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
 def test_a_gpu_is_not_predicted(provider):
-    found = predict_latency(work(10**9), profile(execution_provider=provider), "float16")
+    found = predict_latency(work(10**9), profile(execution_provider=provider, recipes=["float16"]), "float16")
     assert (found.value, found.unit, found.kind, found.n) == (None, "ms", "unknown", 0)
     assert found.how == "no GPU here: unknown until it runs on the device"
 
@@ -236,7 +236,7 @@ def test_a_guests_larger_figure_counts_and_is_refused_as_memory():
         settle(among, measure, tries=1, most=FINALISTS, classes=50, unit="tokens")
 
 
-@pytest.mark.parametrize("recipes", [["static_int8"], ["float16"], ["float32"], ["float32", "static_int8"]])
+@pytest.mark.parametrize("recipes", [["static_int8"], ["weight_int8"], ["float32"], ["float32", "static_int8"]])
 def test_any_recipe_of_a_profile_can_be_planned(recipes):
     among = candidates(profile(**ROOMY | {"recipes": recipes}))
     assert among.recipes == (recipes[-1],)

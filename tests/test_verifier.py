@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import matmul_model, samples
+from helpers import matmul_model, relu_model, samples
 
 from edgekd import verifier
 from edgekd.runner import open_session
@@ -166,3 +166,30 @@ def test_outputs_of_another_shape_or_not_finite_are_5(bundle, wrong):
     well, words = verifier.check_golden(bundle, outputs)
     assert not well
     assert words == f"outputs of shape {outputs.shape} or not finite; expected (3, 4)"
+
+
+@pytest.fixture
+def embeds(bundle):
+    """The same with a model that answers once a token: inputs of three lengths."""
+    session = open_session(str(relu_model(bundle / "onnx" / "model.onnx")), threads=1)
+    with np.load(bundle / "golden" / "inputs.npz") as inputs:
+        outputs = [session.run(None, {"x": inputs[f"{row}.x"]})[0] for row in range(3)]
+    assert [output.shape for output in outputs] == [(1, 3, 32), (1, 5, 32), (1, 1, 32)]
+    said = np.concatenate([output.mean(axis=1) for output in outputs])
+    expect(bundle, **{platform.machine(): said, "float32": said})
+    return bundle
+
+
+def test_outputs_of_each_token_are_held_as_their_mean(embeds, capsys):
+    assert verifier.run_golden(embeds, "onnx/model.onnx").shape == (3, 32)
+    assert verifier.main(embeds) == 0
+    assert "golden vectors: largest difference 0 to the outputs recorded on" in capsys.readouterr().out
+    said = verifier.run_golden(embeds, "onnx/model.onnx")
+    said[1, 7] += 0.002
+    expect(embeds, **{platform.machine(): said, "float32": said})
+    assert verifier.main(embeds) == 5
+
+
+def test_logits_are_answers_as_they_are():
+    logits = np.random.default_rng(0).normal(size=(1, 7)).astype(np.float32)
+    np.testing.assert_array_equal(verifier.answer(logits), logits)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekd import __version__
+from edgekd.cli.diagnose import diagnose
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -37,15 +38,17 @@ _PLAN_OPTIONS = [
     click.option("--target", required=True, help="A profile's name (edgekd targets list) or a YAML file."),
     click.option("--task", default="text-classification", show_default=True, help="Hugging Face's task name."),
     click.option("--teacher", help="A Hugging Face folder or hub id, fine-tuned or a base model; a .pth of "
-                 "EfficientNet-Lite; or `labels`: trained from the labels."),
+                 "EfficientNet-Lite; an .onnx file (with --student none); or `labels`: trained from the labels."),
     click.option("--data", help="A file (CSV, TSV, JSONL, Parquet, NumPy), a folder by split or by class, or a "
                  "dataset's id."),
     click.option("--text-column", help="The column that holds the text."),
     click.option("--image-column", help="The column that holds the image, or its path."),
     click.option("--label-column", help="The column that holds the label."),
     click.option("--unlabelled", metavar="PATH", help="More inputs, without labels."),
+    click.option("--calibration", metavar="PATH", help="Inputs to calibrate on.  [default: rows held back]"),
     click.option("--labels", type=int, metavar="N", help="Use N labels only; the other rows become unlabelled."),
-    click.option("--student", metavar="FAMILY", help="The student's family.  [default: the task's]"),
+    click.option("--student", metavar="FAMILY", help="The student's family; or none: the teacher itself is "
+                 "compressed.  [default: the task's]"),
     click.option("--name", help="The bundle's name.  [default: the data's]"),
     click.option("--loss", "losses", multiple=True, metavar="NAME=WEIGHT", help="With options NAME=WEIGHT,OPTION="
                  "VALUE; more than once.  [default: the task's]"),
@@ -68,8 +71,12 @@ _PLAN_OPTIONS = [
                  help="Train the student with and without its teacher, with so many seeds each."),
     click.option("--price-per-hour", type=float, default=0.05, show_default=True, metavar="USD",
                  help="Of the device, for the cost of a million queries."),
-    click.option("--min-speedup", type=float, default=5.0, show_default=True, help="Of the student over its teacher."),
+    click.option("--min-speedup", type=float, help="Of the student over its teacher.  [default: 5]"),
     click.option("--min-retained", type=float, default=0.9, show_default=True, help="Student's metric over teacher's."),
+    click.option("--min-agreement", type=float, metavar="SHARE", help="With the teacher (of embeddings the cosine), "
+                 "instead of the profile's."),
+    click.option("--max-drop", type=float, metavar="POINTS", help="By quantization, instead of the profile's."),
+    click.option("--force", metavar="RECIPE", help="Ship this recipe, whatever the floors say; the report shows it."),
     click.option("--memory-mib", type=float, help="Instead of the profile's."),
     click.option("--artifact-mib", type=float, help="Instead of the profile's."),
     click.option("--latency-ms", type=float, help="Instead of the profile's."),
@@ -130,13 +137,18 @@ def plan(measure: bool, as_json: bool, **values: Any) -> None:
     made, _ = make_plan(_options(values), store)
     if not as_json:
         click.echo(show.plan(made))
-    with shown_on_stderr() as progress:
-        shape = fit(made, store, progress, measured=measure)
-    made.check_exits(shape.chosen.shape)
+    shape = None
+    if not made.compresses_only:  # the teacher has the size that it has
+        with shown_on_stderr() as progress:
+            shape = fit(made, store, progress, measured=measure)
+        made.check_exits(shape.chosen.shape)
     if as_json:
-        _print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": asdict(shape)})
-    else:
+        _print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": asdict(shape) if shape else None})
+    elif shape is not None:
         click.echo(show.fit_table(shape, made))
+
+
+cli.add_command(diagnose)
 
 
 @cli.group()

@@ -51,9 +51,12 @@ class _Lines:
 
     def step(self, done: int, note: str = "") -> None:
         now = time.monotonic()
-        if now - self.last < _EVERY_S or not self.total:
+        if now - self.last < _EVERY_S:
             return
         self.last = now
+        if not self.total:  # nobody knows how many there are
+            click.echo(f"{now - self.start:5.0f} s    {done}: {note}", err=True)
+            return
         left = (now - self.began) / max(done, 1) * (self.total - done)
         click.echo(f"{now - self.start:5.0f} s    {done}/{self.total}, about {left:.0f} s left  {note}", err=True)
 
@@ -69,7 +72,7 @@ class _Bars:
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish()
-        self.task = self.shown.add_task(_title(name), total=total or 1, note="")
+        self.task = self.shown.add_task(_title(name), total=total, note="")
 
     def step(self, done: int, note: str = "") -> None:
         if self.task is not None:
@@ -80,4 +83,5 @@ class _Bars:
 
     def _finish(self) -> None:
         if self.task is not None:
-            self.shown.update(self.task, completed=self.shown.tasks[self.task].total, note="")
+            whole = self.shown.tasks[self.task].total or 1
+            self.shown.update(self.task, total=whole, completed=whole, note="")

@@ -26,15 +26,13 @@ def plan(made: Plan) -> str:
     """Every choice, in the order of the stages."""
     target, teacher, data, student = made.target, made.teacher, made.data, made.student
     counts = ", ".join(f"{count} {role}" for role, count in data.counts.items())
-    judged = "accuracy on validation rows" if data.selection_labelled else "agreement with the teacher"
     task = plugin("tasks", made.task)
-    training = student.training
+    own = "accuracy on validation rows" if data.selection_labelled else "agreement with the teacher"
+    judged = own if task.labelled else f"{task.metric} to the teacher's"
     budgets = f"{target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, {target.latency_ms:g} ms"
     survey = student.survey
     inputs = f"{survey.max_size} {task.unit}" + (f", {survey.channels} channels" if survey.channels > 1 else "")
     inputs += f", vocabulary trimmed to {survey.vocabulary}" if survey.vocabulary else ""
-    objective = " + ".join(map(str, student.losses))
-    copies = f" on {', '.join(map(str, student.augmentations))} more inputs" if student.augmentations else ""
     how = (
         f"trained on the labels: {teacher.training.epochs} epochs of {teacher.training.batch_size} at "
         f"{teacher.training.learning_rate:g}"
@@ -44,20 +42,33 @@ def plan(made: Plan) -> str:
     rows = [
         ("target", f"{target.name}: {target.title}, {budgets} at p{target.latency_percentile}"),
         ("teacher", f"{teacher.name}: {made.teacher.words}; {how}"),
-        ("data", f"{data.name}: {counts}; {len(data.classes)} classes"),
+        ("data", f"{data.name}: {counts}" + (f"; {len(data.classes)} classes" if data.classes else "")),
         *(("", note) for note in data.notes),
-        ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to {inputs}"),
-        *([("try", f"the {student.tries} most capable shapes that fit, briefly; the best goes on")]
-          if student.tries > 1 else []),
-        ("distill", f"{objective}{copies}; up to {training.epochs} epochs of {training.batch_size} at "
-                    f"{training.learning_rate:g}"),
-        *([("evidence", f"with and without the teacher, {made.evidence} seeds each")] if made.evidence else []),
+        *_student(made, inputs),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
+        *([("force", f"{made.force} ships, whatever is measured of it")] if made.force else []),
         ("ship", f"if it keeps {made.min_retained:.0%} of the teacher; golden inputs: {made.golden}"),
         ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "
                 f"{made.digest[:12]}"),
     ]  # fmt: skip
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def _student(made: Plan, inputs: str) -> list[tuple[str, str]]:
+    """How the student comes to be; of the teacher itself, that it is one."""
+    student, training = made.student, made.student.training
+    if training is None:
+        return [("student", f"none: the teacher itself, compressed as it is, up to {inputs}; reported: {made.metric}")]
+    objective = " + ".join(map(str, student.losses))
+    copies = f" on {', '.join(map(str, student.augmentations))} more inputs" if student.augmentations else ""
+    tried = f"the {student.tries} most capable shapes that fit, briefly; the best goes on"
+    return [
+        ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to {inputs}"),
+        *([("try", tried)] if student.tries > 1 else []),
+        ("distill", f"{objective}{copies}; up to {training.epochs} epochs of {training.batch_size} at "
+                    f"{training.learning_rate:g}"),
+        *([("evidence", f"with and without the teacher, {made.evidence} seeds each")] if made.evidence else []),
+    ]  # fmt: skip
 
 
 def fit_table(shape: Fit, made: Plan) -> str:
@@ -132,19 +143,23 @@ def doctor(found: list[Check]) -> str:
 
 def summary(said: dict[str, Any], folder: Path, *, fresh: bool) -> str:
     """What a build ends with."""
+    from edgekd.figures import spell
+
     lines = [said["verdict"] if fresh else f"already built, every file whole: {said['verdict']}", ""]
     rows = []
     for who in ("teacher", "shipped", "baseline"):
-        values = said[who]
-        numbers = [values[key] for key in ("latency_p50_ms", "peak_rss_mib", "artifact_mib")]
-        rows.append([who, values["recipe"].split(" on ")[0], f"{values['metric_value']:.1%}",
-                     *("-" if number is None else f"{number:.2f}" for number in numbers)])  # fmt: skip
+        if values := said[who]:
+            numbers = [values[key] for key in ("latency_p50_ms", "peak_rss_mib", "artifact_mib")]
+            rows.append([who, values["recipe"].split(" on ")[0], spell(values["metric_value"], said["metric"]),
+                         *("-" if number is None else f"{number:.2f}" for number in numbers)])  # fmt: skip
     lines.append(table(["", "recipe", said["metric"], "p50 ms", "peak RSS MiB", "file MiB"], rows))
     sure = said["threshold"]
     if sure and sure["accuracy"] is not None:
+        rightly = "as the teacher does" if said["metric"] == "agreement" else "rightly"
         lines += ["", f"sure    at {sure['threshold']:.3f} or more it answers {sure['coverage']:.1%} of the samples, "
-                      f"{sure['accuracy']:.1%} of them rightly"]  # fmt: skip
-    lines.append(f"proof   {evidence_says(said['evidence'])}")
+                      f"{sure['accuracy']:.1%} of them {rightly}"]  # fmt: skip
+    distilled = said.get("distilled", True)  # bundles of before know nothing else
+    lines.append(f"proof   {evidence_says(said['evidence'], distilled=distilled)}")
     lines += ["", f"measured on {said['measured_on']}", f"bundle  {folder}", f"report  {folder / 'report.html'}",
               f"check   python {folder / 'verify.py'}"]  # fmt: skip
     return "\n".join(lines)

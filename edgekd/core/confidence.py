@@ -191,8 +191,10 @@ def class_gains(counts: Mapping[str, int], teacher: Sequence[Any], shipped: Sequ
     }
 
 
-def evidence_says(effect: Mapping[str, Any] | None) -> str:
+def evidence_says(effect: Mapping[str, Any] | None, *, distilled: bool = True) -> str:
     """What `{difference, low, high, seeds}`, in points with and without the teacher, allows to claim."""
+    if not distilled:
+        return "nothing was distilled: the teacher itself was compressed"
     if effect is None:
         return "not asked for: --evidence 5"
     difference, low, high = effect["difference"], effect["low"], effect["high"]
@@ -208,12 +210,14 @@ def evidence_says(effect: Mapping[str, Any] | None) -> str:
 def threshold_says(said: Mapping[str, Any], overall: float, rows: int) -> str:
     """A suggested threshold in words: what it gives on held-out samples, and that it was chosen on other rows.
 
-    `said` is the report's `confidence`; `overall` the accuracy of all answers; `rows` the selection rows.
+    `said` is the report's `confidence`; `overall` how many of all answers are right; `rows` the selection rows. Where
+    `tested_by` is the teacher, those answers count as right that are the teacher's.
     """
     if said["suggestion"] is None:
         return "No confidence threshold is suggested."
     threshold, _, accuracy = (said["suggestion"][key] for key in Suggestion._fields)
     right = "right" if said["judged_by"] == "labels" else "the teacher's too"
+    tested = "right" if said.get("tested_by", "labels") == "labels" else "the teacher's too"
     chosen = f"{accuracy:.1%} of the answers are {right}, {said['wanted']:.0%} wanted"
     if accuracy < said["wanted"]:
         chosen += ": no threshold gives more"
@@ -222,7 +226,7 @@ def threshold_says(said: Mapping[str, Any], overall: float, rows: int) -> str:
     return (
         f"Suggested: answer where the top class's probability is at least {threshold:.3f}. That is "
         f"{_percent(said['coverage'])} of the held-out samples, and {_percent(said['accuracy'])} of those answers are "
-        f"right; of all answers {overall:.1%} are. Chosen on {rows} selection rows, where {chosen}."
+        f"{tested}; of all answers {overall:.1%} are. Chosen on {rows} selection rows, where {chosen}."
     )
 
 

@@ -14,8 +14,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekd.core.errors import UsageError, suggestion
-from edgekd.core.registry import names
+from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
+
+VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # x86 instructions that sum products of 8-bit values in 32 bits
 
 Megabytes = Annotated[float, Field(gt=0, le=1 << 22)]
 Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
@@ -72,7 +74,33 @@ class Profile(BaseModel):
         unknown = [recipe for recipe in self.recipes if recipe not in names("quantizers")]
         if unknown:
             raise ValueError(f"recipes: no recipe {unknown[0]!r}; {suggestion(unknown[0], names('quantizers'))}")
+        able = [name for name in names("quantizers") if self.execution_provider in plugin("quantizers", name).providers]
+        unable = [recipe for recipe in self.recipes if recipe not in able]
+        if unable:
+            raise ValueError(
+                f"recipes: {self.execution_provider} has no kernels for {unable[0]}; it can run {', '.join(able)}"
+            )
+        if self.saturates:
+            raise ValueError(
+                "reduce_range: without VNNI the sums of 8-bit products saturate; "
+                "set it to true (7-bit weights), or weight_type to uint8 (slower), or name the CPU's VNNI in isa"
+            )
         return self
+
+    @property
+    def saturates(self) -> bool:
+        """Whether int8 kernels may sum pairs of products in 16 bits and overflow: an x86 CPU without VNNI.
+
+        The type of activations does not matter: int8 ones are made uint8 there. uint8 weights take another kernel.
+        """
+        return (
+            self.arch == "x86_64"
+            and self.execution_provider == "CPUExecutionProvider"
+            and not VNNI & set(self.isa)
+            and self.weight_type == "int8"
+            and not self.reduce_range
+            and bool({"dynamic_int8", "static_int8"} & set(self.recipes))
+        )
 
     @property
     def runs_here(self) -> bool:
@@ -170,7 +198,7 @@ def _problem(detail: Any) -> str:
 def probe_local() -> dict[str, Any]:
     """A profile of this machine: its CPU as the kernel names it, a sober share of it as budgets."""
     host = this_host()
-    vnni = bool({"avx512_vnni", "avx_vnni", "asimddp"} & set(host.isa))
+    sums_in_32_bits = bool((VNNI | {"asimddp"}) & set(host.isa))
     return {
         "schema": 1, "name": "local", "title": "this machine", "soc": host.cpu,
         "source": "probed: /proc/cpuinfo; budgets are a sober default, not a property of the machine",
@@ -180,7 +208,7 @@ def probe_local() -> dict[str, Any]:
         "cold_start_ms": 2000.0, "max_drop_points": 1.0, "min_teacher_agreement": 0.8,
         "ort_version": f"=={host.ort_version}", "max_opset": 18, "max_ir_version": 10,
         "execution_provider": "CPUExecutionProvider", "threads": 1, "known_bad_ort": [],
-        "recipes": ["float32", "dynamic_int8", "static_int8"], "reduce_range": not vnni,
+        "recipes": ["float32", "dynamic_int8", "static_int8"], "reduce_range": not sums_in_32_bits,
         "activation_type": "uint8", "weight_type": "int8", "per_channel": True,
     }  # fmt: skip
 

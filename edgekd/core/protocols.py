@@ -235,14 +235,26 @@ class Quantizer(Protocol):
 
     suffix: ClassVar[str]  # of the file's name, as transformers.js expects it
     calibrates: ClassVar[bool]
+    providers: ClassVar[tuple[str, ...]]  # execution providers that have kernels for what it writes
 
     @classmethod
     def for_target(cls, target: Profile) -> Quantizer:
         """The recipe with the options that the profile asks for."""
         ...
 
-    def quantize(self, model: Path, out: Path, calibration: Sequence[Sample]) -> None:
-        """Write the candidate to `out`. Raises EdgeKDError where the recipe changed nothing."""
+    def variants(self) -> tuple[dict[str, Any], ...]:
+        """Options worth trying beside its own, the most promising first: what `dataclasses.replace` takes."""
+        ...
+
+    def quantize(
+        self, model: Path, out: Path, calibration: Sequence[Sample], *, keep: Sequence[str] = (),
+        cache: Path | None = None,
+    ) -> None:  # fmt: skip
+        """Write the candidate to `out`, the nodes named in `keep` left in float.
+
+        Ranges of activations are read from the folder `cache`, or written there, where one is given: candidates of
+        one model share them. Raises EdgeKDError where the recipe changed nothing, or needs rows and has none.
+        """
         ...
 
 
@@ -261,13 +273,19 @@ class Exporter(Protocol):
 class Search(Protocol):
     """The loop over quantization candidates."""
 
-    def run(self, recipes: Sequence[str], trial: Callable[[str], float], *, time_limit_s: float) -> Mapping[str, float]:
-        """Score each recipe by `trial`, in order, until the time is up; the scores by recipe."""
+    def run(
+        self, names: Sequence[str], trial: Callable[[str], float], *, time_limit_s: float, goal: float | None = None
+    ) -> Mapping[str, float]:
+        """Score each candidate by `trial`, in order, until the time is up or a score passes the goal; by name."""
         ...
 
 
 class Task(Protocol):
-    """How rows become model inputs, and outputs become a metric."""
+    """How rows become model inputs, and outputs become a metric.
+
+    A task that is not `labelled` has neither `correct` nor `baseline`, one without families no `student_files`. One
+    whose inputs may not fit has `check_inputs(inputs, survey, source, what)`.
+    """
 
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
@@ -280,13 +298,22 @@ class Task(Protocol):
     losses: ClassVar[tuple[str, ...]]  # the default objective, as `--loss` takes it
     losses_if_labelled: ClassVar[tuple[str, ...]]  # the same where every row has a label
     augmentations: ClassVar[tuple[str, ...]]  # the default ones, as `--augment` takes them
+    labelled: ClassVar[bool]  # whether rows may carry labels; of embeddings there are none
+    output: ClassVar[str]  # the graph's output, as transformers.js expects it: logits, last_hidden_state
+    pool: ClassVar[str | None]  # of outputs with a row for each token: mask_mean, as embeddings are taken
 
     def read(self, source: str) -> dict[str, list[dict[str, Any]]]:
         """Tables by split, or one called `all`. Raises DataError."""
         ...
 
-    def survey(self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Store) -> Survey:
-        """What the training inputs ask of a student; `sizes` holds what the user asked for."""
+    def survey(
+        self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Store, *,
+        whole: bool = False,
+    ) -> Survey:  # fmt: skip
+        """What the training inputs ask of a student; `sizes` holds what the user asked for.
+
+        `whole`: of the teacher itself, where nothing is trimmed and its size is its own.
+        """
         ...
 
     def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> Any:
@@ -303,6 +330,10 @@ class Task(Protocol):
 
     def correct(self, outputs: Any, labels: Sequence[int]) -> Any:
         """Per row 1.0 or 0.0 for a metric that is a mean over rows."""
+        ...
+
+    def agrees(self, outputs: Any, reference: Any) -> Any:
+        """Per row how far two models' outputs say the same, from 0 to 1: the same class, or the cosine."""
         ...
 
     def baseline(self, train: Sequence[Any], test: Sequence[Any], seed: int) -> Any:

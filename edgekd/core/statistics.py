@@ -19,6 +19,27 @@ def hits(outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any
     return found
 
 
+def same_class(outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Per row 1.0 where the largest logit is the reference's, else 0.0: (rows, classes) twice to (rows,)."""
+    return hits(outputs, reference.argmax(axis=1))
+
+
+def cosines(outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Per row the cosine of two vectors, 0 where it is less or one has no length: (rows, width) twice to (rows,).
+
+    >>> import numpy as np
+    >>> cosines(np.array([[3.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), np.array([[6.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]))
+    array([1., 0., 0.])
+    """
+    import numpy as np
+
+    first, second = np.asarray(outputs, dtype=float), np.asarray(reference, dtype=float)
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    products = (first * second).sum(axis=1)
+    found: np.ndarray[Any, Any] = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    return found.clip(0.0, 1.0)
+
+
 def interval(
     values: Sequence[float] | np.ndarray[Any, Any], statistic: Callable[..., Any] | None = None, *, seed: int = 0
 ) -> tuple[float, float]:

@@ -26,8 +26,10 @@ def find_column(given: str | None, usual: Sequence[str], present: list[str], sou
     return found[0]
 
 
-def find_label(given: str | None, present: list[str], source: str) -> str:
-    """The label's column. Raises DataError."""
+def find_label(given: str | None, present: list[str], source: str, *, needed: bool = True) -> str:
+    """The label's column; empty where there is none by a usual name and none is `needed`. Raises DataError."""
+    if not needed and given is None and not {name.lower() for name in present} & set(_LABEL_NAMES):
+        return ""
     return find_column(given, _LABEL_NAMES, present, source, "label")
 
 

@@ -10,7 +10,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -73,6 +73,9 @@ DEMOS = {
         data_licence="MIT (the Debian package dataset-fashion-mnist)",
     ),
 }
+DEMOS["feature-extraction"] = replace(
+    DEMOS["text-classification"], name="embeddings", data_name="TREC questions, without their classes"
+)
 TEST_ROWS = 1000
 FASHION_ROWS = {"train": 12_000, "test": 2_000}  # so that a build takes minutes on two cores
 _FASHION_NAMES = (
@@ -149,5 +152,6 @@ def _fashion(source: Path, folder: Path) -> None:
 # The tasks whose data no loader takes as they lie, and what to give it of what is written.
 _WRITERS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "text-classification": (_trec, ""),
+    "feature-extraction": (_trec, ""),
     "image-classification": (_fashion, "fashion-mnist.npz"),
 }

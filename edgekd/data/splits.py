@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -17,12 +17,15 @@ from typing import Any
 
 from edgekd.core.errors import DataError
 from edgekd.core.results import digest
+from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside
 
 _WORDS = re.compile(r"\w+")
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1  # of a single file, by content hash
-MAX_LEAK = 0.05  # of the test or validation rows that also stand in training, before we refuse
 CALIBRATION_SHARE = 0.25  # of the validation or held-back rows; the rest selects
 HELD_BACK_SHARE, HELD_BACK_MOST = 0.15, 1000  # of the unlabelled rows, for selection and calibration
+TEACHER_KNOWS_NOT = "the teacher does not know"
+_OR_A_BASE = "; or give a base model as teacher, which is fine-tuned on your labels"
+LEAST = {"training": 8, "selection": 4, "test": 8}
 FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection then uses labelled validation rows
 
 
@@ -68,9 +71,15 @@ class Splits:
     test: tuple[Example, ...]
     classes: tuple[str, ...]
     selection_labelled: bool
+    test_labelled: bool = True
     notes: tuple[str, ...] = field(default=())
     golden: tuple[Example, ...] = field(default=())  # of the file that `--golden` names
     augmented: tuple[Example, ...] = field(default=())  # changed copies of the training inputs, with their labels
+
+    @property
+    def known(self) -> tuple[Example, ...]:
+        """The rows that are held back from nothing: labelled ones first."""
+        return self.train + self.unlabelled
 
     @property
     def digest(self) -> str:
@@ -86,17 +95,25 @@ class Splits:
 
 
 def split(
-    given: dict[str, list[Example]], *, labels: int | None, seed: int, classes: Sequence[str] | None = None
-) -> Splits:
+    given: dict[str, list[Example]], *, labels: int | None, seed: int, classes: Sequence[str] | None = None,
+    calibration: Sequence[Example] = (),
+) -> Splits:  # fmt: skip
     """Divide rows as DESIGN's contract says. `given` has `all`, or named splits; `labels` keeps that many, stratified.
 
+    Where `calibration` is given, no row is held back for that.
+
     Raises DataError where a class is alone, a label is unknown to a ready teacher (`classes`), more than 5% of the
-    test or validation rows also stand in training, or too little is left.
+    test or validation rows also stand in training, any of `calibration` in test or selection, or too little is left.
     """
     notes: list[str] = []
     train, loose, validation, test = _roles(given, notes)
     train, loose, validation = _without_leaks(train, loose, validation, test, notes)
-    known = _classes(train, validation, test, classes)
+    known = _classes(train, classes)
+    roles = {"training": train, "validation": validation, "test": test}
+    if classes is None:
+        check_labels(roles, known, who="no training row has")
+    else:
+        check_labels(roles, known, who=TEACHER_KNOWS_NOT, otherwise=_OR_A_BASE)
     if labels is not None and labels < len(train):
         kept = stratified(train, labels, seed)
         chosen = {row.content for row in kept}
@@ -115,19 +132,22 @@ def split(
         chosen = {row.content for row in validation}
         train = [row for row in train if row.content not in chosen]
         notes.append(f"no validation split: {len(validation)} rows carved from training, stratified")
-    cut = int(len(validation) * CALIBRATION_SHARE)
-    calibration, selection = validation[:cut], validation[cut:]
-    _enough(train, selection, test)
+    cut = 0 if calibration else int(len(validation) * CALIBRATION_SHARE)
+    selection = validation[cut:]
+    check_calibration(calibration, test, "test")
+    check_calibration(calibration, selection, "selection")
+    enough(training=train, selection=selection, test=test)
     return Splits(
-        tuple(train), tuple(loose), tuple(selection), tuple(calibration), tuple(test), known, labelled, tuple(notes)
-    )
+        tuple(train), tuple(loose), tuple(selection), tuple(calibration or validation[:cut]), tuple(test), known,
+        labelled, notes=tuple(notes),
+    )  # fmt: skip
 
 
 def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Example], ...]:
     """Labelled training rows, rows without labels, validation and test rows, each row once within its role."""
     if "all" in given:
         given = _by_content(given["all"], notes)
-    validation = _distinct(given.get("validation", []), set(), notes, "repeated validation rows dropped")
+    validation = distinct(given.get("validation", []), set(), notes, "repeated validation rows dropped")
     loose = [row for row in validation if row.label is None]
     validation = [row for row in validation if row.label is not None]
     source, test = given["train"], given.get("test", [])
@@ -141,14 +161,14 @@ def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Exam
     if unlabelled_test:
         notes.append(f"{unlabelled_test} test rows without a label left out")
     test = [row for row in test if row.label is not None]
-    source = _distinct(source, set(), notes, "repeated training rows dropped")
+    source = distinct(source, set(), notes, "repeated training rows dropped")
     train = [row for row in source if row.label is not None]
     loose = [row for row in source if row.label is None] + loose
     loose += [replace(row, label=None) for row in given.get("unlabelled", [])]
     seen = {row.content for row in train}
     return (
         train,
-        _distinct(loose, seen, notes, "unlabelled rows dropped because they repeat another row"),
+        distinct(loose, seen, notes, "unlabelled rows dropped because they repeat another row"),
         validation,
         test,
     )
@@ -184,11 +204,16 @@ def stratified(rows: Sequence[Example], count: int, seed: int, *, spare: int = 0
     return picked
 
 
+def place_of(row: Example) -> float:
+    """Where a row's content stands between 0 and 1: what decides its role in one file, whatever else is there."""
+    return int(row.content[:8], 16) / 16**8
+
+
 def _by_content(rows: list[Example], notes: list[str], *, validation: bool = True) -> dict[str, list[Example]]:
-    distinct = _distinct(rows, set(), notes, "repeated rows dropped")
+    rows = distinct(rows, set(), notes, "repeated rows dropped")
     parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
-    for row in distinct:
-        place = int(row.content[:8], 16) / 16**8
+    for row in rows:
+        place = place_of(row)
         if row.label is not None and place < TEST_SHARE:
             parts["test"].append(row)
         elif row.label is not None and validation and place < TEST_SHARE + VALIDATION_SHARE:
@@ -201,55 +226,18 @@ def _by_content(rows: list[Example], notes: list[str], *, validation: bool = Tru
     return parts
 
 
-def _distinct(rows: list[Example], seen: set[str], notes: list[str], words: str) -> list[Example]:
-    """The rows whose content is not in `seen` and came first; what falls away is noted."""
-    seen = set(seen)
-    kept = []
-    for row in rows:
-        if row.content not in seen:
-            seen.add(row.content)
-            kept.append(row)
-    if len(kept) < len(rows):
-        notes.append(f"{len(rows) - len(kept)} {words}")
-    return kept
-
-
 def _without_leaks(
     train: list[Example], loose: list[Example], validation: list[Example], test: list[Example], notes: list[str]
 ) -> tuple[list[Example], list[Example], list[Example]]:
     """Training, unlabelled and validation rows that stand in no split held out from them."""
-    _few_leaks(train + validation, test, "test")
-    train, loose, validation = _outside(test, "test", notes, train, loose, validation)
-    _few_leaks(train, validation, "validation")
-    train, loose = _outside(validation, "validation", notes, train, loose)
+    few_leaks(train + validation, test, "test")
+    train, loose, validation = outside(test, "test", notes, train, loose, validation)
+    few_leaks(train, validation, "validation")
+    train, loose = outside(validation, "validation", notes, train, loose)
     return train, loose, validation
 
 
-def _few_leaks(seen: list[Example], held: list[Example], name: str) -> None:
-    """Raises DataError where more than MAX_LEAK of the rows held out are also seen in training."""
-    contents = {row.content for row in held}
-    leaked = contents & {row.content for row in seen}
-    if len(leaked) > MAX_LEAK * max(1, len(contents)):
-        raise DataError(
-            f"{len(leaked)} of {len(contents)} distinct {name} rows also stand in training (texts with case, space and "
-            f"punctuation folded): a figure on this {name} split would mean nothing",
-            fix="remove repeated rows before splitting, or give one file and let edgekd split it by content",
-        )
-
-
-def _outside(held: list[Example], name: str, notes: list[str], *roles: list[Example]) -> list[list[Example]]:
-    """The rows of each role that are not among those held out; what falls away is noted."""
-    inside = {row.content for row in held}
-    outside = [[row for row in rows if row.content not in inside] for rows in roles]
-    dropped = sum(map(len, roles)) - sum(map(len, outside))
-    if dropped:
-        notes.append(f"{dropped} rows dropped from training because they also stand in {name}")
-    return outside
-
-
-def _classes(
-    train: list[Example], validation: list[Example], test: list[Example], known: Sequence[str] | None
-) -> tuple[str, ...]:
+def _classes(train: list[Example], known: Sequence[str] | None) -> tuple[str, ...]:
     counts = Counter(row.label for row in train if row.label is not None)
     if not train:
         raise DataError("no training row has a label", fix="give labelled rows, or name the column: --label-column")
@@ -258,19 +246,24 @@ def _classes(
             f"all {len(train)} training rows have one class, {next(iter(counts))!r}",
             fix="give rows of at least two classes, or name the right column with --label-column",
         )
-    allowed = set(known) if known is not None else set(counts)
-    for where, rows in (("training", train), ("validation", validation), ("test", test)):
+    return tuple(known) if known is not None else tuple(sorted(filter(None, counts)))
+
+
+def check_labels(
+    roles: Mapping[str, Sequence[Example]], classes: Sequence[str], *, who: str, otherwise: str = ""
+) -> None:
+    """Raises DataError, with `who` does not know them, for labels that are none of the classes."""
+    allowed = set(classes)
+    for where, rows in roles.items():
         strange = sorted({row.label for row in rows if row.label is not None} - allowed)
         if strange:
-            who = "the teacher does not know" if known is not None else "no training row has"
             raise DataError(
                 f"the {where} rows have labels that {who}: {', '.join(map(repr, strange[:5]))}"
                 + (f" and {len(strange) - 5} more" if len(strange) > 5 else ""),
                 fix=f"use the labels {', '.join(map(repr, sorted(allowed)[:8]))}"
                 + (" ..." if len(allowed) > 8 else "")
-                + ("; or give a base model as teacher, which is fine-tuned on your labels" if known else ""),
+                + otherwise,
             )
-    return tuple(known) if known is not None else tuple(sorted(counts))
 
 
 def _held_back(loose: list[Example], seed: int, notes: list[str]) -> tuple[list[Example], list[Example]]:
@@ -286,10 +279,11 @@ def _held_back(loose: list[Example], seed: int, notes: list[str]) -> tuple[list[
     return shuffled[:count], shuffled[count:]
 
 
-def _enough(train: Sequence[Example], selection: Sequence[Example], test: Sequence[Example]) -> None:
-    for rows, least, what in ((train, 8, "training"), (selection, 4, "selection"), (test, 8, "test")):
-        if len(rows) < least:
+def enough(**roles: Sequence[Example]) -> None:
+    """Raises DataError where too few rows are left of training, selection or test."""
+    for what, rows in roles.items():
+        if len(rows) < LEAST[what]:
             raise DataError(
-                f"only {len(rows)} {what} rows are left after splitting; at least {least} are needed",
+                f"only {len(rows)} {what} rows are left after splitting; at least {LEAST[what]} are needed",
                 fix="give more rows; a figure on so few would mean nothing",
             )

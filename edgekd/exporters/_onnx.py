@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,17 @@ def _strip(model: Any) -> None:
     """Remove names of files and of this machine: a bundle is reproducible and leaks nothing."""
     model.doc_string, model.producer_name, model.producer_version = "", "edgekd", ""
     del model.metadata_props[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        value.doc_string = ""
-        del value.metadata_props[:]
+    for part in (*_parts(model.graph), *model.functions, *(node for own in model.functions for node in own.node)):
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+def _parts(graph: Any) -> Iterator[Any]:
+    """The graph and all in it that may carry notes, the graphs inside its nodes as well."""
+    yield graph
+    for part in (graph.input, graph.output, graph.value_info, graph.initializer, graph.node):
+        yield from part
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _parts(inner)

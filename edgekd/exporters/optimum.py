@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.quiet import quiet
+from edgekd.core.registry import plugin
 from edgekd.exporters._onnx import finish
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedModel
 
     from edgekd.core.profile import Profile
@@ -45,33 +47,47 @@ class Optimum:
         return finish(graph, out / "model.onnx", target)
 
     def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
-        """The name of optimum's loader for the task, and logits (inputs, classes) as it gives them for a bundle.
+        """The name of optimum's loader for the task, and what it says for a bundle: (inputs, classes or width).
 
-        Each input runs alone. Raises EdgeKDError where the folder does not load in optimum.
+        Each input runs alone; outputs with a row for each token are pooled as the task pools them. Raises EdgeKDError
+        where the folder does not load in optimum.
         """
         import numpy as np
         import optimum.onnxruntime
         import transformers
 
         loader, processor, arguments = _LOADERS[task]
+        kind, rows = plugin("tasks", task), []
         try:
             with quiet():
                 model = getattr(optimum.onnxruntime, loader).from_pretrained(folder, subfolder="onnx", file_name=file)
                 prepare = getattr(transformers, processor).from_pretrained(folder)
-                rows = [model(**prepare(one, return_tensors="np", **arguments)).logits.reshape(1, -1) for one in inputs]
+                for one in inputs:
+                    fed = prepare(one, return_tensors="np", **arguments)
+                    rows.append(_row(np.asarray(model(**fed)[kind.output]), fed, kind.pool))
         except Exception as error:  # whatever optimum raises, the bundle does not open
             raise EdgeKDError(
                 f"the bundle does not open with optimum: {type(error).__name__}: {error}",
                 fix="this is a fault of edgekd: please report it with the command you ran",
             ) from error
-        return loader, np.concatenate([np.asarray(row) for row in rows])
+        return loader, np.concatenate(rows)
 
     def opens(self, task: str) -> bool:
         """Whether optimum has a loader for the task."""
         return task in _LOADERS
 
 
+def _row(said: np.ndarray[Any, Any], fed: Mapping[str, Any], pool: str | None) -> np.ndarray[Any, Any]:
+    """One input's output as a row: (1, classes) as it is, (1, tokens, width) as the mean over the mask's tokens."""
+    if pool is None:
+        return said.reshape(1, -1)
+    mask = fed["attention_mask"][..., None]
+    mean: np.ndarray[Any, Any] = (said * mask).sum(axis=1) / mask.sum(axis=1)
+    return mean
+
+
 _LOADERS: dict[str, tuple[str, str, dict[str, Any]]] = {  # the model's class, the processor's, its arguments
     "text-classification": ("ORTModelForSequenceClassification", "AutoTokenizer", {"truncation": True}),
+    "feature-extraction": ("ORTModelForFeatureExtraction", "AutoTokenizer", {"truncation": True}),
     "image-classification": ("ORTModelForImageClassification", "AutoImageProcessor", {}),
 }

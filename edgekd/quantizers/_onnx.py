@@ -1,43 +1,13 @@
-"""What the recipes share: calibration in ONNX Runtime's form, and the proof that a recipe did something."""
+"""What the recipes share: which nodes they may touch, and the proof that they did something."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import EdgeKDError
 
-if TYPE_CHECKING:
-    from edgekd.core.protocols import Sample
-
-
-class Reader:
-    """Calibration samples, one at a time, with the inputs that the model takes."""
-
-    def __init__(self, model: Path, samples: Sequence[Sample]) -> None:
-        import onnx
-
-        graph = onnx.load(model, load_external_data=False).graph
-        self.names = [node.name for node in graph.input]
-        self.samples = samples
-        self.rewind()
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next sample, or None at the end."""
-        sample = next(self._left, None)
-        return None if sample is None else {name: sample[name] for name in self.names}
-
-    def rewind(self) -> None:
-        """Start again."""
-        self._left = iter(self.samples)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """Read only this part: ONNX Runtime calibrates in strides."""
-        self._left = iter(self.samples[start_index:end_index])
-
-    def __len__(self) -> int:
-        return len(self.samples)
+TYPES = {"int8": "QInt8", "uint8": "QUInt8"}  # a profile's word, and ONNX Runtime's QuantType
 
 
 def products_of_activations(model: Path) -> list[str]:
@@ -50,16 +20,21 @@ def products_of_activations(model: Path) -> list[str]:
     return [node.name for node in graph.node if node.op_type == "MatMul" and not constants & set(node.input)]
 
 
-def has_operator(model: Path, operator: str) -> bool:
-    """Whether the model holds an operator of that type."""
+def kept_names(keep: Iterable[str]) -> list[str]:
+    """The nodes to leave in float, and what ONNX Runtime calls a Gemm that it rewrites as MatMul and Add."""
+    return [name for kept in keep for name in (kept, f"{kept}_MatMul")]
+
+
+def has_operator(model: Path, operators: Sequence[str]) -> bool:
+    """Whether the model holds an operator of one of these types."""
     import onnx
 
-    return any(node.op_type == operator for node in onnx.load(model, load_external_data=False).graph.node)
+    return any(node.op_type in operators for node in onnx.load(model, load_external_data=False).graph.node)
 
 
-def must_have(model: Path, operators: tuple[str, ...], *, recipe: str) -> None:
+def must_have(model: Path, operators: Sequence[str], *, recipe: str) -> None:
     """Raises EdgeKDError where the written model holds none of these operators: a silent no-op is an error."""
-    if not any(has_operator(model, operator) for operator in operators):
+    if not has_operator(model, operators):
         raise EdgeKDError(
             f"{recipe} quantized nothing: the model has no operator that it applies to",
             fix="take the recipe out of the profile's recipes",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
     from edgekd.core.protocols import Sample
+
+_LOOKUPS = ("Gather", "EmbedLayerNormalization")
 
 
 @dataclass(frozen=True)
@@ -19,28 +21,48 @@ class DynamicInt8:
     per_channel: bool = True
     reduce_range: bool = True
     weight_type: str = "int8"
+    embeddings: bool = True  # False: lookup tables stay in float, and the file large
 
     suffix: ClassVar[str] = "_quantized"
     calibrates: ClassVar[bool] = False
+    providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
 
     @classmethod
     def for_target(cls, target: Profile) -> DynamicInt8:
         """With the profile's weight type, ranges and granularity."""
         return cls(target.per_channel, target.reduce_range, target.weight_type)
 
-    def quantize(self, model: Path, out: Path, calibration: Sequence[Sample]) -> None:
+    def variants(self) -> tuple[dict[str, Any], ...]:
+        """Embeddings in float; where weights have 7 bits, unsigned ones of 8, which no kernel saturates on."""
+        eight = ({"weight_type": "uint8", "reduce_range": False},) if self.reduce_range else ()
+        return (*eight, {"embeddings": False})
+
+    def quantize(
+        self,
+        model: Path,
+        out: Path,
+        calibration: Sequence[Sample],
+        *,
+        keep: Sequence[str] = (),
+        cache: Path | None = None,
+    ) -> None:
         """Write the candidate. Raises EdgeKDError where nothing was quantized."""
+        from onnx import TensorProto
         from onnxruntime.quantization import QuantType, quantize_dynamic
+        from onnxruntime.quantization.registry import IntegerOpsRegistry
 
         from edgekd.core.quiet import quiet
-        from edgekd.quantizers._onnx import must_have
+        from edgekd.quantizers._onnx import TYPES, kept_names, must_have
 
         with quiet():
             quantize_dynamic(
                 model,
                 out,
+                op_types_to_quantize=[one for one in IntegerOpsRegistry if self.embeddings or one not in _LOOKUPS],
                 per_channel=self.per_channel,
                 reduce_range=self.reduce_range,
-                weight_type=QuantType.QInt8 if self.weight_type == "int8" else QuantType.QUInt8,
+                weight_type=QuantType[TYPES[self.weight_type]],
+                nodes_to_exclude=kept_names(keep),
+                extra_options={"DefaultTensorType": TensorProto.FLOAT},  # shape inference knows no fused operator
             )
         must_have(out, ("MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"), recipe="dynamic_int8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
@@ -18,18 +18,31 @@ class Float16:
 
     suffix: ClassVar[str] = "_fp16"
     calibrates: ClassVar[bool] = False
+    providers: ClassVar[tuple[str, ...]] = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
     @classmethod
     def for_target(cls, target: Profile) -> Float16:
         """The same for every target."""
         return cls()
 
-    def quantize(self, model: Path, out: Path, calibration: Sequence[Sample]) -> None:
+    def variants(self) -> tuple[dict[str, Any], ...]:
+        """None: it has no options."""
+        return ()
+
+    def quantize(
+        self,
+        model: Path,
+        out: Path,
+        calibration: Sequence[Sample],
+        *,
+        keep: Sequence[str] = (),
+        cache: Path | None = None,
+    ) -> None:
         """Write the float16 model."""
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
         from onnxruntime.transformers.onnx_model import OnnxModel
 
-        half = OnnxModel(convert_float_to_float16(onnx.load(model), keep_io_types=True))
+        half = OnnxModel(convert_float_to_float16(onnx.load(model), keep_io_types=True, node_block_list=list(keep)))
         half.topological_sort()  # the conversion appends its casts at the end
         onnx.save(half.model, out)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
@@ -19,12 +19,27 @@ class Float32:
 
     suffix: ClassVar[str] = ""
     calibrates: ClassVar[bool] = False
+    providers: ClassVar[tuple[str, ...]] = (
+        "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider",
+    )  # fmt: skip
 
     @classmethod
     def for_target(cls, target: Profile) -> Float32:
         """The same for every target."""
         return cls()
 
-    def quantize(self, model: Path, out: Path, calibration: Sequence[Sample]) -> None:
+    def variants(self) -> tuple[dict[str, Any], ...]:
+        """None: it has no options."""
+        return ()
+
+    def quantize(
+        self,
+        model: Path,
+        out: Path,
+        calibration: Sequence[Sample],
+        *,
+        keep: Sequence[str] = (),
+        cache: Path | None = None,
+    ) -> None:
         """A copy."""
         shutil.copyfile(model, out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import Survey
-from edgekd.core.statistics import hits
+from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data import images, pixels
 from edgekd.data.columns import find_column, find_label, row_label
@@ -47,15 +47,19 @@ class ImageClassification:
     losses: ClassVar[tuple[str, ...]] = ("response=0.9", "hard_labels=0.1")
     losses_if_labelled: ClassVar[tuple[str, ...]] = ("response=0.5", "hard_labels=0.5")
     augmentations: ClassVar[tuple[str, ...]] = ()
+    labelled: ClassVar[bool] = True
+    output: ClassVar[str] = "logits"
+    pool: ClassVar[str | None] = None
 
     def read(self, source: str) -> dict[str, images.ImageTable]:
         """Tables by split. Raises DataError."""
         return images.read_images(source, column=self.image_column)
 
-    def columns(self, table: Sequence[dict[str, Any]], source: str) -> tuple[str, str]:
-        """The image and the label column. Raises DataError, naming the columns there are."""
+    def columns(self, table: Sequence[dict[str, Any]], source: str, *, labelled: bool = True) -> tuple[str, str]:
+        """The image and the label column; that may lack (empty) where rows need not be `labelled`. Raises DataError."""
         image = self.input_column(table, source)
-        return image, find_label(self.label_column, [name for name in table[0] if name != image], source)
+        others = [name for name in table[0] if name != image]
+        return image, find_label(self.label_column, others, source, needed=labelled)
 
     def input_column(self, table: Sequence[dict[str, Any]], source: str) -> str:
         """The image column alone, for data without labels. Raises DataError."""
@@ -68,14 +72,25 @@ class ImageClassification:
         image, label = columns
         return [Example(row[image], row_label(row.get(label)) if labelled else None) for row in table]
 
-    def survey(self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Store) -> Survey:
+    def survey(
+        self,
+        teacher: dict[str, Any],
+        inputs: Sequence[Any],
+        sizes: dict[str, int],
+        store: Store,
+        *,
+        whole: bool = False,
+    ) -> Survey:
         """The side and the channels of a student's images. `sizes` may say `pixels`. Raises UsageError.
 
         The side is the images' own median, up to the next multiple of 32 (the stride of most networks) and never above
         the teacher's. Images of less than 64 pixels are enlarged to that; but they keep their size where the teacher
-        is built for them. Channels: one where all images are grey, and the teacher takes one.
+        is built for them. Channels: one where all images are grey, and the teacher takes one. The `whole` teacher takes
+        what it takes.
         """
         most, channels = _taken(teacher["architecture"])
+        if whole and most is not None:
+            return Survey(most, (most,), channels=channels or 3)
         natural = sorted(max(images.sides(image)) for image in inputs)[len(inputs) // 2]
         side = sizes.get("pixels") or _side(natural, most)
         if most is not None and side > most:
@@ -122,6 +137,10 @@ class ImageClassification:
     def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
         return hits(outputs, labels)
+
+    def agrees(self, outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Per row 1.0 where two models name one class, else 0.0: (rows, classes) twice to (rows,)."""
+        return same_class(outputs, reference)
 
     def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
         """What the linear model says of each test row: class names (rows,)."""

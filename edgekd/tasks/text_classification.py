@@ -9,24 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import Survey
-from edgekd.core.statistics import hits
+from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data import vocabulary
-from edgekd.data.columns import find_column, find_label, row_label
+from edgekd.data.columns import find_label
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
+from edgekd.tasks import _texts
 
 if TYPE_CHECKING:
     import numpy as np
 
     from edgekd.core.protocols import Sample
-
-_TEXT_NAMES = ("text", "sentence", "question", "content", "review", "utterance", "document", "query", "input")
-_TOKENS_LIMIT = 512
-_LENGTH_QUANTILES = 12
 
 
 @dataclass(frozen=True)
@@ -47,41 +43,36 @@ class TextClassification:
     losses: ClassVar[tuple[str, ...]] = ("response=0.9", "hard_labels=0.1")
     losses_if_labelled: ClassVar[tuple[str, ...]] = ("response=0.5", "hard_labels=0.5")
     augmentations: ClassVar[tuple[str, ...]] = ()
+    labelled: ClassVar[bool] = True
+    output: ClassVar[str] = "logits"
+    pool: ClassVar[str | None] = None
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split. Raises DataError."""
         return read_tables(source)
 
-    def columns(self, table: Table, source: str) -> tuple[str, str]:
-        """The text and the label column. Raises DataError, naming the columns there are."""
-        present = list(table[0])
+    def columns(self, table: Table, source: str, *, labelled: bool = True) -> tuple[str, str]:
+        """The text and the label column; that may lack (empty) where rows need not be `labelled`. Raises DataError."""
         text = self.input_column(table, source)
-        return text, find_label(self.label_column, [c for c in present if c != text], source)
+        others = [column for column in table[0] if column != text]
+        return text, find_label(self.label_column, others, source, needed=labelled)
 
     def input_column(self, table: Table, source: str) -> str:
-        """The text column alone, for a file without labels. Raises DataError."""
-        return find_column(self.text_column, _TEXT_NAMES, list(table[0]), source, "text")
+        """The text column alone, for a file without labels. Raises DataError, naming the columns there are."""
+        return _texts.input_column(self.text_column, table, source)
 
     def examples(self, table: Table, columns: tuple[str, str], source: str, *, labelled: bool = True) -> list[Example]:
         """Rows as examples. Rows without text are refused; a missing label makes a row unlabelled."""
-        text_column, label_column = columns
-        rows = []
-        for number, row in enumerate(table, start=1):
-            text, label = row.get(text_column), row.get(label_column) if labelled else None
-            if not isinstance(text, str) or not text.strip():
-                raise DataError(
-                    f"{source}, row {number}: the text column {text_column!r} holds {text!r}",
-                    fix="remove rows without text, or name another column with --text-column",
-                )
-            rows.append(Example(text, row_label(label)))
-        return rows
+        return _texts.examples(table, columns, source, labelled=labelled)
 
-    def survey(self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store) -> Survey:
-        """Tokens of the texts and of the vocabulary that they need. `sizes` may say `tokens` and `vocabulary`."""
-        tokenizer = vocabulary.tokenizer_file(Path(teacher["folder"]), store)
-        tokens, kept = vocabulary.survey(tokenizer, texts, limit=sizes.get("vocabulary"))
-        lengths, longest = _lengths(sorted(tokens), teacher["architecture"]["max_tokens"], sizes.get("tokens"))
-        return Survey(longest, lengths, vocabulary=len(kept), vocabulary_limit=sizes.get("vocabulary"))
+    def survey(
+        self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool = False
+    ) -> Survey:
+        """Tokens of the texts and of the vocabulary that they need. `sizes` may say `tokens` and `vocabulary`.
+
+        Of the `whole` teacher no token is trimmed.
+        """
+        return _texts.survey(teacher, texts, sizes, store, whole=whole)
 
     def student_files(self, teacher_folder: Path, texts: Iterable[str], survey: Survey, shape: Any, out: Path) -> Any:
         """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending.
@@ -119,6 +110,10 @@ class TextClassification:
         """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
         return hits(outputs, labels)
 
+    def agrees(self, outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Per row 1.0 where two models name one class, else 0.0: (rows, classes) twice to (rows,)."""
+        return same_class(outputs, reference)
+
     def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
         """What the linear model says of each test row: class names (rows,)."""
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -133,48 +128,8 @@ class TextClassification:
 
     def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
         """Golden inputs that are nobody's text: tokens drawn at random, lengths and special tokens as in `samples`."""
-        import numpy as np
-
-        random = np.random.default_rng(seed)
-        pool = np.unique(np.concatenate([sample["input_ids"][0, 1:-1] for sample in samples]))
-        made = []
-        for row in np.linspace(0, len(samples) - 1, count).astype(int):
-            sample = {name: values.copy() for name, values in samples[row].items()}
-            inner = sample["input_ids"][0, 1:-1]
-            inner[:] = random.choice(pool, size=len(inner))
-            made.append(sample)
-        return made
+        return _texts.synthetic(samples, count, seed)
 
     def sized(self, samples: Sequence[Sample], size: int) -> Sample:
         """One sample of exactly `size` tokens, made by repeating the inner tokens of a real one."""
-        import numpy as np
-
-        real = max(samples, key=lambda sample: sample["input_ids"].shape[1])
-        made = {}
-        for name, values in real.items():
-            if values.shape[1] >= size:
-                made[name] = values[:, :size].copy()
-            else:
-                inner = values[:, 1:-1] if values.shape[1] > 2 else values
-                filler = np.resize(inner[0], size - values.shape[1])[None]
-                made[name] = np.concatenate([values[:, :-1], filler, values[:, -1:]], axis=1)
-        return made
-
-
-def _lengths(tokens: list[int], most: int, asked: int | None) -> tuple[tuple[int, ...], int]:
-    """Quantiles of the training texts' lengths in tokens (ascending), and the longest input that the student takes."""
-    if asked is not None:
-        if not 4 <= asked <= most:
-            raise UsageError(
-                f"--max-tokens {asked} is outside 4 to {most}, what the teacher takes",
-                fix=f"give a number from 4 to {most}",
-            )
-        longest = asked
-    else:
-        needed = tokens[min(len(tokens) - 1, int(len(tokens) * 0.999))]
-        longest = 32
-        while longest < min(needed, most, _TOKENS_LIMIT):
-            longest *= 2
-        longest = min(longest, most, _TOKENS_LIMIT)
-    steps = [round((i + 0.5) / _LENGTH_QUANTILES * (len(tokens) - 1)) for i in range(_LENGTH_QUANTILES)]
-    return tuple(min(tokens[step], longest) for step in steps), longest
+        return _texts.sized(samples, size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import DataError
 from edgekd.core.protocols import Survey
-from edgekd.core.statistics import hits
+from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data.read import Table
 from edgekd.data.series import LABEL, SERIES, read_series
@@ -40,14 +40,19 @@ class TimeSeriesClassification:
     losses: ClassVar[tuple[str, ...]] = ("response=0.9", "hard_labels=0.1")
     losses_if_labelled: ClassVar[tuple[str, ...]] = ("response=0.5", "hard_labels=0.5")
     augmentations: ClassVar[tuple[str, ...]] = ()
+    labelled: ClassVar[bool] = True
+    output: ClassVar[str] = "logits"
+    pool: ClassVar[str | None] = None
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split, series float32 (steps, channels). Raises DataError."""
         return read_series(source, label_column=self.label_column)
 
-    def columns(self, table: Table, source: str) -> tuple[str, str]:
-        """The series and the label column. Raises DataError where the rows have no labels."""
+    def columns(self, table: Table, source: str, *, labelled: bool = True) -> tuple[str, str]:
+        """The series and the label column; that may lack (empty) where rows need not be `labelled`. Or DataError."""
         if LABEL not in table[0]:
+            if not labelled and self.label_column is None:
+                return self.input_column(table, source), ""
             column = "label column by a usual name" if self.label_column is None else f"column {self.label_column!r}"
             raise DataError(
                 f"{source} has no {column}",
@@ -63,7 +68,15 @@ class TimeSeriesClassification:
         """Rows as examples; a missing label makes a row unlabelled."""
         return [Example(row[SERIES], row.get(LABEL) if labelled else None) for row in table]
 
-    def survey(self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Store) -> Survey:
+    def survey(
+        self,
+        teacher: dict[str, Any],
+        inputs: Sequence[Any],
+        sizes: dict[str, int],
+        store: Store,
+        *,
+        whole: bool = False,
+    ) -> Survey:
         """Steps and channels, the same for all. Raises DataError where series differ, or the teacher takes others."""
         steps, channels = inputs[0].shape
         strange = next((row for row in inputs if row.shape != (steps, channels)), None)
@@ -81,14 +94,14 @@ class TimeSeriesClassification:
             )
         return Survey(steps, (steps,), channels=channels)
 
-    def check_golden(self, inputs: Sequence[Any], survey: Survey, source: str) -> None:
-        """Raises DataError for series that a student of these data could not take."""
+    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+        """Raises DataError for series of another file that a model of these data could not take."""
         wanted = (survey.max_size, survey.channels)
         strange = next((row.shape for row in inputs if row.shape != wanted), None)
         if strange is not None:
             raise DataError(
                 f"{source} has series of {_words(strange)}; the training series have {_words(wanted)}",
-                fix="give golden inputs of the training data's steps and channels",
+                fix=f"give {what} of the training data's steps and channels",
             )
 
     def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> None:
@@ -110,6 +123,10 @@ class TimeSeriesClassification:
     def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
         return hits(outputs, labels)
+
+    def agrees(self, outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Per row 1.0 where two models name one class, else 0.0: (rows, classes) twice to (rows,)."""
+        return same_class(outputs, reference)
 
     def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
         """What the linear model says of each test row: class names (rows,)."""

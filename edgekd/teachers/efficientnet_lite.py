@@ -32,7 +32,7 @@ _MOST_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class EfficientnetLite:
-    """Always a base model: its ImageNet head is replaced by one for the task's labels."""
+    """A base model, whose ImageNet head is replaced by one for the task's labels; or, to be compressed, `whole`."""
 
     def inspect(self, source: str, task: str) -> dict[str, Any]:
         """Which of the Lite models the file holds. Raises TeacherError for any other file, and for code in it."""
@@ -63,18 +63,33 @@ class EfficientnetLite:
         shape = found["architecture"]["shape"] | {"image_size": size}
         return found | {"architecture": found["architecture"] | {"shape": shape}}
 
+    def whole(self, found: dict[str, Any]) -> dict[str, Any]:
+        """The same teacher, ready with its own head, as it is: ImageNet's classes, which the file names by numbers."""
+        classes = found["architecture"]["shape"]["classes"]
+        return found | {"ready": True, "labels": tuple(map(str, range(classes)))}
+
+    def unpack(self, file: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str], out: Path) -> None:
+        """Write what is ready in the file as one of our own models' folders. Raises TeacherError as `base` does."""
+        network = self._network(file, architecture, labels, own_head=True)
+        network.save_pretrained(out)
+        self.files(file, architecture, task, out)
+
     def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
         """The network with a fresh head for these labels. Raises TeacherError where the file cannot be loaded."""
+        return self._network(folder, architecture, labels, own_head=False)
+
+    def _network(self, file: Path, architecture: Mapping[str, Any], labels: Sequence[str], *, own_head: bool) -> Any:
         import torch
 
         network = make("students", "convnet", **architecture["shape"] | {"classes": len(labels)}).random()
         try:
-            state = torch.load(folder, map_location="cpu", weights_only=True)
-            renamed = {_renamed(name): value for name, value in state.items() if not name.startswith(_HEAD)}
-            network.load_state_dict(renamed | dict(network.head.state_dict(prefix="head.")))
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            renamed = {_renamed(name): value for name, value in state.items() if own_head or not name.startswith(_HEAD)}
+            fresh = {} if own_head else dict(network.head.state_dict(prefix="head."))
+            network.load_state_dict(renamed | fresh)
         except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise TeacherError(
-                f"cannot load the teacher {folder}: {str(error).splitlines()[0]}", fix="fetch the file again"
+                f"cannot load the teacher {file}: {str(error).splitlines()[0]}", fix="fetch the file again"
             ) from error
         network.name_classes(labels)
         return network
@@ -95,6 +110,8 @@ class EfficientnetLite:
 
 def _renamed(name: str) -> str:
     """The name in our network: `_blocks.3._bn1.bias` is `body.blocks.3.depthwise.norm.bias`."""
+    if name.startswith(_HEAD):
+        return name.replace(_HEAD, "head.")
     parts = name.split(".")
     if parts[0] == "_blocks":
         return ".".join(("body.blocks", parts[1], _IN_BLOCK[parts[2]], *parts[3:]))

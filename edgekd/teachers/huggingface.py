@@ -65,13 +65,17 @@ class Huggingface:
         _check_beside(folder, beside)
         if beside == _TOKENIZERS:
             _checks.check_tokenizer(folder, config, _files.weight_shapes(weights))
-        suffix = plugin("tasks", task).auto_model.removeprefix("AutoModel")
-        ready = bool(own) or any(name.endswith(suffix) for name in config.get("architectures") or ())
+        kind = plugin("tasks", task)
+        head = kind.auto_model.removeprefix("AutoModel")
+        heads = config.get("architectures") or ()
+        # every encoder gives embeddings; classes need a head
+        ready = bool(own) or not kind.labelled or any(name.endswith(head) for name in heads)
+        labels = _labels(config, folder, weights) if ready and kind.labelled else None
         return {
             "folder": str(folder),
             "ready": ready,
             "architecture": own or {"model_type": config["model_type"], **describe(config, folder)},
-            "labels": _labels(config, folder, weights) if ready else None,
+            "labels": labels if kind.labelled else (),
             "sha256": _files.fingerprint(folder, weights, beside),
             "licence": _files.licence(folder),
         }

@@ -1,0 +1,95 @@
+"""`edgekd diagnose`: the layers that a quantized model loses most in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekd.core.errors import UsageError
+
+_WORST = 5
+# of a what-if's figures: title, factor, format
+_CHANGES = {
+    "agreement": ("agreement, points", 100.0, "+.1f"), "cosine": ("cosine", 1.0, "+.4f"),
+    "output_sqnr_db": ("output SQNR, dB", 1.0, "+.1f"), "artifact_mib": ("file, MiB", 1.0, "+.1f"),
+    "speed": ("speed over fp32", 1.0, "+.2f"),
+}  # fmt: skip
+
+
+@click.command()
+@click.argument("source", metavar="BUNDLE|MODEL", type=click.Path(path_type=Path))
+@click.option("--recipe", metavar="NAME", help="How to quantize MODEL, with options NAME,OPTION=VALUE.  "
+              "[default: static_int8]")  # fmt: skip
+@click.option("--quantized", metavar="FILE", type=click.Path(path_type=Path), help="The quantized form of MODEL.")
+@click.option("--data", help="The inputs: rows as --task reads them, or an .npz of packed samples.")
+@click.option("--task", default="text-classification", show_default=True, help="Hugging Face's task name.")
+@click.option("--samples", type=click.IntRange(min=1), default=16, show_default=True, help="Rows to look at.")
+@click.option("--max-tokens", type=click.IntRange(min=2), default=128, show_default=True, help="Longest text.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def diagnose(
+    source: Path, recipe: str | None, quantized: Path | None, data: str | None, task: str, samples: int,
+    max_tokens: int, threads: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Which layers a quantized model loses most in, and what each in float would buy and cost.
+
+    A bundle's diagnosis was made when it was built; a float32 .onnx MODEL is quantized and run on --data.
+    """
+    from edgekd import examine
+    from edgekd.cli.progress import shown_on_stderr
+
+    if source.is_dir():
+        if recipe or quantized or data:
+            raise UsageError(
+                f"{source} is a folder, whose diagnosis stands in its report",
+                fix="leave out --recipe, --quantized and --data, or give a float32 .onnx file",
+            )
+        found = examine.stored(source)
+    else:
+        if data is None:
+            raise UsageError("the diagnosis of a model needs real inputs", fix="give them: --data FILE")
+        given = examine.Given(source, data, task, recipe, quantized, samples, max_tokens, threads)
+        with shown_on_stderr() as progress:
+            found = examine.examine(given, progress)
+    if as_json:
+        click.echo(json.dumps({"diagnosis": found}, indent=1, ensure_ascii=False))
+    else:
+        click.echo(
+            _text(found) if found else f"{source} ships float32, and no quantized variant was made: nothing is lost"
+        )
+
+
+def _text(found: dict[str, Any]) -> str:
+    """The worst layers, and what was tried."""
+    from edgekd.cli.show import table
+
+    total = found["total_weight_mib"] or 1.0
+    worst = sorted(found["layers"], key=lambda layer: layer["sqnr_db"])[:_WORST]
+    rows = [
+        [layer["name"], f"{layer['sqnr_db']:.1f}", f"{layer['accumulated_sqnr_db']:.1f}",
+         f"{layer['weight_mib'] / total:.1%}"]
+        for layer in worst
+    ]  # fmt: skip
+    lines = [
+        f"{found.get('of', 'the model')}: {len(found['layers'])} quantized layers, {found['samples']} samples; "
+        f"SQNR of the output {found['output_sqnr_db']:.1f} dB",
+        "",
+        table(["the worst layers", "own SQNR, dB", "accumulated", "share of weights"], rows),
+    ]
+    if tried := found["what_if"]:
+        shown = [name for name in _CHANGES if name in tried[0]["change"]]
+        titles = [_CHANGES[name][0] for name in shown]
+        rows = [[one["label"], str(len(one["nodes"])), *(_change(name, one["change"][name]) for name in shown)]
+                for one in tried]  # fmt: skip
+        if candidate := found.get("candidate"):
+            rows.insert(0, ["(as it is)", "0", *(_change(name, candidate[name]).lstrip("+") for name in shown)])
+        lines += ["", table(["left in float", "nodes", *titles], rows)]
+    return "\n".join(lines)
+
+
+def _change(name: str, value: float) -> str:
+    _, factor, spec = _CHANGES[name]
+    return format(factor * value, spec)

@@ -1,0 +1,73 @@
+"""From a task's tables to examples by split, as the data give them: nothing is split or dropped yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgekd.core.errors import DataError, suggestion
+from edgekd.data.splits import Example
+
+Given = dict[str, list[Example]]
+
+
+def read_given(
+    task: Any, source: str, unlabelled: str | None, *, classes: Sequence[str] | None, labelled: bool
+) -> tuple[Given, tuple[str, str], list[str]]:
+    """Examples by split or as `all`, their input and label columns, and notes of what reading left out.
+
+    Rows need no labels where they need not be `labelled`: the label column may then lack, and is called empty.
+    `unlabelled` is a source of more inputs. Raises DataError.
+    """
+    tables = task.read(source)
+    columns = task.columns(tables.get("train") or tables["all"], source, labelled=labelled)
+    given: Given = {}
+    for part, table in tables.items():
+        where = f"{source} ({part})" if part != "all" else source
+        absent = [column for column in columns if column and column not in table[0]]
+        if part != "unlabelled" and absent and (labelled or absent[0] == columns[0]):
+            raise DataError(f"{where} has no column {absent[0]!r}", fix=suggestion(absent[0], table[0]))
+        given[part] = task.examples(table, columns, where, labelled=part != "unlabelled" and bool(columns[1]))
+    notes = [note for table in tables.values() for note in getattr(table, "notes", ())]
+    if unlabelled:
+        extra, more = read_inputs(task, unlabelled, column=columns[0])
+        given["unlabelled"] = given.get("unlabelled", []) + extra
+        notes += more
+    if "all" in given and "unlabelled" in given:
+        given["all"] = given["all"] + given.pop("unlabelled")
+    if classes is not None:
+        given = {part: _by_number(rows, classes) for part, rows in given.items()}
+    return given, columns, notes
+
+
+def read_inputs(task: Any, source: str, *, column: str | None = None) -> tuple[list[Example], list[str]]:
+    """Inputs alone, of a source's unlabelled rows or else its training rows, and notes; labels are not read.
+
+    `column` is the inputs' where the source has it, else it is found by its name. Raises DataError.
+    """
+    tables = task.read(source)
+    table = tables.get("unlabelled") or tables.get("all") or tables["train"]
+    if column not in table[0]:
+        column = task.input_column(table, source)
+    return task.examples(table, (column, column), source, labelled=False), list(getattr(table, "notes", ()))
+
+
+def without_labels(given: Given) -> Given:
+    """The same rows, their labels forgotten."""
+    return {part: [Example(row.input) for row in rows] for part, rows in given.items()}
+
+
+def class_names(given: Given) -> tuple[str, ...]:
+    """The labels there are, in order: numbers by their value."""
+    found = {row.label for rows in given.values() for row in rows if row.label is not None}
+    return tuple(
+        sorted(found, key=lambda name: (int(name), name) if found and all(map(str.isdecimal, found)) else name)
+    )
+
+
+def _by_number(rows: list[Example], known: Sequence[str]) -> list[Example]:
+    """Labels given as class numbers become the teacher's names for them."""
+    seen = {row.label for row in rows if row.label is not None}
+    if seen <= set(known) or not seen <= {str(number) for number in range(len(known))}:
+        return rows
+    return [Example(row.input, known[int(row.label)] if row.label is not None else None) for row in rows]

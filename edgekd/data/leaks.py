@@ -1,0 +1,61 @@
+"""Rows that stand in two roles, or twice in one: dropped and counted, or refused. By content, see `splits`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgekd.core.errors import DataError
+
+if TYPE_CHECKING:
+    from edgekd.data.splits import Example
+
+MAX_LEAK = 0.05  # of the test or validation rows that also stand in training, before we refuse
+
+
+def distinct(rows: Sequence[Example], seen: set[str], notes: list[str], words: str) -> list[Example]:
+    """The rows whose content is not in `seen` and came first; what falls away is noted."""
+    seen = set(seen)
+    kept = []
+    for row in rows:
+        if row.content not in seen:
+            seen.add(row.content)
+            kept.append(row)
+    if len(kept) < len(rows):
+        notes.append(f"{len(rows) - len(kept)} {words}")
+    return kept
+
+
+def few_leaks(seen: Sequence[Example], held: Sequence[Example], name: str) -> None:
+    """Raises DataError where more than MAX_LEAK of the rows held out are also seen in training."""
+    contents = {row.content for row in held}
+    leaked = contents & {row.content for row in seen}
+    if len(leaked) > MAX_LEAK * max(1, len(contents)):
+        raise DataError(
+            f"{len(leaked)} of {len(contents)} distinct {name} rows also stand in training (texts with case, space and "
+            f"punctuation folded): a figure on this {name} split would mean nothing",
+            fix="remove repeated rows before splitting, or give one file and let edgekd split it by content",
+        )
+
+
+def outside(held: Sequence[Example], name: str, notes: list[str], *roles: Sequence[Example]) -> list[list[Example]]:
+    """The rows of each role that are not among those held out; what falls away is noted."""
+    inside = {row.content for row in held}
+    kept = [[row for row in rows if row.content not in inside] for rows in roles]
+    dropped = sum(map(len, roles)) - sum(map(len, kept))
+    if dropped:
+        notes.append(f"{dropped} rows dropped from training because they also stand in {name}")
+    return kept
+
+
+def check_calibration(calibration: Sequence[Example], held: Sequence[Example], name: str) -> None:
+    """Raises DataError where a row that is given to calibrate on is also judged by: in test, or in selection."""
+    contents = {row.content for row in held}
+    shared = [row for row in calibration if row.content in contents]
+    if shared:
+        first = repr(shared[0].input) if isinstance(shared[0].input, str) else f"content {shared[0].content[:12]}"
+        raise DataError(
+            f"{len(shared)} of {len(calibration)} rows to calibrate on also stand in {name} (the first: {first}): "
+            "a variant may not be judged by the rows that it was calibrated on",
+            fix="leave these rows out, or leave --calibration out: rows are then held back for it",
+        )

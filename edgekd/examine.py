@@ -1,0 +1,174 @@
+"""Examine: the diagnosis of a model that no build made. Inputs read, the candidate made, what-ifs measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from edgekd.core.errors import DataError, UsageError, suggestion
+from edgekd.core.profile import load_profile
+from edgekd.core.registry import make, plugin
+from edgekd.diagnose import diagnose, what_if
+from edgekd.export import outputs
+from edgekd.runner import pack, unpack
+from edgekd.side_by_side import read
+from edgekd.sqnr import Ratios
+
+if TYPE_CHECKING:
+    from edgekd.core.protocols import Progress, Sample
+
+CALIBRATION_ROWS = 128
+_ROUNDS = 10
+_BESIDE = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is to be examined: an fp32 model, how it is quantized (a recipe, or the file), and its inputs."""
+
+    model: Path
+    data: str  # rows as the task reads them, or an .npz of packed samples
+    task: str
+    recipe: str | None = None  # NAME, or NAME,OPTION=VALUE; the default is static_int8
+    quantized: Path | None = None
+    samples: int = 16
+    max_tokens: int = 128
+    threads: int = 1
+
+
+def examine(given: Given, progress: Progress) -> dict[str, Any]:
+    """The diagnosis as `report.json` carries it. Raises EdgeKDError for what cannot be read, made or compared.
+
+    The first `samples` rows are looked at, the rest calibrates: no row does both.
+    """
+    read(given.model)  # refused before any row is read
+    if given.quantized is not None:
+        read(given.quantized)
+    task = make("tasks", given.task)
+    rows = _samples(given, task)
+    if len(rows) < 2:
+        raise DataError(f"{given.data} holds {len(rows)} row", fix="give two at least: to calibrate on, and to look at")
+    looked_at = rows[: min(given.samples, len(rows) // 2)]
+    calibration = rows[len(looked_at) :][:CALIBRATION_ROWS]
+    quantizer = None if given.quantized and not given.recipe else recipe(given.recipe or "static_int8")
+    with tempfile.TemporaryDirectory(prefix="edgekd-examine-") as folder:
+        candidate = given.quantized or Path(folder, "quantized.onnx")
+
+        def quantize(out: Path, keep: tuple[str, ...]) -> None:
+            assert quantizer is not None
+            quantizer.quantize(given.model, out, calibration, keep=keep, cache=Path(folder))
+
+        if given.quantized is None:
+            progress.stage("diagnose: quantize")
+            quantize(candidate, ())
+        progress.stage("diagnose: run both side by side")
+        found = diagnose(given.model, candidate, looked_at, threads=given.threads)
+        judge = Judge(given.model, looked_at, task, given.threads)
+        said = {"of": given.recipe or (given.quantized.name if given.quantized else "static_int8")}
+        if quantizer is None:
+            return said | found.as_dict()
+        progress.stage("diagnose: leave the worst in float")
+        judge = Judge(given.model, looked_at, task, given.threads)
+        own = judge(candidate)
+        return said | {"candidate": own} | found.as_dict(what_if(found, own, quantize, judge))
+
+
+def stored(bundle: Path) -> dict[str, Any] | None:
+    """What build found of a bundle's layers; None where every variant is float32. Raises UsageError for no bundle."""
+    file = bundle / "report.json"
+    if not file.is_file():
+        raise UsageError(f"{bundle} is no bundle: it has no report.json", fix="give the folder that build wrote")
+    report = json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, Any] | None = report.get("diagnosis")
+    if found is not None or report["choice"]["recipe"] == "float32":
+        return found
+    raise UsageError(
+        f"{bundle} was built by an edgekd that made no diagnosis", fix="build it again, or give the fp32 .onnx file"
+    )
+
+
+def recipe(words: str) -> Any:
+    """A quantizer for this machine: NAME, or NAME,OPTION=VALUE,... Raises UsageError."""
+    name, *rest = words.split(",")
+    made = plugin("quantizers", name).for_target(load_profile("local"))
+    known = [one.name for one in fields(made)]
+    options = {}
+    for part in rest:
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise UsageError(f"the recipe {name} has no option {key!r}", fix=suggestion(key, known))
+        options[key] = yaml.safe_load(value)
+        if type(options[key]) is not type(getattr(made, key)):
+            raise UsageError(
+                f"--recipe {words}: {key} cannot be {value!r}", fix=f"its value here is {getattr(made, key)!r}"
+            )
+    return replace(made, **options)
+
+
+class Judge:
+    """Figures of one file on the samples: agreement with fp32 and the output's SQNR, MiB, speed beside fp32."""
+
+    def __init__(self, plain: Path, samples: Sequence[Sample], task: Any, threads: int) -> None:
+        self.plain, self.samples, self.task, self.threads = plain, samples, task, threads
+        self.right = outputs(plain, samples, threads=threads, pool=task.pool)
+
+    def __call__(self, file: Path) -> dict[str, float]:
+        """`agreement` (or `cosine`), `output_sqnr_db`, `artifact_mib`, and `speed`: fp32's median over this one's."""
+        said = outputs(file, self.samples, threads=self.threads, pool=self.task.pool)
+        ratios = Ratios()
+        ratios.add("output", self.right, said)
+        sqnr_db = ratios.sqnr_db("output")
+        assert sqnr_db is not None
+        agreed = self.task.agrees(said, self.right)
+        return {
+            "cosine" if self.task.pool else "agreement": float(agreed.mean()),
+            "output_sqnr_db": sqnr_db,
+            "artifact_mib": file.stat().st_size / 2**20,
+            "speed": self._speed(file),
+        }
+
+    def _speed(self, file: Path) -> float:
+        with tempfile.TemporaryDirectory(prefix="edgekd-judge-") as folder:
+            inputs = Path(folder, "inputs.npz")
+            pack(list(self.samples), inputs)
+            models = {name: {"model": str(path), "inputs": str(inputs)}
+                      for name, path in (("float32", self.plain), ("variant", file))}  # fmt: skip
+            job = make("devices", "local").run("time", models=models, threads=self.threads, rounds=_ROUNDS, seed=0)
+        medians = {n: statistics.median(ms for turn in job["latency_ms"][n] for ms in turn) for n in models}
+        return float(medians["float32"] / medians["variant"])
+
+
+def _samples(given: Given, task: Any) -> Sequence[Sample]:
+    path = Path(given.data)
+    if path.suffix == ".npz":
+        if not path.is_file():
+            raise DataError(f"there is no file {path}", fix="give an .npz of packed samples, or a file of rows")
+        try:
+            return unpack(path)
+        except (KeyError, ValueError, IndexError) as error:
+            raise DataError(
+                f"{path} holds no packed samples",
+                fix="write it with `edgekd.runner.pack`, or give a file of rows",
+            ) from error
+    tables = task.read(given.data)
+    table = next(tables[split] for split in ("test", "validation", "all", "train") if split in tables)
+    few = table[: given.samples + CALIBRATION_ROWS]
+    rows = task.examples(few, (task.input_column(few, given.data), ""), given.data, labelled=False)
+    folders = (given.model.parent, given.model.parent.parent)  # of Hugging Face's layout, where onnx/ lies in it
+    folder = next((folder for folder in folders if any((folder / name).exists() for name in _BESIDE)), folders[0])
+    found: Sequence[Sample] = task.encode(folder, [row.input for row in rows], _longest(given))
+    return found
+
+
+def _longest(given: Given) -> int:
+    """The size that the model's first input is fixed to, behind the batch; else as many tokens as the user says."""
+    dims = read(given.model).graph.input[0].type.tensor_type.shape.dim
+    fixed = [dim.dim_value for dim in dims][1:2]
+    return int(fixed[0]) if fixed and fixed[0] > 0 else given.max_tokens

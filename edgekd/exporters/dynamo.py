@@ -1,0 +1,99 @@
+"""Export through torch.export: other graphs than TorchScript's, for models of Hugging Face and our own families."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.errors import EdgeKDError
+from edgekd.core.quiet import quiet
+from edgekd.core.registry import plugin
+from edgekd.exporters._onnx import finish
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgekd.core.profile import Profile
+
+_OPSET = 18  # the lowest that it writes: asked for less, it gives 18 nevertheless
+_BATCH, _TOKENS = 2, 8  # of the example: torch.export takes a size of 1 for a constant
+
+
+@dataclass(frozen=True)
+class Dynamo:
+    """Batch and, of texts, tokens are free; inputs and outputs are named as the other exporters name them."""
+
+    opset: int = _OPSET
+
+    def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Path:
+        """Write `out/model.onnx`. Raises RuntimeCannotLoad where the export ends above the target's ceiling, and
+        EdgeKDError for a model that torch.export refuses."""
+        import onnx
+        import torch
+
+        output = plugin("tasks", task).output
+        inputs = _example(model)
+        names = list(inputs)
+
+        class Plain(torch.nn.Module):
+            """Tensors in, tensor out: what is exported."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = model
+
+            def forward(self, *values: torch.Tensor) -> torch.Tensor:
+                said: torch.Tensor = getattr(self.inner(**dict(zip(names, values, strict=True))), output)
+                return said
+
+        batch, tokens = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")
+        free = tuple({0: batch, 1: tokens} if value.dim() == 2 else {0: batch} for value in inputs.values())
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="edgekd-export-") as folder, quiet():
+            raw = Path(folder, "raw.onnx")
+            try:
+                torch.onnx.export(
+                    Plain().eval(),
+                    tuple(inputs.values()),
+                    raw,
+                    dynamo=True,
+                    external_data=False,
+                    verbose=False,
+                    opset_version=max(_OPSET, min(self.opset, target.max_opset)),
+                    input_names=names,
+                    output_names=[output],
+                    dynamic_shapes=(free,),  # one entry for *values
+                )
+            except Exception as error:  # torch.export refuses a model in as many ways as there are models
+                raise EdgeKDError(
+                    f"torch.export cannot export the model: {type(error).__name__}: {str(error).splitlines()[0]}",
+                    fix="export it with the other exporter (optimum or torchscript)",
+                ) from error
+            graph = onnx.load(raw)
+        return finish(graph, out / "model.onnx", target)
+
+    def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
+        """No loader of its own."""
+        raise EdgeKDError("dynamo is an exporter only", fix="open the bundle through optimum or onnxruntime")
+
+
+def _example(model: Any) -> dict[str, Tensor]:
+    """Inputs that the model takes, of two samples: our families' own, an image's pixels, or a text's tokens."""
+    import numpy as np
+    import torch
+
+    if hasattr(model, "input_name"):
+        sample = model.shape.sample(model.shape.max_size, np.random.default_rng(0))[model.input_name]
+        return {model.input_name: torch.from_numpy(np.concatenate([sample] * _BATCH))}
+    taken, config = inspect.signature(model.forward).parameters, model.config
+    if "pixel_values" in taken:
+        return {"pixel_values": torch.zeros(_BATCH, config.num_channels, config.image_size, config.image_size)}
+    shape = (_BATCH, _TOKENS)
+    inputs = {"input_ids": torch.ones(shape, dtype=torch.int64), "attention_mask": torch.ones(shape, dtype=torch.int64)}
+    if "token_type_ids" in taken and getattr(config, "type_vocab_size", 0) > 1:  # roberta takes them and knows one
+        inputs["token_type_ids"] = torch.zeros(shape, dtype=torch.int64)
+    return inputs

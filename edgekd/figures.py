@@ -1,0 +1,171 @@
+"""Figures: what was measured, predicted or declared of each model, and of what ships for its target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.confidence import BINS, WANTED, scaling_says, threshold_says
+from edgekd.core.registry import plugin
+from edgekd.core.results import Figure, this_host
+from edgekd.core.roofline import predict_latency
+from edgekd.plan import Plan
+from edgekd.predictor import Predictor
+
+if TYPE_CHECKING:
+    from edgekd.costs import Fit
+
+
+def spell(value: float | None, metric: str) -> str:
+    """A metric's value for reading: a share in percent, a cosine with four digits; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if metric == "cosine" else f"{value:.1%}"
+
+
+def unit_of(metric: str) -> str:
+    """The unit that a figure of this metric carries."""
+    return "cosine" if metric == "cosine" else "fraction"
+
+
+def cost_per_million(latency_ms: float, price_per_hour: float) -> float:
+    """US dollars for a million queries, one after the other, on a device at that price."""
+    return 1e6 * latency_ms / 3.6e6 * price_per_hour
+
+
+def line(values: dict[str, Any] | None, recipe: str, plan: Plan) -> dict[str, Any] | None:
+    """A model in the summary; None where there is no such model."""
+    if values is None:
+        return None
+    keys = ("metric_value", "latency_p50_ms", "peak_rss_mib", "artifact_mib")
+    latency = values.get("latency_p50_ms")
+    cost = None if latency is None else cost_per_million(latency, plan.price_per_hour)
+    return {key: values.get(key) for key in keys} | {"cost_per_million_usd": cost, "recipe": recipe}
+
+
+def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """One model's figures as measured on this host."""
+    host, metric = this_host().name, plan.metric
+    threads = f"{plan.target.threads} thread" + ("s" if plan.target.threads > 1 else "")
+    timing = f"ONNX Runtime, batch 1, {threads}, unpadded held-out samples, interleaved, each run warm"
+    task, longest = plugin("tasks", plan.task), values["longest"]
+    at = f"at {min(task.headline_size, longest)} {task.unit}"
+    peak = f"VmHWM of a fresh process less its import baseline, {at}"
+
+    def measured(value: float | None, unit: str, how: str, n: int, span: Any = None) -> dict[str, Any]:
+        return Figure(value, unit, "measured", how, n, tuple(span) if span else None, host).as_dict()
+
+    price = plan.price_per_hour
+    cost, low, high = (cost_per_million(ms, price) for ms in (values["latency_p50_ms"], *values["latency_interval"]))
+    dear = Figure(cost, "USD", "predicted", f"a million queries one by one, each of this host's median latency, at "
+                  f"${price:g} an hour (declared)", values["latency_n"], (low, high), host)  # fmt: skip
+    points = (f"{metric} in points against the teacher, paired", values["n"], values["difference_interval"])
+    agreed = "same class as the teacher, held-out samples" if task.output == "logits" else (
+        "cosine to the teacher's, mean over the held-out samples")  # fmt: skip
+    return {
+        metric: measured(values["metric_value"], unit_of(metric), "held-out samples, one by one", values["n"],
+                         values["metric_interval"]),
+        "agreement": measured(values["agreement"], unit_of(metric), agreed, values["n"], values["agreement_interval"]),
+        "difference": measured(values["difference_points"], "points", *points),
+        "ece": measured(values["ece"], "fraction", f"expected calibration error, {BINS} bins of the top class's "
+                        "probability, held-out samples", values["n"], values["ece_interval"]),
+        "latency_p50": measured(values["latency_p50_ms"], "ms", timing, values["latency_n"],
+                                values["latency_interval"]),
+        "latency_p90": measured(values["latency_p90_ms"], "ms", timing, values["latency_n"]),
+        "speedup": measured(values["speedup"], "x", "teacher's median over this one's, same run",
+                            values["latency_n"], values["ratio_interval"]),
+        "peak_rss": measured(values["peak_rss_mib"], "MiB", peak, 3, values["peak_rss_interval"]),
+        "peak_rss_longest": measured(values["peak_rss_longest_mib"], "MiB",
+                                     f"the same at {longest} {task.unit}", 3),
+        "cold_start": measured(values["cold_start_ms"], "ms", "process start to first output, median", 3),
+        "artifact": measured(values["artifact_mib"], "MiB", "size of the ONNX file", 1),
+        "cost_per_million": dear.as_dict(),
+    }  # fmt: skip
+
+
+def target_figures(
+    plan: Plan, fit: Fit | None, name: str, shipped: dict[str, Any], n: int, guest: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What holds for the target itself: measured only where this host has its architecture, or a guest has.
+
+    `name` is the variant's, `accuracy` the plan's metric on `n` held-out samples, `guest` what an arm64 guest showed.
+    """
+    target, host, unit = plan.target, this_host(), unit_of(plan.metric)
+    artifact = Figure(shipped["artifact_mib"], "MiB", "measured", "size of the ONNX file", 1, None, host.name)
+    if target.runs_here:
+        how = f"on this host, of the target's architecture ({host.arch})"
+        latency = Figure(shipped["latency_p50_ms"], "ms", "measured", how, shipped["latency_n"],
+                         tuple(shipped["latency_interval"]), host.name)  # fmt: skip
+        memory = Figure(shipped["peak_rss_mib"], "MiB", "measured", how, 3, None, host.name)
+        accuracy = Figure(shipped["metric_value"], unit, "measured", how, n, tuple(shipped["metric_interval"]),
+                          host.name)  # fmt: skip
+    else:
+        latency = _latency_elsewhere(plan, fit, name)
+        how = f"peak RSS on {host.arch}; packing and allocator differ on {target.arch}"
+        memory = Figure(shipped["peak_rss_mib"], "MiB", "predicted", how, 3, None, host.name)
+        if guest is not None:
+            peaks = guest["peak_rss_mib"]
+            how = "highest of fresh processes in an arm64 guest (full-system emulation), above the import baseline"
+            memory = Figure(max(peaks), "MiB", "measured", how, len(peaks), (min(peaks), max(peaks)), guest["host"])
+        accuracy = Figure(shipped["metric_value"], unit, "predicted",
+                          f"measured on {host.arch} kernels; int8 outputs differ on {target.arch}", n,
+                          tuple(shipped["metric_interval"]), host.name)  # fmt: skip
+    named = {"accuracy": accuracy, "latency_p50": latency, "peak_rss": memory, "artifact": artifact}
+    return {name: figure.as_dict() for name, figure in named.items()}
+
+
+def _latency_elsewhere(plan: Plan, fit: Fit | None, name: str) -> Figure:
+    """Of a student's shape by its arithmetic; what a teacher that ships itself takes is not known on paper."""
+    if fit is None:
+        return Figure(None, "ms", "unknown", "no student, no shape to reckon with: unknown until it runs there", n=0)
+    shape = plugin("students", plan.student.family)(**fit.chosen.shape)
+    if plan.student.exit is not None:
+        shape = shape.exit_shape(plan.student.exit - 1)
+    return predict_latency(shape.work(plan.student.survey.typical), plan.target, name)
+
+
+def prediction(family: str, fit: Fit, known: Predictor) -> dict[str, Any]:
+    """Predicted against measured: every anchor of the family, and the finalists of this build.
+
+    For memory (MiB) and latency (ms here): points as [measured, predicted, whether it is a finalist], and the 90th
+    percentile of the anchors' relative error, each predicted by a fit that never saw it.
+    """
+    recipe = fit.chosen.recipe
+    finalists = [cost for cost in fit.candidates if cost.kind == "measured" and cost.recipe == recipe]
+    said: dict[str, Any] = {"recipe": recipe, "anchors": fit.anchors, "n": len(known.checked(family, recipe))}
+    for figure, anchor, unit in (("memory_mib", "memory_mib", 1.0), ("latency_ms", "latency_ratio", fit.reference_ms)):
+        points = [[unit * one[anchor][0], unit * one[anchor][1], False] for one in known.checked(family, recipe)]
+        points += [[getattr(cost, figure), cost.predicted[figure], True] for cost in finalists]
+        said[figure] = {"p90": fit.errors[recipe][anchor], "points": points}
+    return said
+
+
+def sureness(plan: Plan, shipped: dict[str, Any], scaling: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The temperature that was folded in, and the suggested threshold with what it gives on the held-out samples.
+
+    None where the outputs are no classes: an embedding has no certainty.
+    """
+    if plugin("tasks", plan.task).output != "logits":
+        return None
+    said: dict[str, Any] = {
+        "scaling": scaling, "judged_by": "labels" if plan.data.selection_labelled else "teacher",
+        "tested_by": "labels" if plan.data.test_labelled else "teacher", "wanted": WANTED,
+        "suggestion": None, "coverage": None, "accuracy": None,
+    }  # fmt: skip
+    above, n, host = shipped["above"], shipped["n"], this_host().name
+    if above is not None:
+        right = "the right ones" if plan.data.test_labelled else "those that are the teacher's too"
+        coverage = Figure(above["coverage"], "fraction", "measured", "held-out samples answered at that confidence", n,
+                          tuple(above["coverage_interval"]), host)  # fmt: skip
+        accuracy = Figure(above["accuracy"], "fraction", "measured", f"of those, {right}", above["n"],
+                          tuple(above["accuracy_interval"]) if above["n"] else None, host)  # fmt: skip
+        said |= {"suggestion": above["suggestion"], "coverage": coverage.as_dict(), "accuracy": accuracy.as_dict()}
+    said["says"] = threshold_says(said, shipped["metric_value"], plan.data.counts["selection"])
+    said["scaling_says"] = scaling_says(scaling)
+    return said
+
+
+def suggested(above: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The threshold in short, coverage and accuracy as measured."""
+    if above is None:
+        return None
+    return {"threshold": above["suggestion"]["threshold"], "coverage": above["coverage"], "accuracy": above["accuracy"]}

@@ -1,0 +1,301 @@
+"""Graphs: other forms of an exported model, held against it and timed; the simplest stays unless another is faster.
+
+Folded: constants computed and dead branches cut offline, standard operators only. Fused: a transformer's layers as
+operators of ONNX Runtime's own. Or the graph of another exporter. All say the same as the export, within fp32.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.quiet import quiet
+from edgekd.core.registry import make, plugin
+from edgekd.core.results import this_host
+from edgekd.core.statistics import paired_ratio
+from edgekd.export import PARITY_LIMIT, PARITY_ROWS, outputs
+from edgekd.exporters._onnx import finish
+from edgekd.plan import Plan
+from edgekd.runner import pack
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekd.core.profile import Profile
+    from edgekd.core.protocols import Sample
+
+GRAPH = "graph.json"
+LEAST_GAIN = 1.05  # less is not worth operators that other runtimes and static int8 do not know
+EXPORTED, FOLDED, FUSED = "exported", "folded", "fused"
+_PROCESSES, _ROUNDS, _TIMED = 3, 4, 12  # where a session lies in memory moves it by percents: several processes
+_CALIBRATION = 4  # samples: ranges cost nothing at run time, whatever they are
+_FUSED_PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider")  # that have kernels for ONNX Runtime's operators
+_FUSIBLE = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+# these change what recipes find: products become Gemm between reshapes, and equal weights of two layers become one
+_NOT_OFFLINE = ["MatMulAddFusion", "ConstantSharing"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of a model's graph. Latency ratio, load time and memory are of the recipe that it was timed under."""
+
+    name: str
+    operators: int = 0
+    difference: float | None = None  # largest of an output, from the export's, on real inputs
+    speed: tuple[float, float, float] | None = None  # over the simplest form, with its 95% interval; above 1 is faster
+    load_ms: float | None = None
+    peak_rss_mib: float | None = None
+    took_s: float = 0.0  # to make it, and its recipe's variant
+    failed: str | None = None  # why it is no alternative
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The form that is kept, and why."""
+
+    kept: str
+    why: str
+
+
+def choose(forms: Sequence[Form], control: tuple[float, float, float] | None) -> Verdict:
+    """The simplest form, unless another is faster beyond noise: a pure decision.
+
+    `forms` stand in the order of their simplicity. `control` is the simplest form's speed over itself, with its
+    interval: another counts as faster where its interval's lower bound is above LEAST_GAIN, and above how far the
+    control strays from 1. The fastest of these is kept.
+    """
+    standing = [form for form in forms if form.failed is None]
+    simplest = standing[0]
+    if control is None:
+        return Verdict(simplest.name, "the simplest graph; no other was timed")
+    noise = max(control[2], 1 / control[1])
+    bar = max(LEAST_GAIN, noise)
+    faster = [form for form in standing[1:] if form.speed is not None and form.speed[1] > bar]
+    if not faster:
+        return Verdict(
+            simplest.name, f"the simplest graph; none is faster by more than {bar - 1:.1%} (noise {noise - 1:.1%})"
+        )
+    best = max(faster, key=lambda form: (form.speed or (0.0,))[0])
+    assert best.speed is not None
+    ratio, low, high = best.speed
+    return Verdict(best.name, f"{ratio:.2f}x the speed of the {simplest.name} graph ({low:.2f} to {high:.2f})")
+
+
+def improve(
+    plan: Plan, model_folder: Path, inputs: list[Any], exported: Path, out: Path, *, recipe: str | None = None,
+    exporters: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Write the best form of the file `exported` to `out/model.onnx`, and beside it `graph.json`.
+
+    Folding is always tried. With a `recipe` the fused graph and those of other `exporters` are tried as well, each
+    timed as that recipe's variant of it: only where the target's architecture is this host's, since what is faster
+    here says nothing of another CPU. A form that says something else than the export, or fails, is passed over.
+    """
+    task, target = make("tasks", plan.task), plan.target
+    samples = task.encode(model_folder, inputs[:PARITY_ROWS], plan.student.survey.max_size)
+    order, control = [FOLDED, EXPORTED], None  # the folded graph is the export with fewer operators
+    asked = recipe if target.runs_here else None
+    with tempfile.TemporaryDirectory(prefix="edgekd-graphs-") as name:
+        bench = _Bench(plan, task, samples, Path(name))
+        bench.add(EXPORTED, lambda _: exported)
+        bench.add(FOLDED, lambda file: fold(exported, file, target))
+        if asked is not None:
+            order += [FUSED, *exporters]
+            bench.add(FUSED, lambda file: fuse(exported, file, target, _config(model_folder)))
+            for exporter in exporters:
+                bench.add(exporter, partial(_export, plan, model_folder, exporter))
+            control = bench.measure(asked, order)
+        forms = [bench.forms[one] for one in order]
+        verdict = choose(forms, control)
+        shutil.copyfile(bench.files[verdict.kept], out / "model.onnx")
+    said = {
+        **asdict(verdict), "recipe": asked, "control": control, "tried": [asdict(form) for form in forms],
+        "threads": target.threads, "host": asdict(this_host()),
+    }  # fmt: skip
+    (out / GRAPH).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What `improve` said of the model in that folder; None where it never ran."""
+    file = folder / GRAPH
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def fold(model: Path, out: Path, target: Profile) -> Path:
+    """Write the model with constants computed and dead nodes cut; nodes that stay keep their names.
+
+    ONNX Runtime's basic level, saved: it knows no CPU's layouts and leaves standard operators. Raises
+    RuntimeCannotLoad where ONNX Runtime refuses the model, or made operators of its own.
+    """
+    import onnx
+    import onnxruntime as ort
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    with tempfile.TemporaryDirectory(prefix="edgekd-fold-") as folder:
+        raw = Path(folder, "raw.onnx")
+        options.optimized_model_filepath = str(raw)
+        try:
+            ort.InferenceSession(
+                str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=_NOT_OFFLINE
+            )
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
+            raise RuntimeCannotLoad(
+                f"ONNX Runtime cannot fold the model: {str(error).splitlines()[0]}",
+                fix="export it again with an opset and IR version that this runtime knows",
+            ) from error
+        graph = onnx.load(raw)
+    before = {node.domain for node in onnx.load(model, load_external_data=False).graph.node}
+    if own := {node.domain for node in graph.graph.node} - before:
+        raise RuntimeCannotLoad(
+            f"folding made operators of {', '.join(sorted(own))}", fix="keep the graph as it was exported"
+        )
+    with quiet():
+        OnnxModel(graph).prune_graph(allow_remove_graph_inputs=False)  # what leads to no output ONNX Runtime leaves
+    _only_used_domains(graph)
+    return finish(graph, out, target)
+
+
+def fuse(model: Path, out: Path, target: Profile, config: Mapping[str, Any]) -> Path:
+    """Write a transformer with attention, GELU and norms as ONNX Runtime's own operators (domain com.microsoft).
+
+    `config` is the model's, as Hugging Face writes it. Raises EdgeKDError where the target's provider has no kernels
+    for them, for a model of another type, and where nothing was found to fuse.
+    """
+    if target.execution_provider not in _FUSED_PROVIDERS:
+        raise EdgeKDError(
+            f"{target.execution_provider} has no kernels for fused operators", fix="keep the standard operators"
+        )
+    if config.get("model_type") not in _FUSIBLE:
+        raise EdgeKDError(
+            f"no fusion is known for the model type {config.get('model_type')!r}", fix="keep the standard operators"
+        )
+    heads = config.get("num_attention_heads") or config["n_heads"]
+    width = config.get("hidden_size") or config["dim"]
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    try:
+        with quiet():
+            fused = optimize_model(str(model), "bert", num_heads=heads, hidden_size=width, opt_level=0)
+    except Exception as error:  # it matches patterns, and fails in as many ways as there are graphs
+        raise EdgeKDError(
+            f"fusing failed: {type(error).__name__}: {error}", fix="keep the standard operators"
+        ) from error
+    if not any(fused.get_fused_operator_statistics().values()):
+        raise EdgeKDError("the graph has nothing that could be fused", fix="keep the standard operators")
+    _only_used_domains(fused.model)
+    return finish(fused.model, out, target)
+
+
+def _only_used_domains(graph: Any) -> None:
+    """Name the operator sets that are used, no others: ONNX Runtime writes every one that it knows, fusing none."""
+    import onnx
+
+    known = {entry.domain: entry.version for entry in graph.opset_import}
+    used = {"", *(node.domain for node in graph.graph.node), *(node.domain for node in graph.functions)}
+    del graph.opset_import[:]
+    graph.opset_import.extend(onnx.helper.make_opsetid(domain, known.get(domain, 1)) for domain in sorted(used))
+
+
+def _export(plan: Plan, model_folder: Path, exporter: str, out: Path) -> Path:
+    from edgekd import models
+
+    model = models.load(model_folder, plan.task)
+    path: Path = make("exporters", exporter).export(model, out.parent / exporter, task=plan.task, target=plan.target)
+    return path
+
+
+def _config(model_folder: Path) -> dict[str, Any]:
+    file = model_folder / "config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+class _Bench:
+    """The forms of one model in one temporary folder; the first that is added is the export that others must equal."""
+
+    def __init__(self, plan: Plan, task: Any, samples: Sequence[Sample], folder: Path) -> None:
+        self.plan, self.task, self.samples, self.folder = plan, task, samples, folder
+        self.device, self.threads = make("devices", "local"), plan.target.threads
+        self.files: dict[str, Path] = {}
+        self.forms: dict[str, Form] = {}
+        self.said: np.ndarray[Any, Any] | None = None
+
+    def add(self, name: str, make_it: Callable[[Path], Path]) -> None:
+        """Make a form and hold it against the export; one that fails is noted with the reason."""
+        import numpy as np
+        import onnx
+
+        begun = time.monotonic()
+        try:
+            file = make_it(self.folder / f"{name}.onnx")
+            says = outputs(file, self.samples, threads=1, pool=self.task.pool)
+            self.said = says if self.said is None else self.said
+            difference = float(np.abs(says - self.said).max())
+            if not difference < PARITY_LIMIT:
+                raise RuntimeCannotLoad(
+                    f"it differs from the export by {difference:.2g} on {len(says)} real inputs", fix="keep the export"
+                )
+        except EdgeKDError as error:
+            if self.said is None:
+                raise
+            self.forms[name] = Form(name, took_s=time.monotonic() - begun, failed=error.message)
+            return
+        operators = sum(node.op_type != "Constant" for node in onnx.load(file, load_external_data=False).graph.node)
+        self.files[name] = file
+        self.forms[name] = Form(name, operators, difference, took_s=time.monotonic() - begun)
+
+    def measure(self, recipe: str, order: Sequence[str]) -> tuple[float, float, float] | None:
+        """Time the recipe's variants of all forms against the first of `order`, which is timed twice.
+
+        Gives the first one's speed over itself, with its interval; None where it alone is left.
+        """
+        import numpy as np
+
+        variants = {name: file for name in order if name in self.files and (file := self._variant(name, recipe))}
+        if len(variants) < 2:
+            return None
+        timed = self.folder / "timed.npz"
+        pack([self.samples[row % len(self.samples)] for row in range(_TIMED)], timed)
+        models = {name: {"model": str(file), "inputs": str(timed)} for name, file in variants.items()}
+        medians: dict[str, list[float]] = {name: [] for name in (*models, "aa")}
+        for seed in range(_PROCESSES):
+            job = self.device.run("time", models=models, threads=self.threads, rounds=_ROUNDS, seed=seed)
+            for name, rounds in job["latency_ms"].items():
+                medians[name] += [statistics.median(turn[row] for turn in rounds) for row in range(_TIMED)]
+        first = np.array(medians[next(iter(models))])
+        # each input's own length divided out: the ratio is of two runs of the same input in the same process
+        speeds = {name: paired_ratio(np.ones_like(first), np.array(own) / first) for name, own in medians.items()}
+        for name, file in variants.items():
+            runs = [self.device.run("footprint", model=str(file), inputs=[str(timed)], threads=self.threads)
+                    for _ in range(_PROCESSES)]  # fmt: skip
+            self.forms[name] = replace(
+                self.forms[name],
+                speed=speeds[name],
+                load_ms=statistics.median(run["load_ms"] for run in runs),
+                peak_rss_mib=statistics.median(run["peak_rss_mib"][0] for run in runs),
+            )
+        return speeds["aa"]
+
+    def _variant(self, name: str, recipe: str) -> Path | None:
+        """The recipe's variant of a form; None, with the reason noted, where it has none."""
+        begun, out = time.monotonic(), self.folder / f"{name}.{recipe}.onnx"
+        quantizer = plugin("quantizers", recipe).for_target(self.plan.target)
+        try:
+            quantizer.quantize(self.files[name], out, self.samples[:_CALIBRATION])
+        except (EdgeKDError, RuntimeError, ValueError) as error:  # ONNX Runtime's quantizers raise the last two
+            self.forms[name] = replace(self.forms[name], failed=f"{recipe}: {str(error).splitlines()[0]}")
+            return None
+        form = self.forms[name]
+        self.forms[name] = replace(form, took_s=form.took_s + time.monotonic() - begun)
+        return out

@@ -1,0 +1,82 @@
+"""What goes in: the teacher, as its files describe it, and the rows by role. No model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import TeacherError, UsageError
+from edgekd.core.profile import Profile
+from edgekd.core.registry import make
+from edgekd.data.given import class_names, read_given, read_inputs, without_labels
+from edgekd.data.leaks import distinct
+from edgekd.data.splits import Example, Splits, split
+from edgekd.data.untrained import split_untrained
+
+_KINDS = {".pth": "efficientnet_lite", ".pt": "efficientnet_lite", ".onnx": "onnx_model"}
+
+
+def read_teacher(source: str, task: str, target: Profile, *, compressed: bool) -> tuple[str, dict[str, Any]]:
+    """The plug-in that knows the teacher, and what inspecting it says.
+
+    Raises TeacherError or UsageError: among others where it is to be `compressed` itself and is not ready for that.
+    """
+    kind = "labels" if source == "labels" else _KINDS.get(Path(source).suffix, "huggingface")
+    if kind == "onnx_model" and not compressed:
+        raise UsageError(
+            f"the teacher {source} is an ONNX file; a student is cut from, or taught by, a torch model",
+            fix="give --student none, which compresses it as it is, or the model that it was exported from",
+        )
+    if kind == "labels" and compressed:
+        raise UsageError(
+            "--student none compresses a model that is there; the teacher `labels` is yet to be trained",
+            fix="give a finished model as --teacher, an .onnx file or a folder; or leave --student none out",
+        )
+    found = make("teachers", kind).inspect(source, task)
+    if kind == "efficientnet_lite" and compressed:
+        found = make("teachers", kind).whole(found)
+    if kind == "onnx_model":
+        make("teachers", kind).check_target(found, target)
+    if compressed and not found["ready"]:
+        embeds = ", or --task feature-extraction for its embeddings" if task == "text-classification" else ""
+        raise TeacherError(
+            f"the teacher {source} is a base model: without a head for {task} there is nothing to compress",
+            fix=f"give a model that was fine-tuned on the task{embeds}; or leave --student none out: "
+            "the base model is then fine-tuned on your labels and distilled",
+        )
+    return kind, found
+
+
+def read_splits(
+    task: Any, source: str, *, unlabelled: str | None, calibration: str | None, labels: int | None, seed: int,
+    known: tuple[str, ...] | None, outputs: int, compressed: bool, demo: bool,
+) -> tuple[Splits, tuple[str, str]]:  # fmt: skip
+    """The rows by role, and the columns of inputs and labels (empty where there are none). Raises DataError.
+
+    `known` are a ready teacher's classes; of one of so many `outputs` that names none, they are numbers, or the data's.
+    A `demo`'s labels are not read where they are not the teacher's.
+    """
+    labelled = task.labelled and not compressed
+    given, columns, notes = read_given(task, source, unlabelled, classes=known, labelled=labelled)
+    rows: list[Example] = []
+    if calibration:
+        rows, more = read_inputs(task, calibration, column=columns[0])
+        notes += more
+        rows = distinct(rows, set(), notes, "repeated rows to calibrate on dropped")
+        notes.append(f"calibrated on {len(rows)} rows of {shown(calibration)}")
+    if compressed:
+        said, numbers = class_names(given), tuple(map(str, range(outputs)))
+        classes = known if known is not None else numbers if set(said) <= set(numbers) else said
+        if demo and not set(said) <= set(classes):
+            given = without_labels(given)  # its inputs still serve
+            notes.append("labels not read: they are not the teacher's classes")
+        splits = split_untrained(given, seed=seed, classes=classes, calibration=rows)
+    else:
+        splits = split(given, labels=labels, seed=seed, classes=known, calibration=rows)
+    return replace(splits, notes=(*notes, *splits.notes)), columns
+
+
+def shown(source: str) -> str:
+    """A folder's or file's own name; a hub id whole: no path of this machine reaches a bundle."""
+    return Path(source).name if Path(source).expanduser().exists() else source

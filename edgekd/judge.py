@@ -1,0 +1,92 @@
+"""Judge: what a variant is worth on the selection rows, beside the fp32 model of the same run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.candidates import Candidate
+from edgekd.choose import Trial
+from edgekd.core import statistics as intervals
+from edgekd.core.confidence import certainty, suggest_threshold
+from edgekd.core.registry import make
+from edgekd.data.splits import Splits
+from edgekd.export import outputs
+from edgekd.plan import Plan
+from edgekd.runner import pack
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekd.core.protocols import Sample
+
+_TIMED_ROWS, _ROUNDS = 20, 10
+
+
+class Judge:
+    """Measures candidates against `plain`, the fp32 model, and against what the reference model says of each row.
+
+    `reference` holds its outputs on the selection rows: (rows, classes), or pooled embeddings (rows, width). Rows are
+    judged by their labels where these are known, else by agreement with the reference.
+    """
+
+    def __init__(
+        self, plan: Plan, splits: Splits, task: Any, selection: Sequence[Sample], reference: np.ndarray[Any, Any],
+        plain: Path,
+    ) -> None:  # fmt: skip
+        self.plan, self.task, self.selection = plan, task, selection
+        self.reference, self.plain = reference, plain
+        self.truth: list[int] | None = None
+        if splits.selection_labelled:
+            self.truth = [splits.classes.index(row.label or "") for row in splits.selection]
+        self._plain_score: np.ndarray[Any, Any] | None = None
+
+    def fidelity(self, file: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """What the file says of the rows, how far it agrees with the reference, and its score: one figure a row."""
+        said = outputs(file, self.selection, threads=self.plan.target.threads, pool=self.task.pool)
+        agreed = self.task.agrees(said, self.reference)
+        return said, agreed, agreed if self.truth is None else self.task.correct(said, self.truth)
+
+    def trial(self, candidate: Candidate, file: Path) -> Trial:
+        """All its figures. The first one judged must be fp32: the others' drops are against it."""
+        said, agreed, score = self.fidelity(file)
+        if self._plain_score is None:
+            self._plain_score = score
+        lost, low, high = intervals.paired_difference(score, self._plain_score)
+        latency_ms, speed, peak = self._cost(file)
+        certain = self.task.output == "logits"
+        return Trial(
+            name=candidate.name,
+            said=candidate.words,
+            kept=candidate.keep,
+            agreement=float(agreed.mean()),
+            agreement_interval=intervals.interval(agreed),
+            drop_points=100 * lost,
+            drop_interval=(100 * low, 100 * high),
+            speed=speed[0],
+            speed_interval=speed[1:],
+            latency_ms=latency_ms,
+            peak_rss_mib=peak,
+            artifact_mib=file.stat().st_size / 2**20,
+            suggestion=suggest_threshold(certainty(said), score)._asdict() if certain else None,
+        )
+
+    def _cost(self, file: Path) -> tuple[float, tuple[float, float, float], float]:
+        """Median latency in ms, speed over fp32 with its interval (interleaved), peak RSS in MiB."""
+        import numpy as np
+
+        device, threads = make("devices", "local"), self.plan.target.threads
+        with tempfile.TemporaryDirectory(prefix="edgekd-trial-") as folder:
+            timed, headline = Path(folder, "timed.npz"), Path(folder, "headline.npz")
+            pack(list(self.selection[:_TIMED_ROWS]), timed)
+            size = min(self.task.headline_size, self.plan.student.survey.max_size)
+            pack([self.task.sized(self.selection, size)], headline)
+            models = {name: {"model": str(path), "inputs": str(timed)}
+                      for name, path in (("float32", self.plain), ("variant", file))}  # fmt: skip
+            job = device.run("time", models=models, threads=threads, rounds=_ROUNDS, seed=self.plan.seed)
+            each = {name: np.median(np.array(turns), axis=0) for name, turns in job["latency_ms"].items()}
+            job = device.run("footprint", model=str(file), inputs=[str(headline)], threads=threads)
+        speed = intervals.paired_ratio(each["float32"], each["variant"])
+        return float(np.median(each["variant"])), speed, job["peak_rss_mib"][0]

@@ -1,0 +1,105 @@
+"""What tasks on texts share: how rows are read, tokenized, and made to a size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.errors import DataError, UsageError
+from edgekd.core.protocols import Survey
+from edgekd.core.store import Store
+from edgekd.data import vocabulary
+from edgekd.data.columns import find_column, row_label
+from edgekd.data.read import Table
+from edgekd.data.splits import Example
+
+if TYPE_CHECKING:
+    from edgekd.core.protocols import Sample
+
+TEXT_NAMES = ("text", "sentence", "question", "content", "review", "utterance", "document", "query", "input")
+TOKENS_LIMIT = 512
+_LENGTH_QUANTILES = 12
+
+
+def input_column(given: str | None, table: Table, source: str) -> str:
+    """The text column. Raises DataError, naming the columns there are."""
+    return find_column(given, TEXT_NAMES, list(table[0]), source, "text")
+
+
+def examples(table: Table, columns: tuple[str, str], source: str, *, labelled: bool) -> list[Example]:
+    """Rows as examples. Rows without text are refused; a missing label makes a row unlabelled."""
+    text_column, label_column = columns
+    rows = []
+    for number, row in enumerate(table, start=1):
+        text, label = row.get(text_column), row.get(label_column) if labelled else None
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(
+                f"{source}, row {number}: the text column {text_column!r} holds {text!r}",
+                fix="remove rows without text, or name another column with --text-column",
+            )
+        rows.append(Example(text, row_label(label)))
+    return rows
+
+
+def survey(
+    teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool
+) -> Survey:
+    """Tokens of the texts and of the vocabulary that they need; of the `whole` teacher nothing is trimmed."""
+    tokenizer = vocabulary.tokenizer_file(Path(teacher["folder"]), store)
+    tokens, kept = vocabulary.survey(tokenizer, texts, limit=sizes.get("vocabulary"))
+    most = teacher["architecture"].get("max_tokens", TOKENS_LIMIT)
+    lengths, longest = _lengths(sorted(tokens), most, sizes.get("tokens"))
+    found = Survey(longest, lengths, vocabulary=len(kept), vocabulary_limit=sizes.get("vocabulary"))
+    return replace(found, vocabulary=0, vocabulary_limit=None) if whole else found
+
+
+def synthetic(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """Golden inputs that are nobody's text: tokens drawn at random, lengths and special tokens as in `samples`."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    pool = np.unique(np.concatenate([sample["input_ids"][0, 1:-1] for sample in samples]))
+    made = []
+    for row in np.linspace(0, len(samples) - 1, count).astype(int):
+        sample = {name: values.copy() for name, values in samples[row].items()}
+        inner = sample["input_ids"][0, 1:-1]
+        inner[:] = random.choice(pool, size=len(inner))
+        made.append(sample)
+    return made
+
+
+def sized(samples: Sequence[Sample], size: int) -> Sample:
+    """One sample of exactly `size` tokens, made by repeating the inner tokens of a real one."""
+    import numpy as np
+
+    real = max(samples, key=lambda sample: sample["input_ids"].shape[1])
+    made = {}
+    for name, values in real.items():
+        if values.shape[1] >= size:
+            made[name] = values[:, :size].copy()
+        else:
+            inner = values[:, 1:-1] if values.shape[1] > 2 else values
+            filler = np.resize(inner[0], size - values.shape[1])[None]
+            made[name] = np.concatenate([values[:, :-1], filler, values[:, -1:]], axis=1)
+    return made
+
+
+def _lengths(tokens: list[int], most: int, asked: int | None) -> tuple[tuple[int, ...], int]:
+    """Quantiles of the training texts' lengths in tokens (ascending), and the longest input that the student takes."""
+    if asked is not None:
+        if not 4 <= asked <= most:
+            raise UsageError(
+                f"--max-tokens {asked} is outside 4 to {most}, what the teacher takes",
+                fix=f"give a number from 4 to {most}",
+            )
+        longest = asked
+    else:
+        needed = tokens[min(len(tokens) - 1, int(len(tokens) * 0.999))]
+        longest = 32
+        while longest < min(needed, most, TOKENS_LIMIT):
+            longest *= 2
+        longest = min(longest, most, TOKENS_LIMIT)
+    steps = [round((i + 0.5) / _LENGTH_QUANTILES * (len(tokens) - 1)) for i in range(_LENGTH_QUANTILES)]
+    return tuple(min(tokens[step], longest) for step in steps), longest

@@ -1,0 +1,89 @@
+"""Feature extraction: one text in, its embedding out: the last layer's outputs, averaged over tokens.
+
+The average (over the attention mask, as sentence embeddings are made) is taken of the graph's output: the graph is the
+encoder as Hugging Face exports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgekd.core.protocols import Survey
+from edgekd.core.statistics import cosines
+from edgekd.core.store import Store
+from edgekd.data.read import Table, read_tables
+from edgekd.data.splits import Example
+from edgekd.data.tokens import Tokens, tokenize
+from edgekd.tasks import _texts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekd.core.protocols import Sample
+
+
+@dataclass(frozen=True)
+class FeatureExtraction:
+    """The text's column is inferred from its name where it is not given. There are no labels, so no linear baseline."""
+
+    text_column: str | None = None
+
+    metric: ClassVar[str] = "cosine"
+    higher_is_better: ClassVar[bool] = True
+    families: ClassVar[tuple[str, ...]] = ()  # only the teacher itself, compressed
+    auto_model: ClassVar[str] = "AutoModel"
+    unit: ClassVar[str] = "tokens"
+    sizes: ClassVar[tuple[str, ...]] = ("tokens",)
+    headline_size: ClassVar[int] = 32  # tokens at which peak RSS is quoted
+    baseline_recipe: ClassVar[str] = ""
+    losses: ClassVar[tuple[str, ...]] = ()
+    losses_if_labelled: ClassVar[tuple[str, ...]] = ()
+    augmentations: ClassVar[tuple[str, ...]] = ()
+    labelled: ClassVar[bool] = False
+    output: ClassVar[str] = "last_hidden_state"
+    pool: ClassVar[str | None] = "mask_mean"
+
+    def read(self, source: str) -> dict[str, Table]:
+        """Tables by split. Raises DataError."""
+        return read_tables(source)
+
+    def columns(self, table: Table, source: str, *, labelled: bool = False) -> tuple[str, str]:
+        """The text column, and none for labels. Raises DataError, naming the columns there are."""
+        return self.input_column(table, source), ""
+
+    def input_column(self, table: Table, source: str) -> str:
+        """The text column. Raises DataError."""
+        return _texts.input_column(self.text_column, table, source)
+
+    def examples(self, table: Table, columns: tuple[str, str], source: str, *, labelled: bool = False) -> list[Example]:
+        """Rows as examples, without labels. Rows without text are refused."""
+        return _texts.examples(table, columns, source, labelled=False)
+
+    def survey(
+        self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool = True
+    ) -> Survey:
+        """Tokens of the texts. `sizes` may say `tokens`."""
+        return _texts.survey(teacher, texts, sizes, store, whole=whole)
+
+    def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:
+        """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""
+        return tokenize(model_folder, list(texts), max_size)
+
+    def ordinary(self, model_folder: Path, inputs: Iterable[str]) -> list[str]:
+        """The texts as the ecosystem's loaders take them: as they are."""
+        return list(inputs)
+
+    def agrees(self, outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Per row the cosine of two embeddings, 0 where it is less: (rows, width) twice to (rows,)."""
+        return cosines(outputs, reference)
+
+    def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+        """Golden inputs that are nobody's text: tokens drawn at random, lengths and special tokens as in `samples`."""
+        return _texts.synthetic(samples, count, seed)
+
+    def sized(self, samples: Sequence[Sample], size: int) -> Sample:
+        """One sample of exactly `size` tokens, made by repeating the inner tokens of a real one."""
+        return _texts.sized(samples, size)

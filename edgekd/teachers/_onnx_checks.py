@@ -1,0 +1,258 @@
+"""Whether an ONNX file can be compressed: read whole, never run, and refused with the reason while planning."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import TeacherError
+
+_MOST_BYTES = (1 << 31) - (1 << 20)  # of one protobuf message, less what the graph's own structure may take
+_MOST_NODES = 100_000  # after local functions are inlined: ten that call each other ten times make 10^10
+_QUANTIZED = re.compile(r"Q(Linear|Gemm|Attention|Embed|MoE)|.*[Qq]uantize|.*Integer|MatMul(NBits|Bnb4|FpQ4)")
+_NARROW = re.compile(r"BFLOAT16|DOUBLE|FLOAT(4|6|8|16)|U?INT[24]$")
+_OF_ONE_CPU = ("com.microsoft.nchwc",)  # what ONNX Runtime's own optimizer writes for the machine that it ran on
+_STANDARD = ("", "ai.onnx")
+
+
+def read(path: Path) -> tuple[Any, list[Path]]:
+    """The checked onnx.ModelProto, external data folded in and local functions inlined; the files of those data.
+
+    Raises TeacherError for a file that is damaged or no ONNX model, of a newer opset or IR version than is installed,
+    with external data missing or outside its folder, control flow, quantized or half-precision weights, weights of
+    NaN or infinity, or operators that ONNX Runtime has no CPU kernel for.
+    """
+    import onnx
+
+    model = _parsed(path)
+    _check_versions(model, path)
+    _check_structure(model, path)
+    data_files = _fold_external_data(model, path)
+    model = _inlined(model, path)
+    _check_operators(model, path)
+    _check_weights(model, path)
+    try:
+        onnx.checker.check_model(str(path))  # of the file: a model in memory would be written out first
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from error
+    return model, data_files
+
+
+def opset(model: Any) -> int:
+    """The version of ONNX's own operators; 0 where the model names none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in _STANDARD), default=0)
+
+
+def tensors(model: Any) -> Iterator[tuple[str, Any]]:
+    """Name and TensorProto of every constant: initializers, and attributes of nodes."""
+    for tensor in model.graph.initializer:
+        yield tensor.name, tensor
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
+                yield node.output[0] if node.output else node.name, tensor
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    yield from model.graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _parsed(path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
+
+    if not path.is_file():
+        raise TeacherError(f"the teacher {path} is not a file", fix="give the path of the .onnx file")
+    if path.stat().st_size > _MOST_BYTES:
+        raise _too_large(path)
+    data = path.read_bytes()
+    if not data:
+        raise TeacherError(f"the teacher {path} is empty", fix="fetch or export it again")
+    if data.startswith(b"version https://git-lfs"):
+        raise TeacherError(
+            f"the teacher {path} is a pointer of Git LFS, not the model", fix="fetch the model itself: git lfs pull"
+        )
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise _damaged(path, "it ends too early, or it is another kind of file") from error
+    if not model.graph.node or not model.ir_version or not opset(model):
+        raise _damaged(path, "it holds no graph with an opset and an IR version")
+    if len(UnknownFieldSet(model)) or len(UnknownFieldSet(model.graph)):
+        raise _damaged(path, "it holds bytes that are no part of a model")
+    if any(isinstance(word, bytes) for word in _words(model)):  # so protobuf gives what is no UTF-8
+        raise _damaged(path, "a name in it is no text")
+    return model
+
+
+def _words(model: Any) -> Iterator[str | bytes]:
+    """Every name that the graph is held together by."""
+    for node in _nodes(model):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    for named in (*model.graph.input, *model.graph.output, *model.graph.initializer, *model.functions):
+        yield named.name
+    yield from (entry.domain for entry in model.opset_import)
+    yield from (entry.value for _, tensor in tensors(model) for entry in tensor.external_data)
+
+
+def _check_versions(model: Any, path: Path) -> None:
+    """Raises TeacherError for versions that the installed packages do not know."""
+    import onnx
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
+    opsets = [schema.since_version for schema in runtime.get_all_operator_schema() if schema.domain in _STANDARD]
+    for what, found, known in (("opset", opset(model), max(opsets)), ("IR", model.ir_version, onnx.IR_VERSION)):
+        if found > known:
+            raise TeacherError(
+                f"{path} has {what} version {found}; what is installed here knows {known}",
+                fix=f"export it again with {what} version {known} or less",
+            )
+
+
+def _check_structure(model: Any, path: Path) -> None:
+    """Raises TeacherError for control flow, also inside functions, and for sparse weights: no recipe handles them."""
+    branching = Counter(
+        node.op_type for node in _nodes(model) if any(one.HasField("g") or one.graphs for one in node.attribute)
+    )
+    if branching:
+        raise TeacherError(
+            f"{path} has control flow ({_listed(branching)}): what a run costs is not known before it ends",
+            fix="export it without loops and branches: torch.onnx.export on fixed example inputs unrolls them",
+        )
+    if model.graph.sparse_initializer:
+        raise TeacherError(f"{path} has sparse weights", fix="export it with dense weights")
+
+
+def _fold_external_data(model: Any, path: Path) -> list[Path]:
+    """Read all external data into the model; the files they came from, sorted."""
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
+    home, files, held = path.parent.resolve(), set(), 0
+    for name, tensor in tensors(model):
+        if not uses_external_data(tensor):
+            continue
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        file = home / location
+        if not location or Path(location).is_absolute() or ".." in Path(location).parts or file.resolve() != file:
+            raise TeacherError(
+                f"{path} keeps the weight {name!r} in {location!r}: outside its folder, or behind a link",
+                fix="put the data beside it as a plain file, or save the model as one file: "
+                "onnx.save(onnx.load(path), 'whole.onnx')",
+            )
+        if not file.is_file():
+            raise TeacherError(
+                f"{path} keeps its weights in {location!r}, which is not beside it",
+                fix="copy both files into one folder, under the names that they had",
+            )
+        try:
+            load_external_data_for_tensor(tensor, str(home))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise _damaged(path, f"the weight {name!r} in {location!r}: {str(error).splitlines()[0]}") from error
+        files.add(file)
+        held += len(tensor.raw_data)
+        if held > _MOST_BYTES:
+            raise _too_large(path)
+    return sorted(files)
+
+
+def _inlined(model: Any, path: Path) -> Any:
+    """The model without local functions: recipes and runtimes see operators only."""
+    import onnx.inliner
+
+    if not model.functions:
+        return model
+    calls = {(one.domain, one.name): [(node.domain, node.op_type) for node in one.node] for one in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    try:
+        for key in TopologicalSorter({key: set(called) & set(calls) for key, called in calls.items()}).static_order():
+            sizes[key] = sum(sizes.get(call, 1) for call in calls[key])
+    except CycleError as error:
+        raise _damaged(path, "a function of it calls itself") from error
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in model.graph.node)
+    if total > _MOST_NODES:
+        raise TeacherError(f"{path} has functions that unfold to {total} operators", fix="export it without functions")
+    return onnx.inliner.inline_local_functions(model)
+
+
+def _check_operators(model: Any, path: Path) -> None:
+    """Raises TeacherError for what is quantized already, and for operators without a CPU kernel on any machine."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+
+    quantized = Counter(node.op_type for node in model.graph.node if _QUANTIZED.match(node.op_type))
+    if quantized:
+        raise _not_float(path, f"it is quantized already ({_listed(quantized)})")
+    kernels = {
+        (kernel.domain, kernel.op_name)
+        for kernel in runtime.get_all_opkernel_def()
+        if kernel.provider == "CPUExecutionProvider" and kernel.domain not in _OF_ONE_CPU
+    }
+    others = {(node.domain, node.op_type) for node in model.graph.node if node.domain not in _STANDARD}
+    if strange := sorted(others - kernels):
+        raise TeacherError(
+            f"{path} needs operators that ONNX Runtime does not have on every CPU: "
+            f"{', '.join(f'{domain}.{operator}' for domain, operator in strange[:3])}",
+            fix="export it with ONNX's own operators; a file that a runtime has optimized is given as it was before",
+        )
+
+
+def _check_weights(model: Any, path: Path) -> None:
+    """Raises TeacherError for weights in other types than float32, of the wrong length, or not finite."""
+    import numpy as np
+    from onnx import TensorProto, numpy_helper
+
+    narrow: dict[str, list[str]] = {}
+    for name, tensor in tensors(model):
+        try:
+            kind = TensorProto.DataType.Name(tensor.data_type)
+            if _NARROW.match(kind) and int(np.prod(tensor.dims)) > 1:
+                narrow.setdefault(kind.lower(), []).append(name)
+                continue
+            values = numpy_helper.to_array(tensor) if kind == "FLOAT" else None
+        except (TypeError, ValueError) as error:
+            raise _damaged(path, f"the weight {name!r}: {str(error).splitlines()[0]}") from error
+        # a single infinity is what masks are made of
+        if values is not None and not np.isfinite(values).all() and (values.size > 1 or np.isnan(values).any()):
+            count = int(values.size - np.isfinite(values).sum())
+            raise TeacherError(
+                f"the weight {name!r} of {path} holds NaN or infinity ({count} of {values.size} values)",
+                fix="give an undamaged model",
+            )
+    for kind, names in narrow.items():
+        raise _not_float(path, f"{len(names)} of its weights are {kind}, {names[0]!r} the first")
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} x {name}" for name, count in sorted(counts.items()))
+
+
+def joined(words: Iterable[str]) -> str:
+    """`a, b, c`; `none` for none."""
+    return ", ".join(words) or "none"
+
+
+def _not_float(path: Path, why: str) -> TeacherError:
+    return TeacherError(
+        f"{path} is no float32 model: {why}",
+        fix="give the float32 model that it was made from; edgekd makes the smaller ones itself",
+    )
+
+
+def _damaged(path: Path, why: str) -> TeacherError:
+    return TeacherError(
+        f"{path} is damaged, or not an ONNX model: {why}", fix="fetch or export it again, and compare its size"
+    )
+
+
+def _too_large(path: Path) -> TeacherError:
+    return TeacherError(
+        f"{path} and its data are larger than {_MOST_BYTES >> 20} MiB, which one ONNX file cannot hold",
+        fix="give a smaller model",
+    )

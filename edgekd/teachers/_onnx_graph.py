@@ -1,0 +1,232 @@
+"""An ONNX graph as a task sees it: which inputs it is fed, which output counts, and the graph cut down to those."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import TeacherError
+from edgekd.teachers._onnx_checks import joined, opset, tensors
+
+LEAST_OPSET = 13  # below it there are no scales per channel; such a model is converted
+Dims = tuple[int | None, ...]  # None for a dimension that is free
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a task gives to a graph and takes from it. Dimensions in words, the batch first."""
+
+    inputs: tuple[str, ...]  # any of several integer inputs, the first of them needed; or one float input by any name
+    takes: tuple[str, ...]
+    output: str
+    gives: tuple[str, ...]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether inputs are tokens."""
+        return "tokens" in self.takes
+
+
+_TEXT = (("input_ids", "attention_mask", "token_type_ids"), ("batch", "tokens"))
+_IMAGE = (("pixel_values",), ("batch", "channels", "height", "width"))
+_SERIES = (("past_values",), ("batch", "steps", "channels"))
+_CLASSES = ("logits", ("batch", "classes"))
+FEEDS = {
+    "text-classification": Feed(*_TEXT, *_CLASSES),
+    "feature-extraction": Feed(*_TEXT, "last_hidden_state", ("batch", "tokens", "hidden")),
+    "image-classification": Feed(*_IMAGE, *_CLASSES),
+    "time-series-classification": Feed(*_SERIES, *_CLASSES),
+}
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Names in the file, and what they are to become."""
+
+    inputs: Mapping[str, str]
+    output: str
+    softmax: bool  # the file's own output is a softmax, which is left out: what counts are the logits before it
+    takes: Dims  # of the first input
+    gives: Dims  # of the output
+
+
+def wire(model: Any, path: Path, feed: Feed) -> Wiring:
+    """How a task uses the graph. Raises TeacherError where it cannot: other inputs, other outputs, fixed sizes."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    given = {value.name: value for value in model.graph.input if value.name not in constants}
+    wanted = f"edgekd feeds {joined(feed.inputs)} ({joined(feed.takes)})"
+    renamed = {name: name for name in given} if feed.is_text else dict(zip(given, feed.inputs, strict=False))
+    if (feed.is_text and feed.inputs[0] not in given) or not given.keys() <= renamed.keys():
+        raise _no_feed(path, f"it takes {_listed(given.values())}; {wanted}")
+    if strange := sorted({*renamed.values()} - {*feed.inputs}):
+        raise _no_feed(path, f"it takes {strange[0]}, which the tokenizer does not give; {wanted}")
+    kind = "int64" if feed.is_text else "float"
+    for value in given.values():
+        dims = _dims(value)
+        if _kind(value) != kind or len(dims) != len(feed.takes):
+            raise _no_feed(path, f"it takes {_listed([value])}; {wanted}, {kind}")
+        if dims[0] not in (None, 1):
+            raise _no_feed(path, f"its batch is fixed at {dims[0]}; edgekd feeds one sample at a time")
+        if feed.is_text and dims[1] is not None:
+            raise _no_feed(path, f"it takes exactly {dims[1]} tokens; edgekd feeds texts at their own lengths")
+    first = given[next(name for name, new in renamed.items() if new == feed.inputs[0])]
+    output, softmax = _output(model, path, feed)
+    nodes, used = _reached(model, output)
+    if not nodes or not given.keys() & used:
+        raise _no_feed(path, f"its output {output} does not depend on what it takes")
+    return Wiring(renamed, output, softmax, _dims(first), _dims(chosen(model, path, feed)))
+
+
+def _output(model: Any, path: Path, feed: Feed) -> tuple[str, bool]:
+    """The tensor that becomes the task's output, and whether a softmax after it was left out."""
+    name = chosen(model, path, feed).name
+    if len(feed.gives) == 2:
+        last = next((node for node in model.graph.node if name in node.output), None)
+        if last is not None and last.op_type == "Softmax" and not last.domain:
+            axis = next((one.i for one in last.attribute if one.name == "axis"), -1)
+            if axis in (-1, 1):
+                return last.input[0], True
+    return name, False
+
+
+def chosen(model: Any, path: Path, feed: Feed) -> Any:
+    """The one float output of the right rank, or the one with the task's name. Raises TeacherError for none or many."""
+    outputs = list(model.graph.output)
+    fitting = [value for value in outputs if _kind(value) == "float" and len(_dims(value)) == len(feed.gives)]
+    named = [value for value in fitting if value.name == feed.output]
+    if len(named or fitting) == 1:
+        return (named or fitting)[0]
+    why = "none of these" if not fitting else f"which of {len(fitting)} is not known"
+    raise TeacherError(
+        f"{path} gives {_listed(outputs)}; wanted is one float output ({joined(feed.gives)}): {why}",
+        fix=f"export the model with that output alone, or call it {feed.output}",
+    )
+
+
+def extract(model: Any, wiring: Wiring, feed: Feed) -> Any:
+    """A new model of what the output needs, inputs and output under the task's names, every node named once.
+
+    Nothing else of the file comes along: no other outputs, dead branches, notes or training state. `model` is lifted
+    to an opset that knows scales per channel first. Raises RuntimeError or onnx's ConvertError where
+    it cannot be.
+    """
+    import onnx
+    from onnx import TensorProto, helper, version_converter
+
+    nodes, used = _reached(model, wiring.output)
+    names = _renaming(model, wiring, feed)
+    graph = helper.make_graph([], "model", [], [])
+    titles = _titles(nodes)
+    for number, node in enumerate(nodes):
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        copy.input[:] = [names.get(name, name) for name in node.input]
+        copy.output[:] = [names.get(name, name) for name in node.output]
+        copy.name = titles[number]
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        if tensor.name in used:
+            graph.initializer.add().CopyFrom(tensor)
+            graph.initializer[-1].name = names.get(tensor.name, tensor.name)
+    for value in model.graph.input:
+        if value.name in used and value.name not in constants:
+            graph.input.add().CopyFrom(value)
+            graph.input[-1].name = names[value.name]
+    graph.output.append(helper.make_tensor_value_info(feed.output, TensorProto.FLOAT, _free(wiring.gives, feed)))
+    domains = {node.domain for node in nodes if node.domain != "ai.onnx"}
+    imports = {entry.domain: entry.version for entry in model.opset_import if entry.domain in domains}
+    fresh = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(name, version) for name, version in (imports | {"": opset(model)}).items()],
+        ir_version=model.ir_version,
+    )
+    fresh.DiscardUnknownFields()
+    if opset(fresh) < LEAST_OPSET:
+        fresh.ir_version = max(fresh.ir_version, 4)  # constants that are no inputs
+        fresh = version_converter.convert_version(fresh, LEAST_OPSET)
+    onnx.checker.check_model(fresh)
+    return fresh
+
+
+def parameters(model: Any) -> int:
+    """Values of all float constants."""
+    return sum(math.prod(tensor.dims) for _, tensor in tensors(model) if tensor.data_type == tensor.FLOAT)
+
+
+def embedding_rows(model: Any) -> int | None:
+    """Rows of the table that `input_ids` are looked up in; None where no lookup is found."""
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Gather" and node.input[1] == "input_ids" and len(shapes.get(node.input[0], ())) == 2:
+            return int(shapes[node.input[0]][0])
+    return None
+
+
+def _reached(model: Any, output: str) -> tuple[list[Any], set[str]]:
+    """The nodes that the output needs, in their order, and the names of all tensors that they read."""
+    needed, nodes = {output}, []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            nodes.append(node)
+            needed |= set(node.input) - {""}  # an input that is left out
+    return nodes[::-1], needed
+
+
+def _renaming(model: Any, wiring: Wiring, feed: Feed) -> dict[str, str]:
+    """Old name to new; a tensor that has one of the new names already makes room."""
+    names = dict(wiring.inputs) | {wiring.output: feed.output}
+    taken = {tensor.name for tensor in model.graph.initializer}
+    taken |= {name for node in model.graph.node for name in (*node.input, *node.output)}
+    for name in sorted(taken & set(names.values()) - set(names)):
+        free = f"{name}_of_file"
+        while free in taken:
+            free += "_"
+        names[name] = free
+    return names
+
+
+def _titles(nodes: list[Any]) -> list[str]:
+    """A name of its own for each node: recipes leave nodes out by name, and many files have none."""
+    counts = Counter(node.name for node in nodes)
+    titles = []
+    for number, node in enumerate(nodes):
+        title: str = node.name if node.name and counts[node.name] == 1 else f"{node.op_type}_{number}"
+        while counts[title] and title != node.name:
+            title += "_"
+        titles.append(title)
+    return titles
+
+
+def _free(dims: Dims, feed: Feed) -> list[int | str]:
+    return [known if known is not None else word for known, word in zip(dims, feed.gives, strict=True)]
+
+
+def _dims(value: Any) -> Dims:
+    return tuple(one.dim_value if one.HasField("dim_value") else None for one in value.type.tensor_type.shape.dim)
+
+
+def _kind(value: Any) -> str:
+    """`float`, `int64` ...; `sequence` and the like for what is no tensor."""
+    from onnx import TensorProto
+
+    if not value.type.HasField("tensor_type"):
+        return str(value.type.WhichOneof("value") or "nothing").removesuffix("_type")
+    kinds: dict[int, str] = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    return kinds.get(value.type.tensor_type.elem_type, "of no known type")
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """`x: float (1, 3, ?, ?)` of each."""
+    words = []
+    for value in values:
+        dims = _dims(value)
+        words.append(f"{value.name}: {_kind(value)} ({', '.join('?' if one is None else str(one) for one in dims)})")
+    return joined(words)
+
+
+def _no_feed(path: Path, why: str) -> TeacherError:
+    return TeacherError(f"{path} cannot be fed: {why}", fix="export it again with such inputs, batch and lengths free")

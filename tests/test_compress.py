@@ -1,0 +1,168 @@
+"""The search: in which order candidates are tried, where it ends, and what stands on disk after every trial."""
+
+import json
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+from helpers import profile
+
+from edgekd import compress
+from edgekd.candidates import Candidate, variant_file
+from edgekd.choose import Trial
+from edgekd.core.errors import EdgeKDError
+from edgekd.core.protocols import Quiet
+
+TARGET = profile(
+    memory_mib=32.0, artifact_mib=16.0, latency_ms=10.0, max_drop_points=1.0, min_teacher_agreement=0.9,
+    recipes=["float32", "dynamic_int8", "static_int8"],
+)  # fmt: skip
+PLACES = [(f"place {number}", (f"node{number}",)) for number in range(1, 9)]
+
+
+def trial(name, speed=1.0, agreement=0.95, **values):
+    usual = {"drop_points": 0.0, "latency_ms": 5.0, "peak_rss_mib": 20.0, "artifact_mib": 10.0}
+    return Trial(name, agreement=agreement, speed=speed, **usual | values)
+
+
+@dataclass
+class Bench:
+    """A search whose candidates are made of thin air: `says` gives each one's trial by what it is."""
+
+    says: object
+    asked: list = field(default_factory=list)
+
+    def trial(self, candidate, file):
+        self.asked.append(candidate.name)
+        found = self.says(candidate)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch):
+    monkeypatch.setattr(Candidate, "quantizer", lambda self, target: SimpleNamespace(quantize=lambda *_, **__: None))
+    monkeypatch.setattr(compress.candidates, "settings", lambda base, target: [])
+    found = SimpleNamespace(layers=(), places=lambda most: PLACES[:most])
+    monkeypatch.setattr(compress.diagnose, "diagnose", lambda *_, **__: found)
+
+    def made(says, *, limit_s=60.0, force=None):
+        plan = SimpleNamespace(target=TARGET, search_limit_s=limit_s, force=force)
+        bench = Bench(says)
+        return compress._Search(plan, bench, tmp_path / "plain.onnx", [{}], tmp_path, Quiet()), bench
+
+    return made
+
+
+def well(candidate):
+    return trial(candidate.name, {"float32": 1.0, "dynamic_int8": 2.0, "static_int8": 1.5}[candidate.recipe])
+
+
+def test_where_the_fastest_is_allowed_nothing_else_is_tried(search):
+    one, bench = search(well)
+    one.run()
+    assert bench.asked == ["float32", "dynamic_int8", "static_int8"]
+
+
+def needing(places):
+    """Static int8 is fast and allowed only with so many places in float, each of which costs a tenth of its speed."""
+
+    def says(candidate):
+        if candidate.recipe != "static_int8":
+            return trial(candidate.name, 1.2 if candidate.recipe == "dynamic_int8" else 1.0)
+        kept = len(candidate.keep)
+        return trial(candidate.name, 3.0 - kept / 10, 0.95 if kept >= places else 0.4, kept=candidate.keep)
+
+    return says
+
+
+@pytest.mark.parametrize("places", range(1, 9))
+def test_a_faster_one_is_mended_with_as_few_places_in_float_as_will_do(search, tmp_path, places):
+    one, bench = search(needing(places))
+    one.run()
+    assert compress.read(tmp_path)["best"] == f"static_int8-float{places}"
+    assert len(bench.asked) <= 3 + 4 + 2, "three recipes, a ladder of four rungs, a few in between"
+    assert len(set(bench.asked)) == len(bench.asked), "nothing is tried twice"
+
+
+def test_what_cannot_be_mended_ends(search, tmp_path):
+    one, bench = search(needing(99))
+    one.run()
+    assert compress.read(tmp_path)["best"] == "dynamic_int8"
+    assert bench.asked[3:] == [f"static_int8-float{kept}" for kept in (1, 2, 4, 8)]
+
+
+def test_other_settings_come_before_layers_in_float(search, monkeypatch, tmp_path):
+    better = Candidate("static_int8", (("method", "percentile"),))
+    worse = Candidate("static_int8", (("method", "entropy"),))
+    monkeypatch.setattr(compress.candidates, "settings",
+                        lambda base, target: [worse, better] if base.recipe == "static_int8" else [])  # fmt: skip
+
+    def says(candidate):
+        if candidate == better:
+            return trial(candidate.name, 2.9)
+        return needing(99)(candidate)
+
+    one, bench = search(says)
+    one.run()
+    assert bench.asked[3:5] == [worse.name, better.name]
+    assert compress.read(tmp_path)["best"] == better.name
+
+
+def test_the_time_limit_ends_it_with_the_best_so_far(search, tmp_path):
+    one, bench = search(needing(3), limit_s=0.0)
+    one.run()
+    said = compress.read(tmp_path)
+    assert bench.asked == ["float32"]
+    assert (said["best"], said["stopped"]) == ("float32", "time limit")
+
+
+def test_after_every_trial_all_is_on_disk(search, tmp_path):
+    seen = []
+
+    def says(candidate):
+        seen.append([t.name for t in compress.read_trials(tmp_path)] if (tmp_path / compress.TRIALS).exists() else [])
+        return well(candidate)
+
+    one, _ = search(says)
+    one.run()
+    assert seen == [[], ["float32"], ["float32", "dynamic_int8"]]
+    said = compress.read(tmp_path)
+    assert said["pareto"] == ["dynamic_int8"]
+    assert [t.name for t in compress.read_trials(tmp_path)] == ["float32", "dynamic_int8", "static_int8"]
+
+
+def test_a_search_goes_on_where_it_was_stopped(search):
+    def stopped(candidate):
+        return KeyboardInterrupt() if candidate.recipe == "static_int8" else well(candidate)
+
+    one, _ = search(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        one.run()
+    again, bench = search(well)
+    again.run()
+    assert bench.asked == ["static_int8"]
+    assert list(again.trials) == ["float32", "dynamic_int8", "static_int8"]
+
+
+def test_a_recipe_that_fails_is_noted_and_fp32_must_not(search, tmp_path):
+    def fails(candidate):
+        return EdgeKDError("no rows", fix="give some") if candidate.recipe == "static_int8" else well(candidate)
+
+    one, _ = search(fails)
+    one.run()
+    assert one.trials["static_int8"].failed == "no rows"
+    with pytest.raises(EdgeKDError, match="broken"):
+        search(lambda candidate: EdgeKDError("broken", fix="-"))[0]._trial(Candidate("float32"))
+
+
+def test_a_trial_survives_the_disk(search, tmp_path):
+    whole = trial("static_int8-float1", 1.5, agreement_interval=(0.9, 0.99), drop_interval=(-0.5, 0.5),
+                  speed_interval=(1.4, 1.6), kept=("node1",), said="in float: place 1")  # fmt: skip
+    one, _ = search(well)
+    one.trials = {whole.name: whole}
+    one.note(stopped="interrupted")
+    assert compress.read_trials(tmp_path) == [whole]
+    assert json.loads((tmp_path / compress.TRIALS).read_text())["stopped"] == "interrupted"
+    assert variant_file(tmp_path, whole.name).parent.name == whole.name

@@ -1,0 +1,127 @@
+"""`--student none`, the whole way: a model that somebody has already, compressed, guarded and shipped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import loose_target, run, texts, write_csv
+
+from edgekd import pipeline
+from edgekd.core.store import Store
+from edgekd.judge import Judge
+from edgekd.planning import Options, make_plan
+
+EMBEDDINGS = ("--task", "feature-extraction", "--student", "none")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 texts and no label anywhere."""
+    bare = [(text,) for text, _ in texts(400, seed=3)]
+    return write_csv(tmp_path_factory.mktemp("bare") / "raw.csv", bare, ("text",))
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of another architecture, so that no graphs are timed: what is timed in a toy is noise."""
+    return loose_target(tmp_path_factory.mktemp("targets"), arch="aarch64", isa=["asimd"], microarch="cortex-a72")
+
+
+def report(bundle: Path) -> dict:
+    return json.loads((bundle / "report.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def forced(tiny_teacher: Path, rows: Path, store: Path, target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An embedding model's bundle: a toy's int8 is rarely faster, so it is forced."""
+    out = tmp_path_factory.mktemp("none") / "bundle"
+    done = run("build", "--target", target, *EMBEDDINGS, "--teacher", tiny_teacher, "--data", rows,
+               "--force", "dynamic_int8", "--out", out)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "FORCED" in done.stdout
+    return out
+
+
+def test_embeddings_are_compressed_and_judged_by_their_cosine(forced: Path) -> None:
+    said = report(forced)
+    summary = said["summary"]
+    assert (summary["metric"], summary["distilled"], summary["forced"]) == ("cosine", False, True)
+    assert summary["teacher"]["metric_value"] == pytest.approx(1.0)
+    assert 0.9 < summary["shipped"]["metric_value"] < 1.0
+    assert summary["retained"] == pytest.approx(summary["shipped"]["metric_value"])
+    assert (summary["baseline"], summary["evidence"], said["fit"]) == (None, None, None)
+    assert said["choice"]["forced"]
+    assert {trial["name"] for trial in said["trials"]} >= {"float32", "dynamic_int8"}
+    assert said["diagnosis"]["layers"]
+
+
+def test_its_bundle_proves_itself(forced: Path) -> None:
+    assert {path.name for path in (forced / "onnx").iterdir()} == {"model_quantized.onnx"}
+    assert not list(forced.glob("*.safetensors"))
+    done = subprocess.run([sys.executable, forced / "verify.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    proof = json.loads((forced / "provenance.json").read_text(encoding="utf-8"))["checks"]["optimum"]
+    assert proof.startswith("ORTModelForFeatureExtraction opens it")
+
+
+def test_edgekd_diagnose_prints_what_build_found(forced: Path) -> None:
+    done = run("diagnose", forced)
+    assert done.returncode == 0, done.stderr
+    worst = min(report(forced)["diagnosis"]["layers"], key=lambda layer: layer["sqnr_db"])
+    assert worst["name"] in done.stdout
+
+
+def test_an_onnx_file_goes_the_same_way(
+    tiny_teacher: Path, store: Path, target: Path, rows: Path, tmp_path: Path
+) -> None:
+    """The fp32 graph that was exported from a teacher, with its tokenizer beside it, is a teacher too."""
+    plan, splits = make_plan(
+        Options(str(target), task="feature-extraction", student="none", teacher=str(tiny_teacher), data=str(rows))
+    )
+    exported = pipeline.Stages(plan, splits, Store(store), pipeline.Quiet(), {}).exported("teacher", tiny_teacher)
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_teacher, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "onnx").mkdir()
+    shutil.copyfile(exported / "model.onnx", folder / "onnx" / "model.onnx")
+    out = tmp_path / "bundle"
+    done = run("build", "--target", target, *EMBEDDINGS, "--teacher", folder / "onnx" / "model.onnx", "--data", rows,
+               "--out", out, "--json")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = report(out)["summary"]
+    assert summary["metric"] == "cosine"
+    assert summary["shipped"]["metric_value"] > 0.9
+    done = subprocess.run([sys.executable, out / "verify.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_search_that_the_user_ends_ships_its_best_and_goes_on_later(
+    tiny_teacher: Path, rows: Path, target: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(str(target), task="feature-extraction", student="none", teacher=str(tiny_teacher),
+                      data=str(rows), max_drop=30.0)  # fmt: skip
+    plan, splits = make_plan(options)
+    honest, asked = Judge.trial, []
+
+    def impatient(self, candidate, file):
+        asked.append(candidate.name)
+        if candidate.name == "dynamic_int8":
+            raise KeyboardInterrupt
+        return honest(self, candidate, file)
+
+    monkeypatch.setattr(Judge, "trial", impatient)
+    built = pipeline.build(plan, splits, Store(store), tmp_path / "first")
+    assert built.summary["shipped"]["recipe"] == "float32"
+    assert report(built.folder)["search_stopped"] == "interrupted"
+    assert "--out" in report(built.folder)["search_says"]
+
+    monkeypatch.setattr(Judge, "trial", lambda self, *one: asked.append(one[0].name) or honest(self, *one))
+    asked.clear()
+    built = pipeline.build(plan, splits, Store(store), tmp_path / "second")
+    assert "float32" not in asked, "its trial was kept"
+    assert asked[0] == "dynamic_int8"
+    assert report(built.folder)["search_stopped"] is None
