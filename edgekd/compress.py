@@ -100,6 +100,7 @@ class _Search:
         self.made: dict[str, Candidate] = {}
         self.before = {trial.name: trial for trial in read_trials(work)} if (work / TRIALS).exists() else {}
         self.end = time.monotonic() + plan.search_limit_s
+        self.cut = False  # whether the time limit left something untried
 
     def run(self) -> None:
         """The profile's recipes; then, where only accuracy stands against a faster one, its settings and its layers."""
@@ -110,9 +111,7 @@ class _Search:
         while todo := self._to_mend(mended):
             mended.add(recipe_of(todo[0].name))
             self._mend(self.made[todo[0].name])
-            if self._late:
-                break
-        self.note(stopped="time limit" if self._late else None)
+        self.note(stopped="time limit" if self.cut else None)
 
     def diagnose_best(self) -> None:
         """Look into the layers of the best quantized variant, or the fastest where fp32 ships."""
@@ -188,12 +187,17 @@ class _Search:
     def _try(self, wanted: Sequence[Candidate], *, until_allowed: bool = False) -> None:
         """Try each that is new, in order; with `until_allowed` only until nothing stands against one."""
         fresh = {one.name: one for one in wanted if one.name not in self.trials}
-        if not fresh or (self._late and PLAIN in self.trials):
+        if not fresh:
+            return
+        if self._late and PLAIN in self.trials:
+            self.cut = True
             return
         self.made |= fresh
-        make("searches", "neural_compressor").run(
+        scores = make("searches", "neural_compressor").run(
             list(fresh), self._score, time_limit_s=self.end - time.monotonic(), goal=0.0 if until_allowed else None
         )
+        reached = until_allowed and max(scores.values()) > 0.0
+        self.cut = self.cut or (len(scores) < len(fresh) and not reached)
 
     def _score(self, name: str) -> float:
         """Make and judge one candidate, unless that was done before; above zero where nothing stands against it."""
@@ -216,10 +220,10 @@ class _Search:
         try:
             self._quantize(candidate, file)
             return self.judge.trial(candidate, file)
-        except EdgeKDError as error:
+        except (EdgeKDError, RuntimeError, ValueError) as error:  # ONNX Runtime's quantizers raise the last two
             if candidate.name == PLAIN:
                 raise
-            return Trial.failure(candidate.name, error.message, candidate.words)
+            return Trial.failure(candidate.name, str(error).splitlines()[0], candidate.words)
 
     def _quantize(self, candidate: Candidate, file: Path) -> None:
         quantizer = candidate.quantizer(self.plan.target)

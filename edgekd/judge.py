@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.candidates import Candidate
-from edgekd.choose import Trial
+from edgekd.choose import PLAIN, Trial
 from edgekd.core import statistics as intervals
 from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.registry import make
@@ -50,10 +50,10 @@ class Judge:
         return said, agreed, agreed if self.truth is None else self.task.correct(said, self.truth)
 
     def trial(self, candidate: Candidate, file: Path) -> Trial:
-        """All its figures. The first one judged must be fp32: the others' drops are against it."""
+        """All its figures."""
         said, agreed, score = self.fidelity(file)
-        if self._plain_score is None:
-            self._plain_score = score
+        if self._plain_score is None:  # of a search that goes on, fp32's own trial lies in an earlier run
+            self._plain_score = score if candidate.name == PLAIN else self.fidelity(self.plain)[2]
         lost, low, high = intervals.paired_difference(score, self._plain_score)
         latency_ms, speed, peak = self._cost(file)
         certain = self.task.output == "logits"

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from helpers import profile
 
@@ -12,6 +13,7 @@ from edgekd.candidates import Candidate, variant_file
 from edgekd.choose import Trial
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Quiet
+from edgekd.judge import Judge
 
 TARGET = profile(
     memory_mib=32.0, artifact_mib=16.0, latency_ms=10.0, max_drop_points=1.0, min_teacher_agreement=0.9,
@@ -166,3 +168,25 @@ def test_a_trial_survives_the_disk(search, tmp_path):
     assert compress.read_trials(tmp_path) == [whole]
     assert json.loads((tmp_path / compress.TRIALS).read_text())["stopped"] == "interrupted"
     assert variant_file(tmp_path, whole.name).parent.name == whole.name
+
+
+def test_drops_are_against_fp32_even_where_its_trial_lies_in_an_earlier_run(monkeypatch, tmp_path):
+    """The first one judged is not fp32: its score is taken all the same."""
+    judge = object.__new__(Judge)
+    judge.plain, judge._plain_score = tmp_path / "plain.onnx", None
+    judge.task = SimpleNamespace(output="last_hidden_state")
+    scores = {"plain.onnx": np.ones(4), "int8.onnx": np.array([1.0, 1.0, 1.0, 0.0])}
+    monkeypatch.setattr(Judge, "fidelity", lambda self, file: (None, scores[file.name], scores[file.name]))
+    monkeypatch.setattr(Judge, "_cost", lambda self, file: (1.0, (2.0, 1.9, 2.1), 10.0))
+    file = tmp_path / "int8.onnx"
+    file.write_bytes(b"")
+    found = judge.trial(Candidate("dynamic_int8"), file)
+    assert (found.drop_points, found.agreement) == (25.0, 0.75)
+
+
+def test_only_what_was_left_untried_counts_as_cut(search, tmp_path):
+    one, _ = search(well)
+    one.run()
+    one.end = 0.0  # late, but there was nothing more to try
+    one.note(stopped="time limit" if one.cut else None)
+    assert compress.read(tmp_path)["stopped"] is None

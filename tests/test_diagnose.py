@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -361,3 +362,20 @@ def test_the_report_shows_it(spoilt):
     assert "| x | 1 | +2.1 | -0.20 |" in text
     for name in ("_diagnosis.html", "_diagnosis.md"):
         assert "nothing is lost" in report.render(name, {"diagnosis": None})
+
+
+def test_single_layers_share_their_groups_loss_by_their_own():
+    def layer(name, sqnr_db, macs=1.0):
+        return Layer(name, "MatMul", sqnr_db, sqnr_db, 1.0, macs, (name,))
+
+    layers = (layer("a.0", 40.0), layer("a.1", 10.0), layer("b", 20.0), layer("unnamed", 5.0))
+    layers = (*layers[:3], replace(layers[3], nodes=()))
+    groups = (
+        Group("a.*", 13.0, 12.0, 2.0, 2.0, ("a.0", "a.1"), ("a.0", "a.1")),
+        Group("b", 20.0, 20.0, 1.0, 1.0, ("b",), ("b",)),
+        Group("unnamed", 5.0, 3.0, 1.0, 1.0, ("unnamed",), ()),
+    )
+    found = Diagnosis(layers, groups, 10.0, 4.0, 1)
+    assert [name for name, _ in found.places(most=9)] == ["a.1", "b", "a.0"], "what has no name cannot be kept"
+    assert found.places(most=1) == [("a.1", ("a.1",))]
+    assert [name for name, _ in found.from_input(most=9)] == ["a.0", "a.1", "b"]

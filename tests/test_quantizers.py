@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, names, plugin
+from edgekd.quantizers._smooth import smooth
 from edgekd.runner import feeds, open_session
 
 CALIBRATION, HELD_OUT = samples(*[1, 2, 3, 5] * 8), samples(3, 9, 1, seed=7)
@@ -294,3 +295,53 @@ def test_quiet_lasts_as_long_as_its_block(capsys):
         raise ValueError("an error passes")
     assert logger.level == before
     assert capsys.readouterr().out == ""
+
+
+def outliers(path):
+    """Two matrices behind one activation, a channel of which is a hundred times as wide as the others."""
+    up = random_weights(WIDTH, WIDTH, seed=1)
+    up[:, 0] *= 100.0
+    nodes = [
+        helper.make_node("MatMul", ["x", "up"], ["wide"], "up"),
+        helper.make_node("MatMul", ["wide", "left"], ["l"], "left"),
+        helper.make_node("MatMul", ["wide", "right"], ["r"], "right"),
+        helper.make_node("Add", ["l", "r"], ["y"], "sum"),
+    ]
+    left, right = random_weights(WIDTH, WIDTH, seed=2), random_weights(WIDTH, WIDTH, seed=3)
+    left[0], right[0] = left[0] / 100.0, right[0] / 100.0
+    return save_graph(path, nodes, [1, "tokens", WIDTH], up=up, left=left, right=right)
+
+
+def said(path):
+    session = open_session(str(path), threads=1)
+    return np.concatenate([session.run(None, feed)[0][0] for feed in feeds(session, HELD_OUT)])
+
+
+def test_a_smoothed_model_says_the_same_in_float(tmp_path):
+    model = outliers(tmp_path / "model.onnx")
+    smoothed = smooth(model, tmp_path / "smooth.onnx", CALIBRATION, strength=0.8)
+    np.testing.assert_allclose(said(smoothed), said(model), rtol=1e-4, atol=1e-4)
+    graph = onnx.load(smoothed).graph
+    products = [node for node in graph.node if node.op_type == "Mul"]
+    assert len(products) == 2, "matrices that read the same activation share one"
+    onnx.checker.check_model(onnx.load(smoothed))
+
+
+def test_smoothing_brings_int8_nearer_to_float(tmp_path):
+    model, errors = outliers(tmp_path / "model.onnx"), {}
+    for strength in (0.0, 0.8):
+        out = tmp_path / f"{strength}.onnx"
+        make("quantizers", "dynamic_int8", smooth=strength).quantize(model, out, CALIBRATION)
+        errors[strength] = np.abs(said(out) - said(model)).mean()
+    assert errors[0.8] < 0.5 * errors[0.0]
+
+
+def test_smoothing_leaves_kept_nodes_alone_and_needs_rows(tmp_path):
+    model = outliers(tmp_path / "model.onnx")
+    smoothed = smooth(model, tmp_path / "smooth.onnx", CALIBRATION, strength=0.8, keep=["left", "right"])
+    kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(smoothed).graph.initializer}
+    np.testing.assert_array_equal(kept["left"][1:], random_weights(WIDTH, WIDTH, seed=2)[1:])
+    with pytest.raises(EdgeKDError, match="smoothing has no calibration rows"):
+        smooth(model, tmp_path / "none.onnx", [], strength=0.8)
+    with pytest.raises(EdgeKDError, match="no matrix of the model can be smoothed"):
+        smooth(model, tmp_path / "none.onnx", CALIBRATION, strength=0.8, keep=["up", "left", "right"])
