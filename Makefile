@@ -5,7 +5,7 @@ EXTRA ?=
 FASHION := 0.0~git20200523.55506a9-1
 FASHION_SHA256 := 39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0
 
-.PHONY: help demo demo-packages demo-image demo-series test check golden slow node emulator clean
+.PHONY: help demo demo-packages demo-image demo-series peers test check golden slow node emulator clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -42,6 +42,16 @@ demo-series: .venv/.demo-series  ## FordA, for build --task time-series-classifi
 
 demo: .venv/.demo-text  ## TREC questions and MiniLM, to a bundle for a Raspberry Pi 4
 	$(BIN)/edgekd build --target rpi4
+
+build/peers/.ready: .venv/.ready locks/peers.txt
+	rm -rf build/peers
+	$(BIN)/python -m venv build/peers
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > build/peers/project.pth
+	mv build/peers/project.pth "$$(build/peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	build/peers/bin/pip install --quiet --disable-pip-version-check --no-deps -r locks/peers.txt
+	touch $@
+
+peers: build/peers/.ready  ## Olive, OpenVINO and NNCF in an environment of their own, for benchmarks.quantization
 
 test: .venv/.ready  ## the fast tests
 	$(BIN)/python -m pytest $(EXTRA)

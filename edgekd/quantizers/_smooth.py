@@ -1,8 +1,8 @@
 """SmoothQuant: what makes activations hard to quantize moves into the weights. Xiao et al. 2023, 2211.10438.
 
 A few channels of a transformer's activations are many times as wide as the others, and one scale for all of them
-leaves the others no levels. Divided by a factor of its own a channel is as wide as its neighbours; the matrix that reads
-it is multiplied by the same factor, and the product stays what it was.
+leaves the others no levels. Divided by a factor of its own a channel is as wide as its neighbours; the matrix that
+reads it is multiplied by the same factor, and the product stays what it was.
 """
 
 from __future__ import annotations
