@@ -97,3 +97,36 @@ def test_movie_snippets(snippets: Path, target: str, tmp_path_factory: pytest.Te
     kinds = json.loads((out / "report.json").read_text(encoding="utf-8"))["target_figures"]
     assert kinds["latency_p50"]["kind"] == ("measured" if target == "cpu-avx2" else "predicted")
     assert run("verify", out).returncode == 0
+
+
+def test_the_search_rescues_what_static_int8_over_every_operator_destroys(tmp_path: Path) -> None:
+    """MiniLM, QDQ wherever ONNX Runtime can put it: far from fp32, until the layers that the diagnosis names are float."""
+    from edgekd import compress, pipeline
+    from edgekd.candidates import Candidate
+    from edgekd.core.protocols import Quiet
+    from edgekd.core.registry import make
+    from edgekd.core.store import Store
+    from edgekd.judge import Judge
+    from edgekd.planning import Options, make_plan
+
+    store = Store(tmp_path / "store")
+    options = Options("cpu-vnni", task="feature-extraction", student="none", min_agreement=0.98, max_drop=2.0,
+                      budgets={"memory_mib": 500, "artifact_mib": 200, "latency_ms": 100})  # fmt: skip
+    plan, splits = make_plan(options, store)
+    stages = pipeline.Stages(plan, splits, store, Quiet(), {})
+    teacher = stages.teacher()
+    files, exported = stages.files(teacher), stages.exported("teacher", teacher)
+    task, longest = make("tasks", plan.task), plan.student.survey.max_size
+    rows = [task.encode(files, [row.input for row in part[:100]], longest)
+            for part in (splits.selection, splits.calibration)]  # fmt: skip
+    reference = stages.said_of_selection(files, exported)[:100]
+    judge = Judge(plan, splits, task, rows[0], reference, exported / "model.onnx")
+    search = compress._Search(plan, judge, exported / "model.onnx", rows[1], tmp_path, Quiet())
+    ruined = Candidate("static_int8", (("every_operator", True),))
+    search._try([Candidate("float32"), ruined])
+    before = search.trials[ruined.name]
+    search._mend(ruined)
+    after = [trial for trial in search.trials.values() if trial.kept and trial.agreement >= 0.98]
+    print(*(f"{t.name}: cosine {t.agreement:.4f}, {t.speed:.2f}x" for t in search.trials.values()), sep="\n")
+    assert before.agreement < 0.95
+    assert after, "layers in float bring it back"
