@@ -146,13 +146,25 @@ class Stages:
         return self._stage("files", self.plan.compressing, lambda out: export.files(self.plan, teacher, out))
 
     def said_of_selection(self, folder: Path, exported: Path) -> np.ndarray[Any, Any]:
-        """What an exported teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings."""
+        """What an exported teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings.
+
+        Raises TeacherError where labels show that its classes stand in another order than theirs.
+        """
+        import numpy as np
+
         from edgekd import export
+        from edgekd.data import orders
 
         task = make("tasks", self.plan.task)
         rows = [row.input for row in self.splits.selection]
         samples = task.encode(folder, rows, self.plan.student.survey.max_size)
-        return export.outputs(exported / "model.onnx", samples, threads=self.plan.target.threads, pool=task.pool)
+        said = export.outputs(exported / "model.onnx", samples, threads=self.plan.target.threads, pool=task.pool)
+        if self.splits.selection_labelled:
+            classes = self.splits.classes
+            labels = np.array([classes.index(row.label or "") for row in self.splits.selection])
+            if doubt := orders.class_order_doubt(said.argmax(axis=1), labels, classes):
+                raise orders.class_order_error(self.plan.teacher.name, doubt)
+        return said
 
     def exported(self, who: str, folder: Path) -> Path:
         """The teacher's or student's fp32 ONNX."""

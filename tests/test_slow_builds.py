@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -99,8 +100,10 @@ def test_movie_snippets(snippets: Path, target: str, tmp_path_factory: pytest.Te
     assert run("verify", out).returncode == 0
 
 
-def test_the_search_rescues_what_static_int8_over_every_operator_destroys(tmp_path: Path) -> None:
-    """MiniLM, QDQ wherever ONNX Runtime can put it: far from fp32, until the layers that the diagnosis names are float."""
+def test_the_search_rescues_what_static_int8_over_every_operator_destroys(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """MiniLM, QDQ wherever ONNX Runtime can put it: far from fp32, until what the diagnosis names is float."""
     from edgekd import compress, pipeline
     from edgekd.candidates import Candidate
     from edgekd.core.protocols import Quiet
@@ -127,6 +130,7 @@ def test_the_search_rescues_what_static_int8_over_every_operator_destroys(tmp_pa
     before = search.trials[ruined.name]
     search._mend(ruined)
     after = [trial for trial in search.trials.values() if trial.kept and trial.agreement >= 0.98]
-    print(*(f"{t.name}: cosine {t.agreement:.4f}, {t.speed:.2f}x" for t in search.trials.values()), sep="\n")
+    for trial in search.trials.values():
+        record_property(trial.name, f"cosine {trial.agreement:.4f}, {trial.speed:.2f}x")
     assert before.agreement < 0.95
     assert after, "layers in float bring it back"
