@@ -173,12 +173,14 @@ class _Search:
 
     def _climb(self, base: Candidate, places: Sequence[tuple[str, tuple[str, ...]]]) -> bool:
         """A ladder of places in float, and what lies between its last rungs; whether one is allowed."""
-        rungs = candidates.ladder(base, places)
-        self._try(rungs, until_allowed=True)
         failed, passed = 0, None
-        for rung in rungs:
-            if rung.name in self.trials:
-                failed, passed = (failed, len(rung.places)) if self._allowed(rung) else (len(rung.places), None)
+        for rung in candidates.ladder(base, places):
+            self._try([rung])
+            if self._allowed(rung):
+                passed = len(rung.places)
+            if passed or self._hopeless(rung):
+                break
+            failed = len(rung.places)
         while passed and (middle := candidates.between(base, places, failed, passed)) and not self._late:
             self._try([middle])
             failed, passed = (failed, len(middle.places)) if self._allowed(middle) else (len(middle.places), passed)
@@ -237,12 +239,22 @@ class _Search:
 
     def _allowed(self, candidate: Candidate) -> bool:
         trial = self.trials.get(candidate.name)
-        return trial is not None and trial.failed is None and not objections(trial, self.plan.target)
+        return trial is not None and self._may_ship(trial)
+
+    def _may_ship(self, trial: Trial) -> bool:
+        return trial.failed is None and not objections(trial, self.plan.target)
+
+    def _hopeless(self, rung: Candidate) -> bool:
+        """Whether it was not tried, failed, or is slower than what may ship already: more layers in float are slower."""
+        trial = self.trials.get(rung.name)
+        ships = [one.speed for one in self._all() if self._may_ship(one)]
+        return trial is None or trial.failed is not None or trial.speed < max(ships, default=0.0)
 
     def _to_mend(self, mended: set[str]) -> list[Trial]:
-        """What is worth mending, the fastest first, of recipes that were not mended yet."""
+        """What is worth mending, the fastest first, of recipes that no setting or mending has brought through yet."""
+        done = mended | {recipe_of(one.name) for one in self._all() if one.name != PLAIN and self._may_ship(one)}
         found = candidates.foundations(candidates.worth_mending(self._all(), self.plan.target))
-        return [trial for trial in found if recipe_of(trial.name) not in mended]
+        return [trial for trial in found if recipe_of(trial.name) not in done]
 
     def _all(self) -> list[Trial]:
         return list(self.trials.values())
