@@ -245,7 +245,7 @@ class _Search:
         return trial.failed is None and not objections(trial, self.plan.target)
 
     def _hopeless(self, rung: Candidate) -> bool:
-        """Whether it was not tried, failed, or is slower than what may ship already: more layers in float are slower."""
+        """Whether it was not tried, failed, or is slower than what may ship: more layers in float are slower still."""
         trial = self.trials.get(rung.name)
         ships = [one.speed for one in self._all() if self._may_ship(one)]
         return trial is None or trial.failed is not None or trial.speed < max(ships, default=0.0)
