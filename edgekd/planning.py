@@ -106,6 +106,8 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         compressed=compressed, demo=demo is not None,
     )  # fmt: skip
     splits = replace(splits, golden=golden)
+    if compressed and not splits.selection_labelled:
+        target = _one_floor(target, options)
     if not losses and not compressed:
         own = task.losses if splits.unlabelled else task.losses_if_labelled
         losses = objective.losses(own, options.temperature)
@@ -228,6 +230,13 @@ def _floors(options: Options) -> dict[str, float]:
     """What the user says in place of the profile's accuracy floors."""
     said = {"min_teacher_agreement": options.min_agreement, "max_drop_points": options.max_drop}
     return {key: float(value) for key, value in said.items() if value is not None}
+
+
+def _one_floor(target: Profile, options: Options) -> Profile:
+    """Without labels the points lost are the agreement that is missing: one floor given is both."""
+    if options.min_agreement is None or options.max_drop is not None:
+        return target
+    return target.model_copy(update={"max_drop_points": round(100 * (1 - options.min_agreement), 6)})
 
 
 def _forced(recipe: str | None, target: Profile) -> str | None:

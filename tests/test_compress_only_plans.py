@@ -359,3 +359,13 @@ def test_rows_that_calibrate_do_not_select() -> None:
     splits = split_untrained({"all": made}, seed=0, classes="ab", calibration=mine)
     assert list(splits.calibration) == mine
     assert not {*contents(splits.selection), *contents(splits.known)} & {row.content for row in mine}
+
+
+def test_without_labels_one_floor_is_both(tiny_teacher: Path, without_labels: Path, store: Path) -> None:
+    """Points lost against fp32 are then the agreement that is missing: what is asked for must not be barred twice."""
+    embeddings = {"task": "feature-extraction"}
+    assert planned(tiny_teacher, without_labels, **embeddings).target.max_drop_points == 1.0
+    asked = planned(tiny_teacher, without_labels, min_agreement=0.92, **embeddings).target
+    assert (asked.min_teacher_agreement, asked.max_drop_points) == (0.92, 8.0)
+    both = planned(tiny_teacher, without_labels, min_agreement=0.92, max_drop=2.0, **embeddings).target
+    assert (both.min_teacher_agreement, both.max_drop_points) == (0.92, 2.0)
