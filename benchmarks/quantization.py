@@ -273,7 +273,8 @@ def main() -> None:
                 figures["calibration"] = memory(subject.fp32)
     if said.only:
         kept: dict[str, Any] = results.read("quantization")["figures"]
-        figures = kept | {"models": kept["models"] | figures["models"]}
+        rounds = min(kept["rounds"], said.rounds)
+        figures = kept | {"models": kept["models"] | figures["models"], "rounds": rounds}
     results.write("quantization", figures)
 
 
