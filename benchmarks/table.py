@@ -142,8 +142,8 @@ def quantization() -> str:
     foot = (
         "MiniLM: mean cosine to fp32 of held-out texts as they are (own) and of 32 and 128 tokens; EfficientNet-Lite0: "
         f"top-1 agreement with fp32 on Fashion-MNIST at 224 pixels; {f['held_out']} rows each. Speed: over ORT fp32, "
-        f"1 thread, median of {f['rounds']} or more interleaved rounds, 95% interval. Faster than edgekd at equal or better "
-        f"fidelity: {ahead_words}. `build --student none`, search and report included: {builds}. "
+        f"1 thread, median of {f['rounds']} or more interleaved rounds, 95% interval. Faster than edgekd at equal or "
+        f"better fidelity: {ahead_words}. `build --student none`, search and report included: {builds}. "
         f"Calibration's peak memory: {few['peak_rss_mib']:.0f} MiB with {few['rows']:,} rows, "
         f"{many['peak_rss_mib']:.0f} MiB with {many['rows']:,}. {host['cpu']}, {host['cores']} cores, onnxruntime "
         f"{host['ort_version']}, {kept['date']}; `make peers`, `python -m benchmarks.quantization`."
