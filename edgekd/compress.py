@@ -65,7 +65,10 @@ def compress(
         progress.say("compress: stopped; going on with the best so far")
         search.note(stopped="interrupted")
         raise Stopped from None
-    search.diagnose_best()
+    try:
+        search.diagnose_best()
+    except KeyboardInterrupt:  # the search itself is whole
+        progress.say("compress: the diagnosis was stopped; going on without it")
     shutil.rmtree(work / _RANGES, ignore_errors=True)
     for path in work.iterdir():
         os.replace(path, out / path.name)
