@@ -215,8 +215,7 @@ class _Search:
         self.progress.step(
             len(self.trials), f"{name}: {trial.failed or f'{trial.speed:.2f}x, agreement {trial.agreement:.1%}'}"
         )
-        barred = trial.failed or objections(trial, self.plan.target)
-        return -1.0 - max(0.0, trial.drop_points) if barred else trial.speed
+        return trial.speed if self._may_ship(trial) else -1.0 - max(0.0, trial.drop_points)
 
     def _trial(self, candidate: Candidate) -> Trial:
         file = candidate.file(self.work)

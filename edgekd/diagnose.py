@@ -51,6 +51,11 @@ class Group:
     layers: tuple[str, ...]
     nodes: tuple[str, ...]
 
+    @property
+    def lost(self) -> float:
+        """The error that it causes, as a share of the signal's power: in the output, where that was tried."""
+        return noise(self.sqnr_db if self.output_sqnr_db is None else self.output_sqnr_db)
+
 
 @dataclass(frozen=True)
 class WhatIf:
@@ -78,14 +83,10 @@ class Diagnosis:
         of all nodes that must stay in float for it. By the cost's root: what is left is no better than its worst part,
         so cheap groups of little error must not come before dear ones of much.
         """
-        macs, weights = sum(layer.macs for layer in self.layers) or 1.0, self.total_weight_mib or 1.0
 
         def worth(group: Group) -> float:
-            lost = noise(group.sqnr_db if group.output_sqnr_db is None else group.output_sqnr_db)
             kept = [layer for layer in self.layers if layer.name in group.nodes]
-            # a float operator among int8 ones costs conversions, whatever its weights: its share of all layers
-            cost = sum(one.weight_mib / weights + one.macs / macs + 1 / len(self.layers) for one in kept)
-            return lost / math.sqrt(cost or 1.0)
+            return group.lost / math.sqrt(self._cost(kept) or 1.0)
 
         found: dict[tuple[str, ...], str] = {}
         for group in sorted(self.groups, key=worth, reverse=True):
@@ -99,19 +100,22 @@ class Diagnosis:
 
     def places(self, *, most: int) -> list[tuple[str, tuple[str, ...]]]:
         """The same of single layers: a group's error is shared out among its members by their own."""
-        macs, weights = sum(layer.macs for layer in self.layers) or 1.0, self.total_weight_mib or 1.0
         ranked: dict[tuple[str, ...], tuple[float, str]] = {}
         for group in self.groups:
             members = [layer for layer in self.layers if layer.name in group.layers]
             own = sum(noise(layer.sqnr_db) for layer in members)
-            lost = noise(group.sqnr_db if group.output_sqnr_db is None else group.output_sqnr_db)
             for layer in members:
-                cost = layer.weight_mib / weights + layer.macs / macs + 1 / len(self.layers)
-                worth = lost * noise(layer.sqnr_db) / own / math.sqrt(cost)
+                worth = group.lost * noise(layer.sqnr_db) / own / math.sqrt(self._cost([layer]))
                 if layer.nodes and worth > ranked.get(layer.nodes, (0.0, ""))[0]:
                     ranked[layer.nodes] = worth, layer.name
         best = sorted(ranked.items(), key=lambda item: -item[1][0])
         return [(name, nodes) for nodes, (_, name) in best][:most]
+
+    def _cost(self, kept: Sequence[Layer]) -> float:
+        """The share of weights and multiply-adds of these layers; and of all layers, since a float operator among int8
+        ones costs conversions, whatever its weights."""
+        macs, weights = sum(layer.macs for layer in self.layers) or 1.0, self.total_weight_mib or 1.0
+        return sum(one.weight_mib / weights + one.macs / macs + 1 / len(self.layers) for one in kept)
 
     def from_input(self, *, most: int) -> list[tuple[str, tuple[str, ...]]]:
         """Single layers in the graph's order."""
