@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.runner import Sample, open_session, unpack
+from edgekd.onboard.runner import Sample, open_session, unpack
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = ROOT / "build" / "peers" / "bin" / "python"  # what `make peers` makes

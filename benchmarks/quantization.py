@@ -30,7 +30,7 @@ from edgekd.core.profile import load_profile
 from edgekd.core.registry import make
 from edgekd.core.statistics import cosines, interval, same_class
 from edgekd.data import demos
-from edgekd.runner import pack, peak_rss_mib
+from edgekd.onboard.runner import pack, peak_rss_mib
 
 REFERENCE, AA, OURS = "ORT fp32", "fp32 again", "edgekd"
 CALIBRATION, TRAINING, HELD_OUT = 128, 900, 300  # rows; of texts a third of each length, and HELD_OUT of each

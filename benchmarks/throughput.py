@@ -31,8 +31,8 @@ from edgekd.core.tensors import Outputs, Targets
 from edgekd.data.augment import augment
 from edgekd.data.splits import Splits
 from edgekd.learner import Learner
+from edgekd.onboard.runner import peak_rss_mib
 from edgekd.plan import Plan
-from edgekd.runner import peak_rss_mib
 
 TASK, EPOCHS, ROWS, PAIRS = "text-classification", 5, 256, 3
 SHAPE = {"layers": 4, "hidden": 384, "heads": 12, "feed_forward": 384}  # the demo's student

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekd.core.profile import Profile
 from edgekd.core.registry import make, plugin
-from edgekd.runner import pack
+from edgekd.onboard.runner import pack
 
 CALIBRATION = 4  # random samples: ranges cost nothing at run time, whatever they are
 _ROUNDS, _TIMED = 8, 12  # rounds over at least so many samples

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import report, verifier
+from edgekd import report
 from edgekd.candidates import variant_file
 from edgekd.choose import PLAIN
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
@@ -18,6 +18,7 @@ from edgekd.core.results import file_sha256, this_host
 from edgekd.core.store import storage_error, writing
 from edgekd.data.splits import Splits
 from edgekd.export import outputs
+from edgekd.onboard import verify
 from edgekd.plan import Plan
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def is_finished(out: Path, plan_sha256: str) -> bool:
     """Whether `out` holds the bundle of this very plan, every file whole."""
     try:
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        return manifest["plan_sha256"] == plan_sha256 and not verifier.changed_files(out, manifest)
+        return manifest["plan_sha256"] == plan_sha256 and not verify.changed_files(out, manifest)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -77,7 +78,7 @@ def write(plan: Plan, splits: Splits, said: dict[str, Any], folder: Path, varian
             report.write(said, fresh)
             _evidence(plan, said, proof, fresh)
             _manifest(plan, said, fresh)
-            if problems := verifier.changed_files(fresh, json.loads((fresh / "manifest.json").read_text("utf-8"))):
+            if problems := verify.changed_files(fresh, json.loads((fresh / "manifest.json").read_text("utf-8"))):
                 raise EdgeKDError(f"the bundle does not verify: {problems[0]}", fix="run the same command again")
     except OSError as error:
         raise storage_error(error, out) from error
@@ -91,7 +92,7 @@ def _artifact(plan: Plan, splits: Splits, folder: Path, variants: Path, name: st
     source = variant_file(variants, name)
     model = fresh / "onnx" / source.name
     shutil.copyfile(source, model)
-    shutil.copyfile(Path(verifier.__file__), fresh / "verify.py")
+    shutil.copyfile(Path(verify.__file__), fresh / "verify.py")
     _golden(plan, splits, folder, model, variant_file(variants, PLAIN), fresh / "golden")
     licences = fresh / "LICENSES"
     licences.mkdir()
@@ -149,7 +150,7 @@ def _answers(model: Path, samples: list[Any]) -> tuple[np.ndarray[Any, Any], flo
         options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, 1, 3
         session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         names = [node.name for node in session.get_inputs()]
-        rows = [verifier.answer(session.run(None, {name: sample[name] for name in names})[0]) for sample in samples]
+        rows = [verify.answer(session.run(None, {name: sample[name] for name in names})[0]) for sample in samples]
         answers.append(np.concatenate(rows))
     return answers[0], float(np.abs(answers[0] - answers[1]).max())
 

@@ -17,7 +17,7 @@ from edgekd.core.profile import load_profile
 from edgekd.core.registry import make, plugin
 from edgekd.diagnose import diagnose, what_if
 from edgekd.export import outputs
-from edgekd.runner import pack, unpack
+from edgekd.onboard.runner import pack, unpack
 from edgekd.side_by_side import read
 from edgekd.sqnr import Ratios
 
@@ -155,7 +155,7 @@ def _samples(given: Given, task: Any) -> Sequence[Sample]:
         except (KeyError, ValueError, IndexError) as error:
             raise DataError(
                 f"{path} holds no packed samples",
-                fix="write it with `edgekd.runner.pack`, or give a file of rows",
+                fix="write it with `edgekd.onboard.runner.pack`, or give a file of rows",
             ) from error
     tables = task.read(given.data)
     table = next(tables[split] for split in ("test", "validation", "all", "train") if split in tables)

@@ -73,7 +73,7 @@ def answers(
     """
     import numpy as np
 
-    from edgekd.runner import pack
+    from edgekd.onboard.runner import pack
 
     rows = max(1, PART_MIB * 2**20 // sum(value.nbytes for value in samples[0].values()))
     asked = {} if pool is None else {"pool": pool}

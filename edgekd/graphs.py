@@ -24,8 +24,8 @@ from edgekd.core.results import this_host
 from edgekd.core.statistics import paired_ratio
 from edgekd.export import PARITY_LIMIT, PARITY_ROWS, outputs
 from edgekd.exporters._onnx import finish
+from edgekd.onboard.runner import pack
 from edgekd.plan import Plan
-from edgekd.runner import pack
 
 if TYPE_CHECKING:
     import numpy as np

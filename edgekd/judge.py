@@ -14,8 +14,8 @@ from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits
 from edgekd.export import outputs
+from edgekd.onboard.runner import pack
 from edgekd.plan import Plan
-from edgekd.runner import pack
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,8 +26,8 @@ from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits
 from edgekd.export import answers
+from edgekd.onboard.runner import pack
 from edgekd.plan import Plan
-from edgekd.runner import pack
 
 if TYPE_CHECKING:
     import numpy as np

@@ -237,7 +237,7 @@ class _Lab:
 
     def guest_mib(self, file: Path, probe: list[Any]) -> float | None:
         """Peak RSS of one process in the guest, above its import baseline; None without a guest, or one that fails."""
-        from edgekd.runner import pack
+        from edgekd.onboard.runner import pack
 
         inputs = file.with_name("guest.npz")
         pack(probe, inputs)

@@ -15,8 +15,8 @@ from conftest import loose_target, run
 from helpers import random_weights, save_graph
 from onnx import helper
 
-from edgekd import runner
-from edgekd.runner import pack
+from edgekd.onboard import runner
+from edgekd.onboard.runner import pack
 
 _CGROUPS = Path("/sys/fs/cgroup")
 SLACK_MIB = 2  # the kernel charges whole batches of pages, and page tables

@@ -16,7 +16,8 @@ import pytest
 from conftest import run, texts
 from helpers import matmul_model, relu_model, samples
 
-from edgekd import bundle, verifier
+from edgekd import bundle
+from edgekd.onboard import verify as verifier
 
 SENTENCES = [text for text, _ in texts(20, seed=9)]
 

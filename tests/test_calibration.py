@@ -131,7 +131,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from edgekd.quantizers._calibration import calibrate
-from edgekd.runner import peak_rss_mib
+from edgekd.onboard.runner import peak_rss_mib
 
 class Rows:
     def __len__(self):

@@ -18,7 +18,7 @@ from edgekd.cli.diagnose import diagnose as command
 from edgekd.core.errors import DataError, EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.registry import make
 from edgekd.diagnose import Diagnosis, Group, Layer, diagnose, what_if
-from edgekd.runner import feeds, open_session, pack
+from edgekd.onboard.runner import feeds, open_session, pack
 from edgekd.side_by_side import EXACT, merge
 from edgekd.sqnr import LIMIT_DB, Ratios
 

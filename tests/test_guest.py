@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from helpers import matmul_model, samples
 
-from edgekd import runner
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.registry import make, names
 from edgekd.core.results import versions
@@ -23,6 +22,7 @@ from edgekd.devices import _guest_image as images
 from edgekd.devices import guest as guests
 from edgekd.devices.guest import Guest, Running
 from edgekd.devices.local import Local
+from edgekd.onboard import runner
 
 FILES = ("vmlinuz", "root.cpio", "key", "known_hosts")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd import verifier
+from edgekd.onboard import verify
 
 pytestmark = pytest.mark.node
 
@@ -97,7 +97,7 @@ def tolerance(bundle):
 def test_opening_leaves_the_bundle_unchanged(bundle, in_node):
     assert len(in_node) == len(TEXTS) + 1
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
-    assert verifier.changed_files(bundle, manifest) == []
+    assert verify.changed_files(bundle, manifest) == []
 
 
 def test_token_ids_are_the_same(in_node, in_python):

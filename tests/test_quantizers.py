@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, names, plugin
+from edgekd.onboard.runner import feeds, open_session
 from edgekd.quantizers._smooth import smooth
-from edgekd.runner import feeds, open_session
 
 CALIBRATION, HELD_OUT = samples(*[1, 2, 3, 5] * 8), samples(3, 9, 1, seed=7)
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from edgekd import runner
 from edgekd.core import child, errors
 from edgekd.devices.local import Local
+from edgekd.onboard import runner
 
 LENGTHS = (3, 5, 1, 7)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from helpers import matmul_model, relu_model, samples
 
-from edgekd import verifier
-from edgekd.runner import open_session
+from edgekd.onboard import verify
+from edgekd.onboard.runner import open_session
 
 
 def seal(folder):
@@ -50,7 +50,7 @@ def original(tmp_path_factory):
     tolerance = {platform.machine(): 0.001, "float32": 0.1}
     (folder / "golden" / "golden.json").write_text(json.dumps({"tolerance": tolerance}))
     (folder / "report.md").write_text("# Report\n")
-    shutil.copyfile(verifier.__file__, folder / "verify.py")
+    shutil.copyfile(verify.__file__, folder / "verify.py")
     seal(folder)
     return folder
 
@@ -79,7 +79,7 @@ def test_a_whole_bundle_verifies_from_any_folder_without_edgekd(bundle, tmp_path
     assert first == "ok      6 files are those that the manifest lists"
     assert second == "ok      onnx/model.onnx loads and runs"
     assert third.startswith("ok      golden vectors: largest difference 0 to the outputs recorded on ")
-    assert verifier.changed_files(moved, manifest_of(moved)) == []
+    assert verify.changed_files(moved, manifest_of(moved)) == []
 
 
 def _flip(path):
@@ -106,8 +106,8 @@ CHANGES = {
 @pytest.mark.parametrize(("change", "problem"), CHANGES.values(), ids=CHANGES)
 def test_a_change_is_named(bundle, capsys, change, problem):
     change(bundle)
-    assert verifier.changed_files(bundle, manifest_of(bundle)) == [problem]
-    assert verifier.main(bundle) == 1
+    assert verify.changed_files(bundle, manifest_of(bundle)) == [problem]
+    assert verify.main(bundle) == 1
     assert capsys.readouterr().out == f"FAILED  this is not the bundle that was shipped:\n  {problem}\n"
 
 
@@ -115,7 +115,7 @@ def test_every_change_is_named_at_once(bundle):
     for change, _ in CHANGES.values():
         if change is not CHANGES["a missing file"][0]:
             change(bundle)
-    assert sorted(verifier.changed_files(bundle, manifest_of(bundle))) == sorted(
+    assert sorted(verify.changed_files(bundle, manifest_of(bundle))) == sorted(
         problem for name, (_, problem) in CHANGES.items() if name != "a missing file"
     )
 
@@ -123,28 +123,28 @@ def test_every_change_is_named_at_once(bundle):
 @pytest.mark.parametrize("manifest", [None, "{", "[]", "{}", '"text"', '{"artifact": {"files": 3}, "evidence": {}}'])
 def test_a_manifest_that_cannot_be_used_is_told(bundle, capsys, manifest):
     (bundle / "manifest.json").unlink() if manifest is None else (bundle / "manifest.json").write_text(manifest)
-    assert verifier.main(bundle) == 1
+    assert verify.main(bundle) == 1
     assert capsys.readouterr().out.startswith("FAILED  manifest.json cannot be used: ")
 
 
 def test_a_model_that_does_not_load_is_7(bundle, capsys):
     (bundle / "onnx" / "model.onnx").write_bytes(b"not a model")
     seal(bundle)
-    assert verifier.main(bundle) == 7
+    assert verify.main(bundle) == 7
     assert "FAILED  ONNX Runtime cannot run onnx/model.onnx: " in capsys.readouterr().out
 
 
 def test_a_device_without_onnxruntime_is_7_with_the_way_out(bundle, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert verifier.main(bundle) == 7
+    assert verify.main(bundle) == 7
     assert "install numpy and onnxruntime >=1.17" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("difference", "code"), [(0.0005, 0), (0.002, 5)])
 def test_outputs_are_held_to_this_architectures_tolerance(bundle, capsys, difference, code):
-    said = verifier.run_golden(bundle, "onnx/model.onnx")
+    said = verify.run_golden(bundle, "onnx/model.onnx")
     expect(bundle, **{platform.machine(): said + np.float32(difference), "float32": said})
-    assert verifier.main(bundle) == code
+    assert verify.main(bundle) == code
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("FAILED  golden vectors: " if code else "ok      golden vectors: ")
     assert last.endswith(f" to the outputs recorded on {platform.machine()}, tolerance 0.001")
@@ -152,18 +152,18 @@ def test_outputs_are_held_to_this_architectures_tolerance(bundle, capsys, differ
 
 @pytest.mark.parametrize(("difference", "code"), [(0.05, 0), (0.2, 5)])
 def test_on_an_unknown_architecture_fp32_is_the_yardstick(bundle, capsys, difference, code):
-    said = verifier.run_golden(bundle, "onnx/model.onnx")
+    said = verify.run_golden(bundle, "onnx/model.onnx")
     expect(bundle, float32=said + np.float32(difference), riscv64=said)
-    assert verifier.main(bundle) == code
+    assert verify.main(bundle) == code
     assert f"the fp32 model's outputs ({platform.machine()} was not recorded), tolerance 0.1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", ["shape", "not finite"])
 def test_outputs_of_another_shape_or_not_finite_are_5(bundle, wrong):
-    said = verifier.run_golden(bundle, "onnx/model.onnx")
+    said = verify.run_golden(bundle, "onnx/model.onnx")
     assert said.shape == (3, 4)
     outputs = said[:2] if wrong == "shape" else np.where(said == said.max(), np.nan, said)
-    well, words = verifier.check_golden(bundle, outputs)
+    well, words = verify.check_golden(bundle, outputs)
     assert not well
     assert words == f"outputs of shape {outputs.shape} or not finite; expected (3, 4)"
 
@@ -181,15 +181,15 @@ def embeds(bundle):
 
 
 def test_outputs_of_each_token_are_held_as_their_mean(embeds, capsys):
-    assert verifier.run_golden(embeds, "onnx/model.onnx").shape == (3, 32)
-    assert verifier.main(embeds) == 0
+    assert verify.run_golden(embeds, "onnx/model.onnx").shape == (3, 32)
+    assert verify.main(embeds) == 0
     assert "golden vectors: largest difference 0 to the outputs recorded on" in capsys.readouterr().out
-    said = verifier.run_golden(embeds, "onnx/model.onnx")
+    said = verify.run_golden(embeds, "onnx/model.onnx")
     said[1, 7] += 0.002
     expect(embeds, **{platform.machine(): said, "float32": said})
-    assert verifier.main(embeds) == 5
+    assert verify.main(embeds) == 5
 
 
 def test_logits_are_answers_as_they_are():
     logits = np.random.default_rng(0).normal(size=(1, 7)).astype(np.float32)
-    np.testing.assert_array_equal(verifier.answer(logits), logits)
+    np.testing.assert_array_equal(verify.answer(logits), logits)

@@ -223,11 +223,11 @@ def doctor(fix: str | None, as_json: bool) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 def verify(bundle: Path) -> None:
     """Check a bundle's files and its golden vectors, as its own verify.py does."""
-    from edgekd import verifier
+    from edgekd.onboard.verify import main as check
 
     if not (bundle / "manifest.json").is_file():
         raise UsageError(f"{bundle} is no bundle: it has no manifest.json", fix="give the folder that build wrote")
-    sys.exit(verifier.main(bundle.resolve()))
+    sys.exit(check(bundle.resolve()))
 
 
 @cli.command()

@@ -6,6 +6,7 @@ reader sees one whole. Unknown keys and absurd values are refused, with the near
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
+from edgekd.onboard import machine
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # x86 instructions that sum products of 8-bit values in 32 bits
+
+_MODEST_MHZ = 1000  # a guess where no source names the clock; used for predictions only
 
 Megabytes = Annotated[float, Field(gt=0, le=1 << 22)]
 Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
@@ -196,28 +200,24 @@ def _problem(detail: Any) -> str:
 
 
 def probe_local() -> dict[str, Any]:
-    """A profile of this machine: its CPU as the kernel names it, a sober share of it as budgets."""
-    host = this_host()
-    sums_in_32_bits = bool((VNNI | {"asimddp"}) & set(host.isa))
+    """A profile of this machine."""
+    facts = machine.identity() | {"ort_version": this_host().ort_version}
+    return probed(facts, name="local", title="this machine")
+
+
+def probed(facts: Mapping[str, Any], *, name: str, title: str) -> dict[str, Any]:
+    """A profile of a machine from its `machine.identity()` and `ort_version`: a sober share of it as budgets."""
+    sums_in_32_bits = bool((VNNI | {"asimddp"}) & set(facts["isa"]))
     return {
-        "schema": 1, "name": "local", "title": "this machine", "soc": host.cpu,
+        "schema": 1, "name": name, "title": title, "soc": facts["cpu"],
         "source": "probed: /proc/cpuinfo; budgets are a sober default, not a property of the machine",
-        "arch": host.arch, "microarch": host.cpu, "cores": host.cores, "clock_mhz": _clock_mhz(),
-        "isa": list(host.isa), "emulator_cpu": None, "gpu": None, "gpu_memory_mib": None, "compute_capability": None,
+        "arch": facts["arch"], "microarch": facts["microarch"], "cores": facts["cores"],
+        "clock_mhz": facts["clock_mhz"] or _MODEST_MHZ, "isa": list(facts["isa"]), "emulator_cpu": None,
+        "gpu": None, "gpu_memory_mib": None, "compute_capability": None,
         "memory_mib": 64.0, "artifact_mib": 32.0, "latency_ms": 10.0, "latency_percentile": 50,
         "cold_start_ms": 2000.0, "max_drop_points": 1.0, "min_teacher_agreement": 0.8,
-        "ort_version": f"=={host.ort_version}", "max_opset": 18, "max_ir_version": 10,
+        "ort_version": f"=={facts['ort_version']}", "max_opset": 18, "max_ir_version": 10,
         "execution_provider": "CPUExecutionProvider", "threads": 1, "known_bad_ort": [],
         "recipes": ["float32", "dynamic_int8", "static_int8"], "reduce_range": not sums_in_32_bits,
         "activation_type": "uint8", "weight_type": "int8", "per_channel": True,
     }  # fmt: skip
-
-
-def _clock_mhz() -> int:
-    ceiling = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
-    if ceiling.exists():
-        return int(ceiling.read_text()) // 1000
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("cpu MHz"):
-            return int(float(line.split(":")[1]))
-    return 1000  # no source names it: a modest guess, used for predictions only

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
+
+from edgekd.onboard import machine
 
 Kind = Literal["measured", "predicted", "declared", "unknown"]
 
@@ -54,34 +54,13 @@ class Host:
         return f"{self.cpu} ({self.arch}, {self.cores} cores), onnxruntime {self.ort_version}"
 
 
-# What ONNX Runtime's kernels choose between; the names that target profiles use, and the kernel's flags.
-_ISA_FLAGS = {
-    "sse4_2": "sse4_2", "avx": "avx", "avx2": "avx2", "fma": "fma", "avx512f": "avx512f",
-    "avx512_vnni": "avx512_vnni", "avx_vnni": "avx_vnni", "asimd": "asimd", "asimddp": "asimddp",
-    "fphp": "fphp", "asimdhp": "asimdhp", "i8mm": "i8mm", "bf16": "bf16",
-}  # fmt: skip
-
-
 @cache
 def this_host() -> Host:
     """Read this machine's identity from the kernel; imports nothing heavy."""
-    cpu, flags = platform.processor() or platform.machine(), set()
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model") and value.strip():
-            cpu = value.strip()
-        if key.strip() in ("flags", "Features"):
-            flags |= set(value.split())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    told = machine.identity()
     return Host(
-        arch=platform.machine(),
-        cpu=cpu,
-        isa=tuple(name for name, flag in _ISA_FLAGS.items() if flag in flags),
-        cores=os.cpu_count() or 1,
-        memory_mib=memory,
-        os=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
+        **{key: told[key] for key in ("arch", "cpu", "cores", "memory_mib", "os", "python")},
+        isa=tuple(told["isa"]),
         ort_version=versions("onnxruntime")["onnxruntime"],
     )
 

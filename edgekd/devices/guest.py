@@ -25,7 +25,7 @@ from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.results import versions
 from edgekd.devices import _guest_image as images
 
-_RUNNER = Path(__file__).parents[1] / "runner.py"
+_RUNNER = Path(__file__).parents[1] / "onboard" / "runner.py"
 _MODES = ("footprint", "predict")
 _LEAST_MIB = 1024  # the archive, and its files beside it
 _KILLED = 137  # a shell's code of a process that the kernel ended: the guest has no memory left

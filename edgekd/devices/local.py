@@ -13,7 +13,7 @@ from typing import Any
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 
-_RUNNER = Path(__file__).parents[1] / "runner.py"
+_RUNNER = Path(__file__).parents[1] / "onboard" / "runner.py"
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def compare(
 
 
 def _session(path: str) -> Any:
-    from edgekd.runner import open_session
+    from edgekd.onboard.runner import open_session
 
     try:
         return open_session(path, threads=1)

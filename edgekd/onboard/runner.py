@@ -1,4 +1,4 @@
-"""Runs ONNX models and measures them; needs numpy and onnxruntime alone, and copies to a device as one file.
+"""Runs ONNX models and measures them; needs numpy and onnxruntime alone, and travels to a device with `machine.py`.
 
     python runner.py JOB.json      prints one JSON object
 
@@ -6,7 +6,9 @@ A job names a `mode` and its arguments; paths in it are absolute:
 
     footprint   one model, fresh process: import baseline, cold start, peak RSS at given inputs
     predict     one model over all inputs: outputs to a file, their hashes
+    answers     several models over the same rows, row by row, until a time limit: outputs to files
     time        several models interleaved sample by sample, with an A/A control: latency samples
+    facts       what this machine is, how it fares, and its packages
 
 Inputs travel as one .npz of packed samples (`pack`, `unpack`): each sample keeps its own shape, unpadded.
 """
@@ -54,9 +56,13 @@ def unpack(path: Path) -> list[Sample]:
     return [{name: columns[name][row] for name in names} for row in range(len(columns[names[0]]))]
 
 
-def open_session(model: str, threads: int, provider: str = "CPUExecutionProvider") -> ort.InferenceSession:
-    """Default session options, a fixed number of threads, spinning off."""
+def open_session(
+    model: str, threads: int, provider: str = "CPUExecutionProvider", *, optimize: bool = True
+) -> ort.InferenceSession:
+    """Default session options, a fixed number of threads, spinning off; graph optimizations off unless `optimize`."""
     options = ort.SessionOptions()
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -115,6 +121,46 @@ def predict(
     return {"n": len(rows), "row_sha256": hashes}
 
 
+def answers(
+    models: dict[str, dict[str, Any]], threads: int, provider: str, outputs: str, limit_s: float,
+    pool: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """First output of each model on each row, row by row, until `limit_s` is over; at least one row is done.
+
+    `models` maps a name to its `model`, its `inputs` (as many rows each) and, where graph optimizations are to be off,
+    `optimize` false. Each model's outputs are stacked into `outputs` (.npz, by name); SHA-256 over each row.
+    """
+    opened = {
+        name: (open_session(spec["model"], threads, provider, optimize=spec.get("optimize", True)), spec["inputs"])
+        for name, spec in models.items()
+    }
+    samples = {name: feeds(session, unpack(Path(inputs))) for name, (session, inputs) in opened.items()}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in opened}
+    hashes: dict[str, list[str]] = {name: [] for name in opened}
+    end = time.monotonic() + limit_s
+    for row in range(min(len(mine) for mine in samples.values())):
+        if row and time.monotonic() > end:
+            break
+        for name, (session, _) in opened.items():
+            feed = samples[name][row]
+            output = session.run(None, feed)[0]
+            hashes[name].append(hashlib.sha256(output.tobytes()).hexdigest())
+            rows[name].append(output if pool is None else mask_mean(output, feed))
+    np.savez(outputs, **{name: np.concatenate(mine) for name, mine in rows.items()})  # type: ignore[arg-type]
+    return {"n": len(next(iter(rows.values()))), "row_sha256": hashes}
+
+
+def facts(provider: str) -> dict[str, Any]:
+    """The machine's identity and state, the runtime's version, and whether the provider is there."""
+    import machine
+
+    told: dict[str, Any] = machine.identity()
+    return told | {
+        "state": machine.state(), "ort_version": ort.__version__, "numpy_version": np.__version__,
+        "providers": ort.get_available_providers(), "provider": provider,
+    }  # fmt: skip
+
+
 def mask_mean(output: np.ndarray, feed: Sample) -> np.ndarray:
     """The mean over tokens that are not padding: (1, tokens, width) to (1, width)."""
     mask = feed.get("attention_mask")
@@ -168,7 +214,9 @@ def _settle(opened: dict[str, tuple[ort.InferenceSession, list[Sample]]]) -> Non
                 break
 
 
-MODES: dict[str, Callable[..., dict[str, Any]]] = {"footprint": footprint, "predict": predict, "time": timed}
+MODES: dict[str, Callable[..., dict[str, Any]]] = {
+    "footprint": footprint, "predict": predict, "answers": answers, "time": timed, "facts": facts,
+}  # fmt: skip
 
 
 def main() -> None:
