@@ -9,19 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgekd.core import releases
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
 from edgekd.onboard import machine
 
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
+
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # x86 instructions that sum products of 8-bit values in 32 bits
 
-_MODEST_MHZ = 1000  # a guess where no source names the clock; used for predictions only
+MODEST_MHZ = 1000  # a guess where no source names the clock; used for predictions only
+_SHARE_MIB, _SHARES = 64, 32  # of a machine's memory one process gets a thirty-second, and no more than 64 MiB
+# QEMU's name for a core; it knows no Cortex-A78AE before its release 8, and a Cortex-A76 has the same instruction sets
+_EMULATED = {name: name for name in ("cortex-a53", "cortex-a72", "cortex-a76")} | {"cortex-a78ae": "cortex-a76"}
 
 Megabytes = Annotated[float, Field(gt=0, le=1 << 22)]
 Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
@@ -75,6 +83,7 @@ class Profile(BaseModel):
     def _makes_sense(self) -> Profile:
         if self.threads > self.cores:
             raise ValueError(f"threads: {self.threads} threads on {self.cores} cores")
+        _parse_releases(self)
         unknown = [recipe for recipe in self.recipes if recipe not in names("quantizers")]
         if unknown:
             raise ValueError(f"recipes: no recipe {unknown[0]!r}; {suggestion(unknown[0], names('quantizers'))}")
@@ -90,6 +99,20 @@ class Profile(BaseModel):
                 "set it to true (7-bit weights), or weight_type to uint8 (slower), or name the CPU's VNNI in isa"
             )
         return self
+
+    @property
+    def allowed_ort(self) -> SpecifierSet:
+        """The releases of ONNX Runtime that the device may have, as `ort_version` says."""
+        from packaging.specifiers import SpecifierSet
+
+        return SpecifierSet(self.ort_version)
+
+    @property
+    def bad_ort(self) -> tuple[Version, ...]:
+        """The releases of `known_bad_ort`."""
+        from packaging.version import Version
+
+        return tuple(map(Version, self.known_bad_ort))
 
     @property
     def saturates(self) -> bool:
@@ -122,6 +145,24 @@ class Profile(BaseModel):
     def as_dict(self) -> dict[str, Any]:
         """As the YAML file spells it."""
         return self.model_dump(by_alias=True)
+
+
+def _parse_releases(profile: Profile) -> None:
+    """Raises ValueError for an `ort_version` that is no specifier, and for what is no release in `known_bad_ort`."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        SpecifierSet(profile.ort_version)
+    except InvalidSpecifier as error:
+        raise ValueError(
+            f"ort_version: {profile.ort_version!r} is no version specifier, such as '>=1.17,<2' or '==1.23.2'"
+        ) from error
+    for one in profile.known_bad_ort:
+        try:
+            Version(one)
+        except InvalidVersion as error:
+            raise ValueError(f"known_bad_ort: {one!r} is no release; name them as '1.21.0'") from error
 
 
 def targets_folder() -> Path:
@@ -207,17 +248,26 @@ def probe_local() -> dict[str, Any]:
 
 def probed(facts: Mapping[str, Any], *, name: str, title: str) -> dict[str, Any]:
     """A profile of a machine from its `machine.identity()` and `ort_version`: a sober share of it as budgets."""
-    sums_in_32_bits = bool((VNNI | {"asimddp"}) & set(facts["isa"]))
+    from packaging.version import Version
+
+    isa = set(facts["isa"])
+    arm = facts["arch"] == "aarch64"
+    memory_mib = float(min(_SHARE_MIB, max(1, facts["memory_mib"] // _SHARES)))
+    loadable = releases.loads(Version(facts["ort_version"])) or releases.RELEASES[0]
     return {
         "schema": 1, "name": name, "title": title, "soc": facts["cpu"],
         "source": "probed: /proc/cpuinfo; budgets are a sober default, not a property of the machine",
         "arch": facts["arch"], "microarch": facts["microarch"], "cores": facts["cores"],
-        "clock_mhz": facts["clock_mhz"] or _MODEST_MHZ, "isa": list(facts["isa"]), "emulator_cpu": None,
+        "clock_mhz": facts["clock_mhz"] or MODEST_MHZ, "isa": list(facts["isa"]),
+        "emulator_cpu": _EMULATED.get(facts["microarch"]),
         "gpu": None, "gpu_memory_mib": None, "compute_capability": None,
-        "memory_mib": 64.0, "artifact_mib": 32.0, "latency_ms": 10.0, "latency_percentile": 50,
+        "memory_mib": memory_mib, "artifact_mib": memory_mib / 2, "latency_ms": 10.0, "latency_percentile": 50,
         "cold_start_ms": 2000.0, "max_drop_points": 1.0, "min_teacher_agreement": 0.8,
-        "ort_version": f"=={facts['ort_version']}", "max_opset": 18, "max_ir_version": 10,
-        "execution_provider": "CPUExecutionProvider", "threads": 1, "known_bad_ort": [],
-        "recipes": ["float32", "dynamic_int8", "static_int8"], "reduce_range": not sums_in_32_bits,
+        "ort_version": f"=={facts['ort_version']}", "max_opset": min(18, loadable.opset),
+        "max_ir_version": min(10, loadable.ir_version),
+        "execution_provider": "CPUExecutionProvider", "threads": 1,
+        # an illegal instruction on import on Armv8.0 (microsoft/onnxruntime issues 23957, 24112)
+        "known_bad_ort": ["1.21.0"] if arm and "asimddp" not in isa else [],
+        "recipes": ["float32", "dynamic_int8", "static_int8"], "reduce_range": not (VNNI | {"asimddp"}) & isa,
         "activation_type": "uint8", "weight_type": "int8", "per_channel": True,
     }  # fmt: skip

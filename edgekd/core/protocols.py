@@ -4,10 +4,11 @@ is the report's line, one method does the work. There is nothing to inherit from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +90,46 @@ class Quiet:
 
     def say(self, line: str) -> None:
         """Nothing."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that edgekd needs: `what` was found, and the command that mends it; empty where all is well."""
+
+    name: str
+    state: Literal["ok", "missing", "stale"]
+    what: str
+    fix: str = ""
+
+
+class Running(Protocol):
+    """A device that takes jobs, each of them a fresh process of `edgekd/onboard/runner.py`."""
+
+    @property
+    def host(self) -> str:
+        """Where its figures are from, in one line."""
+        ...
+
+    def run(self, mode: str, **job: Any) -> dict[str, Any]:
+        """The runner's answer; paths in the job are this machine's, and what the job writes is written here.
+
+        Raises RuntimeCannotLoad where ONNX Runtime refuses the model, UsageError for a mode whose figures would mean
+        nothing on this device, EdgeKDError where the device gives no answer.
+        """
+        ...
+
+
+class Device(Protocol):
+    """Where models run: this machine, a board, or an emulated core.
+
+    One that `edgekd doctor` knows has `available()`, `checks()` and `build(progress)`, all class methods.
+    """
+
+    emulated: ClassVar[str]  # empty, "user" (one process) or "system" (a kernel too): its time means nothing
+
+    def up(self) -> AbstractContextManager[Running]:
+        """The device for the length of the block; what it started ends with the block, or with this process."""
+        ...
 
 
 class Loss(Protocol):
@@ -236,6 +277,12 @@ class Quantizer(Protocol):
     suffix: ClassVar[str]  # of the file's name, as transformers.js expects it
     calibrates: ClassVar[bool]
     providers: ClassVar[tuple[str, ...]]  # execution providers that have kernels for what it writes
+    least_ort: ClassVar[str]  # the first release of ONNX Runtime that loads what it writes
+
+    @property
+    def least_opset(self) -> int:
+        """The lowest opset that what it writes exists in."""
+        ...
 
     @classmethod
     def for_target(cls, target: Profile) -> Quantizer:
@@ -260,6 +307,8 @@ class Quantizer(Protocol):
 
 class Exporter(Protocol):
     """From a student's folder to ONNX, and the proof that the ecosystem opens the result."""
+
+    least_opset: ClassVar[int]  # the lowest that it can write
 
     def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Path:
         """Write one ONNX file into `out`, within the target's opset and IR version; its path."""

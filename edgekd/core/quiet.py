@@ -34,6 +34,7 @@ def hush() -> None:
     """For the rest of this process: what the training libraries say as they are imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: else it writes files of its own
     for name in _TALKATIVE[1:]:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|optimum|onnxruntime|neural_compressor)\b")

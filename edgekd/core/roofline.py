@@ -8,8 +8,10 @@ widened for small matrices and slow memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 
+from edgekd.core.calibration import Reading, calibration
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import Work
 from edgekd.core.results import Figure
@@ -32,8 +34,11 @@ _BY_ISA = (  # for a core that the table does not name: the first instruction se
 )
 
 
-def predict_latency(work: Work, target: Profile, recipe: str) -> Figure:
-    """Median latency of one sample of that work on the target, in ms, with its band; unknown for a GPU."""
+def predict_latency(work: Work, target: Profile, recipe: str, readings: Sequence[Reading] = ()) -> Figure:
+    """Median latency of one sample of that work on the target, in ms, with its band; unknown for a GPU.
+
+    Where there are `readings` of real boards with that core, value and band are scaled by them; it stays a prediction.
+    """
     if target.execution_provider != "CPUExecutionProvider":
         return Figure(None, "ms", "unknown", "no GPU here: unknown until it runs on the device", n=0)
     macs = work.macs + work.other_macs
@@ -41,11 +46,15 @@ def predict_latency(work: Work, target: Profile, recipe: str) -> Figure:
     peaks = _PEAKS.get(target.microarch) or next((p for isa, p in _BY_ISA if isa in target.isa), (1.0, 1.0))
     at_peak_ms = macs / (peaks[column] * target.clock_mhz * 1e3)
     low, high = at_peak_ms / ATTAINED[1], at_peak_ms / ATTAINED[0]
+    value = sqrt(low * high)
+    checked = calibration(readings, recipe)
+    if checked is not None:
+        low, value, high = value * checked.low, value * checked.factor, value * checked.high
     return Figure(
-        value=sqrt(low * high),
+        value=value,
         unit="ms",
         kind="predicted",
         how=f"roofline: {macs / 1e6:.1f} million multiply-adds at {peaks[column]:.0f} a cycle, {target.clock_mhz} MHz, "
-        f"{ATTAINED[0]:.0%} to {ATTAINED[1]:.0%} attained; not checked on a board",
+        + (checked.says if checked else f"{ATTAINED[0]:.0%} to {ATTAINED[1]:.0%} attained; not checked on a board"),
         interval=(low, high),
     )

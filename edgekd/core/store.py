@@ -7,6 +7,7 @@ files again, so that a damaged entry is made anew rather than used.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import json
@@ -114,6 +115,24 @@ class writing:  # noqa: N801 (reads as a verb: `with writing(place) as folder`)
         except BaseException:
             shutil.rmtree(self.fresh, ignore_errors=True)
             raise
+
+
+def write_file(place: Path, text: str) -> None:
+    """Write a file, its folder too, by one rename: a kill at any moment leaves the old one or the new one.
+
+    Raises StoreError where that cannot be.
+    """
+    fresh = place.with_name(f".{place.name}.new-{os.getpid()}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(text, encoding="utf-8")
+        _flush(fresh)
+        os.replace(fresh, place)
+    except OSError as error:
+        raise storage_error(error, place) from error
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
 
 
 def sweep(place: Path) -> None:

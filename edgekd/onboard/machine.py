@@ -45,7 +45,8 @@ def identity(root: Path = Path("/")) -> dict[str, Any]:
         elif key == "CPU part":
             part = int(value, 16)
     core = _ARM_CORES.get((implementer, part), "")
-    model = model or core or platform.processor() or platform.machine()
+    board = _text(root / "proc/device-tree/model").rstrip("\0")  # where the kernel's cpuinfo names no board
+    model = model or board or core or platform.processor() or platform.machine()
     return {
         "arch": platform.machine(), "cpu": model, "microarch": core or model,
         "isa": [name for name, flag in _ISA_FLAGS.items() if flag in flags], "cores": os.cpu_count() or 1,
@@ -82,7 +83,7 @@ def state(root: Path = Path("/")) -> dict[str, Any]:
 def _clock_mhz(root: Path) -> int | None:
     """The highest that the CPU may run at; what it runs at now where only that is told."""
     if ceiling := _text(root / _CPUS / "cpu0/cpufreq/cpuinfo_max_freq"):
-        return int(ceiling) // 1000
+        return int(ceiling) // 1000 or None
     for line in _lines(root / "proc/cpuinfo"):
         if line.startswith("cpu MHz"):
             return int(float(line.split(":")[1]))

@@ -1,0 +1,91 @@
+"""Readings of real boards beside what was predicted for them: what later predictions for such a core are scaled by."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from math import exp, log
+from pathlib import Path
+
+from edgekd.core.store import write_file
+
+LEAST_BAND = 0.25  # a calibrated prediction's, to either side: a reading is of one model, the next is another's
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One receipt from a real board, not emulated, and the uncalibrated prediction for the same model."""
+
+    microarch: str
+    clock_mhz: int  # the profile's, that the prediction was made with
+    recipe: str
+    predicted_ms: float
+    measured_ms: float
+    digest: str  # the receipt's
+    cpu: str  # the device's own name
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted."""
+        return self.measured_ms / self.predicted_ms
+
+    @property
+    def integer(self) -> bool:
+        """Whether the model computes in 8-bit integers."""
+        return self.recipe.startswith(("dynamic_int8", "static_int8"))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What readings make of a prediction: factors for its value and for both ends of its band, and words."""
+
+    factor: float
+    low: float
+    high: float
+    says: str
+
+
+def calibration(readings: Sequence[Reading], recipe: str) -> Calibration | None:
+    """The geometric mean of the readings' ratios, of the recipe's own arithmetic where there are any; None of none.
+
+    The band reaches from the least ratio to the largest, and LEAST_BAND to either side at least.
+    """
+    integer = recipe.startswith(("dynamic_int8", "static_int8"))
+    own = [one for one in readings if one.integer == integer] or list(readings)
+    if not own:
+        return None
+    ratios = [one.ratio for one in own]
+    factor = exp(sum(map(log, ratios)) / len(ratios))
+    boards = ", ".join(sorted({one.cpu for one in own}))
+    count = f"{len(own)} receipt" + ("s" if len(own) > 1 else "")
+    return Calibration(
+        factor,
+        min(*ratios, factor * (1 - LEAST_BAND)),
+        max(*ratios, factor * (1 + LEAST_BAND)),
+        f"calibrated by {count} from {boards}",
+    )
+
+
+def load(root: Path, microarch: str) -> tuple[Reading, ...]:
+    """The readings of a core that are kept under a store's root; none where there are none, or they are damaged."""
+    try:
+        said = json.loads(_file(root, microarch).read_text(encoding="utf-8"))
+        found = tuple(Reading(**one) for one in said)
+        return tuple(one for one in found if one.predicted_ms > 0 and one.measured_ms > 0)
+    except (OSError, ValueError, TypeError):
+        return ()
+
+
+def keep(root: Path, reading: Reading) -> tuple[Reading, ...]:
+    """Add a reading, at once; one of the same model and board takes the older one's place. Raises StoreError."""
+    same = [one.name for one in fields(Reading) if one.name not in ("measured_ms", "digest")]
+    others = [one for one in load(root, reading.microarch) if any(getattr(one, n) != getattr(reading, n) for n in same)]
+    kept = (*others, reading)
+    write_file(_file(root, reading.microarch), json.dumps([asdict(one) for one in kept], indent=1))
+    return kept
+
+
+def _file(root: Path, microarch: str) -> Path:
+    return root / "calibration" / (re.sub(r"[^a-z0-9]+", "-", microarch.lower()).strip("-") + ".json")

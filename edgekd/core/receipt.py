@@ -1,0 +1,202 @@
+"""A receipt's form: every key, its type and its range, and what a file must be to be read at all.
+
+One device's receipt for one bundle, as `edgekd.onboard.bench` composes it. What it says is judged elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekd.core.errors import EdgeKDError
+from edgekd.onboard.bench import digest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LIMIT_MIB = 4
+Positive = Annotated[float, Field(gt=0, lt=1e9)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Known = Literal["measured", "unknown"]
+Words = Annotated[str, Field(max_length=500)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Of(_Strict):
+    """The bundle that was measured."""
+
+    name: Words
+    version: Words
+    target: Words
+    manifest_sha256: Sha256
+
+
+class Outputs(_Strict):
+    """Answers to the golden inputs: float32 values of that shape, little-endian, in base64."""
+
+    shape: tuple[Annotated[int, Field(ge=1, le=1 << 16)], Annotated[int, Field(ge=1, le=1 << 20)]]
+    float32: str
+
+
+class Span(_Strict):
+    """A reading before and after; None where the kernel does not tell."""
+
+    before: Annotated[float, Field(ge=-60, le=1e5)] | None
+    after: Annotated[float, Field(ge=-60, le=1e5)] | None
+
+
+class Point(_Strict):
+    """A sustained run at one moment."""
+
+    at_s: Positive
+    p50_ms: Positive
+    temperature_c: Annotated[float, Field(ge=-60, le=200)] | None
+    clock_mhz: Annotated[float, Field(ge=0)] | None
+
+
+class Sustained(_Strict):
+    """Latency over minutes; `slowdown` is the last tenth's median over the first's."""
+
+    minutes: Positive
+    points: Annotated[tuple[Point, ...], Field(min_length=1)]
+    throttled: bool
+    slowdown: Positive
+
+
+class Protocol(_Strict):
+    """How latency was timed."""
+
+    name: Literal["quick", "full"]
+    processes: int
+    rounds: int
+    samples: Annotated[int, Field(ge=1, le=100)]
+
+
+class Kinds(_Strict):
+    """What was measured there, and what cannot be known."""
+
+    accuracy: Known
+    latency: Known
+    peak_rss: Known
+    cold_start: Known
+
+
+class Receipt(_Strict):
+    """One device's receipt, as `docs/receipts.md` describes it. MiB are 2^20 bytes, times milliseconds."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    bundle: Of
+    model: Words
+    model_sha256: Sha256
+    device: Words
+    emulated: Literal["", "user", "system"]
+    arch: Words
+    cpu: Words
+    microarch: Words
+    isa: tuple[Words, ...]
+    cores: Annotated[int, Field(ge=1)]
+    clock_mhz: Annotated[int, Field(ge=1)] | None
+    memory_mib: Annotated[int, Field(ge=1)]
+    os: Words
+    python: Words
+    numpy_version: Words
+    ort_version: Words
+    provider: Words
+    threads: Annotated[int, Field(ge=1)]
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    accuracy_n: Annotated[int, Field(ge=1)]
+    accuracy_of: Words
+    outputs: Outputs
+    output_sha256: Sha256
+    latency_ms: tuple[tuple[Positive, ...], ...] | None
+    aa_latency_ms: tuple[tuple[Positive, ...], ...] | None
+    latency_note: Words
+    peak_rss_mib: Annotated[tuple[Positive, ...], Field(min_length=1)] | None
+    cold_start_ms: Annotated[tuple[Positive, ...], Field(min_length=1)] | None
+    load: Span
+    governor: Words | None
+    temperature_c: Span
+    throttled: bool | None
+    sustained: Sustained | None
+    protocol: Protocol
+    started: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    seconds: Positive
+    kind: Kinds
+    digest: Sha256
+
+    @property
+    def answers(self) -> np.ndarray[Any, Any]:
+        """The answers to the golden inputs, float32 (rows, width). Raises ValueError where they have another size."""
+        import numpy as np
+
+        raw = base64.b64decode(self.outputs.float32, validate=True)
+        return np.frombuffer(raw, dtype="<f4").reshape(self.outputs.shape)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the file has it."""
+        return self.model_dump(by_alias=True, mode="json")
+
+
+class ReceiptRefused(EdgeKDError):
+    """A receipt that is not to be believed: `reasons` say why; `receipt` is None where none could be read."""
+
+    def __init__(self, message: str, *, fix: str, reasons: Sequence[str] = (), receipt: Receipt | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.reasons, self.receipt = tuple(reasons), receipt
+
+
+def parse(raw: bytes) -> Receipt:
+    """A receipt by its form. Raises ReceiptRefused: no JSON object, too large or too deep, unknown keys, bad values."""
+    if len(raw) > LIMIT_MIB << 20:
+        raise refused([f"it has {len(raw) / 2**20:.1f} MiB, more than the {LIMIT_MIB} that a receipt may have"])
+    try:
+        said = json.loads(raw, parse_constant=_no_number, object_pairs_hook=_once)
+    except RecursionError:
+        raise refused(["it is nested too deeply"]) from None
+    except ValueError as error:
+        raise refused([f"it is no whole JSON: {error}"]) from error
+    if not isinstance(said, dict):
+        raise refused([f"it is a {type(said).__name__}, not an object"])
+    if said.get("schema") != 1:
+        raise refused([f"its schema is {said.get('schema')!r:.40}, this edgekd reads 1"])
+    try:
+        receipt = Receipt.model_validate_json(raw)
+    except ValidationError as error:
+        raise refused([_problem(detail) for detail in error.errors()[:5]]) from error
+    if receipt.digest != digest(said):
+        raise refused(["its digest is not that of its content: it was changed, or damaged on the way"])
+    return receipt
+
+
+def refused(reasons: Sequence[str], receipt: Receipt | None = None) -> ReceiptRefused:
+    """The error of a receipt that these reasons speak against."""
+    return ReceiptRefused(
+        f"the receipt is refused: {reasons[0]}" + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""),
+        fix="make it again: `edgekd bench BUNDLE`, or `python BUNDLE/bench` on the device",
+        reasons=reasons,
+        receipt=receipt,
+    )
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
+def _problem(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    words = {"extra_forbidden": f"unknown key {key!r}", "missing": f"missing key {key!r}"}
+    return words.get(detail["type"], f"{key} is {detail['input']!r:.40}: {detail['msg'].lower()}")

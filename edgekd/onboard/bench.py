@@ -1,0 +1,344 @@
+"""Composes a receipt: what one device answered, how long it took, what it held, and what the device was.
+
+    python NAME-TARGET/bench [--full] [--minutes N] > receipt.json      on the device itself, by hand
+
+In a bundle it lies as `bench/__main__.py` beside `runner.py` and `machine.py`. Every figure comes from jobs of the
+runner in fresh processes, which `run` carries out: here, on a board, or in an emulator. It needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Run = Callable[..., dict[str, Any]]  # run(mode, **job): the runner's answer
+
+SCHEMA = 1
+PROTOCOLS = {"quick": (4, 2), "full": (10, 3)}  # fresh processes, and rounds over the timed rows in each
+TIMED_ROWS = 100
+FOOTPRINTS = 3
+SLOWDOWN = 1.10  # of a sustained run's last tenth over its first: above, the device throttles
+_CHUNK_S = 9.0  # of timed work for each point of a sustained run
+_EMULATED = "the machine is emulated: its time is the emulator's"
+
+
+class Refused(Exception):
+    """The device gave no receipt: a bundle that was changed, or a model that it cannot run or answers unlike twice."""
+
+    def __init__(self, why: str, code: int = 1) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a data file as model inputs; `labels` are class numbers, None where none are known."""
+
+    samples: Sequence[dict[str, np.ndarray[Any, Any]]]
+    labels: Sequence[int] | None
+    source: str  # the file's own name
+
+
+def steps(protocol: str, emulated: str, rows: Rows | None = None) -> int:
+    """How many lines `say` will be given before the sustained part."""
+    timed = 0 if emulated else PROTOCOLS[protocol][0]
+    return 2 + (rows is not None) + timed + (0 if emulated == "user" else FOOTPRINTS)
+
+
+def receipt(
+    bundle: Path, run: Run, *, device: str, emulated: str = "", protocol: str = "quick", minutes: float = 0.0,
+    rows: Rows | None = None, say: Callable[[str], None] = lambda line: None,
+    accept: Callable[[dict[str, Any]], None] = lambda facts: None,
+) -> dict[str, Any]:  # fmt: skip
+    """The receipt of one device for a bundle, as `docs/receipts.md` describes it.
+
+    `emulated` is "", "user" or "system": there nothing is timed. `accept` may refuse a device by its facts, before
+    anything is measured. Raises Refused where a timed output is not the
+    accuracy run's; whatever `run` raises passes through. Ctrl-C ends a sustained run early and keeps what it had.
+    """
+    began, started = time.monotonic(), datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: UP017 (3.10)
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    plan = json.loads((bundle / "provenance.json").read_text(encoding="utf-8"))["plan"]
+    threads, provider = plan["target"]["threads"], plan["target"]["execution_provider"]
+    before = run("facts")
+    accept(before)
+    say(f"{before['cpu']}, onnxruntime {before['ort_version']}")
+    if provider not in before["providers"]:
+        raise Refused(f"onnxruntime here has no {provider}, which the profile asks for", 7)
+    with tempfile.TemporaryDirectory(prefix="edgekd-bench-") as name:
+        lab = _Lab(run, bundle / manifest["model"], threads, Path(name), say)
+        said = _answers(lab, bundle, manifest["task"], rows)
+        latency = None if emulated else lab.timed(*PROTOCOLS[protocol])
+        footprints = [] if emulated == "user" else lab.footprints()
+        after = run("facts")
+        sustained = lab.sustained(minutes, latency["model"]) if latency and minutes else None
+    kind = {"accuracy": True, "latency": not emulated, "peak_rss": emulated != "user", "cold_start": not emulated}
+    found = {
+        "schema": SCHEMA,
+        "bundle": {
+            "name": manifest["name"], "version": manifest["version"], "target": manifest["compatible"][0],
+            "manifest_sha256": _sha256(bundle / "manifest.json"),
+        },
+        "model": manifest["model"], "model_sha256": _sha256(bundle / manifest["model"]),
+        "device": device, "emulated": emulated,
+        **{key: before[key] for key in ("arch", "cpu", "microarch", "isa", "cores", "clock_mhz", "memory_mib", "os",
+                                        "python", "numpy_version", "ort_version")},
+        "provider": provider, "threads": threads,
+        **said,
+        "latency_ms": latency and latency["model"], "aa_latency_ms": latency and latency["aa"],
+        "latency_note": _EMULATED if emulated else f"over {lab.timed_rows} {lab.timed_of}, batch 1, each run warm",
+        "peak_rss_mib": [one["peak_rss_mib"][0] for one in footprints] or None,
+        "cold_start_ms": None if emulated else [one["cold_start_ms"] for one in footprints],
+        "load": {"before": before["state"]["load"], "after": after["state"]["load"]},
+        "governor": after["state"]["governor"],
+        "temperature_c": {"before": before["state"]["temperature_c"], "after": after["state"]["temperature_c"]},
+        "throttled": after["state"]["throttled"], "sustained": sustained,
+        "protocol": {
+            "name": protocol, "processes": PROTOCOLS[protocol][0], "rounds": PROTOCOLS[protocol][1],
+            "samples": lab.timed_rows,
+        },
+        "started": started, "seconds": round(time.monotonic() - began, 1),
+        "kind": {figure: "measured" if known else "unknown" for figure, known in kind.items()},
+    }  # fmt: skip
+    return found | {"digest": digest(found)}
+
+
+def digest(found: dict[str, Any]) -> str:
+    """SHA-256 over the canonical JSON of all but the digest itself. It catches accidents; it proves no origin."""
+    rest = {key: value for key, value in found.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def golden_inputs(bundle: Path) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """The bundle's golden inputs, row by row."""
+    import numpy as np
+
+    found: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
+    with np.load(bundle / "golden" / "inputs.npz", allow_pickle=False) as file:
+        for key in file.files:
+            row, _, name = key.partition(".")
+            found.setdefault(int(row), {})[name] = file[key]
+    return [found[row] for row in range(len(found))]
+
+
+def likeness(task: str, answers: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:
+    """How far answers are the reference's: the share of rows with its class; of embeddings the mean cosine."""
+    import numpy as np
+
+    if task != "feature-extraction":
+        return float((answers.argmax(axis=1) == reference.argmax(axis=1)).mean())
+    lengths = np.linalg.norm(answers, axis=1) * np.linalg.norm(reference, axis=1)
+    return float(((answers * reference).sum(axis=1) / np.maximum(lengths, 1e-30)).clip(0, 1).mean())
+
+
+def likeness_says(task: str) -> str:
+    """What `likeness` is on the golden inputs, in a receipt's words."""
+    embeds = task == "feature-extraction"
+    return f"golden inputs, {'cosine to what' if embeds else 'the class that'} the float32 model gives"
+
+
+def _answers(lab: _Lab, bundle: Path, task: str, rows: Rows | None) -> dict[str, Any]:
+    """Outputs, accuracy and what it is of; the rows that are timed are chosen on the way."""
+    import numpy as np
+
+    golden = golden_inputs(bundle)
+    answers = lab.predict("golden", golden, "golden inputs")
+    with np.load(bundle / "golden" / "expected.npz", allow_pickle=False) as expected:
+        accuracy, n, of = likeness(task, answers, expected["float32"]), len(golden), likeness_says(task)
+    if rows is not None:
+        said = lab.predict("rows", rows.samples, f"rows of {rows.source}")
+        if rows.labels is not None:
+            accuracy = float((said.argmax(axis=1) == np.array(rows.labels)).mean())
+            n, of = len(said), f"labels of {rows.source}"
+    raw = answers.tobytes()
+    return {
+        "accuracy": accuracy, "accuracy_n": n, "accuracy_of": of,
+        "outputs": {"shape": list(answers.shape), "float32": base64.b64encode(raw).decode()},
+        "output_sha256": hashlib.sha256(raw).hexdigest(),
+    }  # fmt: skip
+
+
+class _Lab:
+    """One device, one model, one temporary folder."""
+
+    def __init__(self, run: Run, model: Path, threads: int, folder: Path, say: Callable[[str], None]) -> None:
+        self.run, self.model, self.threads, self.folder, self.say = run, str(model), threads, folder, say
+        self.timed_rows, self.timed_of = 0, ""
+        self.hashes: list[str] = []  # what the accuracy run said of the timed rows
+
+    def predict(self, name: str, samples: Sequence[dict[str, Any]], of: str) -> np.ndarray[Any, Any]:
+        """The answers to these rows as `verify.py` takes them, float32 (rows, width); they are what is timed next."""
+        import numpy as np
+
+        inputs, outputs = self.folder / f"{name}.npz", self.folder / f"{name}.npy"
+        _pack(samples, inputs)
+        job = self.run("predict", model=self.model, inputs=str(inputs), threads=self.threads, outputs=str(outputs),
+                       pool="mean")  # fmt: skip
+        self.say(f"answers to {len(samples)} {of}")
+        chosen = _evenly(len(samples), TIMED_ROWS)
+        _pack([samples[row] for row in chosen], self.folder / "timed.npz")
+        self.hashes = [job["row_sha256"][row] for row in chosen]
+        self.timed_rows, self.timed_of = len(chosen), of
+        answers: np.ndarray[Any, Any] = np.load(outputs, allow_pickle=False).astype(np.float32)
+        return answers
+
+    def timed(self, processes: int, rounds: int) -> dict[str, list[list[float]]]:
+        """Latencies in ms of the model and of its A/A control: (processes x rounds) lists of one for each row."""
+        found: dict[str, list[list[float]]] = {"model": [], "aa": []}
+        for number in range(processes):
+            job = self._time(rounds, number)
+            for name, turns in found.items():
+                turns += [[round(ms, 6) for ms in turn] for turn in job["latency_ms"][name]]
+            self.say(f"latency, process {number + 1} of {processes}")
+        return found
+
+    def footprints(self) -> list[dict[str, Any]]:
+        """Memory and cold start over the golden inputs, each in a fresh process."""
+        found = []
+        for number in range(FOOTPRINTS):
+            inputs = [str(self.folder / "golden.npz")]
+            found.append(self.run("footprint", model=self.model, inputs=inputs, threads=self.threads))
+            self.say(f"memory and cold start, process {number + 1} of {FOOTPRINTS}")
+        return found
+
+    def sustained(self, minutes: float, latency: list[list[float]]) -> dict[str, Any] | None:
+        """Latency and temperature over time, a point for each chunk of timed work; None where not one was finished."""
+        p50_ms = statistics.median(ms for turn in latency for ms in turn)
+        round_s = 4 * self.timed_rows * p50_ms / 1000  # model and control, each row twice
+        points: list[dict[str, Any]] = []
+        held_down, began = False, time.monotonic()
+        try:
+            while (left_s := 60 * minutes - (time.monotonic() - began)) > 0:
+                job = self._time(max(1, round(min(_CHUNK_S, left_s) / round_s)), len(points))
+                state = job["state"]
+                held_down |= bool(state["throttled"])
+                p50_ms = statistics.median(ms for turn in job["latency_ms"]["model"] for ms in turn)
+                points.append({"at_s": round(time.monotonic() - began, 1), "p50_ms": round(p50_ms, 6),
+                               "temperature_c": state["temperature_c"], "clock_mhz": state["clock_mhz"]})  # fmt: skip
+                warm = "" if state["temperature_c"] is None else f", {state['temperature_c']:.0f} °C"
+                self.say(f"sustained, {points[-1]['at_s']:.0f} of {60 * minutes:.0f} s: {p50_ms:.3f} ms{warm}")
+        except KeyboardInterrupt:
+            self.say("sustained run ended early; what it showed is kept")
+        if not points:
+            return None
+        slower = slowdown([point["p50_ms"] for point in points])
+        return {
+            "minutes": round(points[-1]["at_s"] / 60, 2), "points": points,
+            "throttled": held_down or slower > SLOWDOWN, "slowdown": slower,
+        }  # fmt: skip
+
+    def _time(self, rounds: int, seed: int) -> dict[str, Any]:
+        models = {"model": {"model": self.model, "inputs": str(self.folder / "timed.npz")}}
+        job = self.run("time", models=models, threads=self.threads, rounds=rounds, seed=seed)
+        for name in ("model", "aa"):
+            if job["row_sha256"][name] != self.hashes:
+                raise Refused("the timed run's outputs are not the accuracy run's: this device answers unlike twice")
+        return job
+
+
+def slowdown(p50_ms: Sequence[float]) -> float:
+    """The median of the last tenth of a sustained run's points over that of the first."""
+    tenth = max(1, len(p50_ms) // 10)
+    return round(statistics.median(p50_ms[-tenth:]) / statistics.median(p50_ms[:tenth]), 4)
+
+
+def _pack(samples: Sequence[dict[str, Any]], path: Path) -> None:
+    if __package__:
+        from edgekd.onboard.runner import pack
+    else:  # in a bundle
+        from runner import pack  # type: ignore[no-redef]
+    pack(list(samples), path)
+
+
+def _evenly(rows: int, most: int) -> list[int]:
+    """At most so many row numbers, evenly spaced."""
+    return list(range(rows)) if rows <= most else [round(i * (rows - 1) / (most - 1)) for i in range(most)]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _here(mode: str, **job: Any) -> dict[str, Any]:
+    """One runner job on this machine, in a fresh process. `-B`: nothing may be written into a bundle."""
+    job |= {"mode": mode, "provider": "CPUExecutionProvider"} | (
+        {"started": time.time()} if mode == "footprint" else {}
+    )
+    with tempfile.TemporaryDirectory(prefix="edgekd-job-") as folder:
+        file = Path(folder, "job.json")
+        file.write_text(json.dumps(job), encoding="utf-8")
+        runner = str(Path(__file__).with_name("runner.py"))
+        done = subprocess.run([sys.executable, "-B", runner, str(file)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise Refused(f"the process for a {mode} run ended with code {done.returncode}: {last}", 7)
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if "refused" in answer:
+        raise Refused(f"ONNX Runtime refuses the model: {answer['refused']}", 7)
+    return answer
+
+
+def _check(bundle: Path) -> None:
+    """Raises Refused where the bundle's files are not those that were shipped."""
+    sys.path.append(str(bundle))  # at the end: its folder `onnx` is no package
+    import verify
+
+    sys.path.pop()
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    if problems := verify.changed_files(bundle, manifest):
+        raise Refused(f"this is not the bundle that was shipped: {problems[0]}")
+
+
+def main() -> int:
+    """By hand: the receipt on stdout, progress on stderr. Exit code 1: a changed bundle; 7: no runtime for it."""
+    parser = argparse.ArgumentParser(prog="bench", description="Measure this bundle here; the receipt goes to stdout.")
+    parser.add_argument("--full", action="store_true", help="ten fresh processes instead of four")
+    parser.add_argument("--minutes", type=float, default=0.0, help="a sustained run of so many minutes after that")
+    given = parser.parse_args()
+    bundle = Path(__file__).resolve().parents[1]
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    try:
+        _check(bundle)
+        made = receipt(bundle, _here, device="by hand", protocol="full" if given.full else "quick",
+                       minutes=given.minutes, say=say)  # fmt: skip
+    except Refused as error:
+        say(f"FAILED  {error}")
+        return error.code
+    except ImportError as error:
+        say(f"FAILED  {error}: install numpy and onnxruntime")
+        return 7
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        say(f"FAILED  the bundle cannot be used: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("stopped; there is no receipt")
+        return 130
+    print(json.dumps(made, ensure_ascii=False))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    # `python bench` has compiled this file into the bundle before its first line ran: a file too many there
+    shutil.rmtree(Path(__file__).with_name("__pycache__"), ignore_errors=True)
+    sys.exit(main())
