@@ -8,19 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from edgekd import predictor
 from edgekd.core import child
 from edgekd.core.errors import UsageError, suggestion
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import Check, Quiet
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import versions
 from edgekd.core.store import open_store
 from edgekd.data import demos
-from edgekd.devices import _guest_image
+from edgekd.devices.guest import Guest
+from edgekd.devices.qemu import Qemu
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -30,25 +30,16 @@ if TYPE_CHECKING:
 STORE_GIB = 2.0  # what a build with the demo's teacher may write, with room to spare
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that edgekd needs: `what` was found, and the command that mends it; empty where all is well."""
-
-    name: str
-    state: Literal["ok", "missing", "stale"]
-    what: str
-    fix: str = ""
-
-
 def checks() -> list[Check]:
     """Every check, in the order in which one would mend them."""
-    return [*_packages(), _store(), *_demos(), _predictor(), _guest_tools(), _guest()]
+    return [*_packages(), _store(), *_demos(), _predictor(), *Qemu.checks(), *Guest.checks()]
 
 
 def fix(name: str, progress: Progress | None = None) -> None:
     """Mend one check. Raises UsageError for one that edgekd cannot mend itself, and what the mending raises."""
     mends: dict[str, Callable[[Progress | None], object]] = {
-        "guest": _guest_image.build_image,
+        "emulator": Qemu.build,
+        "guest": Guest.build,
         "predictor": _measure_anchors,
     }
     if name not in mends:
@@ -142,16 +133,3 @@ def _measure_anchors(progress: Progress | None) -> None:
 
     out = predictor.folders()[0] / anchors.file_name()
     child.call("edgekd.anchors:measure", {"out": str(out)}, timeout_s=4 * 3600, said=said)
-
-
-def _guest_tools() -> Check:
-    missing = _guest_image.missing_tools()
-    if missing:
-        what = f"no {', '.join(missing)}; memory on ARM stays predicted"
-        return Check("guest-tools", "missing", what, _guest_image.install_command(missing))
-    return Check("guest-tools", "ok", "QEMU, ssh, apt and dpkg are there")
-
-
-def _guest() -> Check:
-    state, what = _guest_image.state()
-    return Check("guest", state, what, "" if state == "ok" else _guest_image.BUILD)

@@ -11,7 +11,8 @@ from edgekd import doctor
 from edgekd.core.errors import UsageError
 from edgekd.data import demos
 from edgekd.data.demos import DEMOS
-from edgekd.devices import _guest_image as images
+from edgekd.devices.guest import Guest
+from edgekd.devices.qemu import Qemu
 from edgekd.doctor import Check, checks
 
 
@@ -30,7 +31,7 @@ def test_every_check_has_a_name_of_its_own_and_a_command_where_something_is_amis
     all_of_them = checks()
     assert [check.name for check in all_of_them] == [
         "packages", "build-packages", "store", *(f"demo-{task}" for task in DEMOS), "predictor",
-        "guest-tools", "guest",
+        "emulator-tools", "emulator", "guest-tools", "guest",
     ]  # fmt: skip
     for check in all_of_them:
         assert all(isinstance(value, str) for value in astuple(check))
@@ -109,15 +110,29 @@ def test_the_guests_tools_and_image_are_two_steps(monkeypatch, tmp_path):
     )
 
 
-def test_the_guest_is_mended_here_and_nothing_else(monkeypatch):
+def test_the_emulators_tools_and_files_are_two_steps(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found("emulator-tools") == Check(
+        "emulator-tools", "missing",
+        "no qemu-aarch64, apt-get, dpkg-deb, setpriv, prlimit; accuracy on ARM stays unknown",
+        "apt-get install --no-install-recommends apt dpkg qemu-user util-linux",
+    )  # fmt: skip
+    assert found("emulator") == Check(
+        "emulator", "missing", "no aarch64 emulator yet; accuracy on ARM stays unknown", "edgekd doctor --fix emulator"
+    )
+
+
+def test_guest_and_emulator_are_mended_here_and_nothing_else(monkeypatch):
     asked = []
-    monkeypatch.setattr(images, "build_image", asked.append)
-    doctor.fix("guest", "progress")
-    assert asked == ["progress"]
+    monkeypatch.setattr(Guest, "build", asked.append)
+    monkeypatch.setattr(Qemu, "build", asked.append)
+    doctor.fix("guest", "for the guest")
+    doctor.fix("emulator", "for the emulator")
+    assert asked == ["for the guest", "for the emulator"]
     with pytest.raises(UsageError) as refusal:
         doctor.fix("gest")
     assert refusal.value.message == "edgekd cannot mend 'gest' itself"
-    assert refusal.value.fix == "did you mean 'guest'? choose one of: guest, predictor"
+    assert refusal.value.fix == "did you mean 'guest'? choose one of: emulator, guest, predictor"
 
 
 def test_nothing_heavy_is_imported():

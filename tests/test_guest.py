@@ -18,6 +18,7 @@ from helpers import matmul_model, samples
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.registry import make, names
 from edgekd.core.results import versions
+from edgekd.devices import _arm64
 from edgekd.devices import _guest_image as images
 from edgekd.devices import guest as guests
 from edgekd.devices.guest import Guest, Running
@@ -42,7 +43,7 @@ def image(place):
         for name in FILES:
             (folder / name).write_text(name)
 
-    return images.Image.at(images._store().stage("image", images._image_key(), produce))
+    return images.Image.at(_arm64.store().stage("image", images._image_key(), produce))
 
 
 def programs(folder, monkeypatch, **scripts):
@@ -55,7 +56,7 @@ def programs(folder, monkeypatch, **scripts):
     monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
 
 
-ALL_TOOLS = {name.replace("-", "_"): "exit 9" for name in images._TOOLS if name != "setpriv"}
+ALL_TOOLS = {name.replace("-", "_"): "exit 9" for name in images.TOOLS if name != "setpriv"}
 BOOTS = """
 for word in "$@"; do case $word in file:*) console=${word#file:};; esac; done
 echo "edgekd guest: ready: Linux 6.1, 4 KiB pages" > $console
@@ -95,7 +96,7 @@ def test_a_whole_image_is_ok_and_names_its_runtime(image, monkeypatch, tmp_path)
 
 
 def test_an_image_of_another_runtime_is_stale(image, monkeypatch):
-    monkeypatch.setattr(images, "_runtime", lambda: "9.9.9")
+    monkeypatch.setattr(_arm64, "runtime", lambda: "9.9.9")
     assert images.state() == (
         "stale", "the arm64 image is damaged, or not made for onnxruntime 9.9.9 by this edgekd"
     )  # fmt: skip
@@ -115,19 +116,17 @@ def test_the_mirror_is_the_one_that_apt_knows():
     lines = (
         "http://b/debian bookworm-updates\nhttp://a/ubuntu jammy\nhttp://c/debian trixie\nhttp://d/debian bookworm\n"
     )
-    assert images.debian_mirror(lines) == "http://d/debian"
-    assert images.debian_mirror(lines.rpartition("http://d")[0]) == "http://c/debian"
+    assert _arm64.debian_mirror(lines) == "http://d/debian"
+    assert _arm64.debian_mirror(lines.rpartition("http://d")[0]) == "http://c/debian"
 
 
 def test_without_a_debian_mirror_the_image_is_refused():
     with pytest.raises(EdgeKDError) as refusal:
-        images.debian_mirror("http://a/ubuntu jammy\n")
+        _arm64.debian_mirror("http://a/ubuntu jammy\n")
     assert refusal.value.message == (
-        "apt on this machine has no Debian mirror, and the guest is made of Debian packages"
+        "apt on this machine has no Debian mirror, and guest and emulator are made of Debian packages"
     )
-    assert refusal.value.fix == (
-        "add a mirror of Debian bookworm to apt's sources, or build the image on a Debian machine"
-    )
+    assert refusal.value.fix == ("add a mirror of Debian bookworm to apt's sources, or run it on a Debian machine")
 
 
 def test_a_failing_fetch_says_what_the_tool_said_last(place, monkeypatch, tmp_path):

@@ -1,8 +1,7 @@
 """The guest's image: a Linux kernel and a root file system of Debian and PyPI packages for arm64.
 
-Each step is an entry of a store under the user's cache folder: packages, wheels, then the image of both. A step
-that was finished stays; one that was killed is done again. Nothing here needs root, and nothing is mounted: the
-root file system is a cpio archive that the kernel unpacks into the guest's memory. It never leaves this machine.
+One more entry beside those of `_arm64`, whose packages and wheels it holds. Nothing is mounted: the root file system
+is a cpio archive that the kernel unpacks into the guest's memory. It never leaves this machine.
 """
 
 from __future__ import annotations
@@ -11,42 +10,24 @@ import os
 import re
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from platformdirs import user_cache_dir
-
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Progress, Quiet
-from edgekd.core.results import versions
-from edgekd.core.store import Store
+from edgekd.devices import _arm64
 
-SUITE, PYTHON = "bookworm", "3.11"  # Debian's release, and the Python that it brings
-PACKAGES = (
-    "busybox-static", "libgomp1", "libpython3-stdlib", "libstdc++6", "linux-image-cloud-arm64", "openssh-server",
-    "python3-minimal",
-)  # fmt: skip
 READY = "edgekd guest: ready"
 BUILD = "edgekd doctor --fix guest"
-_TOOLS = {  # program: the Debian package that holds it
+WHO = "an arm64 guest"
+TOOLS = {  # program: the Debian package that holds it
     "qemu-system-aarch64": "qemu-system-arm", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
     "apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux",
 }  # fmt: skip
-_PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
-_PYTHON_PACKAGES = "usr/lib/python3/dist-packages"
 _DRIVERS = ("virtio_pci", "virtio_net")
-# what dependencies bring for installing and configuring, which never happens here
-_UNUSED_PACKAGES = re.compile(r"(coreutils|dpkg|initramfs-tools|klibc|libklibc|libperl|linux-base|perl|udev)")
-_UNUSED_FILES = re.compile(
-    r"usr/share/|usr/lib/[^/]+/gconv/"
-    r"|usr/lib/python3/dist-packages/(numpy/.*tests|onnxruntime/(quantization|tools|transformers))/"
-)
 _FILES = {
     "etc/passwd": "root:*:0:0:root:/root:/bin/sh\nsshd:*:100:65534::/run/sshd:/bin/false\n",
     "etc/group": "root:*:0:\nnogroup:*:65534:\n",
@@ -75,7 +56,7 @@ for driver in /drivers/*; do busybox insmod $driver; done
 busybox ifconfig lo 127.0.0.1 up
 busybox ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
 # a process that compiles what it imports holds 4 MiB more before its model comes: none may, nor the first
-[ -d /{_PYTHON_PACKAGES}/numpy/__pycache__ ] || python3 - <<'PYTHON'
+[ -d /{_arm64.PYTHON_PACKAGES}/numpy/__pycache__ ] || python3 - <<'PYTHON'
 import hashlib, io, json, random, statistics, numpy, onnxruntime
 file = io.BytesIO()
 numpy.savez(file, x=1)
@@ -106,40 +87,29 @@ class Image:
         return cls(folder / "vmlinuz", folder / "root.cpio", folder / "key", folder / "known_hosts")
 
 
-def missing_tools() -> tuple[str, ...]:
-    """The programs that building and running a guest need and that this machine lacks."""
-    return tuple(program for program in _TOOLS if shutil.which(program) is None)
-
-
-def install_command(programs: tuple[str, ...]) -> str:
-    """The command that installs the Debian packages of these programs."""
-    packages = sorted({_TOOLS[program] for program in programs})
-    return f"apt-get install --no-install-recommends {' '.join(packages)}"
-
-
 def state() -> tuple[Literal["ok", "missing", "stale"], str]:
     """Whether the image is there, and a sentence; `stale` was made for another onnxruntime, or is not whole.
 
     Looks at names alone, to answer at once; `open_image` reads every byte.
     """
-    place = _store().path("image", _image_key())
+    place = _arm64.store().path("image", _image_key())
     if all(path.is_file() for path in vars(Image.at(place)).values()):
-        return "ok", f"arm64 image with onnxruntime {_runtime()} in {place}"
-    if any(place.parent.glob("*/root.cpio")):
-        return "stale", f"the arm64 image is damaged, or not made for onnxruntime {_runtime()} by this edgekd"
+        return "ok", f"arm64 image with onnxruntime {_arm64.runtime()} in {place}"
+    if any(place.parent.glob("[!.]*/root.cpio")):
+        return "stale", f"the arm64 image is damaged, or not made for onnxruntime {_arm64.runtime()} by this edgekd"
     return "missing", "no arm64 image yet; memory on ARM stays predicted"
 
 
 def open_image() -> Image:
     """The image for the installed onnxruntime. Raises EdgeKDError where tools or the image are not there."""
-    if missing := missing_tools():
-        raise EdgeKDError(f"an arm64 guest needs {', '.join(missing)}", fix=f"run `{install_command(missing)}`")
+    _arm64.require(TOOLS, WHO)
+    store = _arm64.store()
     condition, what = state()
-    if condition == "ok" and not _store().has("image", _image_key()):
+    if condition == "ok" and not store.has("image", _image_key()):
         condition, what = "stale", "the arm64 image is damaged: its files are not those that were written"
     if condition != "ok":
         raise EdgeKDError(what, fix=f"run `{BUILD}`: it fetches about 100 MB of packages, once")
-    return Image.at(_store().path("image", _image_key()))
+    return Image.at(store.path("image", _image_key()))
 
 
 def build_image(progress: Progress | None = None) -> Image:
@@ -147,107 +117,36 @@ def build_image(progress: Progress | None = None) -> Image:
 
     Raises EdgeKDError where a tool is missing or a package cannot be fetched, StoreError where the disk is full.
     """
-    if missing := missing_tools():
-        raise EdgeKDError(f"an arm64 guest needs {', '.join(missing)}", fix=f"run `{install_command(missing)}`")
+    _arm64.require(TOOLS, WHO)
     progress = progress or Quiet()
     progress.stage("guest: an arm64 Linux for measuring memory", 3)
-    store = _store()
-    debs = store.stage("packages", {"suite": SUITE, "packages": PACKAGES}, _fetch_debs)
+    debs = _arm64.packages()
     progress.step(1, "Debian packages")
-    wheels = store.stage("wheels", {"onnxruntime": _runtime(), "python": PYTHON}, _fetch_wheels)
+    wheels = _arm64.wheels()
     progress.step(2, "onnxruntime and numpy")
-    image = store.stage("image", _image_key(), lambda folder: _assemble(folder, debs, wheels))
+    image = _arm64.store().stage("image", _image_key(), lambda folder: _assemble(folder, debs, wheels))
     progress.step(3, "image")
     return Image.at(image)
 
 
-def _store() -> Store:
-    place = os.environ.get("EDGEKD_GUEST") or Path(user_cache_dir("edgekd"), "guest")
-    return Store(Path(place).expanduser().absolute())
-
-
-def _runtime() -> str:
-    return versions("onnxruntime")["onnxruntime"]
-
-
 def _image_key() -> dict[str, object]:
-    return {"onnxruntime": _runtime(), "suite": SUITE, "packages": PACKAGES, "files": _FILES, "drivers": _DRIVERS,
-            "unused": [_UNUSED_PACKAGES.pattern, _UNUSED_FILES.pattern]}  # fmt: skip
-
-
-def _run(command: list[str], what: str, fix: str, **environment: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
-        raise EdgeKDError(f"{what}: {last}", fix=fix)
-    return done.stdout
-
-
-def debian_mirror(targets: str) -> str:
-    """The mirror that apt is set up with, from `URI release` lines. Raises EdgeKDError where none is Debian's."""
-    lines = [line.split() for line in targets.splitlines()]
-    for release in (SUITE, "stable", "trixie", "oldstable", "forky", "testing", "sid", "bullseye"):
-        for uri, *named in lines:
-            if named == [release]:
-                return uri  # every release lies on the same mirror
-    raise EdgeKDError(
-        "apt on this machine has no Debian mirror, and the guest is made of Debian packages",
-        fix=f"add a mirror of Debian {SUITE} to apt's sources, or build the image on a Debian machine",
-    )
-
-
-def _fetch_debs(folder: Path) -> None:
-    """The packages and all that they depend on, by apt with folders of its own: the machine's state stays."""
-    fix = "check the network and apt's sources; what was finished is kept"
-    targets = _run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"],
-                   "apt cannot list its sources", fix)  # fmt: skip
-    keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-    signed = f" signed-by={keyring}" if keyring.exists() else ""
-    with tempfile.TemporaryDirectory(prefix="edgekd-apt-") as place:
-        apt = Path(place)
-        for name in ("lists/partial", "archives/partial"):
-            (apt / name).mkdir(parents=True)
-        (apt / "status").touch()  # nothing is installed: every dependency comes
-        (apt / "sources.list").write_text(f"deb [arch=arm64{signed}] {debian_mirror(targets)} {SUITE} main\n")
-        settings = {
-            "APT::Architecture": "arm64", "APT::Architectures": "arm64", "APT::Sandbox::User": "root",
-            "Dir::State": apt, "Dir::State::status": apt / "status", "Dir::State::lists": apt / "lists",
-            "Dir::Cache": apt, "Dir::Cache::archives": apt / "archives", "Dir::Etc::SourceParts": "/dev/null",
-            "Dir::Etc::SourceList": apt / "sources.list",
-        }  # fmt: skip
-        (apt / "apt.conf").write_text("".join(f'{key} "{value}";\n' for key, value in settings.items()))
-        for words in (["update"], ["install", "--yes", "--no-install-recommends", "--download-only", *PACKAGES]):
-            _run(["apt-get", "--quiet", *words], f"apt-get {words[0]} for the arm64 guest failed", fix,
-                 APT_CONFIG=str(apt / "apt.conf"))  # fmt: skip
-        for deb in (apt / "archives").glob("*.deb"):
-            shutil.move(deb, folder / deb.name)
-
-
-def _fetch_wheels(folder: Path) -> None:
-    """The installed onnxruntime for arm64, and the host's numpy or the newest before it that has a wheel."""
-    platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
-    wanted = [f"onnxruntime=={_runtime()}", f"numpy<={versions('numpy')['numpy']}"]
-    _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--implementation",
-          "cp", "--python-version", PYTHON, *platforms, "--dest", str(folder), *wanted],
-         "pip cannot fetch the guest's wheels",
-         f"check the network, and that {wanted[0]} has a wheel for Python {PYTHON} on aarch64")  # fmt: skip
+    return {"onnxruntime": _arm64.runtime(), "suite": _arm64.SUITE, "packages": _arm64.PACKAGES, "files": _FILES,
+            "drivers": _DRIVERS, "unused": [_arm64.UNUSED_PACKAGES.pattern, _arm64.UNUSED_FILES.pattern]}  # fmt: skip
 
 
 def _assemble(folder: Path, debs: Path, wheels: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="edgekd-guest-", dir=folder.parent) as place:
         root, kernel = Path(place, "root"), Path(place, "kernel")
         for deb in sorted(debs.glob("*.deb")):
-            if not _UNUSED_PACKAGES.match(deb.name):
-                to = kernel if deb.name.startswith("linux-image") else root
-                _run(["dpkg-deb", "--extract", str(deb), str(to)], f"cannot unpack {deb.name}", f"run `{BUILD}` again")
-        for wheel in wheels.glob("*.whl"):
-            zipfile.ZipFile(wheel).extractall(root / _PYTHON_PACKAGES)
+            if not _arm64.UNUSED_PACKAGES.match(deb.name):
+                _arm64.unpack_deb(deb, kernel if deb.name.startswith("linux-image") else root)
+        _arm64.unpack_wheels(wheels, root)
         image = Image.at(folder)
         shutil.copyfile(next(kernel.glob("boot/vmlinuz-*")), image.kernel)
         _configure(root, image)
         for number, driver in enumerate(_drivers(kernel)):
             shutil.copyfile(driver, root / "drivers" / f"{number:02}-{driver.name}")
-        _compile(root)
+        _arm64.compile_python(root)  # else `init` has the guest make it, at every boot
         with image.root.open("wb") as archive:
             _write_cpio(root, archive)
         image.root.chmod(0o600)  # it holds the guest's own private key
@@ -262,8 +161,8 @@ def _configure(root: Path, image: Image) -> None:
     (root / "bin" / "sh").symlink_to("busybox")
     host_key = root / "etc" / "ssh" / "host_key"
     for key in (image.key, host_key):
-        _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "edgekd-guest", "-f", str(key)],
-             "cannot make a key", "see whether the disk is full")  # fmt: skip
+        _arm64.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "edgekd-guest", "-f", str(key)],
+                   "cannot make a key", "see whether the disk is full")  # fmt: skip
     shutil.move(image.key.with_suffix(".pub"), root / "root" / ".ssh" / "authorized_keys")
     public = host_key.with_suffix(".pub").read_text(encoding="utf-8")
     image.known_hosts.write_text(f"edgekd-guest {public}", encoding="utf-8")
@@ -286,18 +185,6 @@ def _drivers(kernel: Path) -> list[Path]:
     return ordered
 
 
-def _compile(root: Path) -> None:
-    """Byte code beforehand, of this Python's release alone; else `init` has the guest make it, at every boot."""
-    if f"{sys.version_info.major}.{sys.version_info.minor}" != PYTHON:
-        return
-    import compileall
-    import py_compile
-
-    for folder in (f"usr/lib/python{PYTHON}", "usr/lib/python3"):
-        compileall.compile_dir(root / folder, quiet=2, stripdir=str(root), prependdir="/",
-                               invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)  # fmt: skip
-
-
 def _write_cpio(root: Path, archive: BinaryIO) -> None:
     """Everything under `root`, owned by root, in the kernel's format: Documentation/driver-api/early-userspace."""
     for number, (name, mode, content) in enumerate(_entries(root), start=1):
@@ -310,7 +197,7 @@ def _write_cpio(root: Path, archive: BinaryIO) -> None:
 def _entries(root: Path) -> Iterator[tuple[str, int, bytes]]:
     for path in sorted(root.rglob("*")):
         name, mode = path.relative_to(root).as_posix(), path.lstat().st_mode
-        if _UNUSED_FILES.match(name):
+        if _arm64.UNUSED_FILES.match(name):
             continue
         if stat.S_ISLNK(mode):
             yield name, mode, os.readlink(path).encode()

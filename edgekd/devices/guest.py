@@ -19,14 +19,16 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
+from edgekd.core.protocols import Check, Progress
 from edgekd.core.results import versions
+from edgekd.devices import _arm64
 from edgekd.devices import _guest_image as images
 
-_RUNNER = Path(__file__).parents[1] / "onboard" / "runner.py"
-_MODES = ("footprint", "predict")
+_ONBOARD = Path(__file__).parents[1] / "onboard"
+_MODES = ("footprint", "predict", "facts")
 _LEAST_MIB = 1024  # the archive, and its files beside it
 _KILLED = 137  # a shell's code of a process that the kernel ended: the guest has no memory left
 _TIMED_OUT = 143  # of one that busybox's timeout ended
@@ -45,6 +47,8 @@ class Guest:
     timeout_s: float = 600.0
     boot_s: float = 120.0
 
+    emulated: ClassVar[str] = "system"
+
     def __post_init__(self) -> None:
         if self.cpu == "max":
             raise UsageError("the guest's cpu must be a real core, not 'max'", fix="name one: cortex-a72, cortex-a76")
@@ -57,7 +61,25 @@ class Guest:
     @classmethod
     def available(cls) -> bool:
         """Whether this machine has a whole image and the tools to boot it; `edgekd doctor` says what is missing."""
-        return not images.missing_tools() and images.state()[0] == "ok"
+        return not _arm64.missing(images.TOOLS) and images.state()[0] == "ok"
+
+    @classmethod
+    def checks(cls) -> tuple[Check, Check]:
+        """For `edgekd doctor`: the tools, and the image; looks at names alone."""
+        condition, said = images.state()
+        return (
+            _arm64.check_tools("guest-tools", images.TOOLS, "QEMU, ssh, apt and dpkg are there",
+                               without="memory on ARM stays predicted"),
+            Check("guest", condition, said, "" if condition == "ok" else images.BUILD),
+        )  # fmt: skip
+
+    @classmethod
+    def build(cls, progress: Progress | None = None) -> None:
+        """Fetch packages and make the image, or go on where a killed run stopped.
+
+        Raises EdgeKDError where a tool is missing or a package cannot be fetched, StoreError where the disk is full.
+        """
+        images.build_image(progress)
 
     def run(self, mode: str, **job: Any) -> dict[str, Any]:
         """One job in a guest of its own; several are cheaper under one `up`."""
@@ -135,7 +157,7 @@ class Running:
         return f"{self.system}, {self.guest.cpu} under QEMU, onnxruntime {versions('onnxruntime')['onnxruntime']}"
 
     def run(self, mode: str, **job: Any) -> dict[str, Any]:
-        """The runner's answer to a `footprint` or `predict` job; its times, which mean nothing here, are None.
+        """The runner's answer to a `footprint`, `predict` or `facts` job; its times, which mean nothing here, are None.
 
         Raises RuntimeCannotLoad where ONNX Runtime refuses the model, EdgeKDError where the guest's memory or
         `timeout_s` does not suffice, UsageError for `time`.
@@ -168,21 +190,21 @@ class Running:
 
     def _pack(self, tar: Path, place: str, mode: str, job: dict[str, Any]) -> Path:
         """The runner, the job and every file that it names, the paths as they will be in the guest."""
-        files: dict[str, Path] = {"runner.py": _RUNNER}
+        files = {name: _ONBOARD / name for name in ("runner.py", "machine.py")}
 
         def there(path: str) -> str:
             name = f"{len(files)}-{Path(path).name}"
             files[name] = Path(path)
             return f"{place}/{name}"
 
-        inputs = job["inputs"]
-        job = job | {
-            "mode": mode,
-            "provider": "CPUExecutionProvider",
-            "model": there(job["model"]),
-            "inputs": there(inputs) if isinstance(inputs, str) else [there(path) for path in inputs],
-        }
-        job |= {"started": 0.0} if mode == "footprint" else {"outputs": f"{place}/out/outputs.npy"}
+        job = job | {"mode": mode, "provider": "CPUExecutionProvider"}
+        for key in ("model", "inputs"):
+            if key in job:
+                job[key] = there(job[key]) if isinstance(job[key], str) else [there(path) for path in job[key]]
+        if mode == "footprint":
+            job["started"] = 0.0
+        elif mode == "predict":
+            job["outputs"] = f"{place}/out/outputs.npy"
         (tar.parent / "job.json").write_text(json.dumps(job), encoding="utf-8")
         files["job.json"] = tar.parent / "job.json"
         with tarfile.open(tar, "w") as archive:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.results import this_host
 
 _RUNNER = Path(__file__).parents[1] / "onboard" / "runner.py"
 
@@ -22,6 +25,18 @@ class Local:
 
     provider: str = "CPUExecutionProvider"
     timeout_s: float = 1800.0
+
+    emulated: ClassVar[str] = ""
+
+    @property
+    def host(self) -> str:
+        """Where its figures are from, in one line."""
+        return this_host().name
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator[Local]:
+        """Itself: this machine is up already."""
+        yield self
 
     def run(self, mode: str, **job: Any) -> dict[str, Any]:
         """The runner's answer to one job. Raises RuntimeCannotLoad where ONNX Runtime refuses the model."""
