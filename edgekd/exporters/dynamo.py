@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.quiet import quiet
@@ -28,6 +28,8 @@ class Dynamo:
     """Batch and, of texts, tokens are free; inputs and outputs are named as the other exporters name them."""
 
     opset: int = _OPSET
+
+    least_opset: ClassVar[int] = _OPSET
 
     def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Path:
         """Write `out/model.onnx`. Raises RuntimeCannotLoad where the export ends above the target's ceiling, and

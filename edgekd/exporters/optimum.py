@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.quiet import quiet
@@ -27,6 +27,8 @@ class Optimum:
     """optimum's TorchScript export: its graphs keep the shape that ONNX Runtime's fusions look for."""
 
     opset: int = _OPSET
+
+    least_opset: ClassVar[int] = 14  # scaled_dot_product_attention: torch exports it from there on
 
     def export(self, model: PreTrainedModel, out: Path, *, task: str, target: Profile) -> Path:
         """Write `out/model.onnx`: one file, opset and IR version within the target's, no trace of this machine.

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.quiet import quiet
@@ -23,6 +23,8 @@ class Torchscript:
     """One input, logits out; the batch is free, all else has the graph's size."""
 
     opset: int = _OPSET
+
+    least_opset: ClassVar[int] = 11  # of our families: convolutions and matrices
 
     def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Path:
         """Write `out/model.onnx`. Raises RuntimeCannotLoad where the export ends above the target's ceiling."""

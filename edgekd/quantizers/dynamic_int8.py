@@ -28,6 +28,8 @@ class DynamicInt8:
     suffix: ClassVar[str] = "_quantized"
     calibrates: ClassVar[bool] = False
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
+    least_opset: ClassVar[int] = 11  # DynamicQuantizeLinear
+    least_ort: ClassVar[str] = "1.15.0"
 
     @classmethod
     def for_target(cls, target: Profile) -> DynamicInt8:

@@ -19,6 +19,8 @@ class EmbeddingsInt8:
     suffix: ClassVar[str] = "_quantized"
     calibrates: ClassVar[bool] = False
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider", "CUDAExecutionProvider")
+    least_opset: ClassVar[int] = 10  # DequantizeLinear
+    least_ort: ClassVar[str] = "1.15.0"
 
     @classmethod
     def for_target(cls, target: Profile) -> EmbeddingsInt8:

@@ -19,6 +19,8 @@ class Float16:
     suffix: ClassVar[str] = "_fp16"
     calibrates: ClassVar[bool] = False
     providers: ClassVar[tuple[str, ...]] = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+    least_opset: ClassVar[int] = 7
+    least_ort: ClassVar[str] = "1.15.0"
 
     @classmethod
     def for_target(cls, target: Profile) -> Float16:

@@ -22,6 +22,8 @@ class Float32:
     providers: ClassVar[tuple[str, ...]] = (
         "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider",
     )  # fmt: skip
+    least_opset: ClassVar[int] = 7
+    least_ort: ClassVar[str] = "1.15.0"
 
     @classmethod
     def for_target(cls, target: Profile) -> Float32:

@@ -42,6 +42,7 @@ class StaticInt8:
     suffix: ClassVar[str] = "_quantized"
     calibrates: ClassVar[bool] = True
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider", "TensorrtExecutionProvider")
+    least_ort: ClassVar[str] = "1.15.0"
 
     def __post_init__(self) -> None:
         from edgekd.quantizers._calibration import METHODS
@@ -50,6 +51,11 @@ class StaticInt8:
             raise UsageError(
                 f"static_int8 knows no calibration method {self.method!r}", fix=suggestion(self.method, METHODS)
             )
+
+    @property
+    def least_opset(self) -> int:
+        """DequantizeLinear has an axis, for one scale a channel, from opset 13 on."""
+        return 13 if self.per_channel else 10
 
     @classmethod
     def for_target(cls, target: Profile) -> StaticInt8:

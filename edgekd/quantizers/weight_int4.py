@@ -23,6 +23,8 @@ class WeightInt4:
     suffix: ClassVar[str] = "_q4"
     calibrates: ClassVar[bool] = False
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider", "CUDAExecutionProvider")
+    least_opset: ClassVar[int] = 10  # DequantizeLinear, of its tables
+    least_ort: ClassVar[str] = "1.17.0"  # MatMulNBits: 1.16.0 has no CPU kernel
 
     @classmethod
     def for_target(cls, target: Profile) -> WeightInt4:

@@ -23,6 +23,8 @@ class WeightInt8:
     suffix: ClassVar[str] = "_quantized"
     calibrates: ClassVar[bool] = False
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider", "CUDAExecutionProvider")
+    least_opset: ClassVar[int] = 10  # DequantizeLinear, of its tables
+    least_ort: ClassVar[str] = "1.23.0"  # 8 bits: 1.22.0 runs them on x86-64 alone, 1.21.0 nowhere
 
     @classmethod
     def for_target(cls, target: Profile) -> WeightInt8:
