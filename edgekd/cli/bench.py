@@ -1,0 +1,168 @@
+"""`edgekd bench` and `edgekd compare`: what bundles do on a device."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekd.core.errors import EdgeKDError, UsageError
+
+if TYPE_CHECKING:
+    from edgekd.proof.prove import Proof
+    from edgekd.proof.shipped import DataFile
+    from edgekd.proof.versus import Comparison
+
+_COLUMNS = [
+    click.option("--data", help="Rows to run instead of the golden inputs, as `build` reads them."),
+    click.option("--text-column", help="The column that holds the text."),
+    click.option("--image-column", help="The column that holds the image, or its path."),
+    click.option("--label-column", help="The column that holds the label."),
+]
+
+
+def _data_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_COLUMNS):
+        command = option(command)
+    return command
+
+
+def _data(source: str | None, columns: dict[str, str | None]) -> DataFile | None:
+    from edgekd.proof.shipped import DataFile
+
+    given = {name: column for name, column in columns.items() if column is not None}
+    if source is None and given:
+        raise UsageError(f"--{next(iter(given)).replace('_', '-')} without --data", fix="give the rows: --data FILE")
+    return None if source is None else DataFile(source, given)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--device", default="local", show_default=True,
+              help="local, qemu[:CORE], guest[:CORE] or ssh://USER@HOST:PORT.")  # fmt: skip
+@click.option("--full/--quick", default=False, help="Measure in 10 fresh processes instead of 4.")
+@click.option("--minutes", type=click.FloatRange(min=0), default=0.0, metavar="N",
+              help="After that a sustained run of N minutes: latency, temperature, throttling.")  # fmt: skip
+@_data_options
+@click.option("--install", is_flag=True, help="Allow onnxruntime to be installed on the board, for this user.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def bench(
+    bundle: Path, device: str, full: bool, minutes: float, data: str | None, install: bool, as_json: bool,
+    **columns: str | None,
+) -> None:  # fmt: skip
+    """Measure a bundle on a device; the receipt lies beside the bundle.
+
+    Exit code 5: outputs outside the bundle's tolerance; 3 and 4: over the profile's memory or latency there.
+    """
+    from edgekd.cli.progress import shown_on_stderr
+    from edgekd.core.store import open_store
+    from edgekd.proof.prove import prove
+
+    with shown_on_stderr() as progress:
+        proof = prove(bundle, progress, open_store(), device=device, full=full, minutes=minutes,
+                      data=_data(data, columns), install=install)  # fmt: skip
+    broken, report = proof.broken[0] if proof.broken else None, _report(bundle)
+    if as_json:
+        _print_json(proof.as_dict() | {"report": report} | (broken.as_dict() if broken else {}))
+        sys.exit(broken.exit_code if broken else 0)
+    click.echo(_shown(proof, report))
+    if broken:
+        raise broken
+
+
+def _report(bundle: Path) -> str:
+    """The page with all receipts, written again; or why it was not."""
+    from edgekd import page
+
+    try:
+        return str(page.write_page(bundle))
+    except EdgeKDError as error:
+        return f"not updated: {error.message}"
+
+
+def _shown(proof: Proof, report: str) -> str:
+    from edgekd.cli.show import table
+
+    told, of = proof.receipt, proof.latency
+    rows = [
+        ["outputs", "within tolerance" if proof.well else "OUTSIDE TOLERANCE", proof.golden_says],
+        ["accuracy", f"{told.accuracy:.1%}", f"{told.accuracy_n} {told.accuracy_of}"
+         + ("" if proof.flips is None else f"; {proof.flips} of {len(told.answers)} golden classes flip against fp32")],
+    ]  # fmt: skip
+    if of is None:
+        rows.append(["latency", "unknown", told.latency_note])
+    else:
+        low, high = of.interval
+        unstable = "" if of.stable else "  unstable: read these latencies as rough"
+        rows.append(["latency p50", f"{of.p50_ms:.3f} ms", f"95% {low:.3f} to {high:.3f}, {of.n} single runs"])
+        for one in (of.p90, of.p99):
+            value = "-" if one.value is None else f"{one.value:.3f} ms"
+            rows.append([f"latency p{one.percent}", value, one.says])
+        rows.append(["A/A", f"{of.aa:.3f}", f"the same model against itself, 1% allowed{unstable}"])
+    if told.peak_rss_mib:
+        rows.append(["peak RSS", f"{max(told.peak_rss_mib):.1f} MiB", "highest of fresh processes, golden inputs"])
+    if told.cold_start_ms:
+        rows.append(["cold start", f"{sorted(told.cold_start_ms)[len(told.cold_start_ms) // 2]:.0f} ms", "median"])
+    if told.sustained is not None:
+        what = "THROTTLED" if told.sustained.throttled else "steady"
+        rows.append(["sustained", what, f"{told.sustained.minutes:g} minutes, end over start "
+                     f"{told.sustained.slowdown:.2f}x"])  # fmt: skip
+    limits = [
+        [one.name, "unknown" if one.value is None else f"{one.value:.2f}", f"of {one.limit:g} {one.unit}", one.says]
+        for one in proof.budgets
+    ]
+    host = f"{told.cpu} ({told.arch}, {told.cores} cores), onnxruntime {told.ort_version}, {told.os}"
+    return "\n".join([
+        f"{proof.bundle.name} on {told.device}: {host}", "", table(["", "", ""], rows).split("\n", 1)[1], "",
+        table([f"budgets of {proof.bundle.of.target['name']}", "", "", ""], limits), "",
+        *([proof.calibrates] if proof.calibrates else []), f"receipt  {proof.path}", f"report   {report}",
+    ])  # fmt: skip
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, metavar="A B [C ...]", type=click.Path(path_type=Path))
+@click.option("--device", default="local", show_default=True, help="local or ssh://USER@HOST:PORT.")
+@click.option("--full/--quick", default=False, help="Measure in 10 fresh processes instead of 4.")
+@_data_options
+@click.option("--install", is_flag=True, help="Allow onnxruntime to be installed on the board, for this user.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def compare(
+    bundles: tuple[Path, ...], device: str, full: bool, data: str | None, install: bool, as_json: bool,
+    **columns: str | None,
+) -> None:  # fmt: skip
+    """Time bundles of one task against each other, interleaved in one run: is B faster than A?"""
+    from edgekd.cli.progress import shown_on_stderr
+    from edgekd.proof.versus import compare as run
+
+    with shown_on_stderr() as progress:
+        found = run(bundles, progress, device=device, full=full, data=_data(data, columns), install=install)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        click.echo(_compared(found))
+
+
+def _compared(found: Comparison) -> str:
+    from edgekd.cli.show import table
+    from edgekd.figures import spell
+
+    rows = [
+        [one.label, one.name, one.recipe, spell(one.metric_value, one.metric), f"{one.p50_ms:.3f}",
+         f"{one.peak_rss_mib:.1f}", f"{one.artifact_mib:.2f}"]
+        for one in found.sides
+    ]  # fmt: skip
+    header = ["", "bundle", "recipe", found.sides[0].metric, "p50 ms", "peak RSS MiB", "file MiB"]
+    unstable = "" if found.stable else "; unstable: read these as rough"
+    return "\n".join([
+        *(verdict.says for verdict in found.verdicts), "", table(header, rows), "",
+        f"{found.rows} {found.rows_of}, {found.runs} runs of each; A/A {found.aa:.3f}{unstable}",
+        f"timed on {found.host}; {found.sides[0].metric} as each bundle's own report has it",
+    ])  # fmt: skip
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))

@@ -1,0 +1,231 @@
+"""Doubts: what speaks against a receipt, each in a sentence. A receipt without any holds for its bundle.
+
+They tell mistakes, mixed-up files and careless forgeries. Who knows the rules can still make a receipt up: proof of
+origin is what signatures are for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.errors import UsageError
+from edgekd.core.receipt import Receipt
+from edgekd.onboard.bench import PROTOCOLS, SLOWDOWN, likeness, likeness_says, slowdown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+OUTSIDE = "outputs outside the bundle's tolerance"  # the one doubt that tells of the device, not of the receipt
+_CLOCKS_APART = timedelta(minutes=5)
+_NEVER = {  # what the other architecture has
+    "x86_64": {"asimd", "asimddp", "fphp", "asimdhp", "i8mm"},
+    "aarch64": {"sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni"},
+}
+_ARM_CORES = ("cortex-", "neoverse-")
+_EMULATED = {"local": "", "ssh": "", "by hand": "", "qemu": "user", "guest": "system"}  # by the device's kind
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a bundle says of itself, as far as receipts are held against it."""
+
+    manifest: dict[str, Any]
+    manifest_sha256: str
+    created: datetime
+    target: dict[str, Any]  # the profile that it was built for
+    tolerance: dict[str, float]  # by ISA, and for the fp32 model's answers
+    expected: dict[str, np.ndarray[Any, Any]]  # answers to the golden inputs, the same
+
+
+def made(bundle: Path) -> Made:
+    """Read a bundle. Raises UsageError where the folder is none, or an edgekd of before receipts made it."""
+    import numpy as np
+
+    try:
+        raw = (bundle / "manifest.json").read_bytes()
+        report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
+        provenance = json.loads((bundle / "provenance.json").read_text(encoding="utf-8"))
+        golden = json.loads((bundle / "golden" / "golden.json").read_text(encoding="utf-8"))
+        with np.load(bundle / "golden" / "expected.npz", allow_pickle=False) as file:
+            expected = {name: file[name] for name in file.files}
+        manifest = json.loads(raw)
+        _ = manifest["artifact"]["files"][manifest["model"]]["sha256"], manifest["evidence"]["files"]
+        _ = manifest["min"]["ort_version"], manifest["compatible"][0], expected["float32"]
+        _ = [manifest[key] for key in ("name", "version", "task", "recipe")]
+        created = datetime.strptime(report["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        return Made(manifest, sha256(raw).hexdigest(), created, provenance["plan"]["target"], golden["tolerance"],
+                    expected)  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        why = f"it has no {Path(error.filename).name}" if isinstance(error, FileNotFoundError) else why
+        raise UsageError(f"{bundle} is no bundle: {why}", fix="give the folder that build wrote") from error
+
+
+def doubts(receipt: Receipt, of: Made, now: datetime | None = None) -> list[str]:
+    """Every reason not to believe a receipt for that bundle; none where it holds."""
+    now = now or datetime.now(UTC)
+    return [
+        *_of_bundle(receipt, of), *_of_machine(receipt), *release_doubts(receipt.ort_version, of),
+        *_of_session(receipt, of), *_of_outputs(receipt, of), *_of_kinds(receipt), *_of_latency(receipt),
+        *_of_sustained(receipt), *_of_time(receipt, of, now),
+    ]  # fmt: skip
+
+
+def _of_bundle(receipt: Receipt, of: Made) -> Iterator[str]:
+    named = (of.manifest["name"], of.manifest["version"], of.manifest["compatible"][0])
+    if (receipt.bundle.name, receipt.bundle.version, receipt.bundle.target) != named:
+        yield f"of another bundle: {receipt.bundle.name} {receipt.bundle.version} for {receipt.bundle.target}"
+    elif receipt.bundle.manifest_sha256 != of.manifest_sha256:
+        yield "of another build of this bundle: the manifest's SHA-256 differs"
+    listed = of.manifest["artifact"]["files"][of.manifest["model"]]["sha256"]
+    if receipt.model != of.manifest["model"] or receipt.model_sha256 != listed:
+        yield f"of another model: {receipt.model}, SHA-256 {receipt.model_sha256[:12]}, not {listed[:12]}"
+
+
+def _of_machine(receipt: Receipt) -> Iterator[str]:
+    kind, _, core = receipt.device.partition(":")
+    if _EMULATED.get(kind) != receipt.emulated:
+        told = receipt.emulated or "no"
+        yield f"device {receipt.device!r} contradicts emulated {told!r}"
+    if receipt.arch not in _NEVER:
+        yield f"the architecture {receipt.arch!r} is unknown"
+    elif strange := sorted(set(receipt.isa) & _NEVER[receipt.arch]):
+        yield f"isa {strange[0]} does not exist on {receipt.arch}"
+    if receipt.arch == "x86_64" and receipt.microarch.startswith(_ARM_CORES):
+        yield f"microarch {receipt.microarch} is no x86_64 core"
+    if receipt.emulated and (receipt.arch != "aarch64" or (core and receipt.microarch != core)):
+        yield f"device {receipt.device!r} cannot be a {receipt.microarch} ({receipt.arch})"
+    if receipt.threads > receipt.cores:
+        yield f"{receipt.threads} threads on {receipt.cores} cores"
+    if receipt.peak_rss_mib and max(receipt.peak_rss_mib) > receipt.memory_mib:
+        yield f"peak RSS {max(receipt.peak_rss_mib):.0f} MiB in {receipt.memory_mib} MiB of memory"
+
+
+def release_doubts(ort_version: str, of: Made) -> Iterator[str]:
+    """What speaks against measuring the bundle with that onnxruntime."""
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    wanted = of.manifest["min"]["ort_version"]
+    try:
+        release = Version(ort_version)
+    except InvalidVersion:
+        yield f"onnxruntime {ort_version!r} is no release"
+        return
+    if not SpecifierSet(wanted).contains(release, prereleases=True):
+        yield f"onnxruntime {release} is outside {wanted}, what the bundle needs"
+    if release in map(Version, of.target["known_bad_ort"]):
+        yield f"onnxruntime {release} is known to be bad on {of.target['name']}"
+
+
+def _of_session(receipt: Receipt, of: Made) -> Iterator[str]:
+    own, asked = f"{receipt.threads}, {receipt.provider}", f"{of.target['threads']}, {of.target['execution_provider']}"
+    if own != asked:
+        yield f"threads and provider were {own}; the profile says {asked}"
+
+
+def _of_outputs(receipt: Receipt, of: Made) -> Iterator[str]:
+    import numpy as np
+
+    float32 = of.expected["float32"]
+    try:
+        answers = receipt.answers
+    except ValueError:
+        yield f"its outputs are not the values of shape {list(receipt.outputs.shape)}"
+        return
+    if sha256(answers.tobytes()).hexdigest() != receipt.output_sha256:
+        yield "output_sha256 is not that of its outputs"
+    if answers.shape != float32.shape or not np.isfinite(answers).all():
+        yield f"outputs of shape {list(answers.shape)} or not finite; the golden ones have {list(float32.shape)}"
+        return
+    well, words = within_tolerance(receipt, of)
+    if not well:
+        yield f"{OUTSIDE}: {words}"
+    task = of.manifest["task"]
+    if receipt.accuracy_of == likeness_says(task):
+        given = likeness(task, answers, float32)
+        if abs(receipt.accuracy - given) > 1e-6:
+            yield f"accuracy {receipt.accuracy:.4f}, but its outputs give {given:.4f}"
+        if receipt.accuracy_n != len(float32):
+            yield f"accuracy of {receipt.accuracy_n} golden inputs, there are {len(float32)}"
+    elif task == "feature-extraction" or not re.fullmatch(r"labels of \S.*", receipt.accuracy_of):
+        yield f"accuracy of {receipt.accuracy_of!r}, neither of the golden inputs nor of labels"
+
+
+def within_tolerance(receipt: Receipt, of: Made) -> tuple[bool, str]:
+    """Whether the outputs are what the bundle recorded for that ISA (else what fp32 answers), and in words how far."""
+    import numpy as np
+
+    isa = receipt.arch if receipt.arch in of.expected else "float32"
+    reference, limit = of.expected[isa], of.tolerance[isa]
+    worst = float(np.abs(receipt.answers[: len(reference)] - reference).max())
+    against = f"the outputs recorded on {isa}" if isa != "float32" else f"fp32 ({receipt.arch} was not recorded)"
+    return worst <= limit, f"largest difference {worst:.4g} to {against}, tolerance {limit:.4g}"
+
+
+def _of_kinds(receipt: Receipt) -> Iterator[str]:
+    if receipt.emulated and (receipt.latency_ms or receipt.aa_latency_ms or receipt.sustained or receipt.cold_start_ms):
+        yield "times of an emulated machine: they are the emulator's"
+    if receipt.emulated == "user" and receipt.peak_rss_mib:
+        yield "peak RSS under user-mode emulation: it is the emulator's"
+    values = {"latency": receipt.latency_ms, "peak_rss": receipt.peak_rss_mib, "cold_start": receipt.cold_start_ms}
+    for figure, value in {"accuracy": receipt.accuracy, **values}.items():
+        if (getattr(receipt.kind, figure) == "measured") != (value is not None):
+            yield f"kind says {figure} is {getattr(receipt.kind, figure)}, which it is not"
+    if not receipt.emulated and None in values.values():
+        yield "a device that is not emulated gives latency, peak RSS and cold start; one is missing"
+
+
+def _of_latency(receipt: Receipt) -> Iterator[str]:
+    told = receipt.protocol
+    if (told.processes, told.rounds) != PROTOCOLS[told.name]:
+        yield f"{told.processes} processes of {told.rounds} rounds are not the {told.name} protocol"
+    if receipt.latency_ms is None or receipt.aa_latency_ms is None:
+        return
+    shape = [told.samples] * (told.processes * told.rounds)
+    if [len(turn) for turn in receipt.latency_ms] != shape:
+        yield f"latency_ms has not the {len(shape)} x {told.samples} samples of its protocol"
+    if [len(turn) for turn in receipt.aa_latency_ms] != shape:
+        yield f"aa_latency_ms has not the {len(shape)} x {told.samples} samples of its protocol"
+    flat = [ms for turn in receipt.latency_ms for ms in turn]
+    control = [ms for turn in receipt.aa_latency_ms for ms in turn]
+    if len(flat) > 1 and len(set(flat)) == 1:
+        yield "all latencies are equal: no clock shows that"
+    if flat == control:
+        yield "the A/A control is a copy of the latencies"
+    if sum(flat) + sum(control) > 1000 * receipt.seconds:
+        yield f"its samples alone take {(sum(flat) + sum(control)) / 1000:.1f} s, all of it {receipt.seconds:.1f} s"
+    if receipt.cold_start_ms and flat and min(receipt.cold_start_ms) < min(flat):
+        yield "a cold start that is shorter than a warm run"
+
+
+def _of_sustained(receipt: Receipt) -> Iterator[str]:
+    if (told := receipt.sustained) is None:
+        return
+    times = [point.at_s for point in told.points]
+    if sorted(set(times)) != times or abs(times[-1] / 60 - told.minutes) > 0.02 or times[-1] > receipt.seconds + 1:
+        yield f"sustained: {len(times)} points do not make {told.minutes:g} minutes"
+    slower = slowdown([point.p50_ms for point in told.points])
+    if abs(told.slowdown - slower) > 0.001:
+        yield f"sustained: slowdown {told.slowdown:g}, but its points give {slower:g}"
+    elif slower > SLOWDOWN and not told.throttled:
+        yield f"sustained: {slower:.2f}x slower at its end, yet not throttled"
+
+
+def _of_time(receipt: Receipt, of: Made, now: datetime) -> Iterator[str]:
+    try:
+        started = datetime.strptime(receipt.started, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        yield f"started at {receipt.started}, no time"
+        return
+    if started > now + _CLOCKS_APART:
+        yield f"started in the future, {receipt.started}: set the device's clock"
+    if started < of.created - _CLOCKS_APART:
+        yield f"started {receipt.started}, before the bundle was made: set the device's clock"

@@ -1,0 +1,209 @@
+"""Prove: a bundle on a device. Its receipt is made, held against the bundle, and put beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edgekd.core import calibration
+from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory, RuntimeCannotLoad
+from edgekd.core.latency import held_to
+from edgekd.core.profile import Profile, parse_profile
+from edgekd.core.protocols import Progress
+from edgekd.core.receipt import Receipt, ReceiptRefused
+from edgekd.core.roofline import predict_latency
+from edgekd.core.store import Store
+from edgekd.figures import work_of
+from edgekd.onboard import bench
+from edgekd.proof import receipts
+from edgekd.proof.doubts import OUTSIDE, release_doubts, within_tolerance
+from edgekd.proof.shipped import DataFile, Shipped, device_at, open_bundle
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One of the profile's budgets against this receipt; `held` is None where it cannot be judged, `says` why."""
+
+    name: str
+    value: float | None
+    limit: float
+    unit: str
+    held: bool | None
+    says: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What one device showed, and where its receipt lies."""
+
+    bundle: Shipped
+    receipt: Receipt
+    path: Path
+    well: bool  # whether the golden outputs are within the bundle's tolerance
+    golden_says: str
+    flips: int | None  # golden inputs of another class than fp32's; None of embeddings
+    latency: receipts.Latency | None
+    budgets: tuple[Budget, ...]
+    broken: tuple[EdgeKDError, ...]  # what the exit code says, the gravest first
+    calibrates: str  # the words where predictions are scaled by this from now on, else empty
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "receipt": str(self.path), "device": self.receipt.device, "emulated": self.receipt.emulated,
+            "golden": {"within_tolerance": self.well, "says": self.golden_says, "flips": self.flips},
+            "accuracy": self.receipt.accuracy, "accuracy_n": self.receipt.accuracy_n,
+            "accuracy_of": self.receipt.accuracy_of,
+            "latency": None if self.latency is None else self.latency.as_dict(),
+            "latency_note": self.receipt.latency_note, "sustained": _plain(self.receipt),
+            "budgets": [vars(one) for one in self.budgets], "calibrates": self.calibrates,
+        }  # fmt: skip
+
+
+def prove(
+    folder: Path, progress: Progress, store: Store, *, device: str = "local", full: bool = False, minutes: float = 0.0,
+    data: DataFile | None = None, install: bool = False,
+) -> Proof:  # fmt: skip
+    """Measure a bundle on a device, and write the receipt beside it.
+
+    Raises UsageError for what is no bundle or no device, RuntimeCannotLoad where the device's runtime is none for it,
+    EdgeKDError where a file is not what was shipped or the device answers unlike twice.
+    """
+    bundle = open_bundle(folder)
+    target = parse_profile(bundle.of.target, where=f"the profile in {folder}")
+    name, opened = device_at(device, bundle.of.target, install=install)
+    rows = data.measured(bundle) if data else None
+    protocol = "full" if full else "quick"
+    total = bench.steps(protocol, opened.emulated, rows)
+    progress.stage(f"bench: {bundle.name} on {name}", total)
+    with opened.up() as running:
+        try:
+            said = bench.receipt(
+                folder, running.run, device=name, emulated=opened.emulated, protocol=protocol, minutes=minutes,
+                rows=rows, say=_counted(progress, total, minutes), accept=partial(_check_release, bundle, name),
+            )  # fmt: skip
+        except bench.Refused as error:
+            kind = RuntimeCannotLoad if error.code == RuntimeCannotLoad.exit_code else EdgeKDError
+            raise kind(str(error), fix="report the model's operators and this CPU, or take another device") from error
+    return _judged(bundle, target, said, store)
+
+
+def _judged(bundle: Shipped, target: Profile, said: dict[str, Any], store: Store) -> Proof:
+    try:
+        receipt, believed = receipts.check(said, bundle.folder), True
+    except ReceiptRefused as error:
+        if error.receipt is None or len(error.reasons) > 1 or not error.reasons[0].startswith(OUTSIDE):
+            raise
+        receipt, believed = error.receipt, False  # kept: what a device answers wrongly is worth knowing
+    path = receipts.write(said, bundle.folder)
+    well, words = within_tolerance(receipt, bundle.of)
+    latency = receipts.latency(receipt)
+    budgets = tuple(_budgets(receipt, latency, target))
+    reading = _reading(bundle, target, receipt, latency) if believed else None
+    calibrates = ""
+    if reading is not None:
+        kept = calibration.keep(store.root, reading)
+        made = calibration.calibration(kept, reading.recipe)
+        assert made is not None, "a reading was kept just now"
+        calibrates = f"predictions for {target.microarch} are now {made.says}: {made.factor:.2f} times the roofline's"
+    return Proof(
+        bundle=bundle, receipt=receipt, path=path, well=well, golden_says=words, flips=_flips(bundle, receipt),
+        latency=latency, budgets=budgets, broken=tuple(_broken(well, words, budgets)),
+        calibrates=calibrates,
+    )  # fmt: skip
+
+
+def _check_release(bundle: Shipped, device: str, facts: dict[str, Any]) -> None:
+    """Refuse what no receipt could stand for, before anything is measured."""
+    if wrong := next(release_doubts(facts["ort_version"], bundle.of), None):
+        raise RuntimeCannotLoad(
+            f"{device}: {wrong}",
+            fix=f"install onnxruntime {bundle.of.manifest['min']['ort_version']} there, none of known_bad_ort",
+        )
+
+
+def _counted(progress: Progress, total: int, minutes: float) -> Any:
+    """Count what bench says; the sustained part is a stage of its own."""
+    done = 0
+
+    def say(line: str) -> None:
+        nonlocal done
+        done += 1
+        if done == total + 1 and minutes:
+            progress.stage(f"bench: sustained, {minutes:g} minutes (Ctrl-C ends it early)")
+        progress.step(done if done <= total else done - total, line)
+
+    return say
+
+
+def _flips(bundle: Shipped, receipt: Receipt) -> int | None:
+    if bundle.task == "feature-extraction":
+        return None
+    float32 = bundle.of.expected["float32"]
+    return int((receipt.answers.argmax(axis=1) != float32.argmax(axis=1)).sum())
+
+
+def _budgets(receipt: Receipt, latency: receipts.Latency | None, target: Profile) -> list[Budget]:
+    """The profile's budgets; they are the target's, and judge nothing on another architecture."""
+    foreign = "" if receipt.arch == target.arch else f"of {target.arch}, this is {receipt.arch}"
+    emulated = "the machine is emulated" if receipt.emulated else ""
+    virtual = "a virtual machine's time is no board's" if _is_virtual(receipt) else ""
+    ms, what = (None, "latency") if latency is None else held_to(latency.as_dict(), target.latency_percentile)
+    peak = max(receipt.peak_rss_mib) if receipt.peak_rss_mib else None
+    cold = sorted(receipt.cold_start_ms)[len(receipt.cold_start_ms) // 2] if receipt.cold_start_ms else None
+    found = []
+    for name, value, limit, unit in (
+        ("memory", peak, target.memory_mib, "MiB"),
+        (what, ms, target.latency_ms, "ms"),
+        ("cold start", cold, target.cold_start_ms, "ms"),
+    ):
+        why_not = foreign or (emulated if value is None else virtual if unit == "ms" else "")
+        held = None if why_not or value is None else value <= limit
+        says = f"not judged: {why_not}" if held is None else "held" if held else "BROKEN"
+        found.append(Budget(name, value, limit, unit, held, says))
+    return found
+
+
+def _broken(well: bool, words: str, budgets: Sequence[Budget]) -> list[EdgeKDError]:
+    found: list[EdgeKDError] = []
+    if not well:
+        found.append(BelowAccuracy(f"the device's outputs are outside the bundle's tolerance: {words}",
+                                   fix="look for another onnxruntime there, or build with another recipe"))  # fmt: skip
+    for budget in budgets:
+        if budget.held is False:
+            kind = OverMemory if budget.unit == "MiB" else OverLatency
+            key = {"memory": "memory_mib", "cold start": "cold_start_ms"}.get(budget.name, "latency_ms")
+            found.append(kind(f"{budget.name} on the device is {budget.value:.2f} {budget.unit} > {budget.limit:g}",
+                              fix=f"build a smaller or faster one, or raise {key} in the profile"))  # fmt: skip
+    return found
+
+
+def _is_virtual(receipt: Receipt) -> bool:
+    """Whether it is the board that QEMU and KVM make up, reached as a real one is."""
+    return "dummy-virt" in receipt.cpu
+
+
+def _reading(
+    bundle: Shipped, target: Profile, receipt: Receipt, latency: receipts.Latency | None
+) -> calibration.Reading | None:
+    """What a real board of the profile's own core tells of the roofline; None of any other machine."""
+    fit, student = bundle.report["fit"], bundle.plan["student"]
+    if latency is None or not latency.stable or fit is None:
+        return None
+    if receipt.microarch != target.microarch or _is_virtual(receipt):
+        return None
+    recipe = str(bundle.of.manifest["recipe"])
+    work = work_of(student["family"], fit["chosen"]["shape"], student["exit"], bundle.survey.typical)
+    predicted = predict_latency(work, target, recipe).value
+    if predicted is None:
+        return None
+    return calibration.Reading(
+        target.microarch, target.clock_mhz, recipe, predicted, latency.p50_ms, receipt.digest, receipt.cpu
+    )
+
+
+def _plain(receipt: Receipt) -> dict[str, Any] | None:
+    return None if receipt.sustained is None else receipt.sustained.model_dump(mode="json")

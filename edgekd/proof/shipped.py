@@ -1,0 +1,172 @@
+"""A finished bundle, opened and checked; rows of a data file as its model takes them; the device it is to run on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import DataError, EdgeKDError, UsageError, suggestion
+from edgekd.core.protocols import Device, Sample, Survey
+from edgekd.core.registry import make
+from edgekd.data.given import read_given, read_inputs
+from edgekd.data.splits import Example
+from edgekd.onboard import verify
+from edgekd.onboard.bench import Rows, golden_inputs
+from edgekd.proof.doubts import Made, made
+
+MOST_ROWS = 1000
+_DEVICES = ("local", "qemu", "qemu:CORE", "guest", "guest:CORE", "ssh://USER@HOST:PORT")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A bundle whose files are those that its manifest lists."""
+
+    folder: Path
+    of: Made
+    plan: dict[str, Any]  # every choice that it was built by
+    report: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name: NAME-TARGET, unless it was moved."""
+        return self.folder.resolve().name
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file that ships."""
+        return self.folder / str(self.of.manifest["model"])
+
+    @property
+    def task(self) -> str:
+        """Hugging Face's name of what it does."""
+        return str(self.of.manifest["task"])
+
+    @property
+    def survey(self) -> Survey:
+        """What its inputs are."""
+        return Survey.read(self.plan["student"]["survey"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names in the order of its outputs; none of embeddings."""
+        return tuple(self.plan["data"]["classes"])
+
+    def golden(self) -> list[Sample]:
+        """Its golden inputs."""
+        return golden_inputs(self.folder)
+
+    def encoded(self, rows: Sequence[Example]) -> Sequence[Sample]:
+        """Rows as its model takes them, prepared by its own files; of a task on texts this loads its tokenizer."""
+        inputs = [row.input for row in rows]
+        with _extras():
+            samples: Sequence[Sample] = make("tasks", self.task).encode(self.folder, inputs, self.survey.max_size)
+        return samples
+
+
+def open_bundle(folder: Path) -> Shipped:
+    """A finished bundle. Raises UsageError where it is none, EdgeKDError where a file is not what was shipped."""
+    of = made(folder)
+    if problems := verify.changed_files(folder, of.manifest):
+        raise EdgeKDError(
+            f"{folder} is not the bundle that was shipped: {problems[0]}",
+            fix="take the bundle anew from where it was built; nothing may be written into its folder",
+        )
+    provenance, report = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("provenance", "report"))
+    return Shipped(folder, of, provenance["plan"], report)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A user's rows: where they are, and their columns where these cannot be told from names."""
+
+    source: str
+    columns: dict[str, str] = field(default_factory=dict)  # text_column, image_column, label_column
+
+    def rows(self, bundle: Shipped, *, labelled: bool) -> list[Example]:
+        """At most MOST_ROWS rows, evenly spaced; of `labelled` ones those of the test split, else validation, else all.
+
+        Labels are the bundle's class names. Raises DataError.
+        """
+        with _extras():
+            return _spread(self._read(bundle, labelled=labelled))
+
+    def _read(self, bundle: Shipped, *, labelled: bool) -> list[Example]:
+        task = self._task(bundle)
+        if not labelled or not task.labelled:
+            found, _ = read_inputs(task, self.source)
+            return found
+        given, _, _ = read_given(task, self.source, None, classes=bundle.classes or None, labelled=True)
+        part = next(part for part in ("test", "validation", "all", "train", "unlabelled") if given.get(part))
+        found = [row for row in given[part] if row.label is not None]
+        if not found:
+            raise DataError(f"{self.source} has no labelled rows", fix="give rows with labels, or leave --data out")
+        strange = sorted({row.label for row in found if row.label is not None} - set(bundle.classes))
+        if strange:
+            raise DataError(
+                f"{self.source} has the label {strange[0]!r}, which {bundle.name} does not know",
+                fix=suggestion(strange[0], bundle.classes),
+            )
+        return found
+
+    def measured(self, bundle: Shipped) -> Rows:
+        """The rows as a receipt is made of them; of embeddings they have no labels."""
+        labelled = bool(make("tasks", bundle.task).labelled)
+        rows = self.rows(bundle, labelled=labelled)
+        labels = [bundle.classes.index(row.label or "") for row in rows] if labelled else None
+        return Rows(bundle.encoded(rows), labels, Path(self.source).name)
+
+    def _task(self, bundle: Shipped) -> Any:
+        known = make("tasks", bundle.task)
+        foreign = sorted(name for name in self.columns if not hasattr(known, name))
+        if foreign:
+            raise UsageError(
+                f"rows of {bundle.task} have no {foreign[0].replace('_', ' ')}", fix="leave that option out"
+            )
+        return make("tasks", bundle.task, **self.columns)
+
+
+def device_at(words: str, target: dict[str, Any], *, install: bool = False) -> tuple[str, Device]:
+    """The device that a user names, and its name in receipts; `target` is the bundle's profile.
+
+    `qemu` and `guest` alone take the profile's core. Raises UsageError for words that name no device.
+    """
+    kind, _, core = words.partition(":")
+    if install and kind != "ssh":
+        raise UsageError("--install is for a board behind ssh://", fix="leave it out: nothing is installed elsewhere")
+    provider = target["execution_provider"]
+    if words == "local":
+        return words, make("devices", "local", provider=provider)
+    if words.startswith("ssh://"):
+        from edgekd.devices.ssh import Ssh
+
+        return words, Ssh.at(words, install=install, provider=provider)
+    if kind in ("qemu", "guest"):
+        core = core or target["emulator_cpu"] or ""
+        if not core:
+            raise UsageError(
+                f"{target['name']} has no emulator_cpu: there is no core to emulate",
+                fix=f"name one, such as {kind}:cortex-a72, or take --device local",
+            )
+        return f"{kind}:{core}", make("devices", kind, cpu=core)
+    raise UsageError(f"there is no device {words!r}", fix=f"give one of: {', '.join(_DEVICES)}")
+
+
+@contextlib.contextmanager
+def _extras() -> Iterator[None]:
+    """Raises UsageError where rows cannot be read or encoded for want of a package that only building needs."""
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"--data takes a package that is not installed: {error.name}",
+            fix="install what building needs, `pip install 'edgekd[build]'`; or leave --data out",
+        ) from error
+
+
+def _spread(rows: list[Example]) -> list[Example]:
+    return rows if len(rows) <= MOST_ROWS else [rows[i * len(rows) // MOST_ROWS] for i in range(MOST_ROWS)]

@@ -1,0 +1,110 @@
+"""A bundle made by hand around a tiny model: what receipts are made of and held against, in milliseconds."""
+
+import contextlib
+import hashlib
+import json
+import platform
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from helpers import WIDTH, matmul_model, samples
+
+from edgekd.core.profile import load_profile
+from edgekd.core.results import this_host
+from edgekd.devices.local import Local
+from edgekd.onboard import bench, verify
+from edgekd.onboard.runner import open_session
+
+ONBOARD = Path(bench.__file__).parent
+CREATED = datetime.now(UTC) - timedelta(hours=1)
+TRAVELS = {"bench.py": "__main__.py", "runner.py": "runner.py", "machine.py": "machine.py"}
+
+
+def make_bundle(folder, *, model=None, task="time-series-classification", onboard=False, fit=None, **target):
+    """Write a bundle for a profile of this host's architecture with other values; its folder."""
+    profile = {**load_profile("rpi4").as_dict(), "name": "here", "arch": this_host().arch, "microarch": "none",
+               "latency_ms": 1000.0, "cold_start_ms": 60_000.0, "isa": [], **target}  # fmt: skip
+    for name in ("onnx", "golden"):
+        (folder / name).mkdir(parents=True)
+    path = folder / "onnx" / "model.onnx"
+    (model or matmul_model)(path)
+    session, inputs = open_session(str(path), threads=1), [sample["x"] for sample in samples(*[5] * 16)]
+    said = np.concatenate([verify.answer(session.run(None, {"x": x})[0]) for x in inputs])
+    np.savez(folder / "golden" / "inputs.npz", **{f"{row}.x": x for row, x in enumerate(inputs)})
+    np.savez(folder / "golden" / "expected.npz", **{platform.machine(): said, "float32": said + np.float32(0.001)})
+    _write(folder / "golden" / "golden.json", {"tolerance": {platform.machine(): 0.01, "float32": 0.02}})
+    survey = {"max_size": 5, "sizes": [5], "channels": WIDTH, "vocabulary": 0, "vocabulary_limit": None}
+    student = {"family": "conv1d", "survey": survey, "exit": None}
+    _write(folder / "provenance.json", {
+        "plan": {"target": profile, "student": student, "data": {"classes": ["a", "b", "c", "d"]}},
+    })  # fmt: skip
+    shipped = {"metric_value": 0.9, "recipe": "float32"}
+    _write(folder / "report.json", {
+        "created": CREATED.strftime("%Y-%m-%dT%H:%M:%SZ"), "summary": {"metric": "accuracy", "shipped": shipped},
+        "fit": fit,
+    })  # fmt: skip
+    shutil.copyfile(verify.__file__, folder / "verify.py")
+    if onboard:
+        (folder / "bench").mkdir()
+        for name, there in TRAVELS.items():
+            shutil.copyfile(ONBOARD / name, folder / "bench" / there)
+    seal(folder, profile, task)
+    return folder
+
+
+def seal(folder, profile, task):
+    """List every file as the bundle's manifest does."""
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }  # fmt: skip
+    _write(folder / "manifest.json", {
+        "name": "tiny", "version": "1.0.0", "task": task, "model": "onnx/model.onnx", "recipe": "float32",
+        "compatible": [profile["name"]], "min": {"ort_version": profile["ort_version"]},
+        "artifact": {"files": files}, "evidence": {"files": {}},
+    })  # fmt: skip
+
+
+def _write(path, values):
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+class Board:
+    """A device that is this machine but for what a test says of it: facts, latency, memory, outputs."""
+
+    emulated = ""
+    host = "a board"
+
+    def __init__(self, *, facts=None, latency_ms=None, peak_rss_mib=None, shift=0.0, emulated="", sways=False):
+        self.facts, self.latency_ms, self.peak_rss_mib = facts or {}, latency_ms, peak_rss_mib
+        self.shift, self.emulated, self.sways, self.jobs = shift, emulated, sways, []
+        self.drawn = np.random.default_rng(0)
+
+    @contextlib.contextmanager
+    def up(self):
+        yield self
+
+    def run(self, mode, **job):
+        self.jobs.append(mode)
+        answer = Local().run(mode, **job)
+        if mode == "facts":
+            answer |= self.facts
+        elif mode == "predict" and self.shift:
+            np.save(job["outputs"], np.load(job["outputs"]) + np.float32(self.shift))
+        elif mode == "footprint" and self.peak_rss_mib:
+            answer["peak_rss_mib"] = [self.peak_rss_mib]
+        elif mode == "time":
+            if self.sways:
+                answer["row_sha256"]["model"][0] = "0" * 64
+            if self.latency_ms:
+                answer["latency_ms"] = {name: self._steady(turns) for name, turns in answer["latency_ms"].items()}
+        return answer
+
+    def _steady(self, turns):
+        """Nearly the same median for all, no two samples the same."""
+        return (self.latency_ms * (1 + 1e-4 * self.drawn.random((len(turns), len(turns[0]))))).tolist()

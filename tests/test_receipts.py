@@ -1,0 +1,296 @@
+"""Receipts: a genuine one holds for its bundle; forged, mixed-up and damaged ones are refused, each for its reason."""
+
+import base64
+import copy
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from made_bundle import make_bundle
+
+from edgekd.core.errors import StoreError, UsageError
+from edgekd.core.receipt import ReceiptRefused, parse
+from edgekd.devices.local import Local
+from edgekd.onboard import bench, machine
+from edgekd.proof import receipts
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny-here")
+
+
+@pytest.fixture(scope="module")
+def genuine(bundle):
+    said = []
+    made = bench.receipt(bundle, Local().run, device="local", say=said.append)
+    assert len(said) == bench.steps("quick", "")
+    return made
+
+
+def sealed(said):
+    """With the digest that its content has: what a forger would not forget."""
+    return said | {"digest": bench.digest(said)}
+
+
+def test_a_genuine_receipt_holds(bundle, genuine):
+    receipt = receipts.check(genuine, bundle)
+    assert (receipt.device, receipt.emulated, receipt.accuracy, receipt.accuracy_n) == ("local", "", 1.0, 16)
+    assert [len(turn) for turn in receipt.latency_ms] == [16] * 8
+    assert len(receipt.peak_rss_mib) == len(receipt.cold_start_ms) == 3
+    assert receipts.check(json.dumps(genuine).encode(), bundle) == receipt
+    assert receipt.as_dict() == genuine
+
+
+def test_figures_are_derived_from_the_samples(bundle, genuine):
+    receipt = receipts.check(genuine, bundle)
+    found = receipts.latency(receipt)
+    every = np.array(genuine["latency_ms"])
+    assert found.p50_ms == pytest.approx(np.median(np.median(every, axis=0)))
+    assert found.interval[0] <= found.p50_ms <= found.interval[1]
+    assert found.n == 128
+    assert found.p99.value is None
+    assert found.p99.says == "not resolvable on this host: p99 takes 459 samples, these are 128"
+    assert found.stable == (abs(found.aa - 1) <= 0.01)
+
+
+def emulated(said, kind="user"):
+    """The same, as an emulated core gives it."""
+    core = {"user": "qemu:cortex-a72", "system": "guest:cortex-a72"}[kind]
+    timed = {"latency": "unknown", "cold_start": "unknown", "peak_rss": "unknown" if kind == "user" else "measured"}
+    return said | {
+        "device": core, "emulated": kind, "arch": "aarch64", "microarch": "cortex-a72", "isa": ["asimd"],
+        "latency_ms": None, "aa_latency_ms": None, "cold_start_ms": None, "sustained": None,
+        "peak_rss_mib": None if kind == "user" else said["peak_rss_mib"], "kind": said["kind"] | timed,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["user", "system"])
+def test_an_emulated_core_holds_without_times(bundle, genuine, kind):
+    receipt = receipts.check(sealed(emulated(genuine, kind)), bundle)
+    assert receipts.latency(receipt) is None
+
+
+def outputs(said, change, **more):
+    """Other outputs, their hash with them."""
+    values = np.frombuffer(base64.b64decode(said["outputs"]["float32"]), "<f4").reshape(said["outputs"]["shape"]).copy()
+    values = change(values)
+    raw = values.astype("<f4").tobytes()
+    return said | {
+        "outputs": {"shape": list(values.shape), "float32": base64.b64encode(raw).decode()},
+        "output_sha256": hashlib.sha256(raw).hexdigest(),
+    } | more  # fmt: skip
+
+
+def within(said, key, **changes):
+    return said | {key: said[key] | changes}
+
+
+def timed(said, change):
+    return said | {"latency_ms": change([list(turn) for turn in said["latency_ms"]])}
+
+
+def sustained(said, p50_ms, **changes):
+    points = [{"at_s": 10.0 * (i + 1), "p50_ms": ms, "temperature_c": 50.0, "clock_mhz": 1500}
+              for i, ms in enumerate(p50_ms)]  # fmt: skip
+    told = {"minutes": round(len(points) / 6, 2), "points": points, "throttled": True,
+            "slowdown": bench.slowdown(p50_ms)}  # fmt: skip
+    return said | {"sustained": told | changes, "seconds": 600.0}
+
+
+def when(**shift):
+    return (datetime.now(UTC) + timedelta(**shift)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_a_board_is_named_by_its_device_tree_where_cpuinfo_names_none(tmp_path):
+    cpuinfo, tree = tmp_path / "proc" / "cpuinfo", tmp_path / "proc" / "device-tree" / "model"
+    tree.parent.mkdir(parents=True)
+    cpuinfo.write_text("Features : asimd\nCPU implementer : 0x41\nCPU part : 0xd08\n")
+    assert machine.identity(tmp_path)["cpu"] == "cortex-a72"
+    tree.write_bytes(b"linux,dummy-virt\0")
+    assert machine.identity(tmp_path)["cpu"] == "linux,dummy-virt"
+    cpuinfo.write_text(cpuinfo.read_text() + "Model : Raspberry Pi 4 Model B Rev 1.4\n")
+    told = machine.identity(tmp_path)
+    assert (told["cpu"], told["microarch"], told["isa"]) == (
+        "Raspberry Pi 4 Model B Rev 1.4", "cortex-a72", ["asimd"]
+    )  # fmt: skip
+
+
+NEVER = {"x86_64": "asimd", "aarch64": "avx2"}
+FORGED = {
+    "another schema": (lambda r: r | {"schema": 2}, "its schema is 2, this edgekd reads 1"),
+    "an unknown key": (lambda r: r | {"latency_p99_ms": 1.0}, "unknown key 'latency_p99_ms'"),
+    "a missing key": (lambda r: {k: v for k, v in r.items() if k != "governor"}, "missing key 'governor'"),
+    "a number as text": (lambda r: r | {"accuracy": "1.0"}, "accuracy is '1.0': input should be a valid number"),
+    "an accuracy above one": (lambda r: r | {"accuracy": 1.2}, "accuracy is 1.2: input should be less than or equal"),
+    "another model": (lambda r: r | {"model_sha256": "0" * 64}, "of another model: onnx/model.onnx, SHA-256 000000000"),
+    "another bundle": (lambda r: within(r, "bundle", name="other"), "of another bundle: other 1.0.0 for here"),
+    "another target": (lambda r: within(r, "bundle", target="rpi5"), "of another bundle: tiny 1.0.0 for rpi5"),
+    "another build": (lambda r: within(r, "bundle", manifest_sha256="0" * 64), "of another build of this bundle"),
+    "the other isa": (lambda r: r | {"isa": [NEVER[r["arch"]]]}, "does not exist on"),
+    "an unknown architecture": (lambda r: r | {"arch": "armv7l"}, "the architecture 'armv7l' is unknown"),
+    "an arm core on x86": (
+        lambda r: r | {"arch": "x86_64", "isa": [], "microarch": "cortex-a72"}, "microarch cortex-a72 is no x86_64 core"
+    ),
+    "a real device, emulated": (lambda r: r | {"emulated": "user"}, "device 'local' contradicts emulated 'user'"),
+    "an emulator, real": (lambda r: r | {"device": "qemu:cortex-a72"}, "device 'qemu:cortex-a72' contradicts emulated"),
+    "a device of no kind": (lambda r: r | {"device": "toaster"}, "device 'toaster' contradicts emulated 'no'"),
+    "emulated latency": (
+        lambda r: emulated(r) | {"latency_ms": r["latency_ms"]}, "times of an emulated machine: they are the emulator's"
+    ),
+    "an emulated cold start": (
+        lambda r: emulated(r, "system") | {"cold_start_ms": [300.0]}, "times of an emulated machine"
+    ),
+    "memory under user mode": (
+        lambda r: emulated(r) | {"peak_rss_mib": [10.0]}, "peak RSS under user-mode emulation: it is the emulator's"
+    ),
+    "another core emulated": (
+        lambda r: emulated(r) | {"microarch": "cortex-a53"}, "device 'qemu:cortex-a72' cannot be a cortex-a53"
+    ),
+    "a kind that is not": (
+        lambda r: within(r, "kind", latency="unknown"), "kind says latency is unknown, which it is not"
+    ),
+    "no memory of a real device": (
+        lambda r: within(r, "kind", peak_rss="unknown") | {"peak_rss_mib": None}, "one is missing"
+    ),
+    "a zero latency": (lambda r: timed(r, lambda t: [[0.0, *t[0][1:]], *t[1:]]), "latency_ms.0.0 is 0"),
+    "a negative latency": (lambda r: timed(r, lambda t: [[-1.0, *t[0][1:]], *t[1:]]), "latency_ms.0.0 is -1"),
+    "too few rounds": (lambda r: timed(r, lambda t: t[1:]), "latency_ms has not the 8 x 16 samples of its protocol"),
+    "too few samples": (lambda r: timed(r, lambda t: [t[0][1:], *t[1:]]), "latency_ms has not the 8 x 16 samples"),
+    "a control of another shape": (
+        lambda r: r | {"aa_latency_ms": r["aa_latency_ms"][1:]}, "aa_latency_ms has not the 8 x 16 samples"
+    ),
+    "a control that is a copy": (
+        lambda r: r | {"aa_latency_ms": r["latency_ms"]}, "the A/A control is a copy of the latencies"
+    ),
+    "equal latencies": (lambda r: timed(r, lambda t: [[0.5] * 16] * 8), "all latencies are equal: no clock shows that"),
+    "a protocol of its own": (
+        lambda r: within(r, "protocol", processes=1, rounds=8), "1 processes of 8 rounds are not the quick protocol"
+    ),
+    "less time than its samples": (lambda r: r | {"seconds": 0.0001}, "its samples alone take"),
+    "a cold start like a warm run": (lambda r: r | {"cold_start_ms": [1e-9] * 3}, "a cold start that is shorter"),
+    "a hash of other outputs": (lambda r: r | {"output_sha256": "0" * 64}, "output_sha256 is not that of its outputs"),
+    "outputs that are cut": (
+        lambda r: within(r, "outputs", float32="AAAA"), "its outputs are not the values of shape [16, 4]"
+    ),
+    "fewer outputs": (lambda r: outputs(r, lambda v: v[:8]), "outputs of shape [8, 4]"),
+    "outputs of another model": (lambda r: outputs(r, lambda v: v + 1), "outputs outside the bundle's tolerance: larg"),
+    "an output that is not a number": (lambda r: outputs(r, lambda v: v * np.nan), "or not finite"),
+    "an accuracy of its own": (lambda r: r | {"accuracy": 0.5}, "accuracy 0.5000, but its outputs give 1.0000"),
+    "another number of rows": (lambda r: r | {"accuracy_n": 1000}, "accuracy of 1000 golden inputs, there are 16"),
+    "an accuracy of nothing": (lambda r: r | {"accuracy_of": "trust me"}, "neither of the golden inputs nor of labels"),
+    "from the future": (lambda r: r | {"started": when(days=1)}, "started in the future"),
+    "from before the bundle": (lambda r: r | {"started": when(days=-400)}, "before the bundle was made"),
+    "no time": (lambda r: r | {"started": "2026-13-01T00:00:00Z"}, "started at 2026-13-01T00:00:00Z, no time"),
+    "more threads": (lambda r: r | {"threads": 2, "cores": 4}, "threads and provider were 2, CPUExecutionProvider"),
+    "more threads than cores": (lambda r: r | {"threads": 9, "cores": 4}, "9 threads on 4 cores"),
+    "another provider": (lambda r: r | {"provider": "CUDAExecutionProvider"}, "threads and provider were 1, CUDA"),
+    "a runtime that is too old": (lambda r: r | {"ort_version": "1.9.0"}, "onnxruntime 1.9.0 is outside >=1.17,<2"),
+    "a runtime known to be bad": (lambda r: r | {"ort_version": "1.21.0"}, "1.21.0 is known to be bad on here"),
+    "a runtime that is none": (lambda r: r | {"ort_version": "latest"}, "onnxruntime 'latest' is no release"),
+    "more than its memory": (lambda r: r | {"peak_rss_mib": [1e8]}, "peak RSS 100000000 MiB in"),
+    "throttling left out": (
+        lambda r: sustained(r, [1.0] * 10 + [2.0] * 10, throttled=False), "2.00x slower at its end, yet not throttled"
+    ),
+    "a slowdown of its own": (lambda r: sustained(r, [1.0, 2.0], slowdown=1.0), "slowdown 1, but its points give 2"),
+    "minutes without points": (lambda r: sustained(r, [1.0, 1.0], minutes=30.0), "2 points do not make 30 minutes"),
+    "an endless name": (lambda r: r | {"device": "x" * 501}, "device is 'xxx"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("forge", "reason"), FORGED.values(), ids=FORGED)
+def test_a_forged_receipt_is_refused_for_its_reason(bundle, genuine, forge, reason):
+    with pytest.raises(ReceiptRefused) as refusal:
+        receipts.check(sealed(forge(copy.deepcopy(genuine))), bundle)
+    assert any(reason in why for why in refusal.value.reasons), refusal.value.reasons
+
+
+def test_there_are_twenty_forgeries_and_more():
+    assert len(FORGED) > 20
+
+
+DAMAGED = {
+    "cut short": (lambda raw: raw[:-20], "it is no whole JSON"),
+    "empty": (lambda raw: b"", "it is no whole JSON"),
+    "not text": (lambda raw: b"\xff\xfe\x00", "it is no whole JSON"),
+    "not an object": (lambda raw: b"[" + raw + b"]", "it is a list, not an object"),
+    "not a number": (lambda raw: raw.replace(b'"seconds": ', b'"seconds": NaN, "x": '), "NaN is no number"),
+    "infinite": (lambda raw: raw.replace(b'"accuracy": 1.0', b'"accuracy": Infinity'), "Infinity is no number"),
+    "nested": (lambda raw: b'{"schema":' * 100_000, "it is nested too deeply"),
+    "oversize": (lambda raw: raw + b" " * (5 << 20), "more than the 4 that a receipt may have"),
+    "twice the key": (lambda raw: b'{"schema": 1, ' + raw[1:], "a key stands there twice"),
+    "one digit changed": (
+        lambda raw: raw.replace(b'"cores": ', b'"cores": 1'),
+        "its digest is not that of its content",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_receipt_is_refused(genuine, damage, reason):
+    raw = json.dumps(genuine).encode()
+    assert damage(raw) != raw
+    with pytest.raises(ReceiptRefused) as refusal:
+        parse(damage(raw))
+    assert reason in refusal.value.reasons[0]
+    assert refusal.value.fix.startswith("make it again: ")
+    assert refusal.value.exit_code == 1
+
+
+def test_receipts_lie_beside_the_bundle_and_are_read_with_the_refused_ones(tmp_path, genuine):
+    bundle = make_bundle(tmp_path / "tiny-here")
+    assert receipts.read_all(bundle) == ([], [])
+    before = sorted(bundle.rglob("*"))
+    own = bench.receipt(bundle, Local().run, device="local")
+    path = receipts.write(own, bundle)
+    assert path.parent == tmp_path / "tiny-here.receipts"
+    assert path.name == f"local-{own['started'].replace('-', '').replace(':', '')}.json"
+    late = sealed(own | {"started": when(minutes=1), "device": "ssh://pi@board:22"})
+    assert receipts.write(late, bundle).name.startswith("ssh-pi-board-22-")
+    receipts.write(genuine | {"device": "forged"}, bundle)
+    (path.parent / "notes.json").symlink_to("/nowhere")
+    good, refused = receipts.read_all(bundle)
+    assert [receipt.device for _, receipt in good] == ["local", "ssh://pi@board:22"]
+    assert {file.name.split("-")[0]: reasons[0] for file, reasons in refused} == {
+        "forged": "its digest is not that of its content: it was changed, or damaged on the way",
+        "notes.json": "it is no file",
+    }
+    assert sorted(bundle.rglob("*")) == before
+    assert sorted(p.suffix for p in path.parent.iterdir()) == [".json"] * 4, "nothing half-written is left"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "why"),
+    [
+        ("{}", "it lacks 'artifact'"),
+        ('{"artifact": {"files": {}}, "model": "m"}', "it lacks 'm'"),
+        ("[]", "list indices"),
+        ("{", "Expecting"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_told(tmp_path, manifest, why):
+    bundle = make_bundle(tmp_path / "tiny")
+    (bundle / "manifest.json").write_text(manifest)
+    with pytest.raises(UsageError, match=f"is no bundle: {why}"):
+        receipts.read_all(bundle)
+
+
+@pytest.mark.parametrize("lacks", ["manifest.json", "report.json", "provenance.json", "golden/expected.npz"])
+def test_what_is_no_bundle_is_told(tmp_path, lacks):
+    bundle = make_bundle(tmp_path / "tiny")
+    (bundle / lacks).unlink()
+    with pytest.raises(UsageError, match=f"is no bundle: it has no {lacks.split('/')[-1]}"):
+        receipts.read_all(bundle)
+
+
+def test_a_disk_that_cannot_be_written_leaves_nothing_half_written(tmp_path, genuine, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    bundle = make_bundle(tmp_path / "tiny")
+    monkeypatch.setattr("edgekd.core.store.os.replace", full)
+    with pytest.raises(StoreError, match="no space left while writing under "):
+        receipts.write(genuine, bundle)
+    assert list(receipts.folder(bundle).iterdir()) == []
