@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgekd import report
+from edgekd import golden, page
 from edgekd.candidates import variant_file
 from edgekd.choose import PLAIN
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
@@ -21,16 +20,16 @@ from edgekd.export import outputs
 from edgekd.onboard import verify
 from edgekd.plan import Plan
 
-if TYPE_CHECKING:
-    import numpy as np
-
 SCHEMA = 1
-GOLDEN_ROWS = 16
 _EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "README.md")
 _READ_BY_LOADERS = (  # beside the graph; whatever else a model's folder holds stays there
     "config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.*", "merges.txt", "*.model",
 )  # fmt: skip
+_ONBOARD = {  # of edgekd/onboard: where it lies in a bundle, to be run on the device
+    "verify.py": "verify.py", "bench.py": "bench/__main__.py", "runner.py": "bench/runner.py",
+    "machine.py": "bench/machine.py",
+}  # fmt: skip
 _PROOF_ROWS = 8
 
 
@@ -65,17 +64,22 @@ def check_space(folders: list[Path], needed_mib: int) -> None:
             )
 
 
-def write(plan: Plan, splits: Splits, said: dict[str, Any], folder: Path, variants: Path, name: str, out: Path) -> None:
+def write(
+    plan: Plan, splits: Splits, said: dict[str, Any], folder: Path, variants: Path, name: str, out: Path, *,
+    golden_there: Path | None = None,
+) -> None:  # fmt: skip
     """Write the bundle of the variant of that name to `out`; `folder` has its tokenizer or preprocessing.
+
+    `golden_there` has what the target's own kernels answered to the golden inputs.
 
     Raises EdgeKDError where it does not open as it should.
     """
     check_free(out)
     try:
         with writing(out, seal=False) as fresh:
-            _artifact(plan, splits, folder, variants, name, fresh)
+            _artifact(plan, splits, folder, variants, name, golden_there, fresh)
             proof = _proof(plan, splits, fresh, folder, variant_file(variants, name))
-            report.write(said, fresh)
+            page.write(said, fresh)
             _evidence(plan, said, proof, fresh)
             _manifest(plan, said, fresh)
             if problems := verify.changed_files(fresh, json.loads((fresh / "manifest.json").read_text("utf-8"))):
@@ -84,7 +88,9 @@ def write(plan: Plan, splits: Splits, said: dict[str, Any], folder: Path, varian
         raise storage_error(error, out) from error
 
 
-def _artifact(plan: Plan, splits: Splits, folder: Path, variants: Path, name: str, fresh: Path) -> None:
+def _artifact(
+    plan: Plan, splits: Splits, folder: Path, variants: Path, name: str, golden_there: Path | None, fresh: Path
+) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_file() and any(path.match(pattern) for pattern in _READ_BY_LOADERS):
             shutil.copyfile(path, fresh / path.name)
@@ -92,8 +98,12 @@ def _artifact(plan: Plan, splits: Splits, folder: Path, variants: Path, name: st
     source = variant_file(variants, name)
     model = fresh / "onnx" / source.name
     shutil.copyfile(source, model)
-    shutil.copyfile(Path(verify.__file__), fresh / "verify.py")
-    _golden(plan, splits, folder, model, variant_file(variants, PLAIN), fresh / "golden")
+    onboard = Path(verify.__file__).parent
+    for file, inside in _ONBOARD.items():
+        (fresh / inside).parent.mkdir(exist_ok=True)
+        shutil.copyfile(onboard / file, fresh / inside)
+    plain = variant_file(variants, PLAIN)
+    golden.write(plan, golden.inputs(plan, splits, folder), model, plain, golden_there, fresh / "golden")
     licences = fresh / "LICENSES"
     licences.mkdir()
     (licences / "TEACHER.txt").write_text(f"{plan.teacher.name}: {plan.teacher.licence}\n", "utf-8")
@@ -101,58 +111,6 @@ def _artifact(plan: Plan, splits: Splits, folder: Path, variants: Path, name: st
     for path in sorted(Path(plan.teacher.folder).glob("LICENSE*")) if plan.teacher.folder else ():
         if path.is_file():
             shutil.copyfile(path, licences / f"TEACHER-{path.name}")
-
-
-def _golden(plan: Plan, splits: Splits, encoder: Path, model: Path, plain: Path, folder: Path) -> None:
-    """Inputs, what this ISA answers, what fp32 answers, and how far an answer may be from either.
-
-    Same ISA: four times the spread between ONNX Runtime's graph optimizations, at least half the quantization
-    error (kernels of one ISA round sums in different orders). Other ISA: twice the quantization error, from fp32.
-    """
-    import numpy as np
-
-    folder.mkdir()
-    task = make("tasks", plan.task)
-    rows = splits.test if plan.golden == "test" else splits.known
-    few = [row.input for row in rows[:: max(1, len(rows) // GOLDEN_ROWS)][:GOLDEN_ROWS]]
-    given = [row.input for row in splits.golden]
-    samples = task.encode(encoder, given or few, plan.student.survey.max_size)
-    if plan.golden == "synthetic":
-        samples = task.synthetic(samples, GOLDEN_ROWS, plan.seed)
-    inputs = {f"{row}.{name}": values for row, sample in enumerate(samples) for name, values in sample.items()}
-    np.savez(folder / "inputs.npz", **inputs)
-    own, spread = _answers(model, samples)
-    float32, _ = _answers(plain, samples)
-    error = float(np.abs(own - float32).max())
-    floor = 1e-4 * float(np.abs(own).max())
-    tolerance = {platform.machine(): max(4 * spread, error / 2, floor), "float32": max(2 * error, 4 * spread, floor)}
-    np.savez(folder / "expected.npz", **{platform.machine(): own, "float32": float32})  # type: ignore[arg-type]
-    nature = {
-        "synthetic": "drawn at random, nobody's data", "test": "held-out samples",
-        "file": "rows of a file that the builder gave",
-    }  # fmt: skip
-    rules = {
-        "inputs": nature[plan.golden],
-        "count": len(samples), "tolerance": tolerance, "spread": spread, "quantization_error": error,
-        "recorded_on": f"{platform.machine()}, onnxruntime {this_host().ort_version}",
-    }  # fmt: skip
-    (folder / "golden.json").write_text(json.dumps(rules, indent=1) + "\n", encoding="utf-8")
-
-
-def _answers(model: Path, samples: list[Any]) -> tuple[np.ndarray[Any, Any], float]:
-    """What `verify.py` makes of the samples' outputs, and the largest spread over graph optimization levels."""
-    import numpy as np
-    import onnxruntime as ort
-
-    answers = []
-    for level in (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL):
-        options = ort.SessionOptions()
-        options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, 1, 3
-        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        names = [node.name for node in session.get_inputs()]
-        rows = [verify.answer(session.run(None, {name: sample[name] for name in names})[0]) for sample in samples]
-        answers.append(np.concatenate(rows))
-    return answers[0], float(np.abs(answers[0] - answers[1]).max())
 
 
 def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Path) -> dict[str, Any]:
@@ -190,7 +148,7 @@ def _evidence(plan: Plan, said: dict[str, Any], proof: dict[str, Any], fresh: Pa
     (fresh / "provenance.json").write_text(json.dumps(provenance, indent=1, ensure_ascii=False) + "\n", "utf-8")
     model = next((fresh / "onnx").iterdir()).name
     own = {"model": model, "bundle": f"{plan.name}-{plan.target.name}", "survey": asdict(plan.student.survey)}
-    card = report.render("card.md", said | own)
+    card = page.render("card.md", said | own)
     (fresh / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -13,6 +13,24 @@ Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class OnTarget:
+    """One variant under the kernels of the target's own architecture, on `n` of the selection rows.
+
+    `agreement` and `drop_points` are for all selection rows: this host's figures, moved by what changed from here to
+    there on those `n`. `cost` is its instructions over the fp32 model's on the target's core; None where not counted.
+    """
+
+    n: int
+    agreement: float
+    agreement_interval: Span
+    drop_points: float
+    drop_interval: Span
+    flips: int  # rows of the n whose class is another there; of embeddings, whose cosine moved by over .01
+    largest_difference: float  # of any output
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
 class Trial:
     """One variant on the selection rows. `drop_points` is against the fp32 student, on what selection judges by.
 
@@ -33,6 +51,7 @@ class Trial:
     said: str = ""  # the candidate in words
     suggestion: dict[str, float] | None = None  # a threshold of its confidence, as these rows have it
     failed: str | None = None  # why the recipe gave no variant
+    on_target: OnTarget | None = None  # where the target's own kernels could be asked
 
     @classmethod
     def failure(cls, name: str, why: str, said: str = "") -> Trial:
@@ -40,9 +59,31 @@ class Trial:
         return cls(name, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, failed=why, said=said)
 
     @property
+    def judged(self) -> Trial | OnTarget:
+        """Where its accuracy counts: on the target's kernels, or on this host's where those could not be asked."""
+        return self.on_target or self
+
+    @property
+    def counted(self) -> bool:
+        """Whether its instructions on the target's core are known: then they rank it, not this host's clock."""
+        return self.on_target is not None and self.on_target.cost is not None
+
+    @property
+    def pace(self) -> float:
+        """What it is ranked by, above 1 is better than fp32: fewer instructions on the target, or speed here."""
+        return 1 / self.on_target.cost if self.on_target is not None and self.on_target.cost else self.speed
+
+    @property
     def surely(self) -> float:
-        """The speed that it has at least."""
-        return self.speed_interval[0] if self.speed_interval else self.speed
+        """The pace that it has at least; a count of instructions has no spread to speak of."""
+        return self.pace if self.counted or not self.speed_interval else self.speed_interval[0]
+
+    @property
+    def pace_says(self) -> str:
+        """Its pace in words."""
+        return (
+            f"{1 / self.pace:.2f}x the instructions of fp32" if self.counted else f"{self.speed:.2f}x the speed of fp32"
+        )
 
 
 @dataclass(frozen=True)
@@ -59,12 +100,14 @@ class Choice:
 def objections(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], str]]:
     """What stands against shipping a variant, as the error it would be and the words for it."""
     found: list[tuple[type[EdgeKDError], str]] = []
-    if trial.drop_points > target.max_drop_points:
-        found.append((BelowAccuracy, f"loses {trial.drop_points:.1f} points > {target.max_drop_points:g} allowed"))
-    if trial.agreement < target.min_teacher_agreement:
+    judged, where = trial.judged, f" on {target.arch}" if trial.on_target else ""
+    if judged.drop_points > target.max_drop_points:
+        words = f"loses {judged.drop_points:.1f} points{where} > {target.max_drop_points:g} allowed"
+        found.append((BelowAccuracy, words))
+    if judged.agreement < target.min_teacher_agreement:
         floor = target.min_teacher_agreement
-        digits = 1 if f"{trial.agreement:.1%}" != f"{floor:.1%}" else 3
-        words = f"agreement with the teacher {trial.agreement:.{digits}%} < {floor:.{digits}%}"
+        digits = 1 if f"{judged.agreement:.1%}" != f"{floor:.1%}" else 3
+        words = f"agreement with the teacher{where} {judged.agreement:.{digits}%} < {floor:.{digits}%}"
         found.append((BelowAccuracy, words))
     return found + over_budget(trial, target)
 
@@ -102,8 +145,8 @@ def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -
             fix=_way_out(kind, target.name),
         )
     plain = next((trial for trial in eligible if trial.name == PLAIN), None)
-    faster = [trial for trial in eligible if plain is None or trial.surely > plain.speed]
-    best = max(faster, key=lambda trial: trial.speed) if faster else plain
+    faster = [trial for trial in eligible if plain is None or trial.surely > plain.pace]
+    best = max(faster, key=lambda trial: trial.pace) if faster else plain
     assert best is not None
     for trial in eligible:
         if trial.name != best.name:
@@ -111,9 +154,9 @@ def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -
     if best.name == PLAIN:
         why = "no quantized variant is both allowed and faster"
     elif plain is None:
-        why = f"fits the budgets, which fp32 does not, and is {best.speed:.2f}x its speed"
+        why = f"fits the budgets, which fp32 does not, at {best.pace_says}"
     else:
-        why = f"{best.speed:.2f}x the speed of fp32 at {best.drop_points:+.1f} points lost"
+        why = f"{best.pace_says} at {best.judged.drop_points:+.1f} points lost"
     return Choice(best.name, why, passed_over)
 
 
@@ -152,23 +195,25 @@ def _forced(
     if not made:
         failed = own[0].failed if own else "it was not tried"
         raise UsageError(f"--force {force}: there is no such variant: {failed}", fix="force another recipe, or none")
-    best = min(made, key=lambda trial: (len(standing[trial.name]), -trial.speed))
+    best = min(made, key=lambda trial: (len(standing[trial.name]), -trial.pace))
     for trial in trials:
         if trial.name != best.name:
             why.setdefault(trial.name, f"{best.name} was forced")
     against = tuple(text for _, text in standing[best.name])
     plain = next((trial for trial in trials if trial.name == PLAIN), best)
-    if best.surely <= plain.speed and best is not plain:
-        against += (f"is not surely faster than fp32: {best.speed:.2f}x",)
+    if best.surely <= plain.pace and best is not plain:
+        against += (f"is not surely faster than fp32: {best.pace_says}",)
     told = f"forced against: {'; '.join(against)}" if against else "forced; nothing stands against it"
     why.pop(best.name, None)
-    return Choice(best.name, f"{told}; {best.speed:.2f}x the speed of fp32", why, forced=True, against=against)
+    return Choice(best.name, f"{told}; {best.pace_says}", why, forced=True, against=against)
 
 
 def _slower(trial: Trial, best: Trial) -> str:
-    if trial.speed > best.speed:
-        return f"not surely faster than {best.name}: {trial.speed:.2f}x, at least {trial.surely:.2f}x"
-    return f"{best.speed / trial.speed:.2f}x slower than {best.name}"
+    if trial.counted and best.counted:
+        return f"{best.pace / trial.pace:.2f}x the instructions of {best.name}"
+    if trial.pace > best.pace:
+        return f"not surely faster than {best.name}: {trial.pace:.2f}x, at least {trial.surely:.2f}x"
+    return f"{best.pace / trial.pace:.2f}x slower than {best.name}"
 
 
 def _way_out(kind: type[EdgeKDError], target: str) -> str:

@@ -224,16 +224,76 @@ class Stages:
         except compress.Stopped:
             return self.store.workspace("compress", key)  # where the same command goes on
 
-    def choice(self, variants: Path, exported: Path) -> tuple[Choice, dict[str, Any]]:
+    def on_target(
+        self, variants: Path, folder: Path, reference: Callable[[], np.ndarray[Any, Any]]
+    ) -> dict[str, Any] | None:
+        """The variants on the target's own kernels, where this host has others and an emulator; else None."""
+        from edgekd import on_target
+        from edgekd.candidates import variant_file
+        from edgekd.compress import read_trials
+
+        if not self.plan.target.needs_guest or on_target.why_not(self.plan):
+            return None
+        trials = read_trials(variants)
+        names = on_target.contenders(trials, self.plan)
+        key = self._emulating_key() | {"files": {name: file_sha256(variant_file(variants, name)) for name in names}}
+        place = self._emulated(
+            "on-target",
+            key | {"selection": self._student_key()},
+            lambda out: on_target.judge(
+                self.plan, self.splits, trials, folder, variants, reference(), out, self.progress
+            ),
+        )
+        return None if place is None else on_target.read(place, on_target.SELECTION)
+
+    def held_out_on_target(
+        self, found: dict[str, Any] | None, teacher: tuple[Path, Path], folder: Path, variants: Path, name: str
+    ) -> dict[str, Any] | None:
+        """The metric of what ships on the target's own kernels, on held-out samples; None where nothing was asked."""
+        from edgekd import on_target
+        from edgekd.candidates import variant_file
+
+        if not found:
+            return None
+        file = variant_file(variants, name)
+        key = self._emulating_key() | {"file": file_sha256(file), "teacher": file_sha256(teacher[0])}
+        place = self._emulated(
+            "held-out-on-target",
+            key | {"student": self._student_key()},
+            lambda out: on_target.held_out(self.plan, self.splits, folder, file, teacher, out),
+        )
+        return None if place is None else on_target.read(place, on_target.HELD_OUT)
+
+    def golden_on_target(self, found: dict[str, Any] | None, folder: Path, variants: Path, name: str) -> Path | None:
+        """What the target's own kernels answer to the golden inputs; None where nothing was asked."""
+        from edgekd import golden, on_target
+        from edgekd.candidates import variant_file
+
+        if not found:
+            return None
+        file = variant_file(variants, name)
+        key = self._emulating_key() | {"file": file_sha256(file), "golden": self.plan.golden_digest or self.plan.golden}
+        return self._emulated(
+            "golden-on-target",
+            key | {"student": self._student_key()},
+            lambda out: on_target.golden(self.plan, file, golden.inputs(self.plan, self.splits, folder), out),
+        )
+
+    def choice(
+        self, variants: Path, exported: Path, found_there: dict[str, Any] | None
+    ) -> tuple[Choice, dict[str, Any]]:
         """What ships, decided on the selection rows; and all that the search found, and of the graph before it."""
-        from edgekd import compress, graphs
+        from edgekd import compress, graphs, on_target
         from edgekd.choose import choose
 
         found = compress.read(variants) | {
             "diagnosis": compress.read_diagnosis(variants),
             "graph": graphs.read(exported),
+            "on_target": found_there,
+            "on_target_says": on_target.says(self.plan, found_there),
         }
-        return choose(compress.read_trials(variants), self.plan.target, self.plan.force), found
+        trials = on_target.applied(compress.read_trials(variants), found_there, self.plan)
+        return choose(trials, self.plan.target, self.plan.force), found
 
     def measured(
         self, teacher: Path, teacher_onnx: Path, model: Path, variants: Path, shipped: str,
@@ -257,7 +317,7 @@ class Stages:
         place = self._stage(
             "measure",
             self._measuring_key()
-            | {"measuring": asdict(self.plan.measuring), "suggested": suggested}
+            | {"schema": measure.SCHEMA, "measuring": asdict(self.plan.measuring), "suggested": suggested}
             | {"models": {name: file_sha256(file) for name, (file, _) in models.items()}},
             lambda out: measure.measure(self.plan, self.splits, models, out, self.progress, before_timing, suggested),
         )
@@ -276,17 +336,28 @@ class Stages:
             "model": file_sha256(file), "cpu": target.emulator_cpu, "threads": target.threads,
             "max_size": self.plan.student.survey.max_size, "versions": versions("onnxruntime", "edgekd"),
         }  # fmt: skip
-        try:
-            place = self._stage(
-                "guest-memory",
-                key,
-                lambda out: measure.guest_memory(self.plan, self.splits, file, model, out),
-            )
-        except EdgeKDError as error:
-            self.progress.say(f"memory stays predicted, the arm64 guest failed: {error.message}")
+        place = self._emulated(
+            "guest-memory", key, lambda out: measure.guest_memory(self.plan, self.splits, file, model, out)
+        )
+        if place is None:
             return None
         said: dict[str, Any] = json.loads((place / "guest.json").read_text(encoding="utf-8"))
         return said
+
+    def _emulated(self, name: str, key: dict[str, Any], produce: Callable[[Path], None]) -> Path | None:
+        """A stage that an emulator does: its failure costs a figure, no build."""
+        try:
+            return self._stage(name, key, produce)
+        except EdgeKDError as error:
+            self.progress.say(f"{name}: left out, the emulator failed: {error.message}")
+            return None
+
+    def _emulating_key(self) -> dict[str, Any]:
+        target = self.plan.target
+        return {
+            "cpu": target.emulator_cpu, "threads": target.threads, "minutes": self.plan.emulate_minutes,
+            "data": self.plan.data.digest, "seed": self.plan.seed, "versions": versions("onnxruntime", "edgekd"),
+        }  # fmt: skip
 
     def _student_key(self) -> dict[str, Any]:
         if self.plan.compresses_only:

@@ -16,7 +16,7 @@ import pytest
 from conftest import run, texts
 from helpers import matmul_model, relu_model, samples
 
-from edgekd import bundle
+from edgekd import bundle, golden
 from edgekd.onboard import verify as verifier
 
 SENTENCES = [text for text, _ in texts(20, seed=9)]
@@ -35,6 +35,7 @@ def test_layout(tiny_bundle: Path) -> None:
         "manifest.json", "config.json", "tokenizer.json", "tokenizer_config.json", "golden/inputs.npz",
         "golden/expected.npz", "golden/golden.json", "report.html", "report.md", "report.json", "provenance.json",
         "README.md", "LICENSES/TEACHER.txt", "LICENSES/DATA.txt", "verify.py",
+        "bench/__main__.py", "bench/runner.py", "bench/machine.py",
     }  # fmt: skip
     assert len([name for name in present if name.startswith("onnx/")]) == 1
     manifest = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
@@ -159,8 +160,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         splits = SimpleNamespace(test=rows, golden=(), known=rows)
         out = tmp_path / "fresh"
         out.mkdir()
-        monkeypatch.setattr(bundle, "make", lambda *_: Task())
-        bundle._artifact(plan, splits, folder, tmp_path / "variants", name, out)
+        monkeypatch.setattr(golden, "make", lambda *_: Task())
+        bundle._artifact(plan, splits, folder, tmp_path / "variants", name, None, out)
         return out
 
     return make
@@ -173,7 +174,7 @@ def test_only_what_loaders_read_leaves_a_models_folder(made: Callable[..., Path]
     for name in (*wanted, "model.safetensors", ".seal.json", "training.json", "confidence.json", "notes.txt", "x.py"):
         (folder / name).write_text("{}")
     out = made(matmul_model, "weight_int4-block_size_128", folder)
-    assert {path.name for path in out.iterdir()} == wanted | {"onnx", "golden", "LICENSES", "verify.py"}
+    assert {path.name for path in out.iterdir()} == wanted | {"onnx", "golden", "LICENSES", "verify.py", "bench"}
     assert [path.name for path in (out / "onnx").iterdir()] == ["model_q4.onnx"], "the recipe's suffix, not the name's"
 
 
@@ -190,3 +191,20 @@ def test_golden_vectors_have_a_row_for_each_input(
     well, words = verifier.check_golden(out, said)
     assert well, words
     assert not verifier.check_golden(out, said + 1)[0]
+
+
+def test_what_the_targets_kernels_said_is_recorded_beside_this_hosts(tmp_path: Path) -> None:
+    """An emulator had time for the first two rows: they are recorded under the target's name, with their own spread."""
+    model = matmul_model(tmp_path / "model.onnx")
+    rows = samples(3, 5, 1)
+    (tmp_path / "there").mkdir()
+    here, _ = golden._answers(model, rows)
+    np.savez(tmp_path / "there" / "said.npz", own=here[:2] + 0.25, plain=here[:2])
+    (tmp_path / "there" / "host.txt").write_text("a board")
+    plan = SimpleNamespace(golden="test", target=SimpleNamespace(arch="riscv64"))
+    golden.write(plan, rows, model, model, tmp_path / "there", tmp_path / "golden")
+    rules = json.loads((tmp_path / "golden" / "golden.json").read_text("utf-8"))
+    assert (rules["rows"]["riscv64"], rules["recorded_on"]["riscv64"]) == (2, "a board")
+    assert rules["tolerance"]["riscv64"] == pytest.approx(1.0)
+    with np.load(tmp_path / "golden" / "expected.npz") as expected:
+        assert expected["riscv64"].shape == (2, 4)

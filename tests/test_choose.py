@@ -7,7 +7,7 @@ from helpers import elsewhere, fast, profile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.choose import Trial, choose, objections
+from edgekd.choose import OnTarget, Trial, choose, objections
 from edgekd.core import errors
 
 BUDGETS = {
@@ -56,9 +56,9 @@ SMALLER = "make it smaller (--vocabulary, --image-size), or raise the budget in 
          {"float32": "2.00x slower than dynamic_int8"}),
         # fp32 over a budget while int8 fits
         ([trial(peak_rss_mib=33.0), int8()], "dynamic_int8",
-         "fits the budgets, which fp32 does not, and is 2.00x its speed", {"float32": "peak memory 33.0 MiB > 32"}),
+         "fits the budgets, which fp32 does not, at 2.00x the speed of fp32", {"float32": "peak memory 33.0 MiB > 32"}),
         ([trial(artifact_mib=17.0, latency_ms=11.0), int8(speed=0.9)], "dynamic_int8",
-         "fits the budgets, which fp32 does not, and is 0.90x its speed",
+         "fits the budgets, which fp32 does not, at 0.90x the speed of fp32",
          {"float32": "file 17.0 MiB > 16; latency 11.00 ms > 10"}),
         # a recipe that failed is told, and does not count
         ([trial(), int8(failed="quantized nothing", speed=99.0)], "float32",
@@ -133,3 +133,29 @@ def test_an_error_carries_its_way_out():
     assert error.as_dict() == {"error": "it is wrong", "fix": "do this", "exit": 2}
     with pytest.raises(TypeError, match="fix"):
         errors.EdgeKDError("no way out")
+
+
+def there(cost=None, **values):
+    """What the target's own kernels and core showed of a variant."""
+    usual = {"n": 100, "agreement": 1.0, "agreement_interval": (0.99, 1.0), "drop_points": 0.0, "flips": 0}
+    return OnTarget(**usual | {"drop_interval": (-1.0, 1.0), "largest_difference": 0.1, "cost": cost} | values)
+
+
+def test_the_targets_kernels_overrule_this_hosts_accuracy():
+    spoiled = int8(on_target=there(drop_points=1.4))
+    choice = choose([trial(on_target=there()), spoiled, static(on_target=there())], HERE)
+    assert choice.name == "static_int8"
+    assert choice.passed_over["dynamic_int8"] == f"loses 1.4 points on {HERE.arch} > 1 allowed"
+    mended = int8(drop_points=3.0, agreement=0.7, on_target=there(drop_points=0.2, agreement=0.9))
+    assert choose([trial(on_target=there()), mended], HERE).why == "2.00x the speed of fp32 at +0.2 points lost"
+
+
+def test_instructions_on_the_target_rank_before_this_hosts_clock():
+    slower_there = int8(on_target=there(cost=5.2))
+    leaner = static(on_target=there(cost=0.61))
+    choice = choose([trial(on_target=there(cost=1.0)), slower_there, leaner], HERE)
+    assert (choice.name, choice.why) == ("static_int8", "0.61x the instructions of fp32 at +0.0 points lost")
+    assert choice.passed_over["dynamic_int8"] == "8.52x the instructions of static_int8"
+    alone = choose([trial(on_target=there(cost=1.0)), slower_there], HERE)
+    assert alone.name == "float32"
+    assert alone.passed_over["dynamic_int8"] == "5.20x the instructions of float32"

@@ -1,0 +1,310 @@
+"""On target: variants under the kernels of the target's own architecture, where this host has another.
+
+The real ONNX Runtime of that architecture runs in an emulator of the target's core. What it answers is measured there;
+how long it takes is the emulator's. Emulation is slow, so a stratified part of the rows is asked, as many as the
+minutes allow, and each row's score is held against the same row's here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from math import hypot
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.candidates import variant_file
+from edgekd.choose import PLAIN, OnTarget, Trial, objections, over_budget
+from edgekd.core import statistics as intervals
+from edgekd.core.errors import EdgeKDError
+from edgekd.core.protocols import Progress
+from edgekd.core.registry import make, plugin
+from edgekd.data.splits import Splits
+from edgekd.export import outputs
+from edgekd.plan import Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekd.core.protocols import Sample
+
+SELECTION, HELD_OUT = "selection.json", "held_out.json"
+_MOST = 4  # variants that are asked there, beside fp32
+_CHOOSING = 0.6  # of the minutes; the rest for the held-out samples
+FEWEST = 30  # rows; fewer move no figure
+_COUNTED_ROWS = 2
+_SAME = 0.99  # agreement of a row's answers here and there under which it counts as flipped
+_RULE_OF_THREE = 3.0  # over n: the 95% bound on the rate of what n rows did not show (Hanley, Lippman-Hand 1983)
+
+
+def why_not(plan: Plan) -> str | None:
+    """Why nothing can be asked there, in words; None where it can, or where this host's kernels are the target's."""
+    if not plan.target.needs_guest:
+        return None if plan.target.runs_here else f"there is no emulator for {plan.target.title}"
+    if not plan.emulate_minutes:
+        return "--emulate-minutes 0 left it out"
+    return None if plugin("devices", "qemu").available() else "no emulator is set up: `edgekd doctor --fix emulator`"
+
+
+def plans(plan: Plan) -> str:
+    """What a build will do about it."""
+    if why := why_not(plan):
+        return f"nothing runs on {plan.target.arch} kernels: {why}"
+    return (
+        f"up to {_MOST + 1} variants are judged on {plan.target.arch} kernels ({plan.target.emulator_cpu} emulated), "
+        f"for {plan.emulate_minutes:g} minutes"
+    )
+
+
+def contenders(trials: Sequence[Trial], plan: Plan) -> list[str]:
+    """fp32, what is forced, and the fastest variants within the budgets: those that may ship here before the others."""
+    asked = [one for one in trials if one.name != PLAIN and one.failed is None]
+    forced = [one for one in asked if plan.force and one.name.partition("-")[0] == plan.force]
+    within = [one for one in asked if one not in forced and not over_budget(one, plan.target)]
+    within.sort(key=lambda one: (bool(objections(one, plan.target)), -one.speed))
+    return [PLAIN, *(one.name for one in (*forced, *within)[:_MOST])]
+
+
+def judge(
+    plan: Plan, splits: Splits, trials: Sequence[Trial], folder: Path, variants: Path,
+    reference: np.ndarray[Any, Any], out: Path, progress: Progress,
+) -> None:  # fmt: skip
+    """Write `selection.json` into `out`: each contender's figures on the target's kernels, and its instructions.
+
+    `reference` is what the teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings.
+    """
+    task = make("tasks", plan.task)
+    names = contenders(trials, plan)
+    progress.stage(f"on target: {len(names)} variants on {plan.target.arch} kernels")
+    order = stratified_order([row.label for row in splits.selection], reference, plan.seed)
+    samples = task.encode(folder, [splits.selection[row].input for row in order], plan.student.survey.max_size)
+    models = {name: variant_file(variants, name) for name in names}
+    there, asked, told = _ask(plan, models, samples, _CHOOSING * 60 * plan.emulate_minutes, task.pool)
+    progress.say(f"on target: {len(asked)} of {len(samples)} selection rows in {told['seconds']:.0f} s")
+    rows = [order[at] for at in asked]
+    truth = (
+        [splits.classes.index(splits.selection[row].label or "") for row in rows] if splits.selection_labelled else None
+    )
+    subset = [samples[at] for at in asked]
+    scored = {
+        name: _Scored(task, there[name], outputs(file, subset, threads=plan.target.threads, pool=task.pool),
+                      reference[rows], truth)
+        for name, file in models.items()
+    }  # fmt: skip
+    costs, why = _costs(plan, models, subset[:_COUNTED_ROWS])
+    known = {trial.name: trial for trial in trials}
+    said = told | {
+        "n": len(rows), "of": len(samples), "cost": costs, "cost_note": why,
+        "trials": {name: asdict(_on_target(known[name], scored[name], scored[PLAIN], costs)) for name in names},
+        "agreement_here": {name: float(scored[name].agreed_here.mean()) for name in names},
+        "agreement_there": {name: float(scored[name].agreed_there.mean()) for name in names},
+    }  # fmt: skip
+    (out / SELECTION).write_text(json.dumps(said, indent=1), encoding="utf-8")
+
+
+def held_out(plan: Plan, splits: Splits, folder: Path, file: Path, teacher: tuple[Path, Path], out: Path) -> None:
+    """Write `held_out.json` into `out`: the metric of what ships on the target's kernels, on held-out samples.
+
+    `teacher` has its ONNX file and its folder: rows without labels are judged by what it says of them.
+    """
+    task, longest = make("tasks", plan.task), plan.student.survey.max_size
+    order = stratified_order([row.label for row in splits.test], None, plan.seed)
+    inputs = [splits.test[row].input for row in order]
+    samples = task.encode(folder, inputs, longest)
+    there, asked, told = _ask(plan, {"shipped": file}, samples, (1 - _CHOOSING) * 60 * plan.emulate_minutes, task.pool)
+    subset = [samples[at] for at in asked]
+    here = outputs(file, subset, threads=plan.target.threads, pool=task.pool)
+    theirs = task.encode(teacher[1], [inputs[at] for at in asked], longest)
+    reference = outputs(teacher[0], theirs, threads=plan.target.threads, pool=task.pool)
+    truth = [splits.classes.index(splits.test[order[at]].label or "") for at in asked] if splits.test_labelled else None
+    scored = _Scored(task, there["shipped"], here, reference, truth)
+    said = told | {
+        "n": len(asked), "of": len(samples), "value": float(scored.there.mean()),
+        "interval": list(intervals.interval(scored.there)), "here": float(scored.here.mean()),
+        "flips": scored.flips, "largest_difference": scored.largest_difference,
+        "moved": float((scored.there - scored.here).mean()),
+    }  # fmt: skip
+    (out / HELD_OUT).write_text(json.dumps(said, indent=1), encoding="utf-8")
+
+
+def golden(plan: Plan, file: Path, samples: Sequence[Sample], out: Path) -> None:
+    """Write `said.npz` into `out`: the file's answers there, `own` and with graph optimizations off, `plain`.
+
+    Each (rows, classes or width), of as many samples as `emulate_minutes` allows, from the first. `host.txt`: where.
+    """
+    from edgekd.onboard.runner import pack
+
+    with tempfile.TemporaryDirectory(prefix="edgekd-golden-") as place:
+        inputs = Path(place, "inputs.npz")
+        pack(list(samples), inputs)
+        own = {"model": str(file), "inputs": str(inputs)}
+        with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
+            device.run("answers", models={"own": own, "plain": own | {"optimize": False}}, threads=1,
+                       pool=plugin("tasks", plan.task).pool, outputs=str(out / "said.npz"),
+                       limit_s=60 * plan.emulate_minutes)  # fmt: skip
+            (out / "host.txt").write_text(device.host, encoding="utf-8")
+
+
+def applied(trials: Sequence[Trial], found: Mapping[str, Any] | None, plan: Plan) -> list[Trial]:
+    """The trials with what was found on the target. What was not asked there may not ship beside what was."""
+    if not found:
+        return list(trials)
+
+    def told(trial: Trial) -> Trial:
+        if trial.name in found["trials"]:
+            values: dict[str, Any] = found["trials"][trial.name]
+            spans = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+            return replace(trial, on_target=OnTarget(**values | spans))
+        if trial.failed is not None or objections(trial, plan.target):
+            return trial
+        return replace(trial, failed=f"slower ones aside: not asked on {plan.target.arch} kernels")
+
+    return [told(trial) for trial in trials]
+
+
+def says(plan: Plan, found: Mapping[str, Any] | None) -> str:
+    """What was asked on the target's own kernels, or plainly why nothing was."""
+    arch = plan.target.arch
+    if found:
+        few = f"; fewer than {FEWEST} rows move no figure, so this host's decided" if found["n"] < FEWEST else ""
+        return (
+            f"{len(found['trials'])} variants were judged on {arch} kernels ({found['host']}): {found['n']:,} of "
+            f"{found['of']:,} selection rows, stratified{few}."
+        )
+    if (why := why_not(plan)) is None:
+        return f"This host's kernels are {arch}, as the target's." if plan.target.runs_here else (
+            f"Nothing was run on {arch} kernels: the emulator failed. Accuracy is this host's, and int8 answers "
+            f"differ there.")  # fmt: skip
+    return f"Nothing was run on {arch} kernels: {why}. Accuracy is this host's, and int8 answers differ there."
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """What `judge` or `held_out` wrote."""
+    said: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    return said
+
+
+def stratified_order(labels: Sequence[str | None], reference: np.ndarray[Any, Any] | None, seed: int) -> list[int]:
+    """The rows in an order of which every beginning holds each class in its proportion.
+
+    Classes are the labels, else the reference's largest output; rows without either come at random.
+
+    >>> stratified_order(["a", "a", "a", "a", "b", "b"], None, seed=0)
+    [3, 5, 2, 0, 4, 1]
+    """
+    import numpy as np
+
+    count = len(labels)
+    if count and labels[0] is None:
+        strata = list(np.zeros(count)) if reference is None else list(reference.argmax(axis=1))
+    else:
+        strata = list(labels)
+    places: dict[Any, list[int]] = {}
+    for row in np.random.default_rng(seed).permutation(count):
+        places.setdefault(strata[row], []).append(int(row))
+    ranked = [((at + 0.5) / len(rows), str(own), row) for own, rows in places.items() for at, row in enumerate(rows)]
+    return [row for _, _, row in sorted(ranked)]
+
+
+class _Scored:
+    """One variant's answers to the same rows, here and there: scores (rows,), by labels or by the reference."""
+
+    def __init__(
+        self, task: Any, there: np.ndarray[Any, Any], here: np.ndarray[Any, Any], reference: np.ndarray[Any, Any],
+        truth: list[int] | None,
+    ) -> None:  # fmt: skip
+        import numpy as np
+
+        self.agreed_there, self.agreed_here = task.agrees(there, reference), task.agrees(here, reference)
+        self.there = self.agreed_there if truth is None else task.correct(there, truth)
+        self.here = self.agreed_here if truth is None else task.correct(here, truth)
+        self.flips = int((task.agrees(there, here) < _SAME).sum())
+        self.largest_difference = float(np.abs(there - here).max())
+
+
+def _on_target(trial: Trial, own: _Scored, plain: _Scored, costs: Mapping[str, Any] | None) -> OnTarget:
+    """All rows' figures from here, moved by what changed from here to there: a difference estimator (Cochran 1977)."""
+    agreement, spread = _moved(trial.agreement, trial.agreement_interval, own.agreed_there - own.agreed_here)
+    lost = (plain.there - own.there) - (plain.here - own.here)
+    drop, drops = _moved(trial.drop_points, trial.drop_interval, 100 * lost, scale=100)
+    return OnTarget(
+        n=len(own.there), agreement=min(1.0, agreement), agreement_interval=spread, drop_points=drop,
+        drop_interval=drops, flips=own.flips, largest_difference=own.largest_difference,
+        cost=costs[trial.name]["relative"] if costs else None,
+    )  # fmt: skip
+
+
+def _moved(
+    value: float, interval: tuple[float, float] | None, change: np.ndarray[Any, Any], *, scale: float = 1.0
+) -> tuple[float, tuple[float, float]]:
+    """A figure of all rows, moved by the mean change of some of them, with both spreads in its interval."""
+    import numpy as np
+
+    if len(change) < FEWEST:  # one row more or less would decide
+        change = np.zeros(len(change))
+    mean = float(change.mean())
+    low, high = intervals.interval(change) if change.any() else (0.0, 0.0)
+    unseen = 0.0 if change.any() else scale * _RULE_OF_THREE / len(change)
+    below, above = (value - interval[0], interval[1] - value) if interval else (0.0, 0.0)
+    return value + mean, (
+        value + mean - hypot(below, mean - low, unseen),
+        value + mean + hypot(above, high - mean, unseen),
+    )
+
+
+def _ask(
+    plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample], limit_s: float, pool: str | None
+) -> tuple[dict[str, np.ndarray[Any, Any]], list[int], dict[str, Any]]:
+    """Each model's answers to the first of the samples, as many as the seconds allow, on each of this host's cores.
+
+    Returns outputs by model (asked, ...), the samples that were asked, and where and how long.
+    """
+    import numpy as np
+
+    from edgekd.onboard.runner import pack
+
+    shards = [range(first, len(samples), count) for count in [min(os.cpu_count() or 1, len(samples))]
+              for first in range(count)]  # fmt: skip
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="edgekd-target-") as place:
+        device = make("devices", "qemu", cpu=plan.target.emulator_cpu)
+
+        def ask(shard: range) -> dict[str, np.ndarray[Any, Any]]:
+            inputs, said = Path(place, f"{shard.start}.npz"), Path(place, f"{shard.start}.said.npz")
+            pack([samples[row] for row in shard], inputs)
+            jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
+            running.run("answers", models=jobs, threads=plan.target.threads, outputs=str(said), limit_s=limit_s,
+                        pool=pool)  # fmt: skip
+            with np.load(said, allow_pickle=False) as found:
+                return {name: found[name] for name in models}
+
+        with device.up() as running, ThreadPoolExecutor(len(shards)) as workers:
+            parts = list(workers.map(ask, shards))
+            host = running.host
+    asked = [row for shard, part in zip(shards, parts, strict=True) for row in shard[: len(part[next(iter(models))])]]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in models}
+    return joined, asked, {"cpu": plan.target.emulator_cpu, "host": host, "seconds": time.monotonic() - started}
+
+
+def _costs(
+    plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample]
+) -> tuple[dict[str, dict[str, Any]] | None, str]:
+    """Instructions of an inference by class on the target's core, and over fp32's; why there are none."""
+    from edgekd.onboard.runner import pack
+
+    with tempfile.TemporaryDirectory(prefix="edgekd-count-") as place:
+        inputs = Path(place, "inputs.npz")
+        pack(list(samples), inputs)
+        jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
+        try:
+            with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
+                counts = device.run("count", models=jobs, threads=1)
+        except EdgeKDError as error:
+            return None, f"{error.message}; {error.fix}"
+    plain = counts[PLAIN]["instructions"]
+    return {name: own | {"relative": own["instructions"] / plain} for name, own in counts.items()}, ""

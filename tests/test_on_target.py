@@ -1,0 +1,222 @@
+"""Variants on the target's own kernels: which are asked, on which rows, and what a part of the rows says of all."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import TINY, loose_target, run
+from helpers import elsewhere, fast, matmul_model, profile, samples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekd import on_target
+from edgekd.choose import OnTarget, Trial, choose
+from edgekd.core.errors import EdgeKDError
+from edgekd.core.registry import make
+from edgekd.core.results import this_host
+from edgekd.devices.local import Local
+
+TARGET = elsewhere(memory_mib=32.0, artifact_mib=16.0)
+
+
+def trial(name="float32", **values):
+    usual = {"agreement": 0.95, "drop_points": 0.0, "speed": 1.0, "latency_ms": 5.0, "peak_rss_mib": 20.0}
+    return Trial(name, **usual | {"artifact_mib": 10.0} | values)
+
+
+def plan(target=TARGET, *, minutes=0.5, force=None, task="text-classification"):
+    return SimpleNamespace(target=target, emulate_minutes=minutes, force=force, task=task, seed=0)
+
+
+def test_those_that_may_ship_here_are_asked_first_then_those_that_only_accuracy_bars():
+    trials = [
+        trial(), trial("dynamic_int8", speed=2.0, drop_points=9.0), trial("static_int8", speed=1.5),
+        trial("weight_int8", speed=3.0, peak_rss_mib=99.0), Trial.failure("float16", "no kernel"),
+    ]  # fmt: skip
+    assert on_target.contenders(trials, plan()) == ["float32", "static_int8", "dynamic_int8"]
+    assert on_target.contenders(trials, plan(force="weight_int8"))[:2] == ["float32", "weight_int8"]
+
+
+def test_no_more_are_asked_than_the_minutes_bear():
+    many = [trial(), *(trial(f"static_int8-float{n}", speed=1 + n / 10) for n in range(9))]
+    assert on_target.contenders(many, plan()) == ["float32", *(f"static_int8-float{n}" for n in (8, 7, 6, 5))]
+
+
+@fast
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.integers(0, 5))
+def test_every_beginning_of_the_order_holds_each_class_in_its_proportion(labels, seed):
+    order = on_target.stratified_order(labels, None, seed)
+    assert sorted(order) == list(range(len(labels)))
+    for end in range(1, len(order) + 1):
+        head = [labels[row] for row in order[:end]]
+        for one in set(labels):
+            assert abs(head.count(one) - end * labels.count(one) / len(labels)) < 2
+
+
+def test_rows_without_labels_are_stratified_by_what_the_teacher_says():
+    says = np.eye(2)[[0] * 8 + [1] * 4]
+    order = on_target.stratified_order([None] * 12, says, seed=1)
+    assert sum(row >= 8 for row in order[:6]) == 2
+
+
+def test_a_figure_of_all_rows_moves_by_what_changed_in_some():
+    change = np.zeros(100)
+    change[:3] = -1
+    value, (low, high) = on_target._moved(0.95, (0.93, 0.97), change)
+    assert value == pytest.approx(0.92)
+    assert low < 0.90
+    assert high > 0.94
+
+
+def test_where_no_row_changed_the_interval_still_allows_for_what_was_not_seen():
+    value, (low, high) = on_target._moved(1.0, (0.5, 1.5), np.zeros(100), scale=100)
+    assert value == 1.0
+    assert low == pytest.approx(1 - np.hypot(0.5, 3.0))
+    assert high == pytest.approx(1 + np.hypot(0.5, 3.0))
+
+
+def test_too_few_rows_move_nothing():
+    assert on_target._moved(0.95, None, -np.ones(on_target.FEWEST - 1))[0] == 0.95
+
+
+def told(**values):
+    usual = {"n": 90, "agreement": 0.9, "agreement_interval": [0.8, 1.0], "drop_points": 0.1,
+             "drop_interval": [-1.0, 1.0], "flips": 2, "largest_difference": 0.3, "cost": None}  # fmt: skip
+    return usual | values
+
+
+def test_what_was_not_asked_there_does_not_ship_beside_what_was():
+    trials = [trial(), trial("dynamic_int8", speed=2.0), trial("static_int8", speed=3.0),
+              trial("weight_int8", peak_rss_mib=99.0)]  # fmt: skip
+    found = {"trials": {"float32": told(), "dynamic_int8": told(drop_points=0.5)}}
+    merged = on_target.applied(trials, found, plan())
+    assert merged[1].on_target == OnTarget(90, 0.9, (0.8, 1.0), 0.5, (-1.0, 1.0), 2, 0.3, None)
+    choice = choose(merged, TARGET)
+    assert choice.name == "dynamic_int8"
+    assert "not asked on" in choice.passed_over["static_int8"]
+    assert choice.passed_over["weight_int8"] == "peak memory 99.0 MiB > 32"
+    assert on_target.applied(trials, None, plan()) == trials
+
+
+def test_it_says_plainly_why_nothing_was_asked(monkeypatch):
+    monkeypatch.setattr(on_target, "plugin", lambda kind, name: SimpleNamespace(available=lambda: False))
+    arm = profile(arch="aarch64")
+    if not arm.needs_guest:
+        pytest.skip("this host is the target's own architecture")
+    assert on_target.says(plan(arm), None) == (
+        "Nothing was run on aarch64 kernels: no emulator is set up: `edgekd doctor --fix emulator`. Accuracy is this "
+        "host's, and int8 answers differ there."
+    )
+    assert "--emulate-minutes 0 left it out" in on_target.says(plan(arm, minutes=0), None)
+    assert on_target.says(plan(profile()), None).startswith("This host's kernels are")
+
+
+class Emulator:
+    """A device that answers as this host does, but for one row of one model, and counts instructions."""
+
+    available = classmethod(lambda cls: True)
+    host = "a core that is not here"
+
+    def __init__(self, cpu):
+        self.cpu = cpu
+
+    def up(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def run(self, mode, **job):
+        if mode == "count":
+            if self.cpu == "cortex-a53":
+                raise EdgeKDError("no gcc", fix="install it")
+            return {
+                name: {"instructions": 100.0 if name == "float32" else 61.0, "classes": {}} for name in job["models"]
+            }
+        told = Local().run(mode, **job)
+        with np.load(job["outputs"]) as file:
+            said = dict(file)
+        said = {name: rows if name == "float32" else -rows for name, rows in said.items()}
+        np.savez(job["outputs"], **said)
+        return told
+
+
+@pytest.fixture
+def lab(monkeypatch, tmp_path):
+    """Two variants of one tiny model, 40 selection rows, and an emulator that answers otherwise for one of them."""
+    text = on_target.make("tasks", "text-classification")
+    task = SimpleNamespace(encode=lambda folder, rows, size: rows, pool=None, agrees=text.agrees, correct=text.correct)
+    plugins = {"qemu": Emulator, "text-classification": lambda: task}
+    monkeypatch.setattr(on_target, "make", lambda kind, name, **options: plugins[name](**options))
+    for name, file in (("float32", "model.onnx"), ("dynamic_int8", "model_quantized.onnx")):
+        (tmp_path / name).mkdir()
+        matmul_model(tmp_path / name / file)
+    rows = [SimpleNamespace(input=sample, label=None) for sample in samples(*range(1, 41))]
+    splits = SimpleNamespace(selection=rows, selection_labelled=False, classes=("a", "b", "c", "d"))
+    return splits, tmp_path
+
+
+def judged(lab, cpu="cortex-a72"):
+    splits, folder = lab
+    asked = plan(elsewhere(emulator_cpu=cpu))
+    asked.student = SimpleNamespace(survey=SimpleNamespace(max_size=9))
+    from edgekd.export import outputs
+
+    reference = outputs(folder / "float32" / "model.onnx", [row.input for row in splits.selection], threads=1)
+    trials = [trial(agreement=1.0), trial("dynamic_int8", speed=2.0, agreement=1.0)]
+    progress = SimpleNamespace(stage=lambda *words: None, say=lambda line: None)
+    (folder / "out").mkdir()
+    on_target.judge(asked, splits, trials, folder, folder, reference, folder / "out", progress)
+    found = on_target.read(folder / "out", on_target.SELECTION)
+    return found, on_target.applied(trials, found, asked), asked
+
+
+def test_a_variant_that_answers_otherwise_there_is_found_out(lab):
+    found, trials, asked = judged(lab)
+    assert (found["n"], found["of"], found["host"]) == (40, 40, Emulator.host)
+    assert found["agreement_here"] == {"float32": 1.0, "dynamic_int8": 1.0}
+    assert found["agreement_there"]["dynamic_int8"] < 0.5
+    plain, spoiled = (one.on_target for one in trials)
+    assert (plain.flips, plain.drop_points, plain.cost) == (0, 0.0, 1.0)
+    assert spoiled.flips == 40 - round(40 * found["agreement_there"]["dynamic_int8"])
+    assert spoiled.drop_points == pytest.approx(100 * spoiled.flips / 40)
+    assert spoiled.cost == 0.61
+    assert choose(trials, asked.target).name == "float32"
+
+
+def test_without_counts_it_still_judges(lab):
+    found, trials, _ = judged(lab, "cortex-a53")
+    assert found["cost"] is None
+    assert found["cost_note"] == "no gcc; install it"
+    assert trials[1].on_target.cost is None
+
+
+@pytest.mark.emulator
+def test_a_build_for_arm_is_judged_on_arm(tiny_teacher, tiny_data, store, tmp_path):
+    """The whole way, with the real aarch64 runtime: what it chose by, what it reports, what it recorded."""
+    target = loose_target(tmp_path, arch="aarch64", isa=["asimd"], microarch="cortex-a72", emulator_cpu="cortex-a72")
+    done = run("build", "--target", target, "--teacher", tiny_teacher, "--data", tiny_data, "--out",
+               tmp_path / "bundle", *TINY)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads((tmp_path / "bundle" / "report.json").read_text("utf-8"))
+    there, accuracy = said["on_target"], said["target_figures"]["accuracy"]
+    assert "under QEMU" in there["host"]
+    assert there["selection"]["trials"]["float32"]["flips"] == 0, "fp32 answers alike"
+    assert there["selection"]["trials"]["float32"]["largest_difference"] < 1e-4
+    assert there["selection"]["trials"]["dynamic_int8"]["n"] == there["selection"]["n"] >= on_target.FEWEST
+    assert there["cost"]["float32"]["relative"] == 1.0
+    assert there["cost"]["dynamic_int8"]["classes"]["integer multiply-add"] > 0
+    assert (accuracy["kind"], accuracy["host"]) == ("measured", there["host"])
+    assert accuracy["n"] == there["held_out"]["n"]
+    assert said["on_target_says"].endswith("stratified.")
+    golden = json.loads((tmp_path / "bundle" / "golden" / "golden.json").read_text("utf-8"))
+    assert golden["rows"] == {this_host().arch: 16, "aarch64": 16}
+    assert set(golden["tolerance"]) == {this_host().arch, "aarch64", "float32"}
+    with make("devices", "qemu", cpu="cortex-a72").up() as device:
+        checked = device.python([str(tmp_path / "bundle" / "verify.py")])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "the outputs recorded on aarch64" in checked.stdout
