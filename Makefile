@@ -5,7 +5,7 @@ EXTRA ?=
 FASHION := 0.0~git20200523.55506a9-1
 FASHION_SHA256 := 39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0
 
-.PHONY: help demo demo-packages demo-image demo-series peers test check golden slow node emulator clean
+.PHONY: help demo demo-packages demo-image demo-series peers test check golden slow node browser emulator clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -63,7 +63,10 @@ node: .venv/.demo-text  ## a bundle in @huggingface/transformers under Node.js
 	cd tests/node && ONNXRUNTIME_NODE_INSTALL=skip npm ci --no-audit --no-fund --silent
 	$(BIN)/python -m pytest -m node $(EXTRA)
 
-emulator: .venv/.ready  ## memory in an arm64 Linux under QEMU
+browser: .venv/.ready  ## the report page in headless Chromium: layout, contrast, printing, no request
+	$(BIN)/python -m pytest -m browser $(EXTRA)
+
+emulator: .venv/.ready  ## ARM cores and an arm64 Linux under QEMU
 	$(BIN)/python -m pytest -m emulator $(EXTRA)
 
 check: .venv/.ready  ## what CI checks beside the tests: lint, types, import contracts

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from math import log10
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import predictor
 from edgekd.choose import PLAIN
 from edgekd.core.confidence import class_gains, evidence_says
+from edgekd.core.latency import AA_LIMIT
 from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
 from edgekd.figures import figures, line, prediction, spell, suggested, sureness, target_figures
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from edgekd.tryout import Tried
 
 SCHEMA = 1
-AA_LIMIT = 0.01  # a median A/A ratio further from 1 is called unstable
 
 
 def compose(
@@ -83,7 +80,11 @@ def compose(
         "name": plan.name,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "plan_sha256": plan.digest,
-        "target_figures": target_figures(plan, fit, choice.name, shipped, measured["n_test"], guest),
+        "target_figures": target_figures(
+            plan, fit, choice.name, shipped, measured["n_test"], guest, found["held_out"]
+        ),
+        "on_target": _on_target(found),
+        "on_target_says": found["on_target_says"],
         "figures": {name: figures(values, plan) for name, values in models.items()},
         "baseline": baseline,
         "confidence": sureness(plan, shipped, confidence),
@@ -129,6 +130,18 @@ def compose(
         "host": asdict(host),
         "seed": plan.seed,
         "versions": plan.versions,
+    }  # fmt: skip
+
+
+def _on_target(found: dict[str, Any]) -> dict[str, Any] | None:
+    """What the target's own kernels and core showed; None where they were not asked."""
+    there = found["on_target"]
+    if not there:
+        return None
+    selection = {key: there[key] for key in ("n", "of", "seconds", "trials", "agreement_here", "agreement_there")}
+    return {
+        "cpu": there["cpu"], "emulated": "user", "host": there["host"], "selection": selection,
+        "held_out": found["held_out"], "cost": there["cost"], "cost_note": there["cost_note"],
     }  # fmt: skip
 
 
@@ -194,43 +207,3 @@ def _inputs(plan: Plan) -> str:
         return f"{known}texts are cut at {survey.max_size} {unit}"
     channels = f", {survey.channels} channel" + ("s" if survey.channels > 1 else "")
     return f"inputs of {survey.max_size} {unit}{channels}"
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """The report of a finished bundle."""
-    said: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return said
-
-
-def write(said: dict[str, Any], folder: Path) -> None:
-    """Write report.json, report.md and the self-contained report.html."""
-    text = json.dumps(said, indent=1, ensure_ascii=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    for name in ("report.md", "report.html"):
-        (folder / name).write_text(render(name, said), encoding="utf-8")
-
-
-def render(name: str, said: dict[str, Any]) -> str:
-    """A template of `templates/` filled with the report's values."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=name.endswith(".html"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["sig"] = _significant
-    environment.filters["spell"] = spell
-    environment.filters["log10"] = log10
-    text: str = environment.get_template(f"{name}.j2").render(report=said, **said)
-    return text
-
-
-def _significant(value: float | None, digits: int = 3) -> str:
-    """A number for reading: three significant digits, never in exponents; a dash where there is none."""
-    if value is None:
-        return "–"
-    text = f"{value:.{digits}g}"
-    return f"{value:,.0f}" if "e" in text or abs(value) >= 10**digits else text

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekd import __version__
+from edgekd.cli.bench import bench, compare
 from edgekd.cli.diagnose import diagnose
+from edgekd.cli.report import report
+from edgekd.cli.targets import targets
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +85,8 @@ _PLAN_OPTIONS = [
     click.option("--latency-ms", type=float, help="Instead of the profile's."),
     click.option("--time-limit", "time_limit_s", type=float, default=600.0, show_default=True,
                  help="Seconds for the search over recipes."),
+    click.option("--emulate-minutes", type=float, default=0.5, show_default=True, metavar="MINUTES",
+                 help="For asking the variants on an ARM target's own kernels (edgekd doctor: emulator)."),
     click.option("--golden", default="synthetic", show_default=True, help="synthetic, test or a data file."),
     click.option("--full/--quick", default=False, help="Measure in 10 fresh processes instead of 4."),
     click.option("--seed", type=int, default=0, show_default=True),
@@ -149,59 +154,13 @@ def plan(measure: bool, as_json: bool, **values: Any) -> None:
 
 
 cli.add_command(diagnose)
-
-
-@cli.group()
-def targets() -> None:
-    """Profiles of the devices that edgekd knows."""
-
-
-@targets.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def targets_list(as_json: bool) -> None:
-    """The shipped profiles, and this machine."""
-    from edgekd.cli import show
-    from edgekd.core.profile import load_profile, target_names
-
-    profiles = [load_profile(name) for name in target_names()]
-    if as_json:
-        _print_json({"targets": [profile.as_dict() for profile in profiles]})
-    else:
-        click.echo(show.targets(profiles))
-
-
-@targets.command("show")
-@click.argument("name")
-@click.option("--yaml", "as_yaml", is_flag=True, help="As a file to edit.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def targets_show(name: str, as_yaml: bool, as_json: bool) -> None:
-    """One profile, whole."""
-    from edgekd.cli import show
-    from edgekd.core.profile import load_profile, profile_text
-
-    profile = load_profile(name)
-    if as_json:
-        _print_json(profile.as_dict())
-    else:
-        click.echo(profile_text(name) if as_yaml else show.profile(profile), nl=not as_yaml)
-
-
-@targets.command("check")
-@click.argument("file")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def targets_check(file: str, as_json: bool) -> None:
-    """Check a profile that you edited."""
-    from edgekd.core.profile import load_profile
-
-    profile = load_profile(file)
-    if as_json:
-        _print_json({"target": profile.name, "valid": True})
-    else:
-        click.echo(f"{file}: a valid profile for {profile.title} ({profile.name})")
+cli.add_command(bench)
+cli.add_command(compare)
+cli.add_command(targets)
 
 
 @cli.command()
-@click.option("--fix", metavar="NAME", help="Mend one check: guest or predictor.")
+@click.option("--fix", metavar="NAME", help="Mend one check: guest, emulator or predictor.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def doctor(fix: str | None, as_json: bool) -> None:
     """What works on this machine, what is missing, the command that mends it."""
@@ -230,21 +189,7 @@ def verify(bundle: Path) -> None:
     sys.exit(check(bundle.resolve()))
 
 
-@cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--open", "open_it", is_flag=True, help="Open report.html in the browser.")
-@click.option("--json", "as_json", is_flag=True, help="report.json on stdout.")
-def report(bundle: Path, open_it: bool, as_json: bool) -> None:
-    """Show a bundle's report."""
-    page = bundle / "report.md"
-    if not page.is_file():
-        raise UsageError(f"{bundle} is no bundle: it has no report.md", fix="give the folder that build wrote")
-    if as_json:
-        _print_json(json.loads((bundle / "report.json").read_text(encoding="utf-8")))
-    elif open_it:
-        click.launch(str(bundle / "report.html"))
-    else:
-        click.echo(page.read_text(encoding="utf-8"), nl=False)
+cli.add_command(report)
 
 
 def _print_json(value: Any) -> None:

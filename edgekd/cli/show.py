@@ -10,8 +10,8 @@ from edgekd.core.registry import plugin
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
+    from edgekd.core.protocols import Check
     from edgekd.costs import Fit
-    from edgekd.doctor import Check
     from edgekd.plan import Plan
 
 
@@ -24,6 +24,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def plan(made: Plan) -> str:
     """Every choice, in the order of the stages."""
+    from edgekd import on_target
+
     target, teacher, data, student = made.target, made.teacher, made.data, made.student
     counts = ", ".join(f"{count} {role}" for role, count in data.counts.items())
     task = plugin("tasks", made.task)
@@ -46,6 +48,7 @@ def plan(made: Plan) -> str:
         *(("", note) for note in data.notes),
         *_student(made, inputs),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
+        *([("on target", on_target.plans(made))] if target.needs_guest else []),
         *([("force", f"{made.force} ships, whatever is measured of it")] if made.force else []),
         ("ship", f"if it keeps {made.min_retained:.0%} of the teacher; golden inputs: {made.golden}"),
         ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "
@@ -98,6 +101,7 @@ def fit_table(shape: Fit, made: Plan) -> str:
         f"memory of the choice: {shape.chosen.memory_mib:.1f} MiB = {parts}",
         f"{shape.fitting} of {shape.considered} shapes fit; the choice is {how} on {shape.host}",
         f"predictions: 9 of 10 shapes within {errors} (cross-validated on {shape.anchors})",
+        *([f"latency on {target.name}: {shape.calibrated}"] if shape.calibrated else []),
         *(f"warning: {warning}" for warning in shape.warnings),
     ]
     return "\n".join(["", table(header, rows), "", *tail])

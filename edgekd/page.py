@@ -1,0 +1,129 @@
+"""The page: a report's values as report.html, report.md and the model card, and a bundle's report with its receipts.
+
+The page is one file without scripts, fonts or pictures from elsewhere; its templates lie in `templates/`.
+"""
+
+from __future__ import annotations
+
+import json
+from math import floor, log10
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.drawing import Axis, Mark, placed, round_step
+from edgekd.figures import spell
+from edgekd.proof import doubts, receipts
+
+_LATER = {"on_target": None, "on_target_says": "", "receipts": None}  # what a report has not, or an older one
+_BULKY = ("outputs", "latency_ms", "aa_latency_ms")  # of a receipt: its file has them
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The report of a finished bundle. Raises UsageError where the folder has none that can be read."""
+    path, fix = folder / "report.json", "give the folder that build wrote"
+    if not path.is_file():
+        raise UsageError(f"{folder} is no bundle: it has no report.json", fix=fix)
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is no whole JSON: {error}", fix=fix) from error
+    if not isinstance(said, dict) or "summary" not in said:
+        raise UsageError(f"{path} is no report of edgekd", fix=fix)
+    return said
+
+
+def with_receipts(bundle: Path) -> dict[str, Any]:
+    """A bundle's report, and under `receipts` what devices showed of it: `held`, oldest first, and `refused`.
+
+    A receipt has its file's values but for answers and samples, and what is derived from these: `latency` (null of an
+    emulated device), 101 percentiles of its single runs in ms, `latency_quantiles_ms`, and `of_target`: whether the
+    device has the target's architecture, so that the budgets hold for it.
+    """
+    import numpy as np
+
+    said = read(bundle)
+    beside = any(receipts.folder(bundle).glob("*.json"))  # an older bundle has none, and is read all the same
+    good, refused = receipts.read_all(bundle) if beside else ([], [])
+    arch = doubts.made(bundle).target["arch"] if good else None
+    held = []
+    for path, receipt in good:
+        timed = receipts.latency(receipt)
+        values = {key: value for key, value in receipt.as_dict().items() if key not in _BULKY}
+        values |= {"file": path.name, "of_target": receipt.arch == arch}
+        values |= {"latency": timed.as_dict() if timed else None, "latency_quantiles_ms": None}
+        if receipt.latency_ms:
+            values["latency_quantiles_ms"] = np.percentile(np.array(receipt.latency_ms), range(101)).tolist()
+        held.append(values)
+    turned_down = [{"file": path.name, "reasons": list(reasons)} for path, reasons in refused]
+    return said | {"receipts": {"held": held, "refused": turned_down}}
+
+
+def text(bundle: Path) -> str:
+    """The bundle's report.md as it was written, and after it the receipts, if there are any."""
+    said, path = with_receipts(bundle), bundle / "report.md"
+    if not path.is_file():
+        raise UsageError(f"{bundle} is no whole bundle: it has no report.md", fix="give the folder that build wrote")
+    own = path.read_text(encoding="utf-8")
+    return own if not _any(said) else f"{own.rstrip()}\n\n{render('_receipts.md', said).rstrip()}\n"
+
+
+def write_page(bundle: Path) -> Path:
+    """Write the report with its receipts into the receipts' folder; the path. The bundle's own page where it has none.
+
+    Nothing is written into the bundle. Raises EdgeKDError where an older report lacks what the page shows.
+    """
+    import jinja2
+
+    said = with_receipts(bundle)
+    if not _any(said):
+        return bundle / "report.html"
+    try:
+        whole = render("report.html", said)
+    except jinja2.UndefinedError as error:
+        raise EdgeKDError(
+            f"{bundle} was made by an older edgekd: {error.message}", fix="open its own report.html, or build it again"
+        ) from error
+    path = receipts.folder(bundle) / "report.html"
+    path.write_text(whole, encoding="utf-8")
+    return path
+
+
+def _any(said: dict[str, Any]) -> bool:
+    return bool(said["receipts"]["held"] or said["receipts"]["refused"])
+
+
+def write(said: dict[str, Any], folder: Path) -> None:
+    """Write report.json, report.md and the self-contained report.html."""
+    plain = json.dumps(said, indent=1, ensure_ascii=False)
+    (folder / "report.json").write_text(plain + "\n", encoding="utf-8")
+    for name in ("report.md", "report.html"):
+        (folder / name).write_text(render(name, said), encoding="utf-8")
+
+
+def render(name: str, said: dict[str, Any]) -> str:
+    """A template of `templates/` filled with the report's values."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=name.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"sig": significant, "spell": spell, "log10": log10, "median": median}
+    environment.globals |= {"axis": Axis, "axis_of": Axis.of, "round_step": round_step, "mark": Mark, "placed": placed}
+    filled: str = environment.get_template(f"{name}.j2").render(_LATER | said)
+    return filled
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number for reading: three significant digits, never in exponents; a dash where there is none."""
+    if value is None:
+        return "–"
+    short = f"{value:.{digits}g}"
+    if "e-" in short:
+        return f"{value:.{digits - 1 - floor(log10(abs(value)))}f}".rstrip("0")
+    return f"{value:,.0f}" if "e" in short or abs(value) >= 10**digits else short
