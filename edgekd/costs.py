@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from edgekd.core.calibration import Reading
 from edgekd.core.errors import ArtifactTooLarge, OverLatency, OverMemory
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import Survey
@@ -60,6 +61,7 @@ class Fit:
     reference_ms: float  # the reference model's median on this host: what predicted latencies are multiples of
     warnings: tuple[str, ...]
     host: str
+    calibrated: str = ""  # what latencies predicted for the target are calibrated by, in words
 
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> Fit:
@@ -113,6 +115,7 @@ class Candidates:
     predictor: Predictor
     reference_ms: float  # the reference model's median on this host
     teacher_ms: float
+    readings: tuple[Reading, ...] = ()  # of real boards with the target's core
 
     @property
     def family(self) -> str:
@@ -154,7 +157,8 @@ class Candidates:
         predicted: Mapping[str, float] | None = None,
     ) -> Cost:  # fmt: skip
         """A cost from its figures, held against the budgets."""
-        on_target = predict_latency(shape.work(size_of(shape, self.survey, self.survey.typical)), self.target, recipe)
+        work = shape.work(size_of(shape, self.survey, self.survey.typical))
+        on_target = predict_latency(work, self.target, recipe, self.readings)
         here = self.target.runs_here
         made = Cost(
             shape=shape.as_dict(), words=str(shape), recipe=recipe, kind=kind,

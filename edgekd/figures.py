@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core import calibration
 from edgekd.core.confidence import BINS, WANTED, scaling_says, threshold_says
+from edgekd.core.protocols import Work
 from edgekd.core.registry import plugin
-from edgekd.core.results import Figure, this_host
+from edgekd.core.results import Figure, Kind, this_host
 from edgekd.core.roofline import predict_latency
+from edgekd.core.store import open_store
 from edgekd.plan import Plan
 from edgekd.predictor import Predictor
 
@@ -54,6 +57,12 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
     def measured(value: float | None, unit: str, how: str, n: int, span: Any = None) -> dict[str, Any]:
         return Figure(value, unit, "measured", how, n, tuple(span) if span else None, host).as_dict()
 
+    def upper(percent: int) -> dict[str, Any]:
+        value, note = values[f"latency_p{percent}_ms"], values["latency_notes"][str(percent)]
+        kind: Kind = "unknown" if value is None else "measured"
+        how = note if value is None else f"{timing}, {note}"
+        return Figure(value, "ms", kind, how, values["latency_n"], None, host).as_dict()
+
     price = plan.price_per_hour
     cost, low, high = (cost_per_million(ms, price) for ms in (values["latency_p50_ms"], *values["latency_interval"]))
     dear = Figure(cost, "USD", "predicted", f"a million queries one by one, each of this host's median latency, at "
@@ -70,7 +79,9 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
                         "probability, held-out samples", values["n"], values["ece_interval"]),
         "latency_p50": measured(values["latency_p50_ms"], "ms", timing, values["latency_n"],
                                 values["latency_interval"]),
-        "latency_p90": measured(values["latency_p90_ms"], "ms", timing, values["latency_n"]),
+        "latency_p90": upper(90),
+        "latency_p99": upper(99),
+        "latency_quantiles_ms": values["latency_quantiles_ms"],
         "speedup": measured(values["speedup"], "x", "teacher's median over this one's, same run",
                             values["latency_n"], values["ratio_interval"]),
         "peak_rss": measured(values["peak_rss_mib"], "MiB", peak, 3, values["peak_rss_interval"]),
@@ -83,11 +94,13 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
 
 
 def target_figures(
-    plan: Plan, fit: Fit | None, name: str, shipped: dict[str, Any], n: int, guest: dict[str, Any] | None
-) -> dict[str, Any]:
-    """What holds for the target itself: measured only where this host has its architecture, or a guest has.
+    plan: Plan, fit: Fit | None, name: str, shipped: dict[str, Any], n: int, guest: dict[str, Any] | None,
+    held_out: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What holds for the target itself: measured only where this host has its architecture, or an emulator has.
 
-    `name` is the variant's, `accuracy` the plan's metric on `n` held-out samples, `guest` what an arm64 guest showed.
+    `name` is the variant's, `accuracy` the plan's metric on `n` held-out samples, `guest` what an arm64 guest showed,
+    `held_out` what the target's own kernels answered to some of them.
     """
     target, host, unit = plan.target, this_host(), unit_of(plan.metric)
     artifact = Figure(shipped["artifact_mib"], "MiB", "measured", "size of the ONNX file", 1, None, host.name)
@@ -109,6 +122,11 @@ def target_figures(
         accuracy = Figure(shipped["metric_value"], unit, "predicted",
                           f"measured on {host.arch} kernels; int8 outputs differ on {target.arch}", n,
                           tuple(shipped["metric_interval"]), host.name)  # fmt: skip
+        if held_out is not None:
+            how = (f"{target.arch} kernels, user-mode emulation: {held_out['n']} of {held_out['of']} held-out samples, "
+                   f"stratified; the same ones on {host.arch}: {spell(held_out['here'], plan.metric)}")  # fmt: skip
+            accuracy = Figure(held_out["value"], unit, "measured", how, held_out["n"], tuple(held_out["interval"]),
+                              held_out["host"])  # fmt: skip
     named = {"accuracy": accuracy, "latency_p50": latency, "peak_rss": memory, "artifact": artifact}
     return {name: figure.as_dict() for name, figure in named.items()}
 
@@ -117,10 +135,15 @@ def _latency_elsewhere(plan: Plan, fit: Fit | None, name: str) -> Figure:
     """Of a student's shape by its arithmetic; what a teacher that ships itself takes is not known on paper."""
     if fit is None:
         return Figure(None, "ms", "unknown", "no student, no shape to reckon with: unknown until it runs there", n=0)
-    shape = plugin("students", plan.student.family)(**fit.chosen.shape)
-    if plan.student.exit is not None:
-        shape = shape.exit_shape(plan.student.exit - 1)
-    return predict_latency(shape.work(plan.student.survey.typical), plan.target, name)
+    work = work_of(plan.student.family, fit.chosen.shape, plan.student.exit, plan.student.survey.typical)
+    return predict_latency(work, plan.target, name, calibration.load(open_store().root, plan.target.microarch))
+
+
+def work_of(family: str, shape: dict[str, Any], exit_layer: int | None, size: int) -> Work:
+    """What one input of that size asks of a student's shape, or of its early exit after a layer counted from 1."""
+    whole = plugin("students", family)(**shape)
+    found: Work = (whole if exit_layer is None else whole.exit_shape(exit_layer - 1)).work(size)
+    return found
 
 
 def prediction(family: str, fit: Fit, known: Predictor) -> dict[str, Any]:

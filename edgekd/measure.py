@@ -21,6 +21,7 @@ from edgekd.core import confidence
 from edgekd.core import statistics as intervals
 from edgekd.core.confidence import Suggestion
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.latency import percentile, quantiles
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
@@ -32,7 +33,7 @@ from edgekd.plan import Plan
 if TYPE_CHECKING:
     import numpy as np
 
-P90_SAMPLES = 44  # fewer say nothing about the percentile (order statistics, 95%)
+SCHEMA = 2  # of what is kept
 _COLD_STARTS = 3
 _GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest counts
 
@@ -237,19 +238,26 @@ class _Lab:
                         fix="the model is not deterministic on this host; report its operators and this CPU",
                     )
             self.step("latency, interleaved")
-        # one figure a sample: the median over its repetitions, so that samples are independent
-        per_sample = {name: np.median(np.concatenate(runs), axis=0) for name, runs in samples.items()}
-        return {name: _latency(per_sample[first], per_sample[name], np.concatenate(samples[name])) for name in samples}
+        every = {name: np.concatenate(runs) for name, runs in samples.items()}
+        return {name: latency_figures(every[name], every[first], every["aa"]) for name in samples}
 
 
-def _latency(first: np.ndarray[Any, Any], own: np.ndarray[Any, Any], every: np.ndarray[Any, Any]) -> dict[str, Any]:
+def latency_figures(
+    every: np.ndarray[Any, Any], first: np.ndarray[Any, Any], control: np.ndarray[Any, Any]
+) -> dict[str, Any]:
+    """A model's latency beside the first one's, whose A/A control decides what is resolvable: (runs, rows), in ms."""
     import numpy as np
 
-    ratio, low, high = intervals.paired_ratio(first, own)
+    own = np.median(every, axis=0)  # one figure a row: the median over its repetitions, so that rows are independent
+    ratio, low, high = intervals.paired_ratio(np.median(first, axis=0), own)
+    upper = {percent: percentile(percent, every, first, control) for percent in (90, 99)}
     return {
         "latency_p50_ms": float(np.median(own)),
         "latency_interval": list(intervals.interval(own, np.median)),
-        "latency_p90_ms": float(np.percentile(every, 90)) if every.size >= P90_SAMPLES else None,
+        "latency_p90_ms": upper[90].value,
+        "latency_p99_ms": upper[99].value,
+        "latency_notes": {str(percent): one.says for percent, one in upper.items()},
+        "latency_quantiles_ms": quantiles(every),
         "latency_n": int(every.size),
         "ratio": ratio,
         "ratio_interval": [low, high],

@@ -172,6 +172,7 @@ class Plan:
     measuring: Measuring
     min_retained: float
     search_limit_s: float
+    emulate_minutes: float  # for judging variants on the target's own kernels, where this host has others
     force: str | None  # the recipe that ships whatever the guard says of it
     thorough: bool  # whether other graphs are timed, and the worst layers tried in float one by one
     evidence: int  # seeds over which the student is trained with and without its teacher; 0: not asked for

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgekd import objective
+from edgekd import gate, objective
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.profile import Profile, load_profile
 from edgekd.core.registry import folder_name, make, names, plugin
-from edgekd.core.results import digest, versions
+from edgekd.core.results import digest, this_host, versions
 from edgekd.core.store import Store, open_store
 from edgekd.data import demos
 from edgekd.data.read import READERS
@@ -70,6 +70,7 @@ class Options:
     force: str | None = None
     budgets: dict[str, float] = field(default_factory=dict)
     time_limit_s: float = 600.0
+    emulate_minutes: float = 0.5
     evidence: int = 0
     price_per_hour: float = 0.05
     golden: str = "synthetic"
@@ -97,6 +98,10 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     golden = _golden(options, task)
     teacher_source = options.teacher or demos.demo_teacher(options.task)
     kind, found = read_teacher(teacher_source, options.task, target, compressed=compressed)
+    gate.check(
+        target, this_host().ort_version, recipes=[*target.recipes, *filter(None, [force])],
+        exporters=gate.exporters(family, kind, found["architecture"]),
+    )  # fmt: skip
     data_source = options.data or demos.demo_data(options.task, store)
     demo = demos.DEMOS[options.task] if options.data is None else None
     labels = options.labels if options.labels is not None or demo is None or compressed else demo.labels
@@ -162,6 +167,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         measuring=Measuring(rounds=2, processes=10 if options.full else 4, timed_samples=100),
         min_retained=options.min_retained,
         search_limit_s=options.time_limit_s,
+        emulate_minutes=options.emulate_minutes,
         force=force,
         thorough=options.full or compressed,
         evidence=options.evidence,
@@ -279,7 +285,7 @@ def _check_numbers(options: Options) -> None:
         "--try": (options.tries, 1, 8), "--min-speedup": (options.min_speedup, 0.01, 1e4),
         "--min-agreement": (options.min_agreement, 0, 1), "--max-drop": (options.max_drop, 0, 100),
         "--min-retained": (options.min_retained, 0, 1.5), "--threads": (options.threads, 1, 1024),
-        "--time-limit": (options.time_limit_s, 1, 1e7),
+        "--time-limit": (options.time_limit_s, 1, 1e7), "--emulate-minutes": (options.emulate_minutes, 0, 1e4),
     }  # fmt: skip
     for flag, (value, low, high) in bounds.items():
         if value is not None and not low <= value <= high:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import predictor
-from edgekd.core import child
+from edgekd.core import calibration, child
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.profile import parse_profile
 from edgekd.core.protocols import Survey
@@ -41,7 +41,7 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
 
     Raises OverMemory, ArtifactTooLarge or OverLatency where nothing fits, with the smallest shape's figures, measured.
     """
-    request = _request(plan)
+    request = _request(plan, store.root)
     packages = ("torch", "transformers", "onnxruntime", "optimum-onnx", "edgekd")
     machine = {"host": asdict(this_host()), "versions": {name: plan.versions[name] for name in packages}}
     key = request | {"teacher_folder": plan.teacher.sha256, "anchors": predictor.load().digest} | machine
@@ -60,7 +60,7 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
     return Fit.read(json.loads((store.stage("size", key, produce) / "fit.json").read_text(encoding="utf-8")))
 
 
-def _request(plan: Plan) -> dict[str, Any]:
+def _request(plan: Plan, root: Path) -> dict[str, Any]:
     """Plain values: all that the search depends on beside the machine."""
     return {
         "schema": SCHEMA,
@@ -75,7 +75,9 @@ def _request(plan: Plan) -> dict[str, Any]:
         "tries": plan.student.tries,
         "finalists": FINALISTS + plan.student.tries - 1,
         "target": plan.target.as_dict(),
-    }
+        "readings": [asdict(one) for one in ([] if plan.target.runs_here else
+                                             calibration.load(root, plan.target.microarch))],
+    }  # fmt: skip
 
 
 def _shown(progress: Progress) -> Any:
@@ -117,7 +119,10 @@ def _candidates(request: dict[str, Any], reference_ms: float, teacher_ms: float)
     survey = Survey.read(request["survey"])
     ladder = plugin("students", request["family"]).ladder(request["architecture"], survey, classes=request["classes"])
     target = parse_profile(request["target"], where="plan")
-    return Candidates(tuple(ladder), target, survey, request["min_speedup"], predictor.load(), reference_ms, teacher_ms)
+    readings = tuple(calibration.Reading(**one) for one in request["readings"])
+    return Candidates(
+        tuple(ladder), target, survey, request["min_speedup"], predictor.load(), reference_ms, teacher_ms, readings
+    )
 
 
 def _teacher_on_paper(request: dict[str, Any], reference_ms: float) -> dict[str, Any] | None:
@@ -153,12 +158,14 @@ def _table(
             f"predictions come from {known.host['cpu']}, onnxruntime {known.host['ort_version']}; "
             "`edgekd doctor --fix predictor` measures this machine"
         )
+    checked = calibration.calibration(among.readings, chosen.recipe)
     return Fit(
         teacher=teacher, candidates=shown(ranked, chosen), chosen=chosen,
         finalists=tuple(finalists), considered=len(ranked), fitting=sum(not cost.breaks for cost in ranked),
         errors={recipe: known.errors(among.family, recipe) for recipe in among.recipes},
         anchors=f"{known.host['cpu']} ({known.host['arch']}), onnxruntime {known.host['ort_version']}",
         reference_ms=among.reference_ms, warnings=tuple(notes), host=this_host().name,
+        calibrated=checked.says if checked else "",
     )  # fmt: skip
 
 
