@@ -9,6 +9,7 @@ from edgekd.core.errors import ArtifactTooLarge, BelowAccuracy, EdgeKDError, Ove
 from edgekd.core.profile import Profile
 
 PLAIN = "float32"
+FEWEST = 30  # rows on the target's kernels; fewer move no figure
 Span = tuple[float, float]
 
 
@@ -100,7 +101,8 @@ class Choice:
 def objections(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], str]]:
     """What stands against shipping a variant, as the error it would be and the words for it."""
     found: list[tuple[type[EdgeKDError], str]] = []
-    judged, where = trial.judged, f" on {target.arch}" if trial.on_target else ""
+    judged = trial.judged
+    where = f" on {target.arch}" if trial.on_target is not None and trial.on_target.n >= FEWEST else ""
     if judged.drop_points > target.max_drop_points:
         words = f"loses {judged.drop_points:.1f} points{where} > {target.max_drop_points:g} allowed"
         found.append((BelowAccuracy, words))

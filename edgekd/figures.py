@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core import calibration
+from edgekd.core.calibration import Reading
 from edgekd.core.confidence import BINS, WANTED, scaling_says, threshold_says
 from edgekd.core.protocols import Work
 from edgekd.core.registry import plugin
 from edgekd.core.results import Figure, Kind, this_host
 from edgekd.core.roofline import predict_latency
-from edgekd.core.store import open_store
 from edgekd.plan import Plan
 from edgekd.predictor import Predictor
 
@@ -81,7 +81,6 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
                                 values["latency_interval"]),
         "latency_p90": upper(90),
         "latency_p99": upper(99),
-        "latency_quantiles_ms": values["latency_quantiles_ms"],
         "speedup": measured(values["speedup"], "x", "teacher's median over this one's, same run",
                             values["latency_n"], values["ratio_interval"]),
         "peak_rss": measured(values["peak_rss_mib"], "MiB", peak, 3, values["peak_rss_interval"]),
@@ -95,12 +94,12 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
 
 def target_figures(
     plan: Plan, fit: Fit | None, name: str, shipped: dict[str, Any], n: int, guest: dict[str, Any] | None,
-    held_out: dict[str, Any] | None = None,
+    held_out: dict[str, Any] | None = None, readings: Sequence[Reading] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """What holds for the target itself: measured only where this host has its architecture, or an emulator has.
 
     `name` is the variant's, `accuracy` the plan's metric on `n` held-out samples, `guest` what an arm64 guest showed,
-    `held_out` what the target's own kernels answered to some of them.
+    `held_out` what the target's own kernels answered to some of them, `readings` what real boards took.
     """
     target, host, unit = plan.target, this_host(), unit_of(plan.metric)
     artifact = Figure(shipped["artifact_mib"], "MiB", "measured", "size of the ONNX file", 1, None, host.name)
@@ -112,7 +111,7 @@ def target_figures(
         accuracy = Figure(shipped["metric_value"], unit, "measured", how, n, tuple(shipped["metric_interval"]),
                           host.name)  # fmt: skip
     else:
-        latency = _latency_elsewhere(plan, fit, name)
+        latency = _latency_elsewhere(plan, fit, name, readings)
         how = f"peak RSS on {host.arch}; packing and allocator differ on {target.arch}"
         memory = Figure(shipped["peak_rss_mib"], "MiB", "predicted", how, 3, None, host.name)
         if guest is not None:
@@ -131,12 +130,12 @@ def target_figures(
     return {name: figure.as_dict() for name, figure in named.items()}
 
 
-def _latency_elsewhere(plan: Plan, fit: Fit | None, name: str) -> Figure:
+def _latency_elsewhere(plan: Plan, fit: Fit | None, name: str, readings: Sequence[Reading]) -> Figure:
     """Of a student's shape by its arithmetic; what a teacher that ships itself takes is not known on paper."""
     if fit is None:
         return Figure(None, "ms", "unknown", "no student, no shape to reckon with: unknown until it runs there", n=0)
     work = work_of(plan.student.family, fit.chosen.shape, plan.student.exit, plan.student.survey.typical)
-    return predict_latency(work, plan.target, name, calibration.load(open_store().root, plan.target.microarch))
+    return predict_latency(work, plan.target, name, readings)
 
 
 def work_of(family: str, shape: dict[str, Any], exit_layer: int | None, size: int) -> Work:

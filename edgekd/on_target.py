@@ -8,7 +8,6 @@ minutes allow, and each row's score is held against the same row's here.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.candidates import variant_file
-from edgekd.choose import PLAIN, OnTarget, Trial, objections, over_budget
+from edgekd.choose import FEWEST, PLAIN, OnTarget, Trial, objections, over_budget
 from edgekd.core import statistics as intervals
-from edgekd.core.errors import EdgeKDError
+from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
 from edgekd.data.splits import Splits
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 SELECTION, HELD_OUT = "selection.json", "held_out.json"
 _MOST = 4  # variants that are asked there, beside fp32
 _CHOOSING = 0.6  # of the minutes; the rest for the held-out samples
-FEWEST = 30  # rows; fewer move no figure
 _COUNTED_ROWS = 2
+_GOLDEN_S = 300.0  # far more than small models take: the golden vectors of the same plan are to be the same
 _SAME = 0.99  # agreement of a row's answers here and there under which it counts as flipped
 _RULE_OF_THREE = 3.0  # over n: the 95% bound on the rate of what n rows did not show (Hanley, Lippman-Hand 1983)
 
@@ -76,7 +75,8 @@ def judge(
 ) -> None:  # fmt: skip
     """Write `selection.json` into `out`: each contender's figures on the target's kernels, and its instructions.
 
-    `reference` is what the teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings.
+    `reference` is what the teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings. A
+    variant that the target's runtime refuses is told under `refused`. Raises RuntimeCannotLoad where it refuses fp32.
     """
     task = make("tasks", plan.task)
     names = contenders(trials, plan)
@@ -84,25 +84,35 @@ def judge(
     order = stratified_order([row.label for row in splits.selection], reference, plan.seed)
     samples = task.encode(folder, [splits.selection[row].input for row in order], plan.student.survey.max_size)
     models = {name: variant_file(variants, name) for name in names}
-    there, asked, told = _ask(plan, models, samples, _CHOOSING * 60 * plan.emulate_minutes, task.pool)
-    progress.say(f"on target: {len(asked)} of {len(samples)} selection rows in {told['seconds']:.0f} s")
-    rows = [order[at] for at in asked]
+    refused: dict[str, str] = {}
+    limit_s = _CHOOSING * 60 * plan.emulate_minutes
+    try:
+        there, told = _ask(plan, models, samples, limit_s, task.pool)
+    except RuntimeCannotLoad:
+        refused = _refused(plan, models, samples[:1], task.pool)
+        if not refused or PLAIN in refused:
+            raise
+        models = {name: file for name, file in models.items() if name not in refused}
+        there, told = _ask(plan, models, samples, limit_s, task.pool)
+    subset = samples[: told["n"]]
+    progress.say(f"on target: {len(subset)} of {len(samples)} selection rows in {told['seconds']:.0f} s")
+    rows = order[: told["n"]]
     truth = (
         [splits.classes.index(splits.selection[row].label or "") for row in rows] if splits.selection_labelled else None
     )
-    subset = [samples[at] for at in asked]
     scored = {
         name: _Scored(task, there[name], outputs(file, subset, threads=plan.target.threads, pool=task.pool),
                       reference[rows], truth)
         for name, file in models.items()
     }  # fmt: skip
-    costs, why = _costs(plan, models, subset[:_COUNTED_ROWS])
+    counted = _typical(subset)
+    costs, why = _costs(plan, models, counted)
     known = {trial.name: trial for trial in trials}
     said = told | {
-        "n": len(rows), "of": len(samples), "cost": costs, "cost_note": why,
-        "trials": {name: asdict(_on_target(known[name], scored[name], scored[PLAIN], costs)) for name in names},
-        "agreement_here": {name: float(scored[name].agreed_here.mean()) for name in names},
-        "agreement_there": {name: float(scored[name].agreed_there.mean()) for name in names},
+        "cost": costs, "cost_note": why, "cost_n": len(counted), "refused": refused,
+        "trials": {name: asdict(_on_target(known[name], scored[name], scored[PLAIN], costs)) for name in models},
+        "agreement_here": {name: float(scored[name].agreed_here.mean()) for name in models},
+        "agreement_there": {name: float(scored[name].agreed_there.mean()) for name in models},
     }  # fmt: skip
     (out / SELECTION).write_text(json.dumps(said, indent=1), encoding="utf-8")
 
@@ -110,24 +120,26 @@ def judge(
 def held_out(plan: Plan, splits: Splits, folder: Path, file: Path, teacher: tuple[Path, Path], out: Path) -> None:
     """Write `held_out.json` into `out`: the metric of what ships on the target's kernels, on held-out samples.
 
-    `teacher` has its ONNX file and its folder: rows without labels are judged by what it says of them.
+    `teacher` has its ONNX file and its folder: rows without labels are judged by what it says of them. `moved` is how
+    far the metric changed from here to there; fewer than FEWEST rows move nothing.
     """
     task, longest = make("tasks", plan.task), plan.student.survey.max_size
     order = stratified_order([row.label for row in splits.test], None, plan.seed)
     inputs = [splits.test[row].input for row in order]
     samples = task.encode(folder, inputs, longest)
-    there, asked, told = _ask(plan, {"shipped": file}, samples, (1 - _CHOOSING) * 60 * plan.emulate_minutes, task.pool)
-    subset = [samples[at] for at in asked]
-    here = outputs(file, subset, threads=plan.target.threads, pool=task.pool)
-    theirs = task.encode(teacher[1], [inputs[at] for at in asked], longest)
+    there, told = _ask(plan, {"shipped": file}, samples, (1 - _CHOOSING) * 60 * plan.emulate_minutes, task.pool)
+    n = told["n"]
+    here = outputs(file, samples[:n], threads=plan.target.threads, pool=task.pool)
+    theirs = task.encode(teacher[1], inputs[:n], longest)
     reference = outputs(teacher[0], theirs, threads=plan.target.threads, pool=task.pool)
-    truth = [splits.classes.index(splits.test[order[at]].label or "") for at in asked] if splits.test_labelled else None
+    truth = [splits.classes.index(splits.test[row].label or "") for row in order[:n]] if splits.test_labelled else None
     scored = _Scored(task, there["shipped"], here, reference, truth)
+    moved, spread = _moved(0.0, None, scored.there - scored.here)
     said = told | {
-        "n": len(asked), "of": len(samples), "value": float(scored.there.mean()),
-        "interval": list(intervals.interval(scored.there)), "here": float(scored.here.mean()),
+        "value": float(scored.there.mean()),
+        "interval": list(intervals.share_interval(scored.there)), "here": float(scored.here.mean()),
         "flips": scored.flips, "largest_difference": scored.largest_difference,
-        "moved": float((scored.there - scored.here).mean()),
+        "moved": moved, "moved_interval": list(spread),
     }  # fmt: skip
     (out / HELD_OUT).write_text(json.dumps(said, indent=1), encoding="utf-8")
 
@@ -135,7 +147,8 @@ def held_out(plan: Plan, splits: Splits, folder: Path, file: Path, teacher: tupl
 def golden(plan: Plan, file: Path, samples: Sequence[Sample], out: Path) -> None:
     """Write `said.npz` into `out`: the file's answers there, `own` and with graph optimizations off, `plain`.
 
-    Each (rows, classes or width), of as many samples as `emulate_minutes` allows, from the first. `host.txt`: where.
+    Each (rows, classes or width) as `verify.py` takes answers; of a model that takes longer than _GOLDEN_S, of the
+    first samples. `host.txt`: where.
     """
     from edgekd.onboard.runner import pack
 
@@ -145,8 +158,7 @@ def golden(plan: Plan, file: Path, samples: Sequence[Sample], out: Path) -> None
         own = {"model": str(file), "inputs": str(inputs)}
         with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
             device.run("answers", models={"own": own, "plain": own | {"optimize": False}}, threads=1,
-                       pool=plugin("tasks", plan.task).pool, outputs=str(out / "said.npz"),
-                       limit_s=60 * plan.emulate_minutes)  # fmt: skip
+                       pool="mean", outputs=str(out / "said.npz"), limit_s=_GOLDEN_S)  # fmt: skip
             (out / "host.txt").write_text(device.host, encoding="utf-8")
 
 
@@ -160,6 +172,8 @@ def applied(trials: Sequence[Trial], found: Mapping[str, Any] | None, plan: Plan
             values: dict[str, Any] = found["trials"][trial.name]
             spans = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
             return replace(trial, on_target=OnTarget(**values | spans))
+        if trial.name in found["refused"]:
+            return replace(trial, failed=f"does not run on {plan.target.arch}: {found['refused'][trial.name]}")
         if trial.failed is not None or objections(trial, plan.target):
             return trial
         return replace(trial, failed=f"slower ones aside: not asked on {plan.target.arch} kernels")
@@ -227,14 +241,21 @@ class _Scored:
         self.largest_difference = float(np.abs(there - here).max())
 
 
+def _typical(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples of the median size: what instructions are counted of."""
+    by_size = sorted(samples, key=lambda sample: sum(value.size for value in sample.values()))
+    first = max(0, (len(by_size) - _COUNTED_ROWS) // 2)
+    return by_size[first : first + _COUNTED_ROWS]
+
+
 def _on_target(trial: Trial, own: _Scored, plain: _Scored, costs: Mapping[str, Any] | None) -> OnTarget:
     """All rows' figures from here, moved by what changed from here to there: a difference estimator (Cochran 1977)."""
-    agreement, spread = _moved(trial.agreement, trial.agreement_interval, own.agreed_there - own.agreed_here)
+    agreement, (low, high) = _moved(trial.agreement, trial.agreement_interval, own.agreed_there - own.agreed_here)
     lost = (plain.there - own.there) - (plain.here - own.here)
     drop, drops = _moved(trial.drop_points, trial.drop_interval, 100 * lost, scale=100)
     return OnTarget(
-        n=len(own.there), agreement=min(1.0, agreement), agreement_interval=spread, drop_points=drop,
-        drop_interval=drops, flips=own.flips, largest_difference=own.largest_difference,
+        n=len(own.there), agreement=min(1.0, agreement), agreement_interval=(max(0.0, low), min(1.0, high)),
+        drop_points=drop, drop_interval=drops, flips=own.flips, largest_difference=own.largest_difference,
         cost=costs[trial.name]["relative"] if costs else None,
     )  # fmt: skip
 
@@ -259,17 +280,17 @@ def _moved(
 
 def _ask(
     plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample], limit_s: float, pool: str | None
-) -> tuple[dict[str, np.ndarray[Any, Any]], list[int], dict[str, Any]]:
-    """Each model's answers to the first of the samples, as many as the seconds allow, on each of this host's cores.
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """Each model's answers to the first `n` samples, as many as the seconds allow, in as many processes as threads.
 
-    Returns outputs by model (asked, ...), the samples that were asked, and where and how long.
+    Returns outputs by model, (n, ...), and `n` of how many, where and how long.
     """
     import numpy as np
 
     from edgekd.onboard.runner import pack
 
-    shards = [range(first, len(samples), count) for count in [min(os.cpu_count() or 1, len(samples))]
-              for first in range(count)]  # fmt: skip
+    count = min(plan.threads, len(samples))
+    shards = [range(first, len(samples), count) for first in range(count)]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="edgekd-target-") as place:
         device = make("devices", "qemu", cpu=plan.target.emulator_cpu)
@@ -283,12 +304,26 @@ def _ask(
             with np.load(said, allow_pickle=False) as found:
                 return {name: found[name] for name in models}
 
-        with device.up() as running, ThreadPoolExecutor(len(shards)) as workers:
+        with device.up() as running, ThreadPoolExecutor(count) as workers:
             parts = list(workers.map(ask, shards))
             host = running.host
-    asked = [row for shard, part in zip(shards, parts, strict=True) for row in shard[: len(part[next(iter(models))])]]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in models}
-    return joined, asked, {"cpu": plan.target.emulator_cpu, "host": host, "seconds": time.monotonic() - started}
+    done = [len(part[next(iter(models))]) for part in parts]
+    # a process that was quicker than another went further: rows behind the first that is missing are no stratified part
+    n = min(shard[rows] if rows < len(shard) else len(samples) for shard, rows in zip(shards, done, strict=True))
+    joined = {name: np.stack([parts[row % count][name][row // count] for row in range(n)]) for name in models}
+    return joined, {"n": n, "of": len(samples), "cpu": plan.target.emulator_cpu, "host": host,
+                    "seconds": time.monotonic() - started}  # fmt: skip
+
+
+def _refused(plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample], pool: str | None) -> dict[str, str]:
+    """The models that the target's runtime does not run, each asked alone, and why."""
+    found = {}
+    for name, file in models.items():
+        try:
+            _ask(plan, {name: file}, samples, 0, pool)
+        except RuntimeCannotLoad as error:
+            found[name] = error.message
+    return found
 
 
 def _costs(

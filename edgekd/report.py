@@ -18,6 +18,7 @@ from edgekd.plan import Plan
 
 if TYPE_CHECKING:
     from edgekd.choose import Choice
+    from edgekd.core.calibration import Reading
     from edgekd.costs import Fit
     from edgekd.tryout import Tried
 
@@ -35,12 +36,14 @@ def compose(
     confidence: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     evidence: dict[str, Any] | None = None,
+    readings: Sequence[Reading] = (),
 ) -> dict[str, Any]:
     """The whole report as plain values; `summary` comes first. Pure: only its arguments decide, and the clock.
 
     `found` is what the search left: trials, Pareto front, whether it was stopped, a diagnosis. `confidence` and
     `training` are the student's files of these names; they and `fit` are None where the teacher itself is compressed.
     `evidence` has the `arms`, the whole objective first, the `control` without a teacher, and `n_test`.
+    `readings` of real boards calibrate what is predicted for the target.
     """
     models, baseline, metric = measured["models"], measured["baseline"], plan.metric
     teacher, shipped = models["teacher"], models[choice.name]
@@ -81,11 +84,12 @@ def compose(
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "plan_sha256": plan.digest,
         "target_figures": target_figures(
-            plan, fit, choice.name, shipped, measured["n_test"], guest, found["held_out"]
+            plan, fit, choice.name, shipped, measured["n_test"], guest, found["held_out"], readings
         ),
         "on_target": _on_target(found),
         "on_target_says": found["on_target_says"],
         "figures": {name: figures(values, plan) for name, values in models.items()},
+        "latency_quantiles_ms": {name: values["latency_quantiles_ms"] for name, values in models.items()},
         "baseline": baseline,
         "confidence": sureness(plan, shipped, confidence),
         "classes": class_gains(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ())),
@@ -138,10 +142,11 @@ def _on_target(found: dict[str, Any]) -> dict[str, Any] | None:
     there = found["on_target"]
     if not there:
         return None
+    costs = {key: there[key] for key in ("cost", "cost_note", "cost_n")}
     selection = {key: there[key] for key in ("n", "of", "seconds", "trials", "agreement_here", "agreement_there")}
     return {
         "cpu": there["cpu"], "emulated": "user", "host": there["host"], "selection": selection,
-        "held_out": found["held_out"], "cost": there["cost"], "cost_note": there["cost_note"],
+        "held_out": found["held_out"], **costs,
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import EdgeKDError
+from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256, this_host, versions
@@ -227,7 +227,10 @@ class Stages:
     def on_target(
         self, variants: Path, folder: Path, reference: Callable[[], np.ndarray[Any, Any]]
     ) -> dict[str, Any] | None:
-        """The variants on the target's own kernels, where this host has others and an emulator; else None."""
+        """The variants on the target's own kernels, where this host has others and an emulator; else None.
+
+        Raises RuntimeCannotLoad where the target's runtime refuses the student itself.
+        """
         from edgekd import on_target
         from edgekd.candidates import variant_file
         from edgekd.compress import read_trials
@@ -237,12 +240,14 @@ class Stages:
         trials = read_trials(variants)
         names = on_target.contenders(trials, self.plan)
         key = self._emulating_key() | {"files": {name: file_sha256(variant_file(variants, name)) for name in names}}
+        key |= {"counts": plugin("devices", "qemu").counts()}  # once they can be counted, they are
         place = self._emulated(
             "on-target",
             key | {"selection": self._student_key()},
             lambda out: on_target.judge(
                 self.plan, self.splits, trials, folder, variants, reference(), out, self.progress
             ),
+            passes=RuntimeCannotLoad,
         )
         return None if place is None else on_target.read(place, on_target.SELECTION)
 
@@ -344,10 +349,15 @@ class Stages:
         said: dict[str, Any] = json.loads((place / "guest.json").read_text(encoding="utf-8"))
         return said
 
-    def _emulated(self, name: str, key: dict[str, Any], produce: Callable[[Path], None]) -> Path | None:
-        """A stage that an emulator does: its failure costs a figure, no build."""
+    def _emulated(
+        self, name: str, key: dict[str, Any], produce: Callable[[Path], None], *,
+        passes: type[EdgeKDError] | tuple[()] = (),
+    ) -> Path | None:  # fmt: skip
+        """A stage that an emulator does: its failure costs a figure, no build; an error that `passes` is no failure."""
         try:
             return self._stage(name, key, produce)
+        except passes:
+            raise
         except EdgeKDError as error:
             self.progress.say(f"{name}: left out, the emulator failed: {error.message}")
             return None
@@ -357,6 +367,7 @@ class Stages:
         return {
             "cpu": target.emulator_cpu, "threads": target.threads, "minutes": self.plan.emulate_minutes,
             "data": self.plan.data.digest, "seed": self.plan.seed, "versions": versions("onnxruntime", "edgekd"),
+            "host": asdict(this_host()),  # what is answered there is held against what is answered here
         }  # fmt: skip
 
     def _student_key(self) -> dict[str, Any]:

@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import run
-from made_bundle import Board, make_bundle
+from made_bundle import Board, make_bundle, seal
 
 from edgekd.core import calibration
 from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory, RuntimeCannotLoad, UsageError
@@ -151,6 +153,18 @@ def test_a_receipt_from_a_board_of_the_profile_s_core_calibrates_predictions(pro
     assert "calibrated by 1 receipt from Raspberry Pi 4" in found.how
 
 
+def test_a_prediction_is_held_against_inputs_of_the_size_that_was_timed(tmp_path):
+    bundle = open_bundle(make_bundle(tmp_path / "tiny-rpi4", fit={"chosen": {"shape": SHAPE}}))
+    receipt = SimpleNamespace(microarch="none", cpu="a board", digest="0" * 64)
+    latency = SimpleNamespace(stable=True, p50_ms=1.0)
+    target = proving.parse_profile(bundle.of.target, where="test")
+    found = {
+        tokens: proving._reading(bundle, target, receipt, latency, [{"input_ids": np.zeros((1, tokens))}] * 3)
+        for tokens in (5, 50)
+    }
+    assert found[50].predicted_ms > 5 * found[5].predicted_ms
+
+
 OTHERS = {
     "another core": {"facts": PI | {"microarch": "cortex-a53"}},
     "wrong outputs": {"facts": PI, "shift": 0.5},
@@ -261,6 +275,19 @@ def test_a_receipt_by_hand_is_the_same_and_leaves_the_bundle_as_it_was(carried):
     assert len(done.stderr.splitlines()) == bench.steps("quick", "")
     assert verify.changed_files(carried, json.loads((carried / "manifest.json").read_text())) == []
     assert not (carried / "bench" / "__pycache__").exists()
+
+
+def test_by_hand_the_profile_s_provider_runs_the_model(tmp_path):
+    bundle = make_bundle(tmp_path / "tiny", onboard=True, execution_provider="AzureExecutionProvider")
+    runner, log = bundle / "bench" / "runner.py", tmp_path / "providers.txt"
+    start = 'mode = job.pop("mode")'
+    told = f"{start}; open({str(log)!r}, 'a').write(job['provider'] + '\\n')"
+    runner.write_text(runner.read_text().replace(start, told))
+    seal(bundle, {"name": "here", "ort_version": ">=1.17"}, "time-series-classification")
+    done = by_hand(bundle)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["provider"] == "AzureExecutionProvider"
+    assert set(log.read_text().split()) == {"AzureExecutionProvider"}
 
 
 def test_a_receipt_by_hand_in_full(carried):

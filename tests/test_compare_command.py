@@ -127,6 +127,17 @@ def test_texts_are_compared_by_size_or_on_a_user_s_rows(tiny_bundle, tiny_data):
     assert on_rows.verdicts[0].verdict == "no difference shown", on_rows.verdicts[0].says
 
 
+def test_a_user_s_rows_are_taken_from_the_whole_file(light, monkeypatch):
+    monkeypatch.setattr(DataFile, "_read", lambda self, bundle, labelled: list(range(2000)))
+    bundle = versus.open_bundle(light)
+    rows = DataFile("rows.csv").rows(bundle, labelled=False, most=100)
+    assert (len(rows), rows[0], rows[-1]) == (100, 0, 1980)
+    asked = []
+    monkeypatch.setattr(type(bundle), "encoded", lambda self, rows: asked.append(rows) or self.golden())
+    versus.compare([light, light], Quiet(), data=DataFile("rows.csv"))
+    assert asked == [rows, rows]
+
+
 def test_the_command_prints_verdict_and_table(light, heavy):
     done = run("compare", light, heavy)
     assert done.returncode == 0, done.stderr

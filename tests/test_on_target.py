@@ -1,6 +1,7 @@
 """Variants on the target's own kernels: which are asked, on which rows, and what a part of the rows says of all."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,10 @@ from helpers import elsewhere, fast, matmul_model, profile, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import on_target
+from edgekd import on_target, stages
 from edgekd.choose import OnTarget, Trial, choose
-from edgekd.core.errors import EdgeKDError
+from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.protocols import Quiet
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.devices.local import Local
@@ -26,7 +28,7 @@ def trial(name="float32", **values):
 
 
 def plan(target=TARGET, *, minutes=0.5, force=None, task="text-classification"):
-    return SimpleNamespace(target=target, emulate_minutes=minutes, force=force, task=task, seed=0)
+    return SimpleNamespace(target=target, emulate_minutes=minutes, force=force, task=task, seed=0, threads=2)
 
 
 def test_those_that_may_ship_here_are_asked_first_then_those_that_only_accuracy_bars():
@@ -80,6 +82,19 @@ def test_too_few_rows_move_nothing():
     assert on_target._moved(0.95, None, -np.ones(on_target.FEWEST - 1))[0] == 0.95
 
 
+def test_a_share_of_the_rows_has_an_interval_of_shares():
+    same = SimpleNamespace(agreed_there=np.ones(40), agreed_here=np.ones(40), there=np.ones(40), here=np.ones(40),
+                           flips=0, largest_difference=0.0)  # fmt: skip
+    found = on_target._on_target(trial(agreement=0.99, agreement_interval=(0.98, 1.0)), same, same, None)
+    assert found.agreement_interval == (pytest.approx(0.99 - np.hypot(0.01, 3 / 40)), 1.0)
+
+
+def test_a_gpu_s_answers_are_not_asked_of_a_cpu():
+    for provider, asked in (("CPUExecutionProvider", True), ("CUDAExecutionProvider", False)):
+        target = profile(arch="aarch64", emulator_cpu="cortex-a76", execution_provider=provider, recipes=["float32"])
+        assert target.needs_guest == (asked and this_host().arch != "aarch64")
+
+
 def told(**values):
     usual = {"n": 90, "agreement": 0.9, "agreement_interval": [0.8, 1.0], "drop_points": 0.1,
              "drop_interval": [-1.0, 1.0], "flips": 2, "largest_difference": 0.3, "cost": None}  # fmt: skip
@@ -89,7 +104,7 @@ def told(**values):
 def test_what_was_not_asked_there_does_not_ship_beside_what_was():
     trials = [trial(), trial("dynamic_int8", speed=2.0), trial("static_int8", speed=3.0),
               trial("weight_int8", peak_rss_mib=99.0)]  # fmt: skip
-    found = {"trials": {"float32": told(), "dynamic_int8": told(drop_points=0.5)}}
+    found = {"trials": {"float32": told(), "dynamic_int8": told(drop_points=0.5)}, "refused": {}}
     merged = on_target.applied(trials, found, plan())
     assert merged[1].on_target == OnTarget(90, 0.9, (0.8, 1.0), 0.5, (-1.0, 1.0), 2, 0.3, None)
     choice = choose(merged, TARGET)
@@ -131,6 +146,8 @@ class Emulator:
         return None
 
     def run(self, mode, **job):
+        if self.cpu == "cortex-a57" and "dynamic_int8" in job["models"]:
+            raise RuntimeCannotLoad("illegal instruction", fix="none")
         if mode == "count":
             if self.cpu == "cortex-a53":
                 raise EdgeKDError("no gcc", fix="install it")
@@ -141,6 +158,8 @@ class Emulator:
         with np.load(job["outputs"]) as file:
             said = dict(file)
         said = {name: rows if name == "float32" else -rows for name, rows in said.items()}
+        if self.cpu == "cortex-a35" and job["outputs"].endswith("1.said.npz"):  # the second process is the slower one
+            said = {name: rows[:5] for name, rows in said.items()}
         np.savez(job["outputs"], **said)
         return told
 
@@ -193,6 +212,61 @@ def test_without_counts_it_still_judges(lab):
     assert found["cost"] is None
     assert found["cost_note"] == "no gcc; install it"
     assert trials[1].on_target.cost is None
+
+
+def test_a_variant_that_the_target_s_runtime_refuses_does_not_ship_and_the_others_are_judged(lab):
+    found, trials, asked = judged(lab, "cortex-a57")
+    assert found["refused"] == {"dynamic_int8": "illegal instruction"}
+    assert trials[1].failed == f"does not run on {asked.target.arch}: illegal instruction"
+    choice = choose(trials, asked.target)
+    assert choice.name == "float32"
+    assert choice.passed_over["dynamic_int8"].startswith("failed: does not run on")
+
+
+def test_rows_that_only_the_quicker_process_reached_do_not_count(lab):
+    found, _, _ = judged(lab, "cortex-a35")
+    assert found["n"] == 11, "0 to 10: the second process has 1, 3, 5, 7, 9"
+
+
+def test_it_is_asked_anew_on_another_host_and_once_instructions_can_be_counted(lab, monkeypatch):
+    _, folder = lab
+    keys = []
+
+    def kept(name, key):
+        keys.append(key)
+        raise EdgeKDError("far enough", fix="none")
+
+    def asked(reason="", **host):
+        emulator = SimpleNamespace(counts=lambda: reason, available=lambda: True)
+        monkeypatch.setattr(stages, "plugin", lambda kind, name: emulator)
+        monkeypatch.setattr(on_target, "plugin", lambda kind, name: emulator)
+        monkeypatch.setattr(stages, "this_host", lambda: replace(this_host(), **host))
+        monkeypatch.setattr(stages.Stages, "_student_key", lambda self: {})
+        monkeypatch.setattr("edgekd.compress.read_trials", lambda place: [trial(), trial("dynamic_int8")])
+        made = plan()
+        made.data = SimpleNamespace(digest="0")
+        store = SimpleNamespace(has=kept)
+        assert stages.Stages(made, None, store, Quiet(), {}).on_target(folder, folder, list) is None
+        return keys[-1]
+
+    if not TARGET.needs_guest:
+        pytest.skip("this host is the target's own architecture")
+    assert asked() == asked()
+    assert asked() != asked("there is no gcc") != asked(cpu="another")
+    assert asked() != asked(cpu="another")
+
+
+@pytest.mark.parametrize("rows", [on_target.FEWEST - 1, on_target.FEWEST + 1])
+def test_a_few_held_out_rows_move_nothing(lab, rows):
+    splits, folder = lab
+    held = SimpleNamespace(test=splits.selection[:rows], test_labelled=False, classes=splits.classes)
+    asked, file = plan(), folder / "dynamic_int8" / "model_quantized.onnx"
+    asked.student = SimpleNamespace(survey=SimpleNamespace(max_size=9))
+    on_target.held_out(asked, held, folder, file, (file, folder), folder)
+    found = on_target.read(folder, on_target.HELD_OUT)
+    assert (found["n"], found["of"], found["here"]) == (rows, rows, 1.0)
+    assert found["value"] < 0.5
+    assert found["moved"] == (0.0 if rows < on_target.FEWEST else found["value"] - 1.0)
 
 
 @pytest.mark.emulator

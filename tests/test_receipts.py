@@ -125,6 +125,7 @@ FORGED = {
     "a missing key": (lambda r: {k: v for k, v in r.items() if k != "governor"}, "missing key 'governor'"),
     "a number as text": (lambda r: r | {"accuracy": "1.0"}, "accuracy is '1.0': input should be a valid number"),
     "an accuracy above one": (lambda r: r | {"accuracy": 1.2}, "accuracy is 1.2: input should be less than or equal"),
+    "words for a terminal": (lambda r: r | {"cpu": "a\x1b[2Jboard"}, r"cpu is 'a\x1b[2Jboard': string should match"),
     "another model": (lambda r: r | {"model_sha256": "0" * 64}, "of another model: onnx/model.onnx, SHA-256 000000000"),
     "another bundle": (lambda r: within(r, "bundle", name="other"), "of another bundle: other 1.0.0 for here"),
     "another target": (lambda r: within(r, "bundle", target="rpi5"), "of another bundle: tiny 1.0.0 for rpi5"),
@@ -275,6 +276,20 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path, manifest, why):
     (bundle / "manifest.json").write_text(manifest)
     with pytest.raises(UsageError, match=f"is no bundle: {why}"):
         receipts.read_all(bundle)
+
+
+@pytest.mark.parametrize("kept", [0, 200], ids=["empty", "cut short"])
+def test_damaged_golden_vectors_are_told(tmp_path, kept):
+    bundle = make_bundle(tmp_path / "tiny")
+    path = bundle / "golden" / "expected.npz"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UsageError, match="is no bundle: "):
+        receipts.read_all(bundle)
+
+
+def test_a_model_may_hold_no_more_than_the_imports_did(bundle, genuine):
+    receipt = receipts.check(sealed(genuine | {"peak_rss_mib": [0.0, 0.0, 0.1]}), bundle)
+    assert max(receipt.peak_rss_mib) == 0.1
 
 
 @pytest.mark.parametrize("lacks", ["manifest.json", "report.json", "provenance.json", "golden/expected.npz"])

@@ -19,8 +19,9 @@ from edgekd.planning import Options, _check_numbers
 
 METHODS = {
     "losses": "__call__", "quantizers": "quantize", "tasks": "encode", "teachers": "inspect", "students": "work",
-    "exporters": "export", "searches": "run", "devices": "run", "augmentations": "__call__",
+    "exporters": "export", "searches": "run", "devices": "up", "augmentations": "__call__",
 }  # fmt: skip
+NEEDED = {"ssh": {"host": "board"}}  # options without a default
 PLUGINS = [(kind, name) for kind in METHODS for name in names(kind)]
 
 
@@ -48,11 +49,16 @@ def test_a_plugin_keeps_the_contract(kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), [pair for pair in PLUGINS if pair[0] != "students"])
 def test_a_plugin_is_made_by_name_and_its_repr_is_its_options(kind, name):
-    made = make(kind, name.replace("_", "-"))
+    made = make(kind, name.replace("_", "-"), **NEEDED.get(name, {}))
     assert eval(repr(made), {type(made).__name__: type(made)}) == made
     for field in dataclasses.fields(made):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, field.name, None)
+
+
+@pytest.mark.parametrize("name", names("devices"))
+def test_a_device_says_what_it_emulates(name):
+    assert plugin("devices", name).emulated in ("", "user", "system")
 
 
 @pytest.mark.parametrize("name", names("losses"))
@@ -113,11 +119,11 @@ def test_options_reach_the_plugin():
         ("losses", "respnse", "there is no loss called 'respnse'",
          f"did you mean 'response'? choose one of: {', '.join(names('losses'))}"),
         ("searches", "x", "there is no search called 'x'", "choose one of: neural_compressor"),
-        ("devices", "", "there is no device called ''", "choose one of: guest, local"),
+        ("devices", "", "there is no device called ''", "choose one of: guest, local, qemu, ssh"),
         ("quantizers", "_onnx", "there is no quantizer called '_onnx'",
          "choose one of: dynamic_int8, embeddings_int8, float16, float32, static_int8, weight_int4, weight_int8"),
         ("devices", "../losses/response", "there is no device called '../losses/response'",
-         "choose one of: guest, local"),
+         "choose one of: guest, local, qemu, ssh"),
     ],
 )  # fmt: skip
 def test_a_wrong_name_is_refused_with_the_nearest(kind, name, message, fix):

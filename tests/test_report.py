@@ -25,6 +25,7 @@ from edgekd import figures
 from edgekd.choose import Choice
 from edgekd.cli import show
 from edgekd.core import confidence as sure
+from edgekd.core.calibration import Reading, keep
 from edgekd.diagnose import Diagnosis, Group, Layer
 from edgekd.page import render
 
@@ -312,3 +313,15 @@ def test_the_graph_that_was_kept_is_named():
     said = composed() | {"graph": {"kept": "fused", "why": "1.20x the speed of the folded graph (1.15 to 1.25)"}}
     for name in ("report.md", "report.html"):
         assert "Graph: fused, 1.20x the speed of the folded graph (1.15 to 1.25)." in render(name, said)
+
+
+def test_what_real_boards_took_scales_the_prediction_and_nothing_else_does(tmp_path, monkeypatch):
+    target = elsewhere(microarch="cortex-a72")
+    reading = Reading("cortex-a72", 1500, "float32", 1.0, 2.0, "a" * 64, "a board")
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path))
+    keep(tmp_path, reading)
+    plain, scaled = (
+        composed(target=target, readings=readings)["target_figures"]["latency_p50"] for readings in ((), (reading,))
+    )
+    assert "not checked on a board" in plain["how"], "a report is made of its arguments alone"
+    assert scaled["value"] == pytest.approx(2 * plain["value"])

@@ -82,6 +82,12 @@ def test_a_session_takes_the_threads_asked_for_and_the_inputs_it_knows(lab):
     assert [list(feed) for feed in runner.feeds(session, samples(1, 2))] == [["x"], ["x"]]
 
 
+def test_no_other_provider_stands_in_for_the_one_asked_for(lab):
+    job = {"model": f"{lab}/one.onnx", "inputs": f"{lab}/inputs.npz", "threads": 1, "outputs": f"{lab}/gpu.npy"}
+    with pytest.raises(errors.RuntimeCannotLoad, match="CUDAExecutionProvider does not run here"):
+        Local(provider="CUDAExecutionProvider").run("predict", **job)
+
+
 def test_a_prediction_is_what_the_model_says_of_each_sample_alone(lab, predicted):
     session = runner.open_session(f"{lab}/one.onnx", threads=1)
     alone = [session.run(None, {"x": sample["x"]})[0] for sample in samples(*LENGTHS)]

@@ -139,8 +139,9 @@ class Profile(BaseModel):
 
     @property
     def needs_guest(self) -> bool:
-        """Whether memory is measured in an arm64 guest: for a target of that architecture on another host's."""
-        return self.arch == "aarch64" != this_host().arch and self.emulator_cpu is not None
+        """Whether an emulated core stands for it: an aarch64 CPU target on a host of another architecture."""
+        own = self.execution_provider == "CPUExecutionProvider" and self.emulator_cpu is not None
+        return own and self.arch == "aarch64" != this_host().arch
 
     def as_dict(self) -> dict[str, Any]:
         """As the YAML file spells it."""

@@ -22,7 +22,7 @@ LIMIT_MIB = 4
 Positive = Annotated[float, Field(gt=0, lt=1e9)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Known = Literal["measured", "unknown"]
-Words = Annotated[str, Field(max_length=500)]
+Words = Annotated[str, Field(max_length=500, pattern=r"^\P{Cc}*$")]  # no control characters: they reach terminals
 
 
 class _Strict(BaseModel):
@@ -118,7 +118,7 @@ class Receipt(_Strict):
     latency_ms: tuple[tuple[Positive, ...], ...] | None
     aa_latency_ms: tuple[tuple[Positive, ...], ...] | None
     latency_note: Words
-    peak_rss_mib: Annotated[tuple[Positive, ...], Field(min_length=1)] | None
+    peak_rss_mib: Annotated[tuple[Annotated[float, Field(ge=0, lt=1e9)], ...], Field(min_length=1)] | None
     cold_start_ms: Annotated[tuple[Positive, ...], Field(min_length=1)] | None
     load: Span
     governor: Words | None

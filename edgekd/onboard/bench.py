@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,7 @@ def receipt(
     """
     began, started = time.monotonic(), datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: UP017 (3.10)
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    plan = json.loads((bundle / "provenance.json").read_text(encoding="utf-8"))["plan"]
-    threads, provider = plan["target"]["threads"], plan["target"]["execution_provider"]
+    threads, provider = (_target(bundle)[key] for key in ("threads", "execution_provider"))
     before = run("facts")
     accept(before)
     say(f"{before['cpu']}, onnxruntime {before['ort_version']}")
@@ -259,6 +259,12 @@ def slowdown(p50_ms: Sequence[float]) -> float:
     return round(statistics.median(p50_ms[-tenth:]) / statistics.median(p50_ms[:tenth]), 4)
 
 
+def _target(bundle: Path) -> dict[str, Any]:
+    """The profile that the bundle was built for."""
+    found: dict[str, Any] = json.loads((bundle / "provenance.json").read_text(encoding="utf-8"))["plan"]["target"]
+    return found
+
+
 def _pack(samples: Sequence[dict[str, Any]], path: Path) -> None:
     if __package__:
         from edgekd.onboard.runner import pack
@@ -278,9 +284,7 @@ def _sha256(path: Path) -> str:
 
 def _here(mode: str, **job: Any) -> dict[str, Any]:
     """One runner job on this machine, in a fresh process. `-B`: nothing may be written into a bundle."""
-    job |= {"mode": mode, "provider": "CPUExecutionProvider"} | (
-        {"started": time.time()} if mode == "footprint" else {}
-    )
+    job |= {"mode": mode} | ({"started": time.time()} if mode == "footprint" else {})
     with tempfile.TemporaryDirectory(prefix="edgekd-job-") as folder:
         file = Path(folder, "job.json")
         file.write_text(json.dumps(job), encoding="utf-8")
@@ -319,7 +323,8 @@ def main() -> int:
 
     try:
         _check(bundle)
-        made = receipt(bundle, _here, device="by hand", protocol="full" if given.full else "quick",
+        run = partial(_here, provider=_target(bundle)["execution_provider"])
+        made = receipt(bundle, run, device="by hand", protocol="full" if given.full else "quick",
                        minutes=given.minutes, say=say)  # fmt: skip
     except Refused as error:
         say(f"FAILED  {error}")

@@ -66,7 +66,10 @@ def unpack(path: Path) -> list[Sample]:
 def open_session(
     model: str, threads: int, provider: str = "CPUExecutionProvider", *, optimize: bool = True
 ) -> ort.InferenceSession:
-    """Default session options, a fixed number of threads, spinning off; graph optimizations off unless `optimize`."""
+    """Default session options, a fixed number of threads, spinning off; graph optimizations off unless `optimize`.
+
+    Raises RuntimeError where ONNX Runtime would take another provider, which it does with a warning alone.
+    """
     options = ort.SessionOptions()
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -74,7 +77,10 @@ def open_session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    return ort.InferenceSession(model, options, providers=[provider])
+    session = ort.InferenceSession(model, options, providers=[provider])
+    if provider not in session.get_providers():
+        raise RuntimeError(f"{provider} does not run here; ONNX Runtime would take {session.get_providers()[0]}")
+    return session
 
 
 def feeds(session: ort.InferenceSession, samples: list[Sample]) -> list[Sample]:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from edgekd.core.errors import UsageError
 from edgekd.core.receipt import Receipt
@@ -53,7 +54,7 @@ def made(bundle: Path) -> Made:
         report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
         provenance = json.loads((bundle / "provenance.json").read_text(encoding="utf-8"))
         golden = json.loads((bundle / "golden" / "golden.json").read_text(encoding="utf-8"))
-        with np.load(bundle / "golden" / "expected.npz", allow_pickle=False) as file:
+        with (bundle / "golden" / "expected.npz").open("rb") as vectors, np.load(vectors, allow_pickle=False) as file:
             expected = {name: file[name] for name in file.files}
         manifest = json.loads(raw)
         _ = manifest["artifact"]["files"][manifest["model"]]["sha256"], manifest["evidence"]["files"]
@@ -62,7 +63,7 @@ def made(bundle: Path) -> Made:
         created = datetime.strptime(report["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         return Made(manifest, sha256(raw).hexdigest(), created, provenance["plan"]["target"], golden["tolerance"],
                     expected)  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         why = f"it has no {Path(error.filename).name}" if isinstance(error, FileNotFoundError) else why
         raise UsageError(f"{bundle} is no bundle: {why}", fix="give the folder that build wrote") from error

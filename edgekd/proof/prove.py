@@ -12,7 +12,7 @@ from edgekd.core import calibration
 from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory, RuntimeCannotLoad
 from edgekd.core.latency import held_to
 from edgekd.core.profile import Profile, parse_profile
-from edgekd.core.protocols import Progress
+from edgekd.core.protocols import Progress, Sample
 from edgekd.core.receipt import Receipt, ReceiptRefused
 from edgekd.core.roofline import predict_latency
 from edgekd.core.store import Store
@@ -88,10 +88,12 @@ def prove(
         except bench.Refused as error:
             kind = RuntimeCannotLoad if error.code == RuntimeCannotLoad.exit_code else EdgeKDError
             raise kind(str(error), fix="report the model's operators and this CPU, or take another device") from error
-    return _judged(bundle, target, said, store)
+    return _judged(bundle, target, said, store, timed=rows.samples if rows else bundle.golden())
 
 
-def _judged(bundle: Shipped, target: Profile, said: dict[str, Any], store: Store) -> Proof:
+def _judged(
+    bundle: Shipped, target: Profile, said: dict[str, Any], store: Store, timed: Sequence[Sample]
+) -> Proof:  # fmt: skip
     try:
         receipt, believed = receipts.check(said, bundle.folder), True
     except ReceiptRefused as error:
@@ -102,7 +104,7 @@ def _judged(bundle: Shipped, target: Profile, said: dict[str, Any], store: Store
     well, words = within_tolerance(receipt, bundle.of)
     latency = receipts.latency(receipt)
     budgets = tuple(_budgets(receipt, latency, target))
-    reading = _reading(bundle, target, receipt, latency) if believed else None
+    reading = _reading(bundle, target, receipt, latency, timed) if believed else None
     calibrates = ""
     if reading is not None:
         kept = calibration.keep(store.root, reading)
@@ -187,16 +189,21 @@ def _is_virtual(receipt: Receipt) -> bool:
 
 
 def _reading(
-    bundle: Shipped, target: Profile, receipt: Receipt, latency: receipts.Latency | None
+    bundle: Shipped, target: Profile, receipt: Receipt, latency: receipts.Latency | None, timed: Sequence[Sample]
 ) -> calibration.Reading | None:
-    """What a real board of the profile's own core tells of the roofline; None of any other machine."""
+    """What a real board of the profile's own core tells of the roofline; None of any other machine.
+
+    The prediction is for inputs of the size that was timed: a user's rows may be longer than those of the build.
+    """
     fit, student = bundle.report["fit"], bundle.plan["student"]
     if latency is None or not latency.stable or fit is None:
         return None
     if receipt.microarch != target.microarch or _is_virtual(receipt):
         return None
     recipe = str(bundle.of.manifest["recipe"])
-    work = work_of(student["family"], fit["chosen"]["shape"], student["exit"], bundle.survey.typical)
+    tokens = sorted(sample["input_ids"].shape[1] for sample in timed if "input_ids" in sample)
+    size = tokens[len(tokens) // 2] if tokens else bundle.survey.typical
+    work = work_of(student["family"], fit["chosen"]["shape"], student["exit"], size)
     predicted = predict_latency(work, target, recipe).value
     if predicted is None:
         return None

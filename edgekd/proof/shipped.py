@@ -87,13 +87,13 @@ class DataFile:
     source: str
     columns: dict[str, str] = field(default_factory=dict)  # text_column, image_column, label_column
 
-    def rows(self, bundle: Shipped, *, labelled: bool) -> list[Example]:
-        """At most MOST_ROWS rows, evenly spaced; of `labelled` ones those of the test split, else validation, else all.
+    def rows(self, bundle: Shipped, *, labelled: bool, most: int = MOST_ROWS) -> list[Example]:
+        """At most so many rows, evenly spaced; of `labelled` ones those of the test split, else validation, else all.
 
         Labels are the bundle's class names. Raises DataError.
         """
         with _extras():
-            return _spread(self._read(bundle, labelled=labelled))
+            return _spread(self._read(bundle, labelled=labelled), most)
 
     def _read(self, bundle: Shipped, *, labelled: bool) -> list[Example]:
         task = self._task(bundle)
@@ -168,5 +168,5 @@ def _extras() -> Iterator[None]:
         ) from error
 
 
-def _spread(rows: list[Example]) -> list[Example]:
-    return rows if len(rows) <= MOST_ROWS else [rows[i * len(rows) // MOST_ROWS] for i in range(MOST_ROWS)]
+def _spread(rows: list[Example], most: int) -> list[Example]:
+    return rows if len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]

@@ -114,7 +114,7 @@ def _check_comparable(first: Shipped, label: str, one: Shipped) -> None:
 def _inputs(sides: dict[str, Shipped], data: DataFile | None, place: Path) -> dict[str, Path]:
     """The same rows for each bundle: a user's, encoded by its own files; else samples of the same sizes."""
     found = {}
-    rows = data.rows(sides["A"], labelled=False)[:TIMED_ROWS] if data else None
+    rows = data.rows(sides["A"], labelled=False, most=TIMED_ROWS) if data else None
     sizes = _sizes(sides)
     for label, one in sides.items():
         samples: Sequence[Sample]
