@@ -17,6 +17,7 @@ from edgekd.core.protocols import Progress, Quiet
 from edgekd.core.quiet import hush
 from edgekd.core.store import Store
 from edgekd.data.splits import Splits
+from edgekd.emulated import Emulated
 from edgekd.plan import Plan
 from edgekd.stages import Stages, augmented
 
@@ -79,17 +80,18 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
         stages = replace(stages, shape=shape.chosen.shape)
         subject = _distilled(stages, teacher, shape, tried)
     variants = stages.variants(subject.folder, subject.onnx, subject.reference)
-    there = stages.on_target(variants, subject.folder, subject.reference)
+    emulated = Emulated(stages, subject.folder, variants)
+    there = emulated.judged(subject.reference)
     choice, found = stages.choice(variants, subject.onnx, there)
     with ThreadPoolExecutor(max_workers=1) as beside:  # an emulator keeps one core busy: done before anything is timed
-        waiting = beside.submit(stages.guest_memory, variants, choice.name, subject.folder)
-        golden = beside.submit(stages.golden_on_target, there, subject.folder, variants, choice.name)
+        memory = beside.submit(emulated.memory, choice.name)
+        golden = beside.submit(lambda: emulated.golden(choice.name) if there else None)
         onnx = stages.exported("teacher", teacher)
         held_out = beside.submit(
-            stages.held_out_on_target, there, (onnx / "model.onnx", teacher), subject.folder, variants, choice.name
+            lambda: emulated.held_out(choice.name, (onnx / "model.onnx", teacher)) if there else None
         )
         measured = stages.measured(teacher, onnx, subject.folder, variants, choice.name, before_timing=held_out.result)
-        guest, found["held_out"] = waiting.result(), held_out.result()
+        guest, found["held_out"] = memory.result(), held_out.result()
     compose = partial(report.compose, plan, subject.fit, choice, found, measured, subject.tried, guest,
                       confidence=subject.confidence, training=subject.training,
                       readings=calibration.load(store.root, plan.target.microarch))  # fmt: skip

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.protocols import Progress
-from edgekd.core.registry import make, plugin
+from edgekd.core.registry import make
 from edgekd.core.results import file_sha256, this_host, versions
 from edgekd.core.store import Store
 from edgekd.data.augment import augment
@@ -46,7 +44,8 @@ class Stages:
     progress: Progress
     shape: dict[str, Any]
 
-    def _stage(self, name: str, key: dict[str, Any], produce: Callable[[Path], None]) -> Path:
+    def stage(self, name: str, key: dict[str, Any], produce: Callable[[Path], None]) -> Path:
+        """The folder that `produce` writes, or that an earlier run wrote."""
         if self.store.has(name, key):
             self.progress.say(f"{name}: kept from an earlier run")
         return self.store.stage(name, key, produce)
@@ -56,7 +55,7 @@ class Stages:
         work = self.store.workspace(name, key)
         if work.exists() and not self.store.has(name, key):
             self.progress.say(f"{name}: goes on where it was stopped")
-        return self._stage(name, key, lambda out: produce(out, work))
+        return self.stage(name, key, lambda out: produce(out, work))
 
     def teacher(self) -> Path:
         """The teacher's folder: fine-tuned here, unpacked from a file, or as it was given."""
@@ -65,7 +64,7 @@ class Stages:
         told = self.plan.teacher
         source = make("teachers", told.kind)
         if told.ready and hasattr(source, "unpack"):  # weights in a file of their own
-            return self._stage(
+            return self.stage(
                 "teacher",
                 self.plan.teaching,
                 lambda out: source.unpack(Path(told.folder), told.architecture, self.plan.task, told.labels, out),
@@ -132,7 +131,7 @@ class Stages:
             return None
         compared = evidence.arms(self.plan, self.splits)
         key = {"seeds": self.plan.evidence, "arms": {name: asdict(arm) for name, arm in compared.items()}}
-        place = self._stage(
+        place = self.stage(
             "evidence",
             key | {"student": self.plan.distilling(self.shape)},
             lambda out: evidence.gather(
@@ -146,7 +145,7 @@ class Stages:
         """What a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
         from edgekd import export
 
-        return self._stage("files", self.plan.compressing, lambda out: export.files(self.plan, teacher, out))
+        return self.stage("files", self.plan.compressing, lambda out: export.files(self.plan, teacher, out))
 
     def said_of_selection(self, folder: Path, exported: Path) -> np.ndarray[Any, Any]:
         """What an exported teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings.
@@ -174,12 +173,12 @@ class Stages:
         from edgekd import export
 
         self.progress.stage(f"export: the {who} to ONNX")
-        own = self.plan.teaching if who == "teacher" else self._student_key()
+        own = self.plan.teaching if who == "teacher" else self.student_key()
         target = self.plan.target
         key = {"of": own, "max_opset": target.max_opset, "max_ir_version": target.max_ir_version}
         key |= self._exporters()
         inputs = [row.input for row in self.splits.known]
-        return self._stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, inputs, out))
+        return self.stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, inputs, out))
 
     def improved(self, who: str, folder: Path, exported: Path) -> Path:
         """The exported graph folded, or in another form where that was found to be faster."""
@@ -196,7 +195,7 @@ class Stages:
             "host": asdict(this_host()) if asked else None,
         }  # fmt: skip
         inputs = [row.input for row in self.splits.known]
-        return self._stage(
+        return self.stage(
             f"graph-{who}",
             key,
             lambda out: graphs.improve(
@@ -223,66 +222,6 @@ class Stages:
             )
         except compress.Stopped:
             return self.store.workspace("compress", key)  # where the same command goes on
-
-    def on_target(
-        self, variants: Path, folder: Path, reference: Callable[[], np.ndarray[Any, Any]]
-    ) -> dict[str, Any] | None:
-        """The variants on the target's own kernels, where this host has others and an emulator; else None.
-
-        Raises RuntimeCannotLoad where the target's runtime refuses the student itself.
-        """
-        from edgekd import on_target
-        from edgekd.candidates import variant_file
-        from edgekd.compress import read_trials
-
-        if not self.plan.target.needs_guest or on_target.why_not(self.plan):
-            return None
-        trials = read_trials(variants)
-        names = on_target.contenders(trials, self.plan)
-        key = self._emulating_key() | {"files": {name: file_sha256(variant_file(variants, name)) for name in names}}
-        key |= {"counts": plugin("devices", "qemu").counts()}  # once they can be counted, they are
-        place = self._emulated(
-            "on-target",
-            key | {"selection": self._student_key()},
-            lambda out: on_target.judge(
-                self.plan, self.splits, trials, folder, variants, reference(), out, self.progress
-            ),
-            passes=RuntimeCannotLoad,
-        )
-        return None if place is None else on_target.read(place, on_target.SELECTION)
-
-    def held_out_on_target(
-        self, found: dict[str, Any] | None, teacher: tuple[Path, Path], folder: Path, variants: Path, name: str
-    ) -> dict[str, Any] | None:
-        """The metric of what ships on the target's own kernels, on held-out samples; None where nothing was asked."""
-        from edgekd import on_target
-        from edgekd.candidates import variant_file
-
-        if not found:
-            return None
-        file = variant_file(variants, name)
-        key = self._emulating_key() | {"file": file_sha256(file), "teacher": file_sha256(teacher[0])}
-        place = self._emulated(
-            "held-out-on-target",
-            key | {"student": self._student_key()},
-            lambda out: on_target.held_out(self.plan, self.splits, folder, file, teacher, out),
-        )
-        return None if place is None else on_target.read(place, on_target.HELD_OUT)
-
-    def golden_on_target(self, found: dict[str, Any] | None, folder: Path, variants: Path, name: str) -> Path | None:
-        """What the target's own kernels answer to the golden inputs; None where nothing was asked."""
-        from edgekd import golden, on_target
-        from edgekd.candidates import variant_file
-
-        if not found:
-            return None
-        file = variant_file(variants, name)
-        key = self._emulating_key() | {"file": file_sha256(file), "golden": self.plan.golden_digest or self.plan.golden}
-        return self._emulated(
-            "golden-on-target",
-            key | {"student": self._student_key()},
-            lambda out: on_target.golden(self.plan, file, golden.inputs(self.plan, self.splits, folder), out),
-        )
 
     def choice(
         self, variants: Path, exported: Path, found_there: dict[str, Any] | None
@@ -319,7 +258,7 @@ class Stages:
                 if trial.suggestion is not None:
                     suggested[trial.name] = Suggestion(**trial.suggestion)
                 models[trial.name] = (variant_file(variants, trial.name), model)
-        place = self._stage(
+        place = self.stage(
             "measure",
             self._measuring_key()
             | {"schema": measure.SCHEMA, "measuring": asdict(self.plan.measuring), "suggested": suggested}
@@ -328,49 +267,8 @@ class Stages:
         )
         return measure.read_measured(place)
 
-    def guest_memory(self, variants: Path, name: str, model: Path) -> dict[str, Any] | None:
-        """What ships, in an arm64 guest: for an ARM target, where this machine has one."""
-        from edgekd import measure
-        from edgekd.candidates import variant_file
-
-        target = self.plan.target
-        if not target.needs_guest or not plugin("devices", "guest").available():
-            return None
-        file = variant_file(variants, name)
-        key = {
-            "model": file_sha256(file), "cpu": target.emulator_cpu, "threads": target.threads,
-            "max_size": self.plan.student.survey.max_size, "versions": versions("onnxruntime", "edgekd"),
-        }  # fmt: skip
-        place = self._emulated(
-            "guest-memory", key, lambda out: measure.guest_memory(self.plan, self.splits, file, model, out)
-        )
-        if place is None:
-            return None
-        said: dict[str, Any] = json.loads((place / "guest.json").read_text(encoding="utf-8"))
-        return said
-
-    def _emulated(
-        self, name: str, key: dict[str, Any], produce: Callable[[Path], None], *,
-        passes: type[EdgeKDError] | tuple[()] = (),
-    ) -> Path | None:  # fmt: skip
-        """A stage that an emulator does: its failure costs a figure, no build; an error that `passes` is no failure."""
-        try:
-            return self._stage(name, key, produce)
-        except passes:
-            raise
-        except EdgeKDError as error:
-            self.progress.say(f"{name}: left out, the emulator failed: {error.message}")
-            return None
-
-    def _emulating_key(self) -> dict[str, Any]:
-        target = self.plan.target
-        return {
-            "cpu": target.emulator_cpu, "threads": target.threads, "minutes": self.plan.emulate_minutes,
-            "data": self.plan.data.digest, "seed": self.plan.seed, "versions": versions("onnxruntime", "edgekd"),
-            "host": asdict(this_host()),  # what is answered there is held against what is answered here
-        }  # fmt: skip
-
-    def _student_key(self) -> dict[str, Any]:
+    def student_key(self) -> dict[str, Any]:
+        """Of what is compressed: the student, or the teacher itself."""
         if self.plan.compresses_only:
             return self.plan.compressing
         return self.plan.distilling(self.shape) | {"exit": self.plan.student.exit}
@@ -380,6 +278,6 @@ class Stages:
 
     def _measuring_key(self) -> dict[str, Any]:
         return {
-            "student": self._student_key(), "target": self.plan.target.as_dict(),
+            "student": self.student_key(), "target": self.plan.target.as_dict(),
             "host": asdict(this_host()), "exporters": self._exporters(),
         }  # fmt: skip

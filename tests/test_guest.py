@@ -238,6 +238,61 @@ def test_a_run_that_ends_badly_says_why(tmp_path, code, kind, text, fix):
     assert (refusal.value.message, refusal.value.fix) == (text, fix)
 
 
+# a guest's shell is this machine's, its /job a folder of the test
+IN_GUEST = """
+for last; do :; done
+exec /bin/sh -c "$(printf %s "$last" | sed "s#/job/#{folder}/job/#g")"
+"""
+BUSYBOX = """
+case "$1 $2" in
+    "tar c") {packs} exec tar -cf - "$3";;
+    "tar x") {unpacks} exec tar -xf -;;
+esac
+exec "$@"
+"""
+
+
+@pytest.fixture
+def shell(image, monkeypatch, tmp_path):
+    """A function: a guest that is up, whose python3 is this shell text and whose tar may fail."""
+
+    def up(python3, *, packs="", unpacks=""):
+        programs(tmp_path, monkeypatch, ssh=IN_GUEST.format(folder=tmp_path), python3=python3,
+                 busybox=BUSYBOX.format(packs=packs, unpacks=unpacks))  # fmt: skip
+        return Running(Guest(), image, 5022, "Linux")
+
+    return up
+
+
+def test_an_answer_comes_back_and_nothing_of_the_job_stays(shell, tmp_path):
+    assert shell("echo '{\"n\": 1}'").run("facts") == {"n": 1}
+    assert not list((tmp_path / "job").iterdir())
+
+
+@pytest.mark.parametrize("fails", ["packs", "unpacks"])
+def test_files_that_cannot_be_packed_or_unpacked_there_are_an_error(shell, tmp_path, fails):
+    device = shell("echo '{\"n\": 1}'", **{fails: "echo tar: no space left >&2; exit 1;"})
+    with pytest.raises(EdgeKDError) as refusal:
+        device.run("facts")
+    assert refusal.value.message == "the arm64 guest gave no answer: tar: no space left"
+    assert refusal.value.fix == "run it again; with a large model, give the guest more memory than 1024 MiB"
+    assert not list((tmp_path / "job").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("python3", "kind", "message"),
+    [
+        ("exit 0", EdgeKDError, "a facts run in the arm64 guest ended without an answer: it said nothing"),
+        ("echo Goodbye", EdgeKDError, "a facts run in the arm64 guest ended without an answer: Goodbye"),
+        ("""echo '{"refused": "Invalid"}'""", RuntimeCannotLoad, "ONNX Runtime on arm64 refuses the model: Invalid"),
+    ],
+)
+def test_what_is_no_answer_is_named(shell, python3, kind, message):
+    with pytest.raises(kind) as refusal:
+        shell(python3).run("facts")
+    assert (type(refusal.value), refusal.value.message) == (kind, message)
+
+
 def test_a_boot_that_fails_says_what_qemu_said(image, monkeypatch, tmp_path):
     programs(tmp_path, monkeypatch, **ALL_TOOLS | {"qemu_system_aarch64": "echo no such machine >&2; exit 1"})
     with pytest.raises(EdgeKDError) as refusal, Guest().up():

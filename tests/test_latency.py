@@ -1,6 +1,8 @@
 """Percentiles only where the host resolves them; predictions that real boards calibrate."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from helpers import elsewhere, profile
 from edgekd import predictor
 from edgekd.core import calibration
 from edgekd.core.calibration import Reading
+from edgekd.core.errors import StoreError
 from edgekd.core.latency import held_to, percentile, quantiles
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey, Work
@@ -129,7 +132,27 @@ def test_readings_are_kept_once_a_board_and_model(tmp_path):
     assert sorted(one.ratio for one in kept) == [1.5, 1.6], "the newer receipt takes the older one's place"
     assert calibration.load(tmp_path, "cortex-a72") == kept
     assert calibration.load(tmp_path, "cortex-a53") == ()
-    assert [path.name for path in (tmp_path / "calibration").iterdir()] == ["cortex-a72.json"]
+    assert [path.name for path in (tmp_path / "calibration").glob("*.json")] == ["cortex-a72.json"]
+
+
+def test_of_two_who_keep_a_reading_at_the_same_time_neither_is_lost(tmp_path, monkeypatch):
+    load = calibration.load
+
+    def slow(*given):
+        found = load(*given)
+        time.sleep(0.2)  # long enough for the other to read the same file
+        return found
+
+    monkeypatch.setattr(calibration, "load", slow)
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(calibration.keep, [tmp_path] * 2, [reading(2.0), reading(1.5, cpu="another board")]))
+    assert sorted(one.ratio for one in load(tmp_path, "cortex-a72")) == [1.5, 2.0]
+
+
+def test_a_store_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "calibration").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match=f"cannot use {tmp_path}/calibration: "):
+        calibration.keep(tmp_path, reading(2.0))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[{}]", '{"a": 1}', "[3]", "null"])

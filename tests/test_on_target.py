@@ -11,7 +11,7 @@ from helpers import elsewhere, fast, matmul_model, profile, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import on_target, stages
+from edgekd import emulated, on_target, stages
 from edgekd.choose import OnTarget, Trial, choose
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.protocols import Quiet
@@ -238,15 +238,16 @@ def test_it_is_asked_anew_on_another_host_and_once_instructions_can_be_counted(l
 
     def asked(reason="", **host):
         emulator = SimpleNamespace(counts=lambda: reason, available=lambda: True)
-        monkeypatch.setattr(stages, "plugin", lambda kind, name: emulator)
+        monkeypatch.setattr(emulated, "plugin", lambda kind, name: emulator)
         monkeypatch.setattr(on_target, "plugin", lambda kind, name: emulator)
-        monkeypatch.setattr(stages, "this_host", lambda: replace(this_host(), **host))
-        monkeypatch.setattr(stages.Stages, "_student_key", lambda self: {})
-        monkeypatch.setattr("edgekd.compress.read_trials", lambda place: [trial(), trial("dynamic_int8")])
+        monkeypatch.setattr(emulated, "this_host", lambda: replace(this_host(), **host))
+        monkeypatch.setattr(stages.Stages, "student_key", lambda self: {})
+        monkeypatch.setattr(emulated, "read_trials", lambda place: [trial(), trial("dynamic_int8")])
         made = plan()
         made.data = SimpleNamespace(digest="0")
         store = SimpleNamespace(has=kept)
-        assert stages.Stages(made, None, store, Quiet(), {}).on_target(folder, folder, list) is None
+        found = emulated.Emulated(stages.Stages(made, None, store, Quiet(), {}), folder, folder)
+        assert found.judged(list) is None
         return keys[-1]
 
     if not TARGET.needs_guest:

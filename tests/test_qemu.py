@@ -327,6 +327,11 @@ def test_a_job_runs_on_the_core_asked_for_without_anything_of_the_hosts(qemu, tm
         ("""echo '{"refused": "InvalidGraph: opset 99"}'""", RuntimeCannotLoad,
          "ONNX Runtime on cortex-a72 refuses the model: InvalidGraph: opset 99",
          "export it again with an opset and IR version that this runtime knows"),
+        ("exit 0", EdgeKDError, "a facts run on the emulated cortex-a72 ended without an answer: it said nothing",
+         "run the same command again; if it repeats, look for a package or a sitecustomize that prints or exits"),
+        ("""echo '{"n": 1}'; echo Goodbye""", EdgeKDError,
+         "a facts run on the emulated cortex-a72 ended without an answer: Goodbye",
+         "run the same command again; if it repeats, look for a package or a sitecustomize that prints or exits"),
     ],
 )  # fmt: skip
 def test_a_run_that_ends_badly_says_why(qemu, text, kind, message, fix):

@@ -110,6 +110,26 @@ def test_local_is_a_device_like_the_others():
         assert device.run("facts")["arch"] == this_host().arch
 
 
+@pytest.mark.parametrize(
+    ("prints", "shown"),
+    [("pass", "it said nothing"), ("print('{')", "{"), ("sys.stdout.buffer.write(b'\\xff')", "\ufffd")],
+)
+def test_a_run_here_without_an_answer_is_named(bench, monkeypatch, prints, shown):
+    stub(bench, monkeypatch, f"import os, sys; {prints}; sys.stdout.flush(); os._exit(0)")
+    monkeypatch.setenv("PYTHONUTF8", "1")
+    with pytest.raises(EdgeKDError) as refusal:
+        footprint(Local(), bench)
+    assert type(refusal.value) is EdgeKDError
+    assert refusal.value.message == f"a footprint run ended without an answer: {shown}"
+    assert refusal.value.fix.startswith("run the same command again; if it repeats, look for a package")
+
+
+def test_a_model_that_is_refused_here_is_named(bench):
+    (bench / "model.onnx").write_text("no model")
+    with pytest.raises(RuntimeCannotLoad, match=r"^ONNX Runtime refuses the model: "):
+        footprint(Local(), bench)
+
+
 # addresses
 
 
@@ -119,6 +139,7 @@ def test_local_is_a_device_like_the_others():
         ("ssh://rpi4", Ssh("rpi4")),
         ("ssh://pi@192.0.2.7:2222", Ssh("192.0.2.7", user="pi", port=2222)),
         ("ssh://pi@[::1]:22", Ssh("::1", user="pi", port=22)),
+        ("ssh://pi-4.lan", Ssh("pi-4.lan")),
     ],
 )
 def test_an_address_is_read_and_written_alike(url, device):
@@ -137,9 +158,9 @@ def test_an_address_is_read_and_written_alike(url, device):
         ("ssh://rpi4:0", "'ssh://rpi4:0' is no address of a board"),
         ("ssh://rpi4:70000", "'ssh://rpi4:70000' is no address of a board: Port out of range 0-65535"),
         ("ssh://[::1", "'ssh://[::1' is no address of a board: Invalid IPv6 URL"),
-        ("ssh://-oProxyCommand=x@h", "'ssh://-oProxyCommand=x@h' is no address of a board: a name in it is none"),
-        ("ssh://-h", "'ssh://-h' is no address of a board: a name in it is none"),
-        ("ssh://a b", "'ssh://a b' is no address of a board: a name in it is none"),
+        ("ssh://-oProxyCommand=x@h", "'-oProxyCommand=x' is no name of a board or of a user there"),
+        ("ssh://-h", "'-h' is no name of a board or of a user there"),
+        ("ssh://a b", "'a b' is no name of a board or of a user there"),
         ("ssh://pi:secret@rpi4", "an address of a board holds no password: it would show in receipts and logs"),
     ],
 )
@@ -149,6 +170,18 @@ def test_a_bad_address_is_refused(url, problem):
     assert refusal.value.message == problem
     assert refusal.value.fix.endswith("write ssh://host, ssh://user@host or ssh://user@host:port")
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [{"host": "-oProxyCommand=x"}, {"host": "-G"}, {"host": ""}, {"host": "rpi4", "user": "-oProxyCommand=x"},
+     {"host": "rpi4", "user": "a b"}],
+)  # fmt: skip
+def test_a_name_that_ssh_would_read_as_an_option_is_refused_without_a_url_too(names):
+    with pytest.raises(UsageError) as refusal:
+        make("devices", "ssh", **names)
+    assert refusal.value.message == f"{list(names.values())[-1]!r} is no name of a board or of a user there"
+    assert refusal.value.fix == "write ssh://host, ssh://user@host or ssh://user@host:port"
 
 
 def test_ssh_never_asks_and_never_takes_a_changed_key(bench):
@@ -219,6 +252,21 @@ def test_a_run_without_end_is_ended(bench, monkeypatch):
         footprint(device, bench)
     assert refusal.value.message == "a footprint run on ssh://board took longer than 1 s"
     assert left(bench) == []
+
+
+@pytest.mark.parametrize(
+    ("prints", "shown"),
+    [("pass", "it said nothing"), ("print('Goodbye')", "Goodbye"), ("print('[1, 2]')", "[1, 2]")],
+)
+def test_a_run_without_an_answer_is_named(bench, monkeypatch, prints, shown):
+    stub(bench, monkeypatch, STUB % "pass")
+    with Ssh("board").up() as device:
+        stub(bench, monkeypatch, f"import os, sys; {prints}; sys.stdout.flush(); os._exit(0)")
+        with pytest.raises(EdgeKDError) as refusal:
+            footprint(device, bench)
+    assert type(refusal.value) is EdgeKDError
+    assert refusal.value.message == f"a footprint run on ssh://board ended without an answer: {shown}"
+    assert refusal.value.fix.startswith("run the same command again; if it repeats, look for a package")
 
 
 # what is left behind goes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import click
 from edgekd import __version__
 from edgekd.cli.bench import bench, compare
 from edgekd.cli.diagnose import diagnose
+from edgekd.cli.printing import print_json
 from edgekd.cli.report import report
 from edgekd.cli.targets import targets
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
@@ -119,7 +119,7 @@ def build(out: Path | None, as_json: bool, **values: Any) -> None:
     with shown_on_stderr() as progress:
         built = run(made, splits, store, out or Path("build") / f"{made.name}-{made.target.name}", progress)
     if as_json:
-        _print_json({"bundle": str(built.folder), "summary": built.summary})
+        print_json({"bundle": str(built.folder), "summary": built.summary})
         return
     from edgekd.cli import show
 
@@ -148,7 +148,7 @@ def plan(measure: bool, as_json: bool, **values: Any) -> None:
             shape = fit(made, store, progress, measured=measure)
         made.check_exits(shape.chosen.shape)
     if as_json:
-        _print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": asdict(shape) if shape else None})
+        print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": asdict(shape) if shape else None})
     elif shape is not None:
         click.echo(show.fit_table(shape, made))
 
@@ -173,7 +173,7 @@ def doctor(fix: str | None, as_json: bool) -> None:
             checks.fix(fix, progress)
     found = checks.checks()
     if as_json:
-        _print_json({"checks": [asdict(check) for check in found]})
+        print_json({"checks": [asdict(check) for check in found]})
     else:
         click.echo(show.doctor(found))
 
@@ -190,10 +190,6 @@ def verify(bundle: Path) -> None:
 
 
 cli.add_command(report)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def main() -> None:
@@ -223,7 +219,7 @@ def main() -> None:
 
 def _refuse(error: EdgeKDError, as_json: bool) -> int:
     if as_json:
-        _print_json(error.as_dict())
+        print_json(error.as_dict())
     else:
         click.echo(f"error: {error.message}", err=True)
         click.echo(f"  fix: {error.fix}", err=True)

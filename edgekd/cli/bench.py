@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from edgekd.cli.printing import print_json
 from edgekd.core.errors import EdgeKDError, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def bench(
                       data=_data(data, columns), install=install)  # fmt: skip
     broken, report = proof.broken[0] if proof.broken else None, _report(bundle)
     if as_json:
-        _print_json(proof.as_dict() | {"report": report} | (broken.as_dict() if broken else {}))
+        print_json(proof.as_dict() | {"report": report} | (broken.as_dict() if broken else {}))
         sys.exit(broken.exit_code if broken else 0)
     click.echo(_shown(proof, report))
     if broken:
@@ -141,7 +141,7 @@ def compare(
     with shown_on_stderr() as progress:
         found = run(bundles, progress, device=device, full=full, data=_data(data, columns), install=install)
     if as_json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         click.echo(_compared(found))
 
@@ -162,7 +162,3 @@ def _compared(found: Comparison) -> str:
         f"{found.rows} {found.rows_of}, {found.runs} runs of each; A/A {found.aa:.3f}{unstable}",
         f"timed on {found.host}; {found.sides[0].metric} as each bundle's own report has it",
     ])  # fmt: skip
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))

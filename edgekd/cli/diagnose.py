@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edgekd.cli.printing import print_json
 from edgekd.core.errors import UsageError
 
 _WORST = 5
@@ -55,7 +55,7 @@ def diagnose(
         with shown_on_stderr() as progress:
             found = examine.examine(given, progress)
     if as_json:
-        click.echo(json.dumps({"diagnosis": found}, indent=1, ensure_ascii=False))
+        print_json({"diagnosis": found})
     else:
         click.echo(
             _text(found) if found else f"{source} ships float32, and no quantized variant was made: nothing is lost"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from edgekd.cli.printing import print_json
 
 
 @click.command()
@@ -20,7 +21,7 @@ def report(bundle: Path, open_it: bool, as_json: bool) -> None:
     from edgekd import page
 
     if as_json:
-        click.echo(json.dumps(page.with_receipts(bundle), indent=1, ensure_ascii=False))
+        print_json(page.with_receipts(bundle))
     elif open_it:
         click.launch(str(page.write_page(bundle)))
     else:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 import click
 
 from edgekd import __version__
+from edgekd.cli.printing import print_json
 from edgekd.core.errors import UsageError
 
 _PROBER = f"edgekd {__version__}"
@@ -28,7 +27,7 @@ def targets_list(as_json: bool) -> None:
 
     profiles = [load_profile(name) for name in target_names()]
     if as_json:
-        _print_json({"targets": [profile.as_dict() for profile in profiles]})
+        print_json({"targets": [profile.as_dict() for profile in profiles]})
     else:
         click.echo(show.targets(profiles))
 
@@ -44,7 +43,7 @@ def targets_show(name: str, as_yaml: bool, as_json: bool) -> None:
 
     profile = load_profile(name)
     if as_json:
-        _print_json(profile.as_dict())
+        print_json(profile.as_dict())
     else:
         click.echo(profile_text(name) if as_yaml else show.profile(profile), nl=not as_yaml)
 
@@ -58,7 +57,7 @@ def targets_check(file: str, as_json: bool) -> None:
 
     profile = load_profile(file)
     if as_json:
-        _print_json({"target": profile.name, "valid": True})
+        print_json({"target": profile.name, "valid": True})
     else:
         click.echo(f"{file}: a valid profile for {profile.title} ({profile.name})")
 
@@ -86,7 +85,7 @@ def targets_probe(device: str, name: str | None, as_json: bool) -> None:
     else:
         raise UsageError(f"there is no device {device!r} to probe", fix="give local, or ssh://user@host:port")
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         click.echo(probed_text(made, facts), nl=False)
 
@@ -94,7 +93,3 @@ def targets_probe(device: str, name: str | None, as_json: bool) -> None:
 def _slug(host: str) -> str:
     """A host's name as profiles are named."""
     return re.sub(r"[^a-z0-9]+", "-", host.lower()).strip("-")[:63] or "board"
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))

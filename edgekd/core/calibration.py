@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from pathlib import Path
 
-from edgekd.core.store import write_file
+from edgekd.core.store import storage_error, write_file
 
 LEAST_BAND = 0.25  # a calibrated prediction's, to either side: a reading is of one model, the next is another's
 
@@ -31,11 +31,6 @@ class Reading:
         """Measured over predicted."""
         return self.measured_ms / self.predicted_ms
 
-    @property
-    def integer(self) -> bool:
-        """Whether the model computes in 8-bit integers."""
-        return self.recipe.startswith(("dynamic_int8", "static_int8"))
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -47,13 +42,17 @@ class Calibration:
     says: str
 
 
+def in_integers(recipe: str) -> bool:
+    """Whether a model of that recipe computes in 8-bit integers; others compute in float."""
+    return recipe.startswith(("dynamic_int8", "static_int8"))
+
+
 def calibration(readings: Sequence[Reading], recipe: str) -> Calibration | None:
     """The geometric mean of the readings' ratios, of the recipe's own arithmetic where there are any; None of none.
 
     The band reaches from the least ratio to the largest, and LEAST_BAND to either side at least.
     """
-    integer = recipe.startswith(("dynamic_int8", "static_int8"))
-    own = [one for one in readings if one.integer == integer] or list(readings)
+    own = [one for one in readings if in_integers(one.recipe) == in_integers(recipe)] or list(readings)
     if not own:
         return None
     ratios = [one.ratio for one in own]
@@ -79,12 +78,26 @@ def load(root: Path, microarch: str) -> tuple[Reading, ...]:
 
 
 def keep(root: Path, reading: Reading) -> tuple[Reading, ...]:
-    """Add a reading, at once; one of the same model and board takes the older one's place. Raises StoreError."""
-    same = [one.name for one in fields(Reading) if one.name not in ("measured_ms", "digest")]
-    others = [one for one in load(root, reading.microarch) if any(getattr(one, n) != getattr(reading, n) for n in same)]
-    kept = (*others, reading)
-    write_file(_file(root, reading.microarch), json.dumps([asdict(one) for one in kept], indent=1))
+    """Add a reading, at once; one of the same model and board takes the older one's place. Raises StoreError.
+
+    Of two that add at the same time the second waits, so that none is lost.
+    """
+    from filelock import FileLock
+
+    place = _file(root, reading.microarch)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{place}.lock"):
+            kept = (*(one for one in load(root, reading.microarch) if not _same(one, reading)), reading)
+            write_file(place, json.dumps([asdict(one) for one in kept], indent=1))
+    except OSError as error:
+        raise storage_error(error, place) from error
     return kept
+
+
+def _same(one: Reading, other: Reading) -> bool:
+    """Whether both are of one model on one board."""
+    return replace(one, measured_ms=other.measured_ms, digest=other.digest) == other
 
 
 def _file(root: Path, microarch: str) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 
-from edgekd.core.calibration import Reading, calibration
+from edgekd.core.calibration import Reading, calibration, in_integers
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import Work
 from edgekd.core.results import Figure
@@ -42,7 +42,7 @@ def predict_latency(work: Work, target: Profile, recipe: str, readings: Sequence
     if target.execution_provider != "CPUExecutionProvider":
         return Figure(None, "ms", "unknown", "no GPU here: unknown until it runs on the device", n=0)
     macs = work.macs + work.other_macs
-    column = 1 if recipe.startswith(("dynamic_int8", "static_int8")) else 0  # others compute in float
+    column = 1 if in_integers(recipe) else 0
     peaks = _PEAKS.get(target.microarch) or next((p for isa, p in _BY_ISA if isa in target.isa), (1.0, 1.0))
     at_peak_ms = macs / (peaks[column] * target.clock_mhz * 1e3)
     low, high = at_peak_ms / ATTAINED[1], at_peak_ms / ATTAINED[0]

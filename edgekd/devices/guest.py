@@ -26,6 +26,7 @@ from edgekd.core.protocols import Check, Progress
 from edgekd.core.results import versions
 from edgekd.devices import _arm64
 from edgekd.devices import _guest_image as images
+from edgekd.devices._answer import accepted, spoken
 
 _ONBOARD = Path(__file__).parents[1] / "onboard"
 _MODES = ("footprint", "predict", "facts")
@@ -213,11 +214,11 @@ class Running:
         return tar
 
     def _exchange(self, sent: Path, back: Path, place: str) -> None:
-        """One connection: files in, the runner's process, its answer out."""
+        """One connection: files in, the runner's process, its answer out; its code is that of what went before `rm`."""
         script = (
-            f"busybox mkdir -p {place}/out && cd {place} && busybox tar x || exit 1; "
+            f"busybox mkdir -p {place}/out && cd {place} && busybox tar x && {{ "
             f"busybox timeout {self.guest.timeout_s:.0f} python3 runner.py job.json >out/answer.json 2>out/errors.txt; "
-            f"echo $? >out/code; busybox tar c out; cd /; busybox rm -rf {place}"
+            f"echo $? >out/code && busybox tar c out; }}; code=$?; cd /; busybox rm -rf {place}; exit $code"
         )
         with sent.open("rb") as stdin, back.open("wb") as stdout:
             try:
@@ -248,13 +249,8 @@ def _answer(mode: str, out: Path, guest: Guest) -> dict[str, Any]:
             f"ONNX Runtime's process for a {mode} run in the arm64 guest ended with code {code}: {last}",
             fix="run the same command again; if it repeats, the model is damaged",
         )
-    answer: dict[str, Any] = json.loads((out / "answer.json").read_text().strip().splitlines()[-1])
-    if "refused" in answer:
-        raise RuntimeCannotLoad(
-            f"ONNX Runtime on arm64 refuses the model: {answer['refused']}",
-            fix="export it again with an opset and IR version that this runtime knows",
-        )
-    return answer
+    stdout = (out / "answer.json").read_text(errors="replace")
+    return accepted(spoken(stdout, f"a {mode} run in the arm64 guest"), "ONNX Runtime on arm64")
 
 
 def _too_slow(guest: Guest) -> EdgeKDError:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.results import this_host
+from edgekd.devices._answer import accepted, spoken
 
 _RUNNER = Path(__file__).parents[1] / "onboard" / "runner.py"
 
@@ -39,7 +40,10 @@ class Local:
         yield self
 
     def run(self, mode: str, **job: Any) -> dict[str, Any]:
-        """The runner's answer to one job. Raises RuntimeCannotLoad where ONNX Runtime refuses the model."""
+        """The runner's answer to one job.
+
+        Raises RuntimeCannotLoad where ONNX Runtime refuses the model, EdgeKDError where it gives no answer in time.
+        """
         job |= {"mode": mode, "provider": self.provider}
         if mode == "footprint":
             job["started"] = time.time()
@@ -49,7 +53,7 @@ class Local:
             try:
                 done = subprocess.run(
                     [sys.executable, str(_RUNNER), str(path)],
-                    capture_output=True, text=True, timeout=self.timeout_s, check=False,
+                    capture_output=True, text=True, errors="replace", timeout=self.timeout_s, check=False,
                 )  # fmt: skip
             except subprocess.TimeoutExpired as error:
                 raise EdgeKDError(
@@ -62,10 +66,4 @@ class Local:
                 f"ONNX Runtime's process for a {mode} run ended with code {done.returncode}: {last}",
                 fix="run the same command again; if it repeats, the model or the onnxruntime package is damaged",
             )
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        if "refused" in answer:
-            raise RuntimeCannotLoad(
-                f"ONNX Runtime refuses the model: {answer['refused']}",
-                fix="export it again with an opset and IR version that this runtime knows",
-            )
-        return answer
+        return accepted(spoken(done.stdout, f"a {mode} run"), "ONNX Runtime")

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
 from edgekd.core.protocols import Check, Progress
 from edgekd.devices import _arm64, _counter, _sysroot
+from edgekd.devices._answer import accepted, spoken
 
 _RUNNER = Path(__file__).parents[1] / "onboard" / "runner.py"
 _REFUSED = {  # mode: why, and where to do it instead
@@ -118,7 +119,7 @@ class Running:
 
         `count` gives, for each model, `instructions` and `classes`, both per inference, by class. Raises UsageError
         for a job whose figures would be the emulator's, RuntimeCannotLoad where ONNX Runtime refuses the model or does
-        not run on this core, EdgeKDError where `timeout_s` does not suffice.
+        not run on this core, EdgeKDError where `timeout_s` does not suffice or no answer comes.
         """
         if mode in _REFUSED:
             why, fix = _REFUSED[mode]
@@ -168,13 +169,8 @@ class Running:
                 f"a {mode} run on the emulated {self.qemu.cpu} ended with code {done.returncode}: {last}",
                 fix=f"run the same command again; if it repeats, run `{_sysroot.BUILD}`",
             )
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        if "refused" in answer:
-            raise RuntimeCannotLoad(
-                f"ONNX Runtime on {self.qemu.cpu} refuses the model: {answer['refused']}",
-                fix="export it again with an opset and IR version that this runtime knows",
-            )
-        return answer
+        said = spoken(done.stdout, f"a {mode} run on the emulated {self.qemu.cpu}")
+        return accepted(said, f"ONNX Runtime on {self.qemu.cpu}")
 
 
 def _per_inference(rows: dict[str, int], counted: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ sent once; where the connection is lost, the job at work is done again on a new 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import tempfile
 import time
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.results import file_sha256
 from edgekd.devices import _board_packages
+from edgekd.devices._answer import accepted, spoken
 from edgekd.devices._openssh import Address, Lost, Session, disk_full
 
 _ONBOARD = Path(__file__).parents[1] / "onboard"
@@ -30,6 +30,7 @@ _TRAVELS = ("runner.py", "machine.py")
 _PAUSES_S = (1.0, 2.0, 5.0, 12.0, 25.0)  # before each new connection: a board that starts again is back by then
 _GRACE_S = 120.0  # for sending files and bringing outputs back, beside the job's own time
 _KILLED, _ILLEGAL = -9, -4  # a process's code where the kernel ended it
+_WRITE = "write ssh://host, ssh://user@host or ssh://user@host:port"
 
 
 class NoRuntime(EdgeKDError):
@@ -42,6 +43,7 @@ class Ssh:
 
     `install` allows onnxruntime and numpy to be put into the user's cache folder there, where its python3 cannot load
     them: onnxruntime `ort_version`; where None this host's, or the newest before it that fits. `timeout_s`: of a job.
+    Raises UsageError for a host or user that is no name, such as one that ssh would read as an option.
     """
 
     host: str
@@ -55,29 +57,30 @@ class Ssh:
 
     emulated: ClassVar[str] = ""
 
+    def __post_init__(self) -> None:
+        for name in (self.host, self.user):
+            if name is not None and not re.fullmatch(r"(?!-)[\w.:%-]+", name):
+                raise UsageError(f"{name!r} is no name of a board or of a user there", fix=_WRITE)
+
     @classmethod
     def at(cls, url: str, **options: Any) -> Ssh:
         """The board of a URL, `ssh://user@host:port`; user and port may be left out. Raises UsageError."""
-        fix = "write ssh://host, ssh://user@host or ssh://user@host:port"
         try:
             parts = urlsplit(url)
             if parts.password is not None:
                 raise UsageError(
                     "an address of a board holds no password: it would show in receipts and logs",
-                    fix="add your public key there with `ssh-copy-id`, and " + fix,
+                    fix="add your public key there with `ssh-copy-id`, and " + _WRITE,
                 )
             port = parts.port
         except ValueError as error:
-            raise UsageError(f"{url!r} is no address of a board: {error}", fix=fix) from error
+            raise UsageError(f"{url!r} is no address of a board: {error}", fix=_WRITE) from error
         bare = parts.hostname or ""
         at = parts.netloc.lower().rfind(bare)
         host = parts.netloc[at : at + len(bare)]  # as written: ssh's configuration tells capitals from small letters
         if parts.scheme != "ssh" or not host or parts.path.strip("/") or parts.query or parts.fragment or port == 0:
-            raise UsageError(f"{url!r} is no address of a board", fix=fix)
-        for name in (host, parts.username or "none"):
-            if not re.fullmatch(r"[\w.:%-]+", name) or name.startswith("-"):  # an option to ssh
-                raise UsageError(f"{url!r} is no address of a board: a name in it is none", fix=fix)
-        return cls(host=host, user=parts.username, port=port, **options)
+            raise UsageError(f"{url!r} is no address of a board", fix=_WRITE)
+        return cls(host=host, user=parts.username or None, port=port, **options)
 
     @property
     def address(self) -> Address:
@@ -205,7 +208,7 @@ class Board:
         """What the runner said. Raises what the way in which it ended means."""
         url, code, errors = self.ssh.address.url, answer["code"], answer["errors"]
         last = (errors.strip().splitlines() or ["it said nothing"])[-1]
-        said: dict[str, Any] = json.loads(answer["said"]) if code == 0 and not answer["over"] else {}
+        said = spoken(answer["said"], f"a {mode} run on {url}") if code == 0 and not answer["over"] else {}
         refused = str(said.get("refused", ""))
         if answer["over"]:
             raise EdgeKDError(
@@ -228,12 +231,7 @@ class Board:
                 f"ONNX Runtime's process for a {mode} run on {url} ended with code {code}: {last}",
                 fix="run the same command again; if it repeats, the model or the onnxruntime there is damaged",
             )
-        if refused:
-            raise RuntimeCannotLoad(
-                f"ONNX Runtime {self.facts.get('ort_version', '')} on {url} refuses the model: {refused}",
-                fix="export it again with an opset and IR version that this runtime knows",
-            )
-        return said
+        return accepted(said, f"ONNX Runtime {self.facts.get('ort_version', '')} on {url}")
 
 
 def _translated(job: dict[str, Any], folder: str) -> tuple[dict[str, Any], dict[str, Path]]:

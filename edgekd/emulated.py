@@ -1,0 +1,110 @@
+"""The stages that run on the target's own kernels and under its own kernel, where this host has others.
+
+An emulator does them, where `edgekd doctor` finds one. Their failure costs figures, never a build.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd import golden, measure, on_target
+from edgekd.candidates import variant_file
+from edgekd.compress import read_trials
+from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.registry import plugin
+from edgekd.core.results import file_sha256, this_host, versions
+from edgekd.stages import Stages
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """What compresses to `variants`, asked on the target's kernels; `folder` has its tokenizer or preprocessing."""
+
+    stages: Stages
+    folder: Path
+    variants: Path
+
+    def judged(self, reference: Callable[[], np.ndarray[Any, Any]]) -> dict[str, Any] | None:
+        """The variants' accuracy and instructions there; None where nothing can be asked.
+
+        `reference` gives what the teacher says of the selection rows. Raises RuntimeCannotLoad where the target's
+        runtime refuses the student itself.
+        """
+        plan, splits, progress = self.stages.plan, self.stages.splits, self.stages.progress
+        if not plan.target.needs_guest or on_target.why_not(plan):
+            return None
+        trials = read_trials(self.variants)
+        names = on_target.contenders(trials, plan)
+        key = self._key() | {"files": {name: file_sha256(variant_file(self.variants, name)) for name in names}}
+        key |= {"counts": plugin("devices", "qemu").counts()}  # once they can be counted, they are
+        place = self._stage(
+            "on-target",
+            key,
+            lambda out: on_target.judge(plan, splits, trials, self.folder, self.variants, reference(), out, progress),
+            passes=RuntimeCannotLoad,
+        )
+        return None if place is None else on_target.read(place, on_target.SELECTION)
+
+    def held_out(self, name: str, teacher: tuple[Path, Path]) -> dict[str, Any] | None:
+        """The metric of what ships there, on held-out samples; `teacher` has its ONNX file and its folder."""
+        plan, splits, file = self.stages.plan, self.stages.splits, variant_file(self.variants, name)
+        place = self._stage(
+            "held-out-on-target",
+            self._key() | {"file": file_sha256(file), "teacher": file_sha256(teacher[0])},
+            lambda out: on_target.held_out(plan, splits, self.folder, file, teacher, out),
+        )
+        return None if place is None else on_target.read(place, on_target.HELD_OUT)
+
+    def golden(self, name: str) -> Path | None:
+        """The folder of what ships' answers there to the golden inputs."""
+        plan, splits, file = self.stages.plan, self.stages.splits, variant_file(self.variants, name)
+        return self._stage(
+            "golden-on-target",
+            self._key() | {"file": file_sha256(file), "golden": plan.golden_digest or plan.golden},
+            lambda out: on_target.golden(plan, file, golden.inputs(plan, splits, self.folder), out),
+        )
+
+    def memory(self, name: str) -> dict[str, Any] | None:
+        """Peak RSS of what ships in an arm64 guest; None where this machine has none."""
+        plan, splits, target = self.stages.plan, self.stages.splits, self.stages.plan.target
+        if not target.needs_guest or not plugin("devices", "guest").available():
+            return None
+        file = variant_file(self.variants, name)
+        key = {
+            "model": file_sha256(file), "cpu": target.emulator_cpu, "threads": target.threads,
+            "max_size": plan.student.survey.max_size, "versions": versions("onnxruntime", "edgekd"),
+        }  # fmt: skip
+        place = self._stage("guest-memory", key, lambda out: measure.guest_memory(plan, splits, file, self.folder, out))
+        if place is None:
+            return None
+        said: dict[str, Any] = json.loads((place / "guest.json").read_text(encoding="utf-8"))
+        return said
+
+    def _stage(
+        self, name: str, key: dict[str, Any], produce: Callable[[Path], None], *,
+        passes: type[EdgeKDError] | tuple[()] = (),
+    ) -> Path | None:  # fmt: skip
+        """None where it fails, but for an error that `passes`."""
+        try:
+            return self.stages.stage(name, key, produce)
+        except passes:
+            raise
+        except EdgeKDError as error:
+            self.stages.progress.say(f"{name}: left out: {error.message}")
+            return None
+
+    def _key(self) -> dict[str, Any]:
+        plan = self.stages.plan
+        return {
+            "cpu": plan.target.emulator_cpu, "threads": plan.target.threads, "minutes": plan.emulate_minutes,
+            "data": plan.data.digest, "seed": plan.seed, "student": self.stages.student_key(),
+            "versions": versions("onnxruntime", "edgekd"),
+            "host": asdict(this_host()),  # what is answered there is held against what is answered here
+        }  # fmt: skip
