@@ -43,8 +43,12 @@ _RULE_OF_THREE = 3.0  # over n: the 95% bound on the rate of what n rows did not
 
 def why_not(plan: Plan) -> str | None:
     """Why nothing can be asked there, in words; None where it can, or where this host's kernels are the target's."""
-    if not plan.target.needs_guest:
-        return None if plan.target.runs_here else f"there is no emulator for {plan.target.title}"
+    target = plan.target
+    if target.runs_here:
+        return None
+    if not target.needs_guest:
+        lacks = target.emulator_cpu is None and target.execution_provider == "CPUExecutionProvider"
+        return "its profile names no emulator_cpu" if lacks else f"there is no emulator of {target.title}"
     if not plan.emulate_minutes:
         return "--emulate-minutes 0 left it out"
     return None if plugin("devices", "qemu").available() else "no emulator is set up: `edgekd doctor --fix emulator`"
@@ -186,9 +190,12 @@ def says(plan: Plan, found: Mapping[str, Any] | None) -> str:
     arch = plan.target.arch
     if found:
         few = f"; fewer than {FEWEST} rows move no figure, so this host's decided" if found["n"] < FEWEST else ""
+        spans = [trial["drop_interval"] for name, trial in found["trials"].items() if name != PLAIN]
+        widest = max((high - low for low, high in spans), default=0.0) / 2
+        sure = f" Points lost there are known to within {widest:.0f}; --emulate-minutes narrows that." if widest else ""
         return (
             f"{len(found['trials'])} variants were judged on {arch} kernels ({found['host']}): {found['n']:,} of "
-            f"{found['of']:,} selection rows, stratified{few}."
+            f"{found['of']:,} selection rows, stratified{few}.{sure}"
         )
     if (why := why_not(plan)) is None:
         return f"This host's kernels are {arch}, as the target's." if plan.target.runs_here else (
@@ -252,7 +259,9 @@ def _on_target(trial: Trial, own: _Scored, plain: _Scored, costs: Mapping[str, A
     """All rows' figures from here, moved by what changed from here to there: a difference estimator (Cochran 1977)."""
     agreement, (low, high) = _moved(trial.agreement, trial.agreement_interval, own.agreed_there - own.agreed_here)
     lost = (plain.there - own.there) - (plain.here - own.here)
-    drop, drops = _moved(trial.drop_points, trial.drop_interval, 100 * lost, scale=100)
+    drop, drops = 0.0, (0.0, 0.0)  # of fp32 against itself
+    if own is not plain:
+        drop, drops = _moved(trial.drop_points, trial.drop_interval, 100 * lost, scale=100)
     return OnTarget(
         n=len(own.there), agreement=min(1.0, agreement), agreement_interval=(max(0.0, low), min(1.0, high)),
         drop_points=drop, drop_interval=drops, flips=own.flips, largest_difference=own.largest_difference,

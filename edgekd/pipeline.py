@@ -34,6 +34,7 @@ class Built:
 
     folder: Path
     summary: dict[str, Any]
+    on_target_says: str  # what was asked on the target's own kernels, or why nothing was
     fresh: bool  # False where the same bundle was there already, whole
 
 
@@ -63,7 +64,7 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
             progress.say(
                 "this bundle was built without the emulator that is here now: another --out has it judged there"
             )
-        return Built(out, said["summary"], fresh=False)
+        return Built(out, said["summary"], said.get("on_target_says", ""), fresh=False)
     bundle.check_free(out)
     bundle.check_space([store.root, out], 500 + 6 * teacher_mib(plan) + _cache_mib(plan))
     loads.check(plan, store, progress)
@@ -103,7 +104,7 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
         said = compose(evidence=stages.evidence(teacher))
     progress.stage("ship: write the bundle")
     bundle.write(plan, splits, said, subject.folder, variants, choice.name, out, golden_there=golden.result())
-    return Built(out, said["summary"], fresh=True)
+    return Built(out, said["summary"], said["on_target_says"], fresh=True)
 
 
 def _distilled(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ...]) -> Subject:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd import predictor
 from edgekd.choose import PLAIN
 from edgekd.core.confidence import class_gains, evidence_says
-from edgekd.core.latency import AA_LIMIT
+from edgekd.core.latency import is_stable
 from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
 from edgekd.figures import figures, line, prediction, spell, suggested, sureness, target_figures
@@ -59,8 +59,9 @@ def compose(
         against.append(
             f"slower than float32: {shipped['latency_p50_ms']:.2f} ms > {plain_ms:.2f} on the held-out samples"
         )
+    where = "" if plan.target.runs_here else f" on this {host.arch} host"  # its speed is not the target's
     summary = {
-        "verdict": f"{ships_says(choice)} {kept}, {shipped['speedup']:.2f}x as fast, {smaller:.1f}x smaller",
+        "verdict": f"{ships_says(choice)} {kept}, {shipped['speedup']:.2f}x as fast{where}, {smaller:.1f}x smaller",
         "task": plan.task,
         "target": plan.target.name,
         "metric": metric,
@@ -97,7 +98,7 @@ def compose(
         "evidence": {"says": evidence_says(effect, distilled=fit is not None), "arms": [], "control": None,
                      "n_test": None} | (evidence or {}),
         "price_per_hour": plan.price_per_hour,
-        "aa": {"ratio": aa, "interval": measured["aa"]["ratio_interval"], "stable": abs(aa - 1) <= AA_LIMIT},
+        "aa": {"ratio": aa, "interval": measured["aa"]["ratio_interval"], "stable": is_stable(aa)},
         "choice": {
             "recipe": choice.name, "why": choice.why, "passed_over": choice.passed_over,
             "forced": choice.forced, "against": against,

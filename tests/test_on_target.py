@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edgekd import emulated, on_target, stages
 from edgekd.choose import OnTarget, Trial, choose
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Quiet
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
@@ -38,6 +39,13 @@ def test_those_that_may_ship_here_are_asked_first_then_those_that_only_accuracy_
     ]  # fmt: skip
     assert on_target.contenders(trials, plan()) == ["float32", "static_int8", "dynamic_int8"]
     assert on_target.contenders(trials, plan(force="weight_int8"))[:2] == ["float32", "weight_int8"]
+
+
+def test_what_cannot_be_asked_is_said_of_the_profile():
+    if not TARGET.needs_guest:
+        pytest.skip("this host is the target's own architecture")
+    assert on_target.why_not(plan(elsewhere(emulator_cpu=None))) == "its profile names no emulator_cpu"
+    assert on_target.why_not(plan(load_profile("gpu-t4"))) == "there is no emulator of Server with one NVIDIA T4"
 
 
 def test_no_more_are_asked_than_the_minutes_bear():
@@ -200,7 +208,7 @@ def test_a_variant_that_answers_otherwise_there_is_found_out(lab):
     assert found["agreement_here"] == {"float32": 1.0, "dynamic_int8": 1.0}
     assert found["agreement_there"]["dynamic_int8"] < 0.5
     plain, spoiled = (one.on_target for one in trials)
-    assert (plain.flips, plain.drop_points, plain.cost) == (0, 0.0, 1.0)
+    assert (plain.flips, plain.drop_points, plain.drop_interval, plain.cost) == (0, 0.0, (0.0, 0.0), 1.0)
     assert spoiled.flips == 40 - round(40 * found["agreement_there"]["dynamic_int8"])
     assert spoiled.drop_points == pytest.approx(100 * spoiled.flips / 40)
     assert spoiled.cost == 0.61
@@ -287,7 +295,7 @@ def test_a_build_for_arm_is_judged_on_arm(tiny_teacher, tiny_data, store, tmp_pa
     assert there["cost"]["dynamic_int8"]["classes"]["integer multiply-add"] > 0
     assert (accuracy["kind"], accuracy["host"]) == ("measured", there["host"])
     assert accuracy["n"] == there["held_out"]["n"]
-    assert said["on_target_says"].endswith("stratified.")
+    assert "selection rows, stratified." in said["on_target_says"]
     golden = json.loads((tmp_path / "bundle" / "golden" / "golden.json").read_text("utf-8"))
     assert golden["rows"] == {this_host().arch: 16, "aarch64": 16}
     assert set(golden["tolerance"]) == {this_host().arch, "aarch64", "float32"}

@@ -188,3 +188,9 @@ def test_any_positive_budget_is_valid_and_no_other(key, data):
     absurd = st.floats(max_value=0) | st.floats(min_value=BUDGETS[key], exclude_min=True) | st.just(float("nan"))
     with pytest.raises(UsageError, match=f"^target profile .*rpi4.yaml: {key} is "):
         load_profile("rpi4", budgets={key: data.draw(absurd)})
+
+
+@pytest.mark.parametrize("core", ["max", "cortex-x99"])
+def test_a_core_that_nothing_emulates_is_refused(core):
+    with pytest.raises(UsageError, match=f"emulator_cpu: '{core}' is none"):
+        profile(emulator_cpu=core)

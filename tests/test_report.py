@@ -26,6 +26,7 @@ from edgekd.choose import Choice
 from edgekd.cli import show
 from edgekd.core import confidence as sure
 from edgekd.core.calibration import Reading, keep
+from edgekd.core.results import this_host
 from edgekd.diagnose import Diagnosis, Group, Layer
 from edgekd.page import render
 
@@ -325,3 +326,17 @@ def test_what_real_boards_took_scales_the_prediction_and_nothing_else_does(tmp_p
     )
     assert "not checked on a board" in plain["how"], "a report is made of its arguments alone"
     assert scaled["value"] == pytest.approx(2 * plain["value"])
+
+
+def test_a_speed_that_is_not_the_targets_says_so(tmp_path):
+    said = composed(target=elsewhere())
+    assert f"x as fast on this {this_host().arch} host, " in said["summary"]["verdict"]
+    text = show.summary(said["summary"], tmp_path, fresh=True, on_target=said["on_target_says"])
+    assert "\ntarget  Nothing was run on aarch64 kernels." in text
+
+
+def test_a_speedup_short_of_the_aim_is_seen():
+    said = composed()
+    assert "Less than the speedup asked for" not in render("report.html", said)
+    said["min_speedup"] = 12.0
+    assert "Less than the speedup asked for: 10.00x on this host, 12.00x was the aim" in render("report.html", said)

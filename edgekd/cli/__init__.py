@@ -123,7 +123,7 @@ def build(out: Path | None, as_json: bool, **values: Any) -> None:
         return
     from edgekd.cli import show
 
-    click.echo(show.summary(built.summary, built.folder, fresh=built.fresh))
+    click.echo(show.summary(built.summary, built.folder, fresh=built.fresh, on_target=built.on_target_says))
 
 
 @cli.command()

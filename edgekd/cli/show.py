@@ -48,7 +48,7 @@ def plan(made: Plan) -> str:
         *(("", note) for note in data.notes),
         *_student(made, inputs),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
-        *([("on target", on_target.plans(made))] if target.needs_guest else []),
+        *([] if target.runs_here else [("on target", on_target.plans(made))]),
         *([("force", f"{made.force} ships, whatever is measured of it")] if made.force else []),
         ("ship", f"if it keeps {made.min_retained:.0%} of the teacher; golden inputs: {made.golden}"),
         ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "
@@ -145,8 +145,8 @@ def doctor(found: list[Check]) -> str:
     return "\n".join(told)
 
 
-def summary(said: dict[str, Any], folder: Path, *, fresh: bool) -> str:
-    """What a build ends with."""
+def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str = "") -> str:
+    """What a build ends with; `on_target` says what was asked on the target's own kernels."""
     from edgekd.figures import spell
 
     lines = [said["verdict"] if fresh else f"already built, every file whole: {said['verdict']}", ""]
@@ -164,6 +164,7 @@ def summary(said: dict[str, Any], folder: Path, *, fresh: bool) -> str:
                       f"{sure['accuracy']:.1%} of them {rightly}"]  # fmt: skip
     distilled = said.get("distilled", True)  # bundles of before know nothing else
     lines.append(f"proof   {evidence_says(said['evidence'], distilled=distilled)}")
+    lines += [f"target  {on_target}"] if on_target else []
     lines += ["", f"measured on {said['measured_on']}", f"bundle  {folder}", f"report  {folder / 'report.html'}",
               f"check   python {folder / 'verify.py'}"]  # fmt: skip
     return "\n".join(lines)

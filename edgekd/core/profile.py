@@ -93,6 +93,9 @@ class Profile(BaseModel):
             raise ValueError(
                 f"recipes: {self.execution_provider} has no kernels for {unable[0]}; it can run {', '.join(able)}"
             )
+        cores = plugin("devices", "qemu").cores()
+        if self.emulator_cpu is not None and self.emulator_cpu not in cores:
+            raise ValueError(f"emulator_cpu: {self.emulator_cpu!r} is none; {suggestion(self.emulator_cpu, cores)}")
         if self.saturates:
             raise ValueError(
                 "reduce_range: without VNNI the sums of 8-bit products saturate; "

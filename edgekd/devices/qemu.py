@@ -59,6 +59,11 @@ class Qemu:
                              fix=suggestion(self.cpu, _sysroot.CORES))  # fmt: skip
 
     @classmethod
+    def cores(cls) -> tuple[str, ...]:
+        """The cores that may be asked for."""
+        return tuple(_sysroot.CORES)
+
+    @classmethod
     def available(cls) -> bool:
         """Whether this machine has the tools and the files to emulate; `edgekd doctor` says what is missing."""
         return not _arm64.missing(_sysroot.TOOLS) and _sysroot.state()[0] == "ok"
@@ -74,7 +79,7 @@ class Qemu:
         condition, said = _sysroot.state()
         return (
             _arm64.check_tools("emulator-tools", _sysroot.TOOLS, "QEMU's user-mode emulation, apt and dpkg are there",
-                               without="accuracy on ARM stays unknown"),
+                               without="accuracy on ARM stays predicted"),
             Check("emulator", condition, said, "" if condition == "ok" else _sysroot.BUILD),
         )  # fmt: skip
 
