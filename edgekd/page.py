@@ -39,7 +39,8 @@ def with_receipts(bundle: Path) -> dict[str, Any]:
 
     A receipt has its file's values but for answers and samples, and what is derived from these: `latency` (null of an
     emulated device), 101 percentiles of its single runs in ms, `latency_quantiles_ms`, and `of_target`: whether the
-    device has the target's architecture, so that the budgets hold for it.
+    device has the target's architecture, so that the budgets hold for it; `remark`: what is to be kept in mind of its
+    times (of a virtual machine, whose times no budget judges), or empty.
     """
     import numpy as np
 
@@ -51,7 +52,7 @@ def with_receipts(bundle: Path) -> dict[str, Any]:
     for path, receipt in good:
         timed = receipts.latency(receipt)
         values = {key: value for key, value in receipt.as_dict().items() if key not in _BULKY}
-        values |= {"file": path.name, "of_target": receipt.arch == arch}
+        values |= {"file": path.name, "of_target": receipt.arch == arch, "remark": receipt.remark}
         values |= {"latency": timed.as_dict() if timed else None, "latency_quantiles_ms": None}
         if receipt.latency_ms:
             values["latency_quantiles_ms"] = np.percentile(np.array(receipt.latency_ms), range(101)).tolist()

@@ -176,7 +176,7 @@ def receipts() -> dict[str, Any]:
     measured = dict.fromkeys(("accuracy", "latency", "peak_rss", "cold_start"), "measured")
     runs = [0.8 + (at / 90) ** 8 for at in range(101)]
     here = {
-        "file": "local-1.json", "device": "local", "of_target": False, "emulated": "",
+        "file": "local-1.json", "device": "local", "of_target": False, "remark": "", "emulated": "",
         "arch": "x86_64", "cpu": "AMD EPYC", "cores": 2,
         "memory_mib": 24105, "ort_version": "1.32.0", "threads": 1, "accuracy": 0.9375, "accuracy_n": 16,
         "accuracy_of": "golden inputs, the class that the float32 model gives", "latency_note": "",
@@ -191,6 +191,7 @@ def receipts() -> dict[str, Any]:
     points = [{"at_s": 9.0 * at, "p50_ms": 80 + (at > 18) * 25, "temperature_c": 50.0 + at, "clock_mhz": 1500.0}
               for at in range(1, 34)]  # fmt: skip
     board = here | {
+        "latency_note": "over 16 rows",
         "file": "ssh-2.json", "device": "ssh://pi@<i>board</i>:22", "of_target": True,
         "cpu": "Cortex-A72", "arch": "aarch64", "cores": 4,
         "latency": here["latency"] | {"latency_p50_ms": 812.0, "latency_interval": [805, 820], "latency_p90_ms": 1790.0,

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,15 @@ from conftest import run
 from made_bundle import Board, make_bundle, seal
 
 from edgekd.core import calibration
-from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory, RuntimeCannotLoad, UsageError
+from edgekd.core.errors import (
+    BelowAccuracy,
+    EdgeKDError,
+    OverLatency,
+    OverMemory,
+    RuntimeCannotLoad,
+    StoreError,
+    UsageError,
+)
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Quiet
 from edgekd.core.results import this_host
@@ -23,7 +33,7 @@ from edgekd.core.store import Store
 from edgekd.figures import work_of
 from edgekd.onboard import bench, verify
 from edgekd.proof import prove as proving
-from edgekd.proof import receipts
+from edgekd.proof import receipts, versus
 from edgekd.proof.shipped import DataFile, device_at, open_bundle
 
 PI = {"arch": "aarch64", "cpu": "Raspberry Pi 4 Model B Rev 1.4", "microarch": "cortex-a72", "isa": ["asimd"]}
@@ -36,7 +46,7 @@ def prove(tmp_path, monkeypatch):
     """Prove a bundle on a device that a test makes up."""
 
     def on(board, bundle=None, progress=None, **options):
-        monkeypatch.setattr(proving, "device_at", lambda words, target, install: ("ssh://pi@board", board))
+        monkeypatch.setattr(proving, "device_at", lambda words, target, **options: ("ssh://pi@board", board))
         folder = bundle or make_bundle(tmp_path / "tiny-here")
         return proving.prove(folder, progress or Quiet(), Store(tmp_path / "store"), **options)
 
@@ -155,7 +165,7 @@ def test_a_receipt_from_a_board_of_the_profile_s_core_calibrates_predictions(pro
 
 def test_a_prediction_is_held_against_inputs_of_the_size_that_was_timed(tmp_path):
     bundle = open_bundle(make_bundle(tmp_path / "tiny-rpi4", fit={"chosen": {"shape": SHAPE}}))
-    receipt = SimpleNamespace(microarch="none", cpu="a board", digest="0" * 64)
+    receipt = SimpleNamespace(microarch="none", cpu="a board", remark="", digest="0" * 64)
     latency = SimpleNamespace(stable=True, p50_ms=1.0)
     target = proving.parse_profile(bundle.of.target, where="test")
     found = {
@@ -204,6 +214,70 @@ def test_ctrl_c_ends_a_sustained_run_and_keeps_what_it_showed(prove, monkeypatch
     assert told.minutes < 1
 
 
+def test_ctrl_c_before_the_first_point_is_told(tmp_path):
+    said = []
+
+    def time(mode, **job):
+        raise KeyboardInterrupt
+
+    lab = bench._Lab(time, tmp_path / "model.onnx", 1, tmp_path, said.append)
+    lab.timed_rows = 16
+    assert lab.sustained(1.0, [[1.0]]) is None
+    assert said == ["sustained run ended early; before its first point: it showed nothing"]
+
+
+def shown_sustained(proof, minutes=60.0):
+    from edgekd.cli.bench import _shown
+
+    (line,) = [line for line in _shown(proof, "", minutes).splitlines() if line.startswith("sustained")]
+    return line
+
+
+def test_a_sustained_run_of_one_point_is_too_short_to_tell(prove, tmp_path):
+    proof = prove(Board(), minutes=0.001)
+    assert len(proof.receipt.sustained.points) == 1
+    assert re.fullmatch(r"sustained +too short to tell +0\.\d+ minutes, one point *", shown_sustained(proof))
+    stopped = replace(proof, receipt=proof.receipt.model_copy(update={"sustained": None}))
+    assert re.fullmatch(r"sustained +nothing +ended before its first point *", shown_sustained(stopped))
+
+
+def test_an_emulated_device_has_no_minutes_and_nothing_fuller(prove, tmp_path):
+    bundle, board = make_bundle(tmp_path / "tiny-here"), Board(emulated="user")
+    with pytest.raises(UsageError, match="--minutes means nothing on ssh://pi@board: its time is the emulator's"):
+        prove(board, bundle, minutes=1.0)
+    assert board.jobs == []
+    said, progress = [], Quiet()
+    progress.say = said.append
+    with pytest.raises(EdgeKDError, match="contradicts emulated"):
+        prove(board, bundle, progress=progress, full=True)
+    assert said == ["--full changes nothing on ssh://pi@board: nothing is timed there"]
+
+
+def test_a_folder_that_takes_no_receipt_is_told_before_anything_is_measured(prove, tmp_path):
+    bundle, board = make_bundle(tmp_path / "tiny-here"), Board()
+    receipts.folder(bundle).write_text("no folder")
+    with pytest.raises(StoreError, match="no receipt can be written to ") as refusal:
+        prove(board, bundle)
+    assert refusal.value.fix == "make that folder writable, or copy the bundle to where you may write"
+    assert board.jobs == []
+
+
+@pytest.mark.parametrize(("command", "bundles"), [("bench", 1), ("compare", 2)])
+def test_ctrl_c_keeps_nothing_and_says_so(monkeypatch, tmp_path, capsys, command, bundles):
+    from edgekd import cli
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    for module, name in ((proving, "prove"), (versus, "compare")):
+        monkeypatch.setattr(module, name, stopped)
+    monkeypatch.setattr(sys, "argv", ["edgekd", command, *[str(tmp_path)] * bundles])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "stopped; nothing was kept\n"
+
+
 def test_slowdown_is_of_the_last_tenth_over_the_first():
     assert bench.slowdown([2.0]) == 1.0
     assert bench.slowdown([1.0] * 10 + [5.0] * 9 + [1.5]) == 3.25
@@ -215,6 +289,7 @@ def test_a_virtual_machine_behind_ssh_is_no_board_whose_time_is_judged(prove, tm
     proof = prove(Board(facts=PI | {"cpu": "linux,dummy-virt"}, latency_ms=0.04), bundle)
     assert proof.broken == ()
     assert [one.says for one in proof.budgets] == ["held", *["not judged: a virtual machine's time is no board's"] * 2]
+    assert proof.receipt.remark == "a virtual machine's time is no board's"
 
 
 # the words for devices
@@ -303,12 +378,23 @@ def test_by_hand_a_changed_bundle_is_refused(carried):
     assert done.stderr.startswith("FAILED  this is not the bundle that was shipped: golden/golden.json: ")
 
 
-def test_by_hand_a_board_without_numpy_is_told_what_to_install(carried):
-    bare = "import runpy, sys; sys.modules['numpy'] = None; runpy.run_path(sys.argv.pop(), run_name='__main__')"
-    done = subprocess.run([sys.executable, "-B", "-c", bare, carried / "bench" / "__main__.py"], capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    assert done.returncode == 7
-    assert done.stderr.splitlines()[-1].endswith("install numpy and onnxruntime")
+@pytest.mark.parametrize("missing", ["numpy", "onnxruntime"])
+def test_by_hand_a_board_without_packages_is_told_what_to_install(carried, missing, tmp_path):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError(\"No module named '{missing}'\", name='{missing}')"
+    )
+    done = subprocess.run([sys.executable, "-B", carried / "bench"], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(tmp_path / "bare")})  # fmt: skip
+    assert (done.returncode, done.stdout) == (7, "")
+    assert done.stderr == f"FAILED  No module named '{missing}': install numpy and onnxruntime >=1.17,<2\n"
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "1441", "-1"])
+def test_by_hand_minutes_that_are_none_are_refused(carried, minutes):
+    done = by_hand(carried, "--minutes", minutes)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--minutes takes 0 to 1440, not {minutes}" in done.stderr
 
 
 def test_by_hand_a_model_that_the_runtime_refuses_is_7(tmp_path):
@@ -382,6 +468,10 @@ def test_rows_of_other_classes_are_refused(tiny_bundle, tmp_path):
         (["BUNDLE", "--device", "toaster"], 2, "there is no device 'toaster'"),
         (["BUNDLE", "--text-column", "text"], 2, "--text-column without --data"),
         (["BUNDLE", "--minutes", "-1"], 2, "Invalid value for '--minutes'"),
+        (["BUNDLE", "--minutes", "nan"], 2, "nan is not from 0 to 1440"),
+        (["BUNDLE", "--minutes", "inf"], 2, "inf is not from 0 to 1440"),
+        (["BUNDLE", "--minutes", "1441"], 2, "1441 is not from 0 to 1440"),
+        (["BUNDLE", "--minutes", "1", "--device", "qemu:cortex-a72"], 2, "--minutes means nothing on qemu:cortex-a72"),
         (["BUNDLE", "--data", "nothing.csv"], 1, "nothing.csv"),
     ],
 )

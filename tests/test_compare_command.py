@@ -98,8 +98,12 @@ def test_what_cannot_be_compared_is_refused(light, tmp_path):
         versus.compare([light, make_bundle(tmp_path / "threads", threads=2)], Quiet())
     with pytest.raises(UsageError, match="takes two bundles at least"):
         versus.compare([light], Quiet())
-    with pytest.raises(UsageError, match="is emulated: its time is the emulator's"):
-        versus.compare([light, light], Quiet(), device="qemu:cortex-a72")
+    for device in ("qemu:cortex-a72", "guest"):
+        with pytest.raises(UsageError, match=f"{device} is emulated: its time is the emulator's"):
+            versus.compare([light, light], Quiet(), device=device)
+    with pytest.raises(UsageError, match="there is no device 'foo'") as refusal:
+        versus.compare([light, light], Quiet(), device="foo")
+    assert refusal.value.fix == "give one of: local, ssh://USER@HOST:PORT"
     damaged = make_bundle(tmp_path / "damaged")
     (damaged / "onnx" / "model.onnx").write_bytes(b"")
     with pytest.raises(EdgeKDError, match=r"damaged is not the bundle that was shipped: onnx/model\.onnx: 0 bytes"):
@@ -114,9 +118,21 @@ def test_an_unstable_host_is_called_so(light, monkeypatch):
                 answer["latency_ms"]["aa"] = [[1.1 * ms for ms in turn] for turn in answer["latency_ms"]["A"]]
             return answer
 
-    monkeypatch.setattr(versus, "device_at", lambda *words, install: ("local", Swaying(latency_ms=1.0)))
+    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("local", Swaying(latency_ms=1.0)))
     found = versus.compare([light, light], Quiet())
     assert (found.stable, found.aa) == (False, pytest.approx(1 / 1.1, rel=0.001))
+
+
+@pytest.mark.parametrize(("host", "said"), [("a board", False), ("linux,dummy-virt, cortex-a72 (aarch64)", True)])
+def test_a_virtual_machine_is_called_so(light, monkeypatch, host, said):
+    from edgekd.cli.bench import _compared
+
+    board = Board(latency_ms=1.0)
+    board.host = host
+    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("ssh://pi@board", board))
+    found = versus.compare([light, light], Quiet())
+    assert found.remark == ("a virtual machine's time is no board's" if said else "")
+    assert ("; a virtual machine's time is no board's; " in _compared(found)) == said
 
 
 def test_texts_are_compared_by_size_or_on_a_user_s_rows(tiny_bundle, tiny_data):

@@ -114,11 +114,14 @@ def test_the_emulators_tools_and_files_are_two_steps(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert found("emulator-tools") == Check(
         "emulator-tools", "missing",
-        "no qemu-aarch64, apt-get, dpkg-deb, setpriv, prlimit; accuracy on ARM stays unknown",
+        "no qemu-aarch64, apt-get, dpkg-deb, setpriv, prlimit; accuracy on ARM stays predicted",
         "apt-get install --no-install-recommends apt dpkg qemu-user util-linux",
     )  # fmt: skip
     assert found("emulator") == Check(
-        "emulator", "missing", "no aarch64 emulator yet; accuracy on ARM stays unknown", "edgekd doctor --fix emulator"
+        "emulator",
+        "missing",
+        "no aarch64 emulator yet; accuracy on ARM stays predicted",
+        "edgekd doctor --fix emulator",
     )
 
 

@@ -13,7 +13,7 @@ from edgekd import predictor
 from edgekd.core import calibration
 from edgekd.core.calibration import Reading
 from edgekd.core.errors import StoreError
-from edgekd.core.latency import held_to, percentile, quantiles
+from edgekd.core.latency import held_to, is_stable, percentile, quantiles
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey, Work
 from edgekd.core.roofline import predict_latency
@@ -23,6 +23,13 @@ from edgekd.students.transformer import Transformer
 
 WORK = Work(0, 1000, 0, 10_000_000, 0, 1000, 1000, 10)
 EVEN = np.linspace(1.0, 2.0, 500)
+
+
+def with_tail(share, times):
+    """The same run, but for its slowest share."""
+    found = EVEN.copy()
+    found[-round(share * len(EVEN)) :] *= times
+    return found
 
 
 @pytest.mark.parametrize(("percent", "needed"), [(90, 44), (99, 459)])
@@ -36,12 +43,40 @@ def test_a_percentile_takes_enough_samples(percent, needed):
     assert found.says == f"not resolvable on this host: p{percent} takes {needed} samples, these are {needed - 1}"
 
 
-@pytest.mark.parametrize("apart", [0.8, 1.2])
-def test_a_percentile_that_the_control_does_not_share_is_the_hosts_noise(apart):
-    assert percentile(99, EVEN, EVEN, 1.09 * EVEN).value is not None
-    found = percentile(99, EVEN, EVEN, apart * EVEN)
-    assert found.value is None
-    assert found.says == "not resolvable on this host: the same model's p99 differs by 20% from itself, 10% allowed"
+@pytest.mark.parametrize(("control_slower", "apart"), [(True, 20), (False, 17)])
+def test_a_percentile_that_the_control_does_not_share_is_the_hosts_noise(control_slower, apart):
+    assert percentile(99, EVEN, EVEN, with_tail(0.05, 1.09)).value is not None
+    pair = (EVEN, with_tail(0.3, 1.2)) if control_slower else (with_tail(0.3, 1.2), EVEN)
+    for percent in (90, 99):
+        found = percentile(percent, EVEN, *pair)
+        assert found.value is None
+        differs = f"the same model's p90 differs by {apart}% from itself, 10% allowed"
+        assert found.says == f"not resolvable on this host: {differs}"
+
+
+@pytest.mark.parametrize("percent", [90, 99])
+@pytest.mark.parametrize("apart", [0.985, 1.015])
+def test_no_percentile_is_resolvable_where_the_control_is_unstable(percent, apart):
+    assert percentile(percent, EVEN, EVEN, 1.005 * EVEN).value is not None
+    found = percentile(percent, EVEN, EVEN, apart * EVEN)
+    assert (found.value, found.says) == (None, "not resolvable on this host: the A/A control is unstable")
+
+
+def test_p99_does_not_pass_by_luck_where_p90_does_not():
+    first, control = np.linspace(1.0, 1.1, 500), np.linspace(1.0, 1.1, 500)
+    first[-10:] = control[-80:] = 3.0  # the same median, the same p99
+    assert np.percentile(first, 99) == np.percentile(control, 99)
+    for percent in (90, 99):
+        found = percentile(percent, first, first, control)
+        assert found.value is None
+        assert "the same model's p90 differs by" in found.says
+
+
+def test_stability_is_the_same_either_way_round():
+    assert is_stable(1.0099)
+    assert is_stable(1 / 1.0099)
+    assert not is_stable(1.0101)
+    assert not is_stable(1 / 1.0101)
 
 
 def test_a_noisy_tail_leaves_the_median_and_p90_alone():

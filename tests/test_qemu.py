@@ -95,7 +95,7 @@ def test_without_files_the_command_that_builds_them_is_named(place, monkeypatch,
     assert not Qemu.available()
     with pytest.raises(EdgeKDError) as refusal:
         Qemu().run("facts")
-    assert refusal.value.message == "no aarch64 emulator yet; accuracy on ARM stays unknown"
+    assert refusal.value.message == "no aarch64 emulator yet; accuracy on ARM stays predicted"
     assert refusal.value.fix == "run `edgekd doctor --fix emulator`: it fetches about 100 MB of packages, once"
 
 

@@ -197,6 +197,18 @@ FORGED = {
     ),
     "a slowdown of its own": (lambda r: sustained(r, [1.0, 2.0], slowdown=1.0), "slowdown 1, but its points give 2"),
     "minutes without points": (lambda r: sustained(r, [1.0, 1.0], minutes=30.0), "2 points do not make 30 minutes"),
+    "a new line for a terminal": (lambda r: r | {"os": "Linux\nok"}, r"os is 'Linux\nok': string should match"),
+    "a new line at the end": (lambda r: r | {"os": "Linux\n"}, r"os is 'Linux\n': string should match"),
+    "a bell": (lambda r: r | {"governor": "a\x07"}, r"governor is 'a\x07': string should match"),
+    "an escape of eight bits": (lambda r: within(r, "bundle", name="a\x9b2J"), r"bundle.name is 'a\x9b2J': string"),
+    "a control that is another model": (
+        lambda r: r | {"aa_latency_ms": [[3 * ms for ms in turn] for turn in r["aa_latency_ms"]], "seconds": 600.0},
+        "its control was not the same model: its median is ",
+    ),
+    "a control that is much faster": (
+        lambda r: r | {"aa_latency_ms": [[ms / 3 for ms in turn] for turn in r["aa_latency_ms"]]},
+        "its control was not the same model: its median is ",
+    ),
     "an endless name": (lambda r: r | {"device": "x" * 501}, "device is 'xxx"),
 }  # fmt: skip
 
@@ -260,6 +272,28 @@ def test_receipts_lie_beside_the_bundle_and_are_read_with_the_refused_ones(tmp_p
     }
     assert sorted(bundle.rglob("*")) == before
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".json"] * 4, "nothing half-written is left"
+
+
+def test_two_receipts_of_one_second_lie_side_by_side_and_a_copy_counts_once(tmp_path, genuine):
+    bundle = make_bundle(tmp_path / "tiny-here")
+    genuine = bench.receipt(bundle, Local().run, device="local")
+    paths = [receipts.write(said, bundle) for said in (genuine, genuine, sealed(genuine | {"seconds": 600.0}))]
+    stem = paths[0].stem
+    assert [path.name for path in paths] == [f"{stem}.json", f"{stem}-2.json", f"{stem}-3.json"]
+    good, refused = receipts.read_all(bundle)
+    assert len(good) == 2
+    assert [reasons for _, reasons in refused] == [(f"a copy of {min(p.name for p in paths[:2])}, which counts once",)]
+
+
+def test_a_folder_that_takes_no_receipts_is_told_before_and_when_writing(tmp_path, genuine):
+    bundle = make_bundle(tmp_path / "tiny-here")
+    receipts.check_writable(bundle)
+    assert not receipts.folder(bundle).exists(), "asking makes nothing"
+    receipts.folder(bundle).write_text("no folder")
+    with pytest.raises(StoreError, match=r"no receipt can be written to .*tiny-here\.receipts: Not a directory"):
+        receipts.check_writable(bundle)
+    with pytest.raises(StoreError, match=r"cannot use .*tiny-here\.receipts"):
+        receipts.write(genuine, bundle)
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,29 @@ def test_each_device_has_a_column_and_its_runs_a_strip():
     assert "it throttled" in words
 
 
+def test_a_virtual_machine_is_no_board_and_no_budget_judges_its_times():
+    said = composed() | {"receipts": made_up.receipts()}
+    said["receipts"]["held"][1] |= {"remark": "a virtual machine's time is no board's"}
+    text, words = render("report.html", said), render("_receipts.md", said)
+    own = text[text.index("Receipts from devices") : text.index("All models, measured")]
+    assert own.count("; a virtual machine&#39;s time is no board&#39;s") == 2, "beside the strip and in the table"
+    assert own.count("▲ over") == 1, "memory alone"
+    assert "<td>a virtual machine<small>" in own
+    assert "| a virtual machine |" in words
+    assert "ssh://pi@<i>board</i>:22: over 16 rows; a virtual machine's time is no board's.\n" in words
+
+
+def test_a_sustained_run_of_one_point_is_no_chart():
+    said = composed() | {"receipts": made_up.receipts()}
+    told = said["receipts"]["held"][1]["sustained"]
+    assert 'class="trend"' in render("report.html", said)
+    told["points"] = told["points"][:1]
+    text, words = render("report.html", said), render("_receipts.md", said)
+    assert 'class="trend"' not in text
+    assert ": too short to tell. <strong" in text
+    assert "over 5 minutes: 80 ms, one point: too short to tell; **it throttled**." in words
+
+
 def test_the_command_shows_report_and_receipts_and_leaves_the_bundle_alone(tiny_bundle, tmp_path):
     bundle = shutil.copytree(tiny_bundle, tmp_path / "things-cpu")
     assert run("report", bundle).stdout == (bundle / "report.md").read_text("utf-8")

@@ -329,10 +329,14 @@ def test_a_job_whose_connection_is_lost_is_done_again(bench, monkeypatch):
         "raise OSError('second time')",
     ]
     stub(bench, monkeypatch, STUB % "\n        ".join(steps))
-    with Ssh("board").up() as device:
+    said = []
+    with Ssh("board", say=said.append).up() as device:
         before = device.told["folder"]
         with pytest.raises(RuntimeCannotLoad, match="second time"):
             footprint(device, bench)
+        (line,) = said
+        assert line.startswith("the connection to ssh://board was lost: ")
+        assert line.endswith("; trying again in 0 s")
         assert device.told["folder"] != before
         assert not Path(before).exists(), "what the lost connection left is removed at the next contact"
         assert ended(lost.read_text().split()[0]), "and what it had at work is killed"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import click
 
 from edgekd.cli.printing import print_json
 from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.onboard.bench import MOST_MINUTES
 
 if TYPE_CHECKING:
     from edgekd.proof.prove import Proof
@@ -40,12 +42,28 @@ def _data(source: str | None, columns: dict[str, str | None]) -> DataFile | None
     return None if source is None else DataFile(source, given)
 
 
+def _minutes(_context: click.Context, _option: click.Parameter, given: float) -> float:
+    if not 0 <= given <= MOST_MINUTES:  # nan, too
+        raise click.BadParameter(f"{given:g} is not from 0 to {MOST_MINUTES:g}")
+    return given
+
+
+@contextlib.contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Says so where the user stops what is in this block: unlike a build's, its stages are not kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("stopped; nothing was kept", err=True)
+        sys.exit(130)
+
+
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--device", default="local", show_default=True,
               help="local, qemu[:CORE], guest[:CORE] or ssh://USER@HOST:PORT.")  # fmt: skip
 @click.option("--full/--quick", default=False, help="Measure in 10 fresh processes instead of 4.")
-@click.option("--minutes", type=click.FloatRange(min=0), default=0.0, metavar="N",
+@click.option("--minutes", type=float, callback=_minutes, default=0.0, metavar="N",
               help="After that a sustained run of N minutes: latency, temperature, throttling.")  # fmt: skip
 @_data_options
 @click.option("--install", is_flag=True, help="Allow onnxruntime to be installed on the board, for this user.")
@@ -62,14 +80,14 @@ def bench(
     from edgekd.core.store import open_store
     from edgekd.proof.prove import prove
 
-    with shown_on_stderr() as progress:
+    with _nothing_kept(), shown_on_stderr() as progress:
         proof = prove(bundle, progress, open_store(), device=device, full=full, minutes=minutes,
                       data=_data(data, columns), install=install)  # fmt: skip
     broken, report = proof.broken[0] if proof.broken else None, _report(bundle)
     if as_json:
         print_json(proof.as_dict() | {"report": report} | (broken.as_dict() if broken else {}))
         sys.exit(broken.exit_code if broken else 0)
-    click.echo(_shown(proof, report))
+    click.echo(_shown(proof, report, minutes))
     if broken:
         raise broken
 
@@ -84,7 +102,7 @@ def _report(bundle: Path) -> str:
         return f"not updated: {error.message}"
 
 
-def _shown(proof: Proof, report: str) -> str:
+def _shown(proof: Proof, report: str, minutes: float) -> str:
     from edgekd.cli.show import table
 
     told, of = proof.receipt, proof.latency
@@ -108,9 +126,12 @@ def _shown(proof: Proof, report: str) -> str:
     if told.cold_start_ms:
         rows.append(["cold start", f"{sorted(told.cold_start_ms)[len(told.cold_start_ms) // 2]:.0f} ms", "median"])
     if told.sustained is not None:
-        what = "THROTTLED" if told.sustained.throttled else "steady"
-        rows.append(["sustained", what, f"{told.sustained.minutes:g} minutes, end over start "
-                     f"{told.sustained.slowdown:.2f}x"])  # fmt: skip
+        short = len(told.sustained.points) == 1
+        what = "THROTTLED" if told.sustained.throttled else "too short to tell" if short else "steady"
+        change = "one point" if short else f"end over start {told.sustained.slowdown:.2f}x"
+        rows.append(["sustained", what, f"{told.sustained.minutes:g} minutes, {change}"])
+    elif minutes:
+        rows.append(["sustained", "nothing", "ended before its first point"])
     limits = [
         [one.name, "unknown" if one.value is None else f"{one.value:.2f}", f"of {one.limit:g} {one.unit}", one.says]
         for one in proof.budgets
@@ -138,7 +159,7 @@ def compare(
     from edgekd.cli.progress import shown_on_stderr
     from edgekd.proof.versus import compare as run
 
-    with shown_on_stderr() as progress:
+    with _nothing_kept(), shown_on_stderr() as progress:
         found = run(bundles, progress, device=device, full=full, data=_data(data, columns), install=install)
     if as_json:
         print_json(found.as_dict())
@@ -157,8 +178,9 @@ def _compared(found: Comparison) -> str:
     ]  # fmt: skip
     header = ["", "bundle", "recipe", found.sides[0].metric, "p50 ms", "peak RSS MiB", "file MiB"]
     unstable = "" if found.stable else "; unstable: read these as rough"
+    remark = f"; {found.remark}" if found.remark else ""
     return "\n".join([
         *(verdict.says for verdict in found.verdicts), "", table(header, rows), "",
         f"{found.rows} {found.rows_of}, {found.runs} runs of each; A/A {found.aa:.3f}{unstable}",
-        f"timed on {found.host}; {found.sides[0].metric} as each bundle's own report has it",
+        f"timed on {found.host}{remark}; {found.sides[0].metric} as each bundle's own report has it",
     ])  # fmt: skip

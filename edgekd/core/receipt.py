@@ -22,6 +22,7 @@ LIMIT_MIB = 4
 Positive = Annotated[float, Field(gt=0, lt=1e9)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Known = Literal["measured", "unknown"]
+_VIRTUAL = "a virtual machine's time is no board's"
 Words = Annotated[str, Field(max_length=500, pattern=r"^\P{Cc}*$")]  # no control characters: they reach terminals
 
 
@@ -132,6 +133,11 @@ class Receipt(_Strict):
     digest: Sha256
 
     @property
+    def remark(self) -> str:
+        """What is to be kept in mind of its times, in words, or empty."""
+        return remark(self.cpu)
+
+    @property
     def answers(self) -> np.ndarray[Any, Any]:
         """The answers to the golden inputs, float32 (rows, width). Raises ValueError where they have another size."""
         import numpy as np
@@ -150,6 +156,11 @@ class ReceiptRefused(EdgeKDError):
     def __init__(self, message: str, *, fix: str, reasons: Sequence[str] = (), receipt: Receipt | None = None) -> None:
         super().__init__(message, fix=fix)
         self.reasons, self.receipt = tuple(reasons), receipt
+
+
+def remark(cpu: str) -> str:
+    """What is to be kept in mind of times on a CPU or host of that name: whether QEMU and KVM made the board up."""
+    return _VIRTUAL if "dummy-virt" in cpu else ""
 
 
 def parse(raw: bytes) -> Receipt:

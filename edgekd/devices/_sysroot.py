@@ -47,7 +47,7 @@ def state() -> tuple[Literal["ok", "missing", "stale"], str]:
         return "ok", f"aarch64 Python with onnxruntime {_arm64.runtime()} in {place}; {counts}"
     if any(place.parent.glob(f"[!.]*/{PYTHON}")):
         return "stale", f"the emulator's files are not made for onnxruntime {_arm64.runtime()} by this edgekd"
-    return "missing", "no aarch64 emulator yet; accuracy on ARM stays unknown"
+    return "missing", "no aarch64 emulator yet; accuracy on ARM stays predicted"
 
 
 def open_sysroot() -> Path:

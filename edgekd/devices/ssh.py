@@ -13,7 +13,7 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,6 +43,7 @@ class Ssh:
 
     `install` allows onnxruntime and numpy to be put into the user's cache folder there, where its python3 cannot load
     them: onnxruntime `ort_version`; where None this host's, or the newest before it that fits. `timeout_s`: of a job.
+    `say` is told when a connection was lost and is made anew.
     Raises UsageError for a host or user that is no name, such as one that ssh would read as an option.
     """
 
@@ -54,6 +55,7 @@ class Ssh:
     config: Path | None = None
     provider: str = "CPUExecutionProvider"
     timeout_s: float = 1800.0
+    say: Callable[[str], None] = field(default=lambda line: None, repr=False, compare=False)
 
     emulated: ClassVar[str] = ""
 
@@ -145,7 +147,8 @@ class Board:
         for pause_s in _PAUSES_S:
             try:
                 return self._once(mode, job)
-            except Lost:
+            except Lost as lost:
+                self.ssh.say(f"{lost.message}; trying again in {pause_s:.0f} s")
                 self.close()
                 time.sleep(pause_s)
         try:

@@ -34,6 +34,7 @@ SCHEMA = 1
 PROTOCOLS = {"quick": (4, 2), "full": (10, 3)}  # fresh processes, and rounds over the timed rows in each
 TIMED_ROWS = 100
 FOOTPRINTS = 3
+MOST_MINUTES = 1440.0  # of a sustained run: a day
 SLOWDOWN = 1.10  # of a sustained run's last tenth over its first: above, the device throttles
 _CHUNK_S = 9.0  # of timed work for each point of a sustained run
 _EMULATED = "the machine is emulated: its time is the emulator's"
@@ -230,17 +231,18 @@ class _Lab:
                 state = job["state"]
                 held_down |= bool(state["throttled"])
                 p50_ms = statistics.median(ms for turn in job["latency_ms"]["model"] for ms in turn)
-                points.append({"at_s": round(time.monotonic() - began, 1), "p50_ms": round(p50_ms, 6),
+                points.append({"at_s": round(time.monotonic() - began, 2), "p50_ms": round(p50_ms, 6),
                                "temperature_c": state["temperature_c"], "clock_mhz": state["clock_mhz"]})  # fmt: skip
                 warm = "" if state["temperature_c"] is None else f", {state['temperature_c']:.0f} °C"
                 self.say(f"sustained, {points[-1]['at_s']:.0f} of {60 * minutes:.0f} s: {p50_ms:.3f} ms{warm}")
         except KeyboardInterrupt:
-            self.say("sustained run ended early; what it showed is kept")
+            kept = "what it showed is kept" if points else "before its first point: it showed nothing"
+            self.say(f"sustained run ended early; {kept}")
         if not points:
             return None
         slower = slowdown([point["p50_ms"] for point in points])
         return {
-            "minutes": round(points[-1]["at_s"] / 60, 2), "points": points,
+            "minutes": max(0.01, round(points[-1]["at_s"] / 60, 2)), "points": points,
             "throttled": held_down or slower > SLOWDOWN, "slowdown": slower,
         }  # fmt: skip
 
@@ -292,6 +294,8 @@ def _here(mode: str, **job: Any) -> dict[str, Any]:
         done = subprocess.run([sys.executable, "-B", runner, str(file)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        if last.startswith("ModuleNotFoundError: "):
+            raise ImportError(last.partition(": ")[2])
         raise Refused(f"the process for a {mode} run ended with code {done.returncode}: {last}", 7)
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     if "refused" in answer:
@@ -316,12 +320,15 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="ten fresh processes instead of four")
     parser.add_argument("--minutes", type=float, default=0.0, help="a sustained run of so many minutes after that")
     given = parser.parse_args()
+    if not 0 <= given.minutes <= MOST_MINUTES:
+        parser.error(f"--minutes takes 0 to {MOST_MINUTES:g}, not {given.minutes:g}")
     bundle = Path(__file__).resolve().parents[1]
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     try:
+        wanted = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["min"]["ort_version"]
         _check(bundle)
         run = partial(_here, provider=_target(bundle)["execution_provider"])
         made = receipt(bundle, run, device="by hand", protocol="full" if given.full else "quick",
@@ -330,7 +337,7 @@ def main() -> int:
         say(f"FAILED  {error}")
         return error.code
     except ImportError as error:
-        say(f"FAILED  {error}: install numpy and onnxruntime")
+        say(f"FAILED  {error}: install numpy and onnxruntime {wanted}")
         return 7
     except (OSError, ValueError, KeyError, TypeError) as error:
         say(f"FAILED  the bundle cannot be used: {error}")

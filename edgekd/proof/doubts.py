@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -201,6 +202,8 @@ def _of_latency(receipt: Receipt) -> Iterator[str]:
         yield "all latencies are equal: no clock shows that"
     if flat == control:
         yield "the A/A control is a copy of the latencies"
+    if flat and control and not 0.5 <= (ratio := statistics.median(control) / statistics.median(flat)) <= 2:
+        yield f"its control was not the same model: its median is {ratio:.2f} times the model's"
     if sum(flat) + sum(control) > 1000 * receipt.seconds:
         yield f"its samples alone take {(sum(flat) + sum(control)) / 1000:.1f} s, all of it {receipt.seconds:.1f} s"
     if receipt.cold_start_ms and flat and min(receipt.cold_start_ms) < min(flat):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import calibration
-from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory, RuntimeCannotLoad
+from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory, RuntimeCannotLoad, UsageError
 from edgekd.core.latency import held_to
 from edgekd.core.profile import Profile, parse_profile
 from edgekd.core.protocols import Progress, Sample
@@ -69,15 +69,21 @@ def prove(
 ) -> Proof:  # fmt: skip
     """Measure a bundle on a device, and write the receipt beside it.
 
-    Raises UsageError for what is no bundle or no device, RuntimeCannotLoad where the device's runtime is none for it,
-    EdgeKDError where a file is not what was shipped or the device answers unlike twice.
+    Raises UsageError for what is no bundle or no device and for minutes of an emulated one, StoreError where no receipt
+    can be written, RuntimeCannotLoad where the device's runtime is none for it, EdgeKDError where a file is not what
+    was shipped or the device answers unlike twice.
     """
     bundle = open_bundle(folder)
     target = parse_profile(bundle.of.target, where=f"the profile in {folder}")
-    name, opened = device_at(device, bundle.of.target, install=install)
+    name, opened = device_at(device, bundle.of.target, install=install, say=progress.say)
+    if opened.emulated and minutes:
+        raise UsageError(f"--minutes means nothing on {name}: its time is the emulator's", fix="leave --minutes out")
+    receipts.check_writable(folder)
     rows = data.measured(bundle) if data else None
     protocol = "full" if full else "quick"
     total = bench.steps(protocol, opened.emulated, rows)
+    if opened.emulated and full:
+        progress.say(f"--full changes nothing on {name}: nothing is timed there")
     progress.stage(f"bench: {bundle.name} on {name}", total)
     with opened.up() as running:
         try:
@@ -152,7 +158,7 @@ def _budgets(receipt: Receipt, latency: receipts.Latency | None, target: Profile
     """The profile's budgets; they are the target's, and judge nothing on another architecture."""
     foreign = "" if receipt.arch == target.arch else f"of {target.arch}, this is {receipt.arch}"
     emulated = "the machine is emulated" if receipt.emulated else ""
-    virtual = "a virtual machine's time is no board's" if _is_virtual(receipt) else ""
+    virtual = receipt.remark
     ms, what = (None, "latency") if latency is None else held_to(latency.as_dict(), target.latency_percentile)
     peak = max(receipt.peak_rss_mib) if receipt.peak_rss_mib else None
     cold = sorted(receipt.cold_start_ms)[len(receipt.cold_start_ms) // 2] if receipt.cold_start_ms else None
@@ -183,11 +189,6 @@ def _broken(well: bool, words: str, budgets: Sequence[Budget]) -> list[EdgeKDErr
     return found
 
 
-def _is_virtual(receipt: Receipt) -> bool:
-    """Whether it is the board that QEMU and KVM make up, reached as a real one is."""
-    return "dummy-virt" in receipt.cpu
-
-
 def _reading(
     bundle: Shipped, target: Profile, receipt: Receipt, latency: receipts.Latency | None, timed: Sequence[Sample]
 ) -> calibration.Reading | None:
@@ -198,7 +199,7 @@ def _reading(
     fit, student = bundle.report["fit"], bundle.plan["student"]
     if latency is None or not latency.stable or fit is None:
         return None
-    if receipt.microarch != target.microarch or _is_virtual(receipt):
+    if receipt.microarch != target.microarch or receipt.remark:
         return None
     recipe = str(bundle.of.manifest["recipe"])
     tokens = sorted(sample["input_ids"].shape[1] for sample in timed if "input_ids" in sample)

@@ -6,17 +6,20 @@ what speaks against it. Percentiles are never in a receipt: they are derived fro
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from edgekd.core import statistics as intervals
-from edgekd.core.latency import AA_LIMIT, Percentile, percentile
+from edgekd.core.errors import StoreError
+from edgekd.core.latency import Percentile, aa_ratio, is_stable, percentile
 from edgekd.core.receipt import LIMIT_MIB, Receipt, ReceiptRefused, parse, refused
-from edgekd.core.store import write_file
+from edgekd.core.store import storage_error, write_file
 from edgekd.proof.doubts import doubts, made
 
 
@@ -34,7 +37,7 @@ class Latency:
     @property
     def stable(self) -> bool:
         """Whether the A/A control's median is within AA_LIMIT of the model's own."""
-        return abs(self.aa - 1) <= AA_LIMIT
+        return is_stable(self.aa)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; the keys that `core.latency.held_to` takes."""
@@ -59,7 +62,7 @@ def latency(receipt: Receipt) -> Latency | None:
         interval=intervals.interval(own, np.median),
         p90=percentile(90, every, every, control),
         p99=percentile(99, every, every, control),
-        aa=float(np.median(np.median(control, axis=0)) / np.median(own)),
+        aa=aa_ratio(every, control),
         n=int(every.size),
     )
 
@@ -73,9 +76,11 @@ def folder(bundle: Path) -> Path:
 def read_all(bundle: Path) -> tuple[list[tuple[Path, Receipt]], list[tuple[Path, tuple[str, ...]]]]:
     """The receipts beside a bundle that hold, oldest first, and those that do not, each with its reasons.
 
+    Copies of one receipt count once.
     Raises UsageError where the folder is no bundle.
     """
     of, good, bad = made(bundle), [], []
+    first: dict[str, str] = {}  # file by digest
     for path in sorted(folder(bundle).glob("*.json")):
         try:
             receipt = _read(path)
@@ -84,6 +89,8 @@ def read_all(bundle: Path) -> tuple[list[tuple[Path, Receipt]], list[tuple[Path,
             continue
         if found := doubts(receipt, of):
             bad.append((path, tuple(found)))
+        elif (same := first.setdefault(receipt.digest, path.name)) != path.name:
+            bad.append((path, (f"a copy of {same}, which counts once",)))
         else:
             good.append((path, receipt))
     return sorted(good, key=lambda one: one[1].started), bad
@@ -97,12 +104,43 @@ def check(said: bytes | dict[str, Any], bundle: Path, now: datetime | None = Non
     return receipt
 
 
+def check_writable(bundle: Path) -> None:
+    """Raises StoreError where no receipt can be written beside the bundle: told before anything is measured."""
+    place = folder(bundle)
+    try:
+        tempfile.TemporaryFile(dir=place if place.exists() else place.parent).close()
+    except OSError as error:
+        raise StoreError(
+            f"no receipt can be written to {place}: {error.strerror}",
+            fix="make that folder writable, or copy the bundle to where you may write",
+        ) from error
+
+
 def write(said: dict[str, Any], bundle: Path) -> Path:
-    """Write a receipt beside its bundle, at once; its path. Raises StoreError where that cannot be."""
+    """Write a receipt beside its bundle, over no other one; its path. Raises StoreError where that cannot be."""
     name = re.sub(r"[^a-z0-9.]+", "-", str(said["device"]).lower()).strip("-")
-    path = folder(bundle) / f"{name}-{said['started'].replace(':', '').replace('-', '')}.json"
-    write_file(path, json.dumps(said, ensure_ascii=False) + "\n")
+    path = _taken(folder(bundle), f"{name}-{said['started'].replace(':', '').replace('-', '')}")
+    try:
+        write_file(path, json.dumps(said, ensure_ascii=False) + "\n")
+    except StoreError:
+        path.unlink(missing_ok=True)
+        raise
     return path
+
+
+def _taken(place: Path, name: str) -> Path:
+    """A new empty file of that name, or with -2, -3 ... where another run has it."""
+    number = 1
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = place / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
+            with contextlib.suppress(FileExistsError):
+                path.touch(exist_ok=False)
+                return path
+            number += 1
+    except OSError as error:
+        raise storage_error(error, place) from error
 
 
 def _read(path: Path) -> Receipt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from edgekd.onboard.bench import Rows, golden_inputs
 from edgekd.proof.doubts import Made, made
 
 MOST_ROWS = 1000
-_DEVICES = ("local", "qemu", "qemu:CORE", "guest", "guest:CORE", "ssh://USER@HOST:PORT")
+_REAL = ("local", "ssh://USER@HOST:PORT")
+_EMULATED = ("qemu", "qemu:CORE", "guest", "guest:CORE")
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,18 @@ class DataFile:
         return make("tasks", bundle.task, **self.columns)
 
 
-def device_at(words: str, target: dict[str, Any], *, install: bool = False) -> tuple[str, Device]:
+def device_at(
+    words: str, target: dict[str, Any], *, install: bool = False, timed: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[str, Device]:  # fmt: skip
     """The device that a user names, and its name in receipts; `target` is the bundle's profile.
 
-    `qemu` and `guest` alone take the profile's core. Raises UsageError for words that name no device.
+    `qemu` and `guest` alone take the profile's core. `say` is told where a connection is made anew. Raises UsageError
+    for words that name no device, and for an emulated one where all that is wanted is `timed`.
     """
     kind, _, core = words.partition(":")
+    if timed and kind in ("qemu", "guest"):
+        raise UsageError(f"{words} is emulated: its time is the emulator's", fix="take --device local or ssh://")
     if install and kind != "ssh":
         raise UsageError("--install is for a board behind ssh://", fix="leave it out: nothing is installed elsewhere")
     provider = target["execution_provider"]
@@ -144,7 +151,7 @@ def device_at(words: str, target: dict[str, Any], *, install: bool = False) -> t
     if words.startswith("ssh://"):
         from edgekd.devices.ssh import Ssh
 
-        return words, Ssh.at(words, install=install, provider=provider)
+        return words, Ssh.at(words, install=install, provider=provider, say=say)
     if kind in ("qemu", "guest"):
         core = core or target["emulator_cpu"] or ""
         if not core:
@@ -153,7 +160,9 @@ def device_at(words: str, target: dict[str, Any], *, install: bool = False) -> t
                 fix=f"name one, such as {kind}:cortex-a72, or take --device local",
             )
         return f"{kind}:{core}", make("devices", kind, cpu=core)
-    raise UsageError(f"there is no device {words!r}", fix=f"give one of: {', '.join(_DEVICES)}")
+    raise UsageError(
+        f"there is no device {words!r}", fix=f"give one of: {', '.join(_REAL if timed else _REAL + _EMULATED)}"
+    )
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import statistics as intervals
 from edgekd.core.errors import EdgeKDError, UsageError
-from edgekd.core.latency import AA_LIMIT
+from edgekd.core.latency import AA_LIMIT, is_stable
 from edgekd.core.protocols import Progress, Sample
+from edgekd.core.receipt import remark
 from edgekd.core.registry import make
 from edgekd.onboard.bench import FOOTPRINTS, PROTOCOLS, TIMED_ROWS
 from edgekd.onboard.runner import pack
@@ -62,6 +63,7 @@ class Comparison:
     rows_of: str
     runs: int
     host: str
+    remark: str  # what is to be kept in mind of that host's time, or empty
 
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -82,9 +84,7 @@ def compare(
     first = sides["A"]
     for label, one in sides.items():
         _check_comparable(first, label, one)
-    name, opened = device_at(device, first.of.target, install=install)
-    if opened.emulated:
-        raise UsageError(f"{name} is emulated: its time is the emulator's", fix="compare on --device local or ssh://")
+    name, opened = device_at(device, first.of.target, install=install, timed=True, say=progress.say)
     processes = PROTOCOLS["full" if full else "quick"][0]
     progress.stage(f"compare on {name}", processes + FOOTPRINTS * len(sides))
     with tempfile.TemporaryDirectory(prefix="edgekd-compare-") as place, opened.up() as running:
@@ -185,11 +185,12 @@ def _found(
         sides=tuple(_side(label, one, float(np.median(each[label])), peaks[label]) for label, one in sides.items()),
         verdicts=tuple(verdict(label, each["A"], each[label], control) for label in sides if label != "A"),
         aa=control[0],
-        stable=abs(control[0] - 1) <= AA_LIMIT,
+        stable=is_stable(control[0]),
         rows=rows,
         rows_of=f"rows of {Path(rows_of).name}" if rows_of else "inputs of the sizes of A's golden ones",
         runs=int(latency["A"].size),
         host=host,
+        remark=remark(host),
     )
 
 
