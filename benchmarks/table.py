@@ -151,6 +151,34 @@ def quantization() -> str:
     return "\n".join([*lines, "", foot])
 
 
+def instructions() -> str:
+    """What each model's variants execute on each core, over its fp32; the multiply-adds by kind."""
+    kept = results.read("instructions")
+    cores, host = kept["figures"]["cores"], kept["host"]
+    heads = [f"{cpu} | float, int8, dot products" for cpu in cores]
+    lines = [f"| model | recipe | {' | '.join(heads)} |", "|---" * (2 + 2 * len(cores)) + "|"]
+    for model, recipes in next(iter(cores.values()))["models"].items():
+        for recipe in recipes:
+            each = [said["models"][model][recipe] for said in cores.values()]
+            cells = [f"{one['relative']:.2f}x | {', '.join(_short(one[kind]) for kind in ('float', 'int8', 'dot'))}"
+                     for one in each]  # fmt: skip
+            lines.append(f"| {model} | {recipe} | {' | '.join(cells)} |")
+    apart = max(said["largest_difference_of_two_runs"] for said in cores.values())
+    hosts = "; ".join(said["host"].partition(",")[0] for said in cores.values())
+    foot = (
+        f"Instructions of one inference ({kept['figures']['tokens']} tokens of a text) over fp32's on the same core; "
+        "beside them, in millions, those that multiply and add floats, int8 values, and int8 values in dot products. "
+        "Random weights but where trained is said: what a model costs does not depend on what it has learned. Two runs "
+        f"differ by at most {apart:.2%}. {hosts}, onnxruntime {host['ort_version']}, {kept['date']}; "
+        "`python -m benchmarks.instructions`."
+    )
+    return "\n".join([*lines, "", foot])
+
+
+def _short(millions: float) -> str:
+    return f"{millions:.3g}" if millions >= 0.01 else "0"
+
+
 def _variant(one: dict[str, Any] | None, missing: str | None) -> str:
     if one is None:
         return (missing or "not run").partition(":")[0]
@@ -167,7 +195,7 @@ MODALITIES = {
 }  # fmt: skip
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo, "sizing": sizing, "distillation": distillation, "throughput": throughput,
-    "quantization": quantization,
+    "quantization": quantization, "instructions": instructions,
 }  # fmt: skip
 
 
