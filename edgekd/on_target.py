@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.candidates import variant_file
-from edgekd.choose import FEWEST, PLAIN, OnTarget, Trial, objections, over_budget
+from edgekd.choose import FEWEST, PLAIN, OnTarget, Trial, objections, over_budget, recipe_of
 from edgekd.core import statistics as intervals
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.protocols import Progress
@@ -67,7 +67,7 @@ def plans(plan: Plan) -> str:
 def contenders(trials: Sequence[Trial], plan: Plan) -> list[str]:
     """fp32, what is forced, and the fastest variants within the budgets: those that may ship here before the others."""
     asked = [one for one in trials if one.name != PLAIN and one.failed is None]
-    forced = [one for one in asked if plan.force and one.name.partition("-")[0] == plan.force]
+    forced = [one for one in asked if plan.force and recipe_of(one.name) == plan.force]
     within = [one for one in asked if one not in forced and not over_budget(one, plan.target)]
     within.sort(key=lambda one: (bool(objections(one, plan.target)), -one.speed))
     return [PLAIN, *(one.name for one in (*forced, *within)[:_MOST])]

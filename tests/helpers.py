@@ -1,5 +1,6 @@
 """What several test files share: tiny ONNX models, a profile to vary, a fresh interpreter."""
 
+import os
 import subprocess
 import sys
 import time
@@ -77,6 +78,16 @@ def samples(*lengths: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter."""
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+def programs(folder, monkeypatch, **scripts):
+    """Programs of these names and shell texts before all others on the PATH."""
+    for name, text in scripts.items():
+        path = folder / "bin" / name.replace("_", "-")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
 
 
 # what test_runner calls in a child process

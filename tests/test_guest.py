@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import matmul_model, samples
+from helpers import matmul_model, programs, samples
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.registry import make, names
@@ -44,16 +43,6 @@ def image(place):
             (folder / name).write_text(name)
 
     return images.Image.at(_arm64.store().stage("image", images._image_key(), produce))
-
-
-def programs(folder, monkeypatch, **scripts):
-    """Programs of these names and shell texts before all others on the PATH."""
-    for name, text in scripts.items():
-        path = folder / "bin" / name.replace("_", "-")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
 
 
 ALL_TOOLS = {name.replace("-", "_"): "exit 9" for name in images.TOOLS if name != "setpriv"}

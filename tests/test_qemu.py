@@ -1,7 +1,6 @@
 """The emulated core: what it needs and refuses, how it ends, and (marked `emulator`) that it runs aarch64 kernels."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import WIDTH, matmul_model, samples
+from helpers import WIDTH, matmul_model, programs, samples
 from test_verifier import seal
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
@@ -47,16 +46,6 @@ def root(place):
         (folder / _sysroot.PYTHON).write_text("python")
 
     return _arm64.store().stage("sysroot", _sysroot._key(), produce)
-
-
-def programs(folder, monkeypatch, **scripts):
-    """Programs of these names and shell texts before all others on the PATH."""
-    for name, text in scripts.items():
-        path = folder / "bin" / name.replace("_", "-")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
 
 
 ALL_TOOLS = {name.replace("-", "_"): "exit 9" for name in _sysroot.TOOLS if name not in ("setpriv", "prlimit")}

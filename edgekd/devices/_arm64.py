@@ -93,6 +93,19 @@ def wheels() -> Path:
     return store().stage("wheels", {"onnxruntime": runtime(), "python": PYTHON}, _fetch_wheels)
 
 
+def open_entry(step: str, key: Mapping[str, object], state: tuple[str, str], *, damaged: str, build: str) -> Path:
+    """The folder of a finished step; `state` says what its names alone show, every byte is read here.
+
+    Raises EdgeKDError, with the command that makes it, where it is not there or, in the words `damaged`, not whole.
+    """
+    condition, what = state
+    if condition == "ok" and not store().has(step, dict(key)):
+        condition, what = "stale", damaged
+    if condition != "ok":
+        raise EdgeKDError(what, fix=f"run `{build}`: it fetches about 100 MB of packages, once")
+    return store().path(step, dict(key))
+
+
 def unpack_deb(deb: Path, root: Path) -> None:
     """A package's files under `root`; its scripts are not run."""
     run(["dpkg-deb", "--extract", str(deb), str(root)], f"cannot unpack {deb.name}",

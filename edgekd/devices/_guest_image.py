@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Progress, Quiet
 from edgekd.devices import _arm64
 
@@ -103,13 +102,8 @@ def state() -> tuple[Literal["ok", "missing", "stale"], str]:
 def open_image() -> Image:
     """The image for the installed onnxruntime. Raises EdgeKDError where tools or the image are not there."""
     _arm64.require(TOOLS, WHO)
-    store = _arm64.store()
-    condition, what = state()
-    if condition == "ok" and not store.has("image", _image_key()):
-        condition, what = "stale", "the arm64 image is damaged: its files are not those that were written"
-    if condition != "ok":
-        raise EdgeKDError(what, fix=f"run `{BUILD}`: it fetches about 100 MB of packages, once")
-    return Image.at(store.path("image", _image_key()))
+    damaged = "the arm64 image is damaged: its files are not those that were written"
+    return Image.at(_arm64.open_entry("image", _image_key(), state(), damaged=damaged, build=BUILD))
 
 
 def build_image(progress: Progress | None = None) -> Image:

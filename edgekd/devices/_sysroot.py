@@ -53,12 +53,8 @@ def state() -> tuple[Literal["ok", "missing", "stale"], str]:
 def open_sysroot() -> Path:
     """The root folder for the installed onnxruntime. Raises EdgeKDError where it or a tool is not there."""
     _arm64.require(TOOLS, WHO)
-    condition, what = state()
-    if condition == "ok" and not _arm64.store().has("sysroot", _key()):
-        condition, what = "stale", "the emulator's files are damaged: they are not those that were written"
-    if condition != "ok":
-        raise EdgeKDError(what, fix=f"run `{BUILD}`: it fetches about 100 MB of packages, once")
-    return _arm64.store().path("sysroot", _key())
+    damaged = "the emulator's files are damaged: they are not those that were written"
+    return _arm64.open_entry("sysroot", _key(), state(), damaged=damaged, build=BUILD)
 
 
 def build_sysroot(progress: Progress | None = None) -> Path:
