@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import golden, measure, on_target
+from edgekd import asking, golden, measure, on_target
 from edgekd.candidates import variant_file
 from edgekd.compress import read_trials
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
@@ -68,7 +68,7 @@ class Emulated:
         return self._stage(
             "golden-on-target",
             self._key() | {"file": file_sha256(file), "golden": plan.golden_digest or plan.golden},
-            lambda out: on_target.golden(plan, file, golden.inputs(plan, splits, self.folder), out),
+            lambda out: asking.golden(plan, file, golden.inputs(plan, splits, self.folder), out),
         )
 
     def memory(self, name: str) -> dict[str, Any] | None:

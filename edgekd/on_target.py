@@ -8,19 +8,17 @@ minutes allow, and each row's score is held against the same row's here.
 from __future__ import annotations
 
 import json
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd import asking
 from edgekd.candidates import variant_file
 from edgekd.choose import FEWEST, PLAIN, OnTarget, Trial, objections, over_budget, recipe_of
 from edgekd.core import statistics as intervals
-from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
 from edgekd.data.splits import Splits
@@ -36,7 +34,6 @@ SELECTION, HELD_OUT = "selection.json", "held_out.json"
 _MOST = 4  # variants that are asked there, beside fp32
 _CHOOSING = 0.6  # of the minutes; the rest for the held-out samples
 _COUNTED_ROWS = 2
-_GOLDEN_S = 300.0  # far more than small models take: the golden vectors of the same plan are to be the same
 _SAME = 0.99  # agreement of a row's answers here and there under which it counts as flipped
 _RULE_OF_THREE = 3.0  # over n: the 95% bound on the rate of what n rows did not show (Hanley, Lippman-Hand 1983)
 
@@ -91,13 +88,13 @@ def judge(
     refused: dict[str, str] = {}
     limit_s = _CHOOSING * 60 * plan.emulate_minutes
     try:
-        there, told = _ask(plan, models, samples, limit_s, task.pool)
+        there, told = asking.answers(plan, models, samples, limit_s, task.pool)
     except RuntimeCannotLoad:
-        refused = _refused(plan, models, samples[:1], task.pool)
+        refused = asking.refused(plan, models, samples[:1], task.pool)
         if not refused or PLAIN in refused:
             raise
         models = {name: file for name, file in models.items() if name not in refused}
-        there, told = _ask(plan, models, samples, limit_s, task.pool)
+        there, told = asking.answers(plan, models, samples, limit_s, task.pool)
     subset = samples[: told["n"]]
     progress.say(f"on target: {len(subset)} of {len(samples)} selection rows in {told['seconds']:.0f} s")
     rows = order[: told["n"]]
@@ -110,7 +107,7 @@ def judge(
         for name, file in models.items()
     }  # fmt: skip
     counted = _typical(subset)
-    costs, why = _costs(plan, models, counted)
+    costs, why = asking.costs(plan, models, counted)
     known = {trial.name: trial for trial in trials}
     said = told | {
         "cost": costs, "cost_note": why, "cost_n": len(counted), "refused": refused,
@@ -131,7 +128,9 @@ def held_out(plan: Plan, splits: Splits, folder: Path, file: Path, teacher: tupl
     order = stratified_order([row.label for row in splits.test], None, plan.seed)
     inputs = [splits.test[row].input for row in order]
     samples = task.encode(folder, inputs, longest)
-    there, told = _ask(plan, {"shipped": file}, samples, (1 - _CHOOSING) * 60 * plan.emulate_minutes, task.pool)
+    there, told = asking.answers(
+        plan, {"shipped": file}, samples, (1 - _CHOOSING) * 60 * plan.emulate_minutes, task.pool
+    )
     n = told["n"]
     here = outputs(file, samples[:n], threads=plan.target.threads, pool=task.pool)
     theirs = task.encode(teacher[1], inputs[:n], longest)
@@ -146,24 +145,6 @@ def held_out(plan: Plan, splits: Splits, folder: Path, file: Path, teacher: tupl
         "moved": moved, "moved_interval": list(spread),
     }  # fmt: skip
     (out / HELD_OUT).write_text(json.dumps(said, indent=1), encoding="utf-8")
-
-
-def golden(plan: Plan, file: Path, samples: Sequence[Sample], out: Path) -> None:
-    """Write `said.npz` into `out`: the file's answers there, `own` and with graph optimizations off, `plain`.
-
-    Each (rows, classes or width) as `verify.py` takes answers; of a model that takes longer than _GOLDEN_S, of the
-    first samples. `host.txt`: where.
-    """
-    from edgekd.onboard.runner import pack
-
-    with tempfile.TemporaryDirectory(prefix="edgekd-golden-") as place:
-        inputs = Path(place, "inputs.npz")
-        pack(list(samples), inputs)
-        own = {"model": str(file), "inputs": str(inputs)}
-        with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
-            device.run("answers", models={"own": own, "plain": own | {"optimize": False}}, threads=1,
-                       pool="mean", outputs=str(out / "said.npz"), limit_s=_GOLDEN_S)  # fmt: skip
-            (out / "host.txt").write_text(device.host, encoding="utf-8")
 
 
 def applied(trials: Sequence[Trial], found: Mapping[str, Any] | None, plan: Plan) -> list[Trial]:
@@ -285,70 +266,3 @@ def _moved(
         value + mean - hypot(below, mean - low, unseen),
         value + mean + hypot(above, high - mean, unseen),
     )
-
-
-def _ask(
-    plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample], limit_s: float, pool: str | None
-) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    """Each model's answers to the first `n` samples, as many as the seconds allow, in as many processes as threads.
-
-    Returns outputs by model, (n, ...), and `n` of how many, where and how long.
-    """
-    import numpy as np
-
-    from edgekd.onboard.runner import pack
-
-    count = min(plan.threads, len(samples))
-    shards = [range(first, len(samples), count) for first in range(count)]
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="edgekd-target-") as place:
-        device = make("devices", "qemu", cpu=plan.target.emulator_cpu)
-
-        def ask(shard: range) -> dict[str, np.ndarray[Any, Any]]:
-            inputs, said = Path(place, f"{shard.start}.npz"), Path(place, f"{shard.start}.said.npz")
-            pack([samples[row] for row in shard], inputs)
-            jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
-            running.run("answers", models=jobs, threads=plan.target.threads, outputs=str(said), limit_s=limit_s,
-                        pool=pool)  # fmt: skip
-            with np.load(said, allow_pickle=False) as found:
-                return {name: found[name] for name in models}
-
-        with device.up() as running, ThreadPoolExecutor(count) as workers:
-            parts = list(workers.map(ask, shards))
-            host = running.host
-    done = [len(part[next(iter(models))]) for part in parts]
-    # a process that was quicker than another went further: rows behind the first that is missing are no stratified part
-    n = min(shard[rows] if rows < len(shard) else len(samples) for shard, rows in zip(shards, done, strict=True))
-    joined = {name: np.stack([parts[row % count][name][row // count] for row in range(n)]) for name in models}
-    return joined, {"n": n, "of": len(samples), "cpu": plan.target.emulator_cpu, "host": host,
-                    "seconds": time.monotonic() - started}  # fmt: skip
-
-
-def _refused(plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample], pool: str | None) -> dict[str, str]:
-    """The models that the target's runtime does not run, each asked alone, and why."""
-    found = {}
-    for name, file in models.items():
-        try:
-            _ask(plan, {name: file}, samples, 0, pool)
-        except RuntimeCannotLoad as error:
-            found[name] = error.message
-    return found
-
-
-def _costs(
-    plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample]
-) -> tuple[dict[str, dict[str, Any]] | None, str]:
-    """Instructions of an inference by class on the target's core, and over fp32's; why there are none."""
-    from edgekd.onboard.runner import pack
-
-    with tempfile.TemporaryDirectory(prefix="edgekd-count-") as place:
-        inputs = Path(place, "inputs.npz")
-        pack(list(samples), inputs)
-        jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
-        try:
-            with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
-                counts = device.run("count", models=jobs, threads=1)
-        except EdgeKDError as error:
-            return None, f"{error.message}; {error.fix}"
-    plain = counts[PLAIN]["instructions"]
-    return {name: own | {"relative": own["instructions"] / plain} for name, own in counts.items()}, ""

@@ -11,7 +11,7 @@ from helpers import elsewhere, fast, matmul_model, profile, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import emulated, on_target, stages
+from edgekd import asking, emulated, on_target, stages
 from edgekd.choose import OnTarget, Trial, choose
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.profile import load_profile
@@ -178,7 +178,8 @@ def lab(monkeypatch, tmp_path):
     text = on_target.make("tasks", "text-classification")
     task = SimpleNamespace(encode=lambda folder, rows, size: rows, pool=None, agrees=text.agrees, correct=text.correct)
     plugins = {"qemu": Emulator, "text-classification": lambda: task}
-    monkeypatch.setattr(on_target, "make", lambda kind, name, **options: plugins[name](**options))
+    for module in (asking, on_target):
+        monkeypatch.setattr(module, "make", lambda kind, name, **options: plugins[name](**options))
     for name, file in (("float32", "model.onnx"), ("dynamic_int8", "model_quantized.onnx")):
         (tmp_path / name).mkdir()
         matmul_model(tmp_path / name / file)

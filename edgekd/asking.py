@@ -1,0 +1,107 @@
+"""Asking: a model's answers and instructions on the target's core, which an emulator stands for."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.choose import PLAIN
+from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.registry import make
+from edgekd.plan import Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgekd.core.protocols import Sample
+
+_GOLDEN_S = 300.0  # far more than small models take: the golden vectors of the same plan are to be the same
+
+
+def answers(
+    plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample], limit_s: float, pool: str | None
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """Each model's answers to the first `n` samples, as many as the seconds allow, in as many processes as threads.
+
+    Returns outputs by model, (n, ...), and `n` of how many, where and how long.
+    """
+    import numpy as np
+
+    from edgekd.onboard.runner import pack
+
+    count = min(plan.threads, len(samples))
+    shards = [range(first, len(samples), count) for first in range(count)]
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="edgekd-target-") as place:
+        device = make("devices", "qemu", cpu=plan.target.emulator_cpu)
+
+        def ask(shard: range) -> dict[str, np.ndarray[Any, Any]]:
+            inputs, said = Path(place, f"{shard.start}.npz"), Path(place, f"{shard.start}.said.npz")
+            pack([samples[row] for row in shard], inputs)
+            jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
+            running.run("answers", models=jobs, threads=plan.target.threads, outputs=str(said), limit_s=limit_s,
+                        pool=pool)  # fmt: skip
+            with np.load(said, allow_pickle=False) as found:
+                return {name: found[name] for name in models}
+
+        with device.up() as running, ThreadPoolExecutor(count) as workers:
+            parts = list(workers.map(ask, shards))
+            host = running.host
+    done = [len(part[next(iter(models))]) for part in parts]
+    # a process that was quicker than another went further: rows behind the first that is missing are no stratified part
+    n = min(shard[rows] if rows < len(shard) else len(samples) for shard, rows in zip(shards, done, strict=True))
+    joined = {name: np.stack([parts[row % count][name][row // count] for row in range(n)]) for name in models}
+    return joined, {"n": n, "of": len(samples), "cpu": plan.target.emulator_cpu, "host": host,
+                    "seconds": time.monotonic() - started}  # fmt: skip
+
+
+def refused(plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample], pool: str | None) -> dict[str, str]:
+    """The models that the target's runtime does not run, each asked alone, and why."""
+    found = {}
+    for name, file in models.items():
+        try:
+            answers(plan, {name: file}, samples, 0, pool)
+        except RuntimeCannotLoad as error:
+            found[name] = error.message
+    return found
+
+
+def costs(
+    plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample]
+) -> tuple[dict[str, dict[str, Any]] | None, str]:
+    """Instructions of an inference by class on the target's core, and over fp32's; why there are none."""
+    from edgekd.onboard.runner import pack
+
+    with tempfile.TemporaryDirectory(prefix="edgekd-count-") as place:
+        inputs = Path(place, "inputs.npz")
+        pack(list(samples), inputs)
+        jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
+        try:
+            with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
+                counts = device.run("count", models=jobs, threads=1)
+        except EdgeKDError as error:
+            return None, f"{error.message}; {error.fix}"
+    plain = counts[PLAIN]["instructions"]
+    return {name: own | {"relative": own["instructions"] / plain} for name, own in counts.items()}, ""
+
+
+def golden(plan: Plan, file: Path, samples: Sequence[Sample], out: Path) -> None:
+    """Write `said.npz` into `out`: the file's answers there, `own` and with graph optimizations off, `plain`.
+
+    Each (rows, classes or width) as `verify.py` takes answers; of a model that takes longer than _GOLDEN_S, of the
+    first samples. `host.txt`: where.
+    """
+    from edgekd.onboard.runner import pack
+
+    with tempfile.TemporaryDirectory(prefix="edgekd-golden-") as place:
+        inputs = Path(place, "inputs.npz")
+        pack(list(samples), inputs)
+        own = {"model": str(file), "inputs": str(inputs)}
+        with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
+            device.run("answers", models={"own": own, "plain": own | {"optimize": False}}, threads=1,
+                       pool="mean", outputs=str(out / "said.npz"), limit_s=_GOLDEN_S)  # fmt: skip
+            (out / "host.txt").write_text(device.host, encoding="utf-8")
