@@ -128,6 +128,14 @@ def tiny_bundle(tiny_teacher: Path, tiny_data: Path, store: Path, tmp_path_facto
     return out
 
 
+@pytest.fixture(scope="session")
+def emulator() -> None:
+    """The emulated ARM core's files, made first where they are not there: these tests may be the first to need them."""
+    from edgekd.devices.qemu import Qemu
+
+    Qemu.build()
+
+
 def loose_target(folder: Path, **changes: object) -> Path:
     """A copy of the cpu-avx2 profile with floors that a toy model can meet, and `changes`."""
     import yaml

@@ -367,9 +367,7 @@ def test_the_probes_run_here_and_hold_what_the_recipes_write(task, opset, tmp_pa
 
 
 @pytest.mark.emulator
-def test_the_real_runtime_runs_the_recipes_on_the_real_core(tmp_path):
-    if not plugin("devices", "qemu").available():
-        pytest.skip("no emulator on this machine: edgekd doctor --fix emulator")
+def test_the_real_runtime_runs_the_recipes_on_the_real_core(emulator, tmp_path):
     target = load_profile("rpi4")
     target = target.model_copy(update={"recipes": [*target.recipes, "embeddings_int8", "weight_int4", "weight_int8"]})
     for task in ("text-classification", "image-classification"):

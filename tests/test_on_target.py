@@ -280,7 +280,7 @@ def test_a_few_held_out_rows_move_nothing(lab, rows):
 
 
 @pytest.mark.emulator
-def test_a_build_for_arm_is_judged_on_arm(tiny_teacher, tiny_data, store, tmp_path):
+def test_a_build_for_arm_is_judged_on_arm(emulator, tiny_teacher, tiny_data, store, tmp_path):
     """The whole way, with the real aarch64 runtime: what it chose by, what it reports, what it recorded."""
     target = loose_target(tmp_path, arch="aarch64", isa=["asimd"], microarch="cortex-a72", emulator_cpu="cortex-a72")
     done = run("build", "--target", target, "--teacher", tiny_teacher, "--data", tiny_data, "--out",
