@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from edgekd import evidence, objective, stages
+from edgekd import stages
 from edgekd.core.protocols import Quiet
 from edgekd.core.store import Store
 from edgekd.data import demos
 from edgekd.data.splits import Splits
 from edgekd.plan import Plan, StudentPlan
 from edgekd.planning import Options, make_plan
+from edgekd.training import evidence, objective
 
 SEEDS = {"few": 5, "all": 3}
 KINDS = {

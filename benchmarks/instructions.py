@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from edgekd.bench import CALIBRATION, Bench, random_model, random_samples
-from edgekd.candidates import variant_file
+from edgekd.compression.candidates import variant_file
 from edgekd.core.profile import Profile, load_profile
 from edgekd.core.registry import make
 from edgekd.onboard.runner import pack
+from edgekd.sizing.bench import CALIBRATION, Bench, random_model, random_samples
 
 TARGETS = ("rpi4", "rpi5")
 PLAIN, RECIPES = "float32", ("float32", "static_int8", "dynamic_int8")

@@ -107,8 +107,8 @@ def minilm(folder: Path) -> Subject:
 
 def lite0(folder: Path) -> Subject:
     """Fashion-MNIST through Lite0's own preprocessing; its training split for calibration, its test split held out."""
-    from edgekd import models
     from edgekd.data.arrays import read_idx
+    from edgekd.training import models
 
     name = "image-classification"
     source, teacher, task = demos.demo_teacher(name), make("teachers", "efficientnet_lite"), make("tasks", name)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.demo import run
-from edgekd import predictor
+from edgekd.sizing import predictor
 
 TASKS = ("text-classification", "image-classification", "time-series-classification")
 BUDGETS = {  # at 40 MiB the wish for 5x binds before memory does: once with it, once where memory binds

@@ -23,16 +23,16 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.distillation import made
-from edgekd import batches, engine, models, teach
 from edgekd.core.protocols import Quiet
 from edgekd.core.registry import make
 from edgekd.core.store import Store
 from edgekd.core.tensors import Outputs, Targets
 from edgekd.data.augment import augment
 from edgekd.data.splits import Splits
-from edgekd.learner import Learner
 from edgekd.onboard.runner import peak_rss_mib
 from edgekd.plan import Plan
+from edgekd.training import batches, engine, models, teach
+from edgekd.training.learner import Learner
 
 TASK, EPOCHS, ROWS, PAIRS = "text-classification", 5, 256, 3
 SHAPE = {"layers": 4, "hidden": 384, "heads": 12, "feed_forward": 384}  # the demo's student

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekd import golden, page
-from edgekd.candidates import variant_file
-from edgekd.choose import PLAIN
+from edgekd import golden
+from edgekd.compression.candidates import variant_file
+from edgekd.compression.choose import PLAIN
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256, this_host
@@ -19,6 +19,7 @@ from edgekd.data.splits import Splits
 from edgekd.export import outputs
 from edgekd.onboard import verify
 from edgekd.plan import Plan
+from edgekd.report import page
 
 SCHEMA = 1
 _EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "README.md")

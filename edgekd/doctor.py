@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires
 from typing import TYPE_CHECKING
 
-from edgekd import predictor
 from edgekd.core import child
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.protocols import Check, Quiet
@@ -21,6 +20,7 @@ from edgekd.core.store import open_store
 from edgekd.data import demos
 from edgekd.devices.guest import Guest
 from edgekd.devices.qemu import Qemu
+from edgekd.sizing import predictor
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -122,7 +122,7 @@ def _recipes(family: str) -> tuple[str, ...]:
 
 def _measure_anchors(progress: Progress | None) -> None:
     """Measure every family's anchors on this machine, and fit; what is measured already is kept."""
-    from edgekd import anchors
+    from edgekd.sizing import anchors
 
     shown = progress or Quiet()
     shown.stage("predictor: measure anchor shapes", anchors.SHAPES * len(names("students")))
@@ -132,4 +132,4 @@ def _measure_anchors(progress: Progress | None) -> None:
         shown.step(int(number), note.partition(": ")[2])
 
     out = predictor.folders()[0] / anchors.file_name()
-    child.call("edgekd.anchors:measure", {"out": str(out)}, timeout_s=4 * 3600, said=said)
+    child.call("edgekd.sizing.anchors:measure", {"out": str(out)}, timeout_s=4 * 3600, said=said)

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import asking, golden, measure, on_target
-from edgekd.candidates import variant_file
-from edgekd.compress import read_trials
+from edgekd import golden, measure
+from edgekd.compression.candidates import variant_file
+from edgekd.compression.compress import read_trials
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.registry import plugin
 from edgekd.core.results import file_sha256, this_host, versions
+from edgekd.on_target import asking, judging
 from edgekd.stages import Stages
 
 if TYPE_CHECKING:
@@ -38,19 +39,19 @@ class Emulated:
         runtime refuses the student itself.
         """
         plan, splits, progress = self.stages.plan, self.stages.splits, self.stages.progress
-        if not plan.target.needs_guest or on_target.why_not(plan):
+        if not plan.target.needs_guest or judging.why_not(plan):
             return None
         trials = read_trials(self.variants)
-        names = on_target.contenders(trials, plan)
+        names = judging.contenders(trials, plan)
         key = self._key() | {"files": {name: file_sha256(variant_file(self.variants, name)) for name in names}}
         key |= {"counts": plugin("devices", "qemu").counts()}  # once they can be counted, they are
         place = self._stage(
             "on-target",
             key,
-            lambda out: on_target.judge(plan, splits, trials, self.folder, self.variants, reference(), out, progress),
+            lambda out: judging.judge(plan, splits, trials, self.folder, self.variants, reference(), out, progress),
             passes=RuntimeCannotLoad,
         )
-        return None if place is None else on_target.read(place, on_target.SELECTION)
+        return None if place is None else judging.read(place, judging.SELECTION)
 
     def held_out(self, name: str, teacher: tuple[Path, Path]) -> dict[str, Any] | None:
         """The metric of what ships there, on held-out samples; `teacher` has its ONNX file and its folder."""
@@ -58,9 +59,9 @@ class Emulated:
         place = self._stage(
             "held-out-on-target",
             self._key() | {"file": file_sha256(file), "teacher": file_sha256(teacher[0])},
-            lambda out: on_target.held_out(plan, splits, self.folder, file, teacher, out),
+            lambda out: judging.held_out(plan, splits, self.folder, file, teacher, out),
         )
-        return None if place is None else on_target.read(place, on_target.HELD_OUT)
+        return None if place is None else judging.read(place, judging.HELD_OUT)
 
     def golden(self, name: str) -> Path | None:
         """The folder of what ships' answers there to the golden inputs."""

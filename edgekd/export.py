@@ -29,7 +29,7 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
     """Write `out/model.onnx` from a model's folder. Raises RuntimeCannotLoad where ONNX and torch disagree."""
     import numpy as np
 
-    from edgekd import engine, models
+    from edgekd.training import engine, models
 
     if plan.teacher.kind == GRAPH_TEACHER:  # only ever compressed; it compares both graphs itself, in a child
         write = partial(finish, target=plan.target)
@@ -94,7 +94,7 @@ def _torch_says(model: Any, task: Any, samples: Sequence[Sample]) -> np.ndarray[
     """What the same model says in torch, a row for each sample: logits, or its output's mean over the tokens."""
     import numpy as np
 
-    from edgekd import engine
+    from edgekd.training import engine
 
     if task.pool is None:
         logits: np.ndarray[Any, Any] = engine.logits(model, samples).numpy()

@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import on_target
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, StoreError
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import versions
 from edgekd.core.store import Store
+from edgekd.on_target import judging
 from edgekd.onboard.runner import pack
 from edgekd.plan import Plan
 
@@ -47,7 +47,7 @@ def check(plan: Plan, store: Store, progress: Progress) -> None:
     target = plan.target
     if target.runs_here:
         return
-    if why := on_target.why_not(plan):
+    if why := judging.why_not(plan):
         progress.say(f"runtime gate: no recipe was run on the target's core: {why}")
         return
     key = {

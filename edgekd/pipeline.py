@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import bundle, loads, on_target, page, report, sizing
+from edgekd import bundle, loads
 from edgekd.core import calibration
 from edgekd.core.errors import BelowAccuracy, OverLatency, OverMemory
 from edgekd.core.latency import held_to
@@ -18,14 +18,17 @@ from edgekd.core.quiet import hush
 from edgekd.core.store import Store
 from edgekd.data.splits import Splits
 from edgekd.emulated import Emulated
+from edgekd.on_target import judging
 from edgekd.plan import Plan
+from edgekd.report import compose, page
+from edgekd.sizing import fitting
 from edgekd.stages import Stages, augmented
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.costs import Fit
-    from edgekd.tryout import Tried
+    from edgekd.sizing.costs import Fit
+    from edgekd.sizing.tryout import Tried
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
     progress = progress or Quiet()
     if bundle.is_finished(out, plan.digest):
         said = page.read(out)
-        if plan.target.needs_guest and not said.get("on_target") and not on_target.why_not(plan):
+        if plan.target.needs_guest and not said.get("on_target") and not judging.why_not(plan):
             progress.say(
                 "this bundle was built without the emulator that is here now: another --out has it judged there"
             )
@@ -73,9 +76,9 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
         teacher = stages.teacher()
         subject = _as_it_is(stages, teacher)
     else:
-        shape = sizing.fit(plan, store, progress)
-        for fitting in shape.finalists[: plan.student.tries] or (shape.chosen,):
-            plan.check_exits(fitting.shape)
+        shape = fitting.fit(plan, store, progress)
+        for one in shape.finalists[: plan.student.tries] or (shape.chosen,):
+            plan.check_exits(one.shape)
         teacher = stages.teacher()
         shape, tried = replace(stages, shape=shape.chosen.shape).tried(shape, teacher)
         stages = replace(stages, shape=shape.chosen.shape)
@@ -93,15 +96,15 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
         )
         measured = stages.measured(teacher, onnx, subject.folder, variants, choice.name, before_timing=held_out.result)
         guest, found["held_out"] = memory.result(), held_out.result()
-    compose = partial(report.compose, plan, subject.fit, choice, found, measured, subject.tried, guest,
+    composed = partial(compose.compose, plan, subject.fit, choice, found, measured, subject.tried, guest,
                       confidence=subject.confidence, training=subject.training,
                       readings=calibration.load(store.root, plan.target.microarch))  # fmt: skip
-    said = compose()
+    said = composed()
     if not choice.forced:
         _hold_to_budgets(plan, measured["models"][choice.name], said["target_figures"]["peak_rss"])
         _hold_to_floor(plan, said)
     if plan.evidence:  # after the refusals: it takes long, and changes none of them
-        said = compose(evidence=stages.evidence(teacher))
+        said = composed(evidence=stages.evidence(teacher))
     progress.stage("ship: write the bundle")
     bundle.write(plan, splits, said, subject.folder, variants, choice.name, out, golden_there=golden.result())
     return Built(out, said["summary"], said["on_target_says"], fresh=True)
@@ -109,7 +112,7 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
 
 def _distilled(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ...]) -> Subject:
     """The student of that shape."""
-    from edgekd import distill, teach
+    from edgekd.training import distill, teach
 
     outputs = stages.outputs(teacher)
     whole = stages.student(teacher)

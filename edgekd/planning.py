@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgekd import gate, objective
+from edgekd import gate
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.profile import Profile, load_profile
 from edgekd.core.registry import folder_name, make, names, plugin
@@ -18,6 +18,7 @@ from edgekd.data.read import READERS
 from edgekd.data.splits import Example, Splits
 from edgekd.inputs import read_splits, read_teacher, shown
 from edgekd.plan import NO_STUDENT, DataPlan, Measuring, Plan, StudentPlan, TeacherPlan, Training, needs
+from edgekd.training import objective
 
 PACKAGES = (
     "edgekd", "torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime", "optimum", "optimum-onnx",

@@ -18,9 +18,9 @@ from edgekd.plan import Plan
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.choose import Choice
-    from edgekd.costs import Cost, Fit
-    from edgekd.tryout import Tried
+    from edgekd.compression.choose import Choice
+    from edgekd.sizing.costs import Cost, Fit
+    from edgekd.sizing.tryout import Tried
 
 
 _WORTH_TIMING = 0.5  # of fp32's speed: dynamic int8 of convolutions is eight times slower, and holds up the others
@@ -59,7 +59,7 @@ class Stages:
 
     def teacher(self) -> Path:
         """The teacher's folder: fine-tuned here, unpacked from a file, or as it was given."""
-        from edgekd import teach
+        from edgekd.training import teach
 
         told = self.plan.teacher
         source = make("teachers", told.kind)
@@ -79,7 +79,7 @@ class Stages:
 
     def outputs(self, teacher: Path) -> Path:
         """What the teacher says about every row that it may see, as a student of the shape needs it."""
-        from edgekd import teach
+        from edgekd.training import teach
 
         wanted = self.plan.matched(self.shape).teacher
         return self._long(
@@ -90,7 +90,8 @@ class Stages:
 
     def tried(self, fit: Fit, teacher: Path) -> tuple[Fit, tuple[Tried, ...]]:
         """The fit with the best of `tries` finalists as its choice, each trained briefly; as it is for one try."""
-        from edgekd import distill, tryout
+        from edgekd.sizing import tryout
+        from edgekd.training import distill
 
         if self.plan.student.tries == 1 or len(fit.finalists) == 1:
             return fit, ()
@@ -106,7 +107,7 @@ class Stages:
 
     def student(self, teacher: Path) -> Path:
         """The distilled student, and its early exits."""
-        from edgekd import distill
+        from edgekd.training import distill
 
         outputs = self.outputs(teacher)
         return self._long(
@@ -119,13 +120,13 @@ class Stages:
 
     def shipped(self, student: Path) -> Path:
         """The student itself, or that of its early exits which was asked for."""
-        from edgekd.distill import EXITS
+        from edgekd.training.distill import EXITS
 
         return student if self.plan.student.exit is None else student / EXITS / str(self.plan.student.exit)
 
     def evidence(self, teacher: Path) -> dict[str, Any] | None:
         """The student with and without its teacher, over as many seeds as were asked for."""
-        from edgekd import evidence
+        from edgekd.training import evidence
 
         if not self.plan.evidence:
             return None
@@ -182,7 +183,7 @@ class Stages:
 
     def improved(self, who: str, folder: Path, exported: Path) -> Path:
         """The exported graph folded, or in another form where that was found to be faster."""
-        from edgekd import graphs
+        from edgekd.compression import graphs
 
         target = self.plan.target
         recipe = next((one for one in target.recipes if one != "float32"), "float32")
@@ -205,7 +206,7 @@ class Stages:
 
     def variants(self, model: Path, exported: Path, reference: Callable[[], np.ndarray[Any, Any]]) -> Path:
         """Every quantized variant, tried; `reference` gives what the teacher says of the selection rows."""
-        from edgekd import compress
+        from edgekd.compression import compress
 
         file = exported / "model.onnx"
         key = self._measuring_key() | {
@@ -227,16 +228,17 @@ class Stages:
         self, variants: Path, exported: Path, found_there: dict[str, Any] | None
     ) -> tuple[Choice, dict[str, Any]]:
         """What ships, decided on the selection rows; and all that the search found, and of the graph before it."""
-        from edgekd import compress, graphs, on_target
-        from edgekd.choose import choose
+        from edgekd.compression import compress, graphs
+        from edgekd.compression.choose import choose
+        from edgekd.on_target import judging
 
         found = compress.read(variants) | {
             "diagnosis": compress.read_diagnosis(variants),
             "graph": graphs.read(exported),
             "on_target": found_there,
-            "on_target_says": on_target.says(self.plan, found_there),
+            "on_target_says": judging.says(self.plan, found_there),
         }
-        trials = on_target.applied(compress.read_trials(variants), found_there, self.plan)
+        trials = judging.applied(compress.read_trials(variants), found_there, self.plan)
         return choose(trials, self.plan.target, self.plan.force), found
 
     def measured(
@@ -245,9 +247,9 @@ class Stages:
     ) -> dict[str, Any]:  # fmt: skip
         """The teacher, what ships and the plain recipes that are no crawl, on the held-out samples."""
         from edgekd import measure
-        from edgekd.candidates import variant_file
-        from edgekd.choose import recipe_of
-        from edgekd.compress import read_trials
+        from edgekd.compression.candidates import variant_file
+        from edgekd.compression.choose import recipe_of
+        from edgekd.compression.compress import read_trials
         from edgekd.core.confidence import Suggestion
 
         models = {"teacher": (teacher_onnx / "model.onnx", teacher)}

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from helpers import profile
 
-from edgekd import report
-from edgekd.choose import Choice, Trial, pareto
+from edgekd.compression.choose import Choice, Trial, pareto
 from edgekd.core import confidence as sure
 from edgekd.core import statistics
 from edgekd.core.protocols import Survey
-from edgekd.costs import Cost, Fit
 from edgekd.measure import above
+from edgekd.report import compose
+from edgekd.sizing.costs import Cost, Fit
 
 NAMES = ("plain", "a|b", "<i>c</i>", "rare")
 SHAPE = {"width": 8, "depth": 5, "kernel": 7, "stride": 4, "separable": False, "dilated": True, "steps": 500,
@@ -123,7 +123,7 @@ def composed(
     found = {"trials": json.loads(json.dumps([asdict(trial) for trial in TRIALS])), "pareto": pareto(TRIALS),
              "best": choice.name, "stopped": stopped, "diagnosis": None, "graph": None,
              "on_target": None, "held_out": None, "on_target_says": "Nothing was run on aarch64 kernels."}  # fmt: skip
-    return report.compose(plan, fit if distilled else None, choice, found, measured, **given)
+    return compose.compose(plan, fit if distilled else None, choice, found, measured, **given)
 
 
 CARD = {"model": "model_quantized.onnx", "bundle": "things", "survey": {"max_size": 9, "channels": 1}}

@@ -28,9 +28,8 @@ from edgekd.core.errors import (
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Quiet
 from edgekd.core.results import this_host
-from edgekd.core.roofline import predict_latency
+from edgekd.core.roofline import predict_latency, work_of
 from edgekd.core.store import Store
-from edgekd.figures import work_of
 from edgekd.onboard import bench, verify
 from edgekd.proof import prove as proving
 from edgekd.proof import receipts, versus

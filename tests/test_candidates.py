@@ -3,8 +3,17 @@
 import pytest
 from helpers import profile
 
-from edgekd.candidates import Candidate, between, foundations, ladder, recipes, settings, variant_file, worth_mending
-from edgekd.choose import Trial, best_so_far, choose, pareto, recipe_of
+from edgekd.compression.candidates import (
+    Candidate,
+    between,
+    foundations,
+    ladder,
+    recipes,
+    settings,
+    variant_file,
+    worth_mending,
+)
+from edgekd.compression.choose import Trial, best_so_far, choose, pareto, recipe_of
 from edgekd.core.errors import UsageError
 
 TARGET = profile(

@@ -7,7 +7,7 @@ from helpers import elsewhere, fast, profile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.choose import OnTarget, Trial, choose, objections
+from edgekd.compression.choose import OnTarget, Trial, choose, objections
 from edgekd.core import errors
 
 BUDGETS = {

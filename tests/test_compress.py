@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from helpers import profile
 
-from edgekd import compress
-from edgekd.candidates import Candidate, variant_file
-from edgekd.choose import Trial
+from edgekd.compression import compress
+from edgekd.compression.candidates import Candidate, variant_file
+from edgekd.compression.choose import Trial
+from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Quiet
-from edgekd.judge import Judge
 
 TARGET = profile(
     memory_mib=32.0, artifact_mib=16.0, latency_ms=10.0, max_drop_points=1.0, min_teacher_agreement=0.9,

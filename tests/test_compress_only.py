@@ -12,8 +12,8 @@ import pytest
 from conftest import loose_target, run, texts, write_csv
 
 from edgekd import pipeline
+from edgekd.compression.judge import Judge
 from edgekd.core.store import Store
-from edgekd.judge import Judge
 from edgekd.planning import Options, make_plan
 
 EMBEDDINGS = ("--task", "feature-extraction", "--student", "none")

@@ -8,10 +8,10 @@ from helpers import fast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import models
 from edgekd.core import confidence
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.registry import make
+from edgekd.training import models
 
 
 def drawn(rows, temperature, classes=4, seed=0):

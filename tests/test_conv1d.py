@@ -16,9 +16,9 @@ from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey
 from edgekd.export import outputs
 from edgekd.exporters.torchscript import Torchscript
-from edgekd.models import load
 from edgekd.quantizers.static_int8 import StaticInt8
 from edgekd.students.conv1d import Conv1d
+from edgekd.training.models import load
 
 TASK = "time-series-classification"
 WHOLE = Conv1d(16, 4, 5, 2, separable=False, dilated=False, steps=40, channels=3, classes=4)

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from edgekd import examine
 from edgekd.cli.diagnose import diagnose as command
+from edgekd.compression import examine
+from edgekd.compression.diagnose import Diagnosis, Group, Layer, diagnose, what_if
+from edgekd.compression.side_by_side import EXACT, merge
+from edgekd.compression.sqnr import LIMIT_DB, Ratios
 from edgekd.core.errors import DataError, EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.registry import make
-from edgekd.diagnose import Diagnosis, Group, Layer, diagnose, what_if
 from edgekd.onboard.runner import feeds, open_session, pack
-from edgekd.page import render
-from edgekd.side_by_side import EXACT, merge
-from edgekd.sqnr import LIMIT_DB, Ratios
+from edgekd.report.page import render
 
 ROWS, CALIBRATION = samples(3, 5, 2), samples(*[2, 4] * 8, seed=3)
 

@@ -18,13 +18,13 @@ import torch
 from conftest import TINY, loose_target, run
 from test_series_task import waves
 
-from edgekd import teach
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.protocols import Quiet
 from edgekd.core.store import Store
 from edgekd.core.tensors import Wanted
 from edgekd.planning import Options, make_plan
 from edgekd.stages import Stages, augmented
+from edgekd.training import teach
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def trained(series: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sta
 
 
 def test_what_the_teacher_says_is_kept_as_the_losses_need_it(trained: tuple[Stages, Path, Path]) -> None:
-    from edgekd import engine, models
     from edgekd.core.registry import make
+    from edgekd.training import engine, models
 
     stages, teacher, _ = trained
     plan, splits = stages.plan, stages.splits
@@ -93,7 +93,7 @@ def test_the_report_of_its_training(trained: tuple[Stages, Path, Path]) -> None:
 
 
 def test_an_early_exit_is_a_model_of_its_own_that_ships(trained: tuple[Stages, Path, Path]) -> None:
-    from edgekd import models
+    from edgekd.training import models
 
     stages, _, student = trained
     for layer in (1, 2):
@@ -194,7 +194,8 @@ def test_classes_in_another_order_are_told_before_anything_is_trained(
 
 _KILLED = """
 import sys
-from edgekd import cli, engine
+from edgekd import cli
+from edgekd.training import engine
 engine.CHECKPOINT_S = 0.0
 sys.argv = ["edgekd", *sys.argv[1:]]
 cli.main()

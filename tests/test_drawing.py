@@ -5,7 +5,7 @@ from helpers import fast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.drawing import Axis, Mark, placed, round_step
+from edgekd.report.drawing import Axis, Mark, placed, round_step
 
 values = st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=6)
 BOUNDS = (0.0, 0.0, 800.0, 400.0)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd import models
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.data import demos, pixels
 from edgekd.students.convnet import Convnet
 from edgekd.teachers.efficientnet_lite import EfficientnetLite, tensor_sizes
+from edgekd.training import models
 from tests.helpers import python
 
 TASK = "image-classification"

@@ -14,14 +14,14 @@ from helpers import fast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import batches, engine
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Quiet
 from edgekd.core.tensors import Outputs, Targets
-from edgekd.learner import Learner, aligned
 from edgekd.plan import LossTerm, Training
 from edgekd.students.conv1d import Conv1d
 from edgekd.students.convnet import Convnet
+from edgekd.training import batches, engine
+from edgekd.training.learner import Learner, aligned
 
 LABELS = (LossTerm("hard_labels", 1.0),)
 SHAPE = Conv1d(8, 2, 3, 1, separable=False, dilated=False, steps=16, channels=1, classes=2)

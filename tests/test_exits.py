@@ -10,12 +10,12 @@ import torch
 from test_students import CLASSES, KEPT, SAMPLES, TOKENS, WIDTH, teacher_of
 from test_taps import OWN, batch_of
 
-from edgekd import models
 from edgekd.core.tensors import Wanted
 from edgekd.students.convnet import Convnet
 from edgekd.students.transformer import Transformer
-from edgekd.taps import Taps
 from edgekd.teachers.huggingface import MODEL_TYPES
+from edgekd.training import models
+from edgekd.training.taps import Taps
 
 LABELS = ("cat", "dog", "eel")
 

@@ -8,12 +8,13 @@ import onnx
 import pytest
 from helpers import matmul_model, profile
 
-from edgekd import bench, export
+from edgekd import export
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.registry import make
 from edgekd.exporters._onnx import finish
 from edgekd.exporters.dynamo import Dynamo
 from edgekd.exporters.optimum import Optimum
+from edgekd.sizing import bench
 
 TARGET = profile()
 TEXT, EMBEDDINGS = "text-classification", "feature-extraction"
@@ -32,7 +33,7 @@ def names(model):
 
 @pytest.fixture(scope="module")
 def bert(tiny_teacher):
-    from edgekd import models
+    from edgekd.training import models
 
     return lambda task: models.load(tiny_teacher, task)
 

@@ -11,13 +11,13 @@ from helpers import fast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import models
 from edgekd.core.errors import DataError, TeacherError, UsageError
 from edgekd.core.registry import make
 from edgekd.core.statistics import cosines
 from edgekd.planning import Options, make_plan
 from edgekd.tasks.text_classification import TextClassification
 from edgekd.teachers.huggingface import Huggingface
+from edgekd.training import models
 
 TASK = "feature-extraction"
 EMBEDDINGS = make("tasks", TASK)

@@ -18,7 +18,7 @@ from onnx_files import EMBED, TEXT, save, text_model
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from edgekd import gate, loads, on_target, pipeline
+from edgekd import gate, loads, pipeline
 from edgekd.core import releases
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.profile import load_profile, parse_profile, target_names
@@ -26,6 +26,7 @@ from edgekd.core.protocols import Quiet
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
 from edgekd.core.store import Store
+from edgekd.on_target import judging
 from edgekd.planning import Options, make_plan
 
 HERE = this_host().ort_version
@@ -271,7 +272,7 @@ def there(monkeypatch):
     def up():
         yield SimpleNamespace(run=answer, host="an emulator")
 
-    monkeypatch.setattr(on_target, "why_not", lambda plan: None)
+    monkeypatch.setattr(judging, "why_not", lambda plan: None)
     monkeypatch.setattr(loads, "make", lambda kind, name, cpu: SimpleNamespace(up=up))
     return emulator
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from edgekd import graphs
+from edgekd.compression import graphs
+from edgekd.compression.graphs import Form, choose
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.exporters.optimum import Optimum
-from edgekd.graphs import Form, choose
 
 TARGET = profile()
 QUIET = (1.0, 0.995, 1.005)

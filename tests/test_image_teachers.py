@@ -11,7 +11,6 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from edgekd import models
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.profile import load_profile
 from edgekd.core.registry import make
@@ -19,6 +18,7 @@ from edgekd.exporters.optimum import Optimum
 from edgekd.students.convnet import Convnet
 from edgekd.students.mlp import IMAGE, Mlp
 from edgekd.teachers.huggingface import IMAGE_TYPES, Huggingface
+from edgekd.training import models
 
 TASK = "image-classification"
 ATTENTION = {

@@ -13,9 +13,9 @@ from edgekd.core.protocols import Quiet, Survey
 from edgekd.core.registry import make, plugin
 from edgekd.core.tensors import Targets
 from edgekd.data.splits import Example
-from edgekd.learner import Learner
 from edgekd.plan import LossTerm, Training
 from edgekd.teachers.labels import Labels
+from edgekd.training.learner import Learner
 
 SERIES = "time-series-classification"
 SURVEY = Survey(96, (96,), channels=2)
@@ -67,7 +67,7 @@ def test_few_labels_get_many_epochs(rows: int, epochs: int) -> None:
 
 def test_it_learns_and_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     """Two kinds of waves around 1,000, which the standardisation inside the graph takes care of."""
-    from edgekd import engine, models
+    from edgekd.training import engine, models
 
     random = np.random.default_rng(0)
     time = np.linspace(0, 1, 48)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from helpers import elsewhere, profile
 
-from edgekd import predictor
 from edgekd.core import calibration
 from edgekd.core.calibration import Reading
 from edgekd.core.errors import StoreError
@@ -17,8 +16,9 @@ from edgekd.core.latency import held_to, is_stable, percentile, quantiles
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey, Work
 from edgekd.core.roofline import predict_latency
-from edgekd.costs import Candidates
 from edgekd.measure import latency_figures
+from edgekd.sizing import predictor
+from edgekd.sizing.costs import Candidates
 from edgekd.students.transformer import Transformer
 
 WORK = Work(0, 1000, 0, 10_000_000, 0, 1000, 1000, 10)

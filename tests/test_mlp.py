@@ -15,10 +15,10 @@ import torch
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey
 from edgekd.exporters.torchscript import Torchscript
-from edgekd.models import load
 from edgekd.quantizers.dynamic_int8 import DynamicInt8
 from edgekd.students.conv1d import Conv1d
 from edgekd.students.mlp import IMAGE, SERIES, Mlp
+from edgekd.training.models import load
 
 SERIES_SHAPE = Mlp(16, 3, 20, 2, 4, SERIES)
 IMAGE_SHAPE = Mlp(12, 2, 6, 3, 5, IMAGE)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from edgekd import objective
 from edgekd.core.errors import UsageError
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import digest
 from edgekd.plan import LossTerm
+from edgekd.training import objective
 
 TEXT = {"model_type": "bert", "layers": 6, "hidden": 384, "heads": 12, "feed_forward": 1536, "vocabulary": 99,
         "max_tokens": 64}  # fmt: skip

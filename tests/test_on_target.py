@@ -11,14 +11,15 @@ from helpers import elsewhere, fast, matmul_model, profile, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import asking, emulated, on_target, stages
-from edgekd.choose import OnTarget, Trial, choose
+from edgekd import emulated, stages
+from edgekd.compression.choose import OnTarget, Trial, choose
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Quiet
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.devices.local import Local
+from edgekd.on_target import asking, judging
 
 TARGET = elsewhere(memory_mib=32.0, artifact_mib=16.0)
 
@@ -37,26 +38,26 @@ def test_those_that_may_ship_here_are_asked_first_then_those_that_only_accuracy_
         trial(), trial("dynamic_int8", speed=2.0, drop_points=9.0), trial("static_int8", speed=1.5),
         trial("weight_int8", speed=3.0, peak_rss_mib=99.0), Trial.failure("float16", "no kernel"),
     ]  # fmt: skip
-    assert on_target.contenders(trials, plan()) == ["float32", "static_int8", "dynamic_int8"]
-    assert on_target.contenders(trials, plan(force="weight_int8"))[:2] == ["float32", "weight_int8"]
+    assert judging.contenders(trials, plan()) == ["float32", "static_int8", "dynamic_int8"]
+    assert judging.contenders(trials, plan(force="weight_int8"))[:2] == ["float32", "weight_int8"]
 
 
 def test_what_cannot_be_asked_is_said_of_the_profile():
     if not TARGET.needs_guest:
         pytest.skip("this host is the target's own architecture")
-    assert on_target.why_not(plan(elsewhere(emulator_cpu=None))) == "its profile names no emulator_cpu"
-    assert on_target.why_not(plan(load_profile("gpu-t4"))) == "there is no emulator of Server with one NVIDIA T4"
+    assert judging.why_not(plan(elsewhere(emulator_cpu=None))) == "its profile names no emulator_cpu"
+    assert judging.why_not(plan(load_profile("gpu-t4"))) == "there is no emulator of Server with one NVIDIA T4"
 
 
 def test_no_more_are_asked_than_the_minutes_bear():
     many = [trial(), *(trial(f"static_int8-float{n}", speed=1 + n / 10) for n in range(9))]
-    assert on_target.contenders(many, plan()) == ["float32", *(f"static_int8-float{n}" for n in (8, 7, 6, 5))]
+    assert judging.contenders(many, plan()) == ["float32", *(f"static_int8-float{n}" for n in (8, 7, 6, 5))]
 
 
 @fast
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.integers(0, 5))
 def test_every_beginning_of_the_order_holds_each_class_in_its_proportion(labels, seed):
-    order = on_target.stratified_order(labels, None, seed)
+    order = judging.stratified_order(labels, None, seed)
     assert sorted(order) == list(range(len(labels)))
     for end in range(1, len(order) + 1):
         head = [labels[row] for row in order[:end]]
@@ -66,34 +67,34 @@ def test_every_beginning_of_the_order_holds_each_class_in_its_proportion(labels,
 
 def test_rows_without_labels_are_stratified_by_what_the_teacher_says():
     says = np.eye(2)[[0] * 8 + [1] * 4]
-    order = on_target.stratified_order([None] * 12, says, seed=1)
+    order = judging.stratified_order([None] * 12, says, seed=1)
     assert sum(row >= 8 for row in order[:6]) == 2
 
 
 def test_a_figure_of_all_rows_moves_by_what_changed_in_some():
     change = np.zeros(100)
     change[:3] = -1
-    value, (low, high) = on_target._moved(0.95, (0.93, 0.97), change)
+    value, (low, high) = judging._moved(0.95, (0.93, 0.97), change)
     assert value == pytest.approx(0.92)
     assert low < 0.90
     assert high > 0.94
 
 
 def test_where_no_row_changed_the_interval_still_allows_for_what_was_not_seen():
-    value, (low, high) = on_target._moved(1.0, (0.5, 1.5), np.zeros(100), scale=100)
+    value, (low, high) = judging._moved(1.0, (0.5, 1.5), np.zeros(100), scale=100)
     assert value == 1.0
     assert low == pytest.approx(1 - np.hypot(0.5, 3.0))
     assert high == pytest.approx(1 + np.hypot(0.5, 3.0))
 
 
 def test_too_few_rows_move_nothing():
-    assert on_target._moved(0.95, None, -np.ones(on_target.FEWEST - 1))[0] == 0.95
+    assert judging._moved(0.95, None, -np.ones(judging.FEWEST - 1))[0] == 0.95
 
 
 def test_a_share_of_the_rows_has_an_interval_of_shares():
     same = SimpleNamespace(agreed_there=np.ones(40), agreed_here=np.ones(40), there=np.ones(40), here=np.ones(40),
                            flips=0, largest_difference=0.0)  # fmt: skip
-    found = on_target._on_target(trial(agreement=0.99, agreement_interval=(0.98, 1.0)), same, same, None)
+    found = judging._on_target(trial(agreement=0.99, agreement_interval=(0.98, 1.0)), same, same, None)
     assert found.agreement_interval == (pytest.approx(0.99 - np.hypot(0.01, 3 / 40)), 1.0)
 
 
@@ -113,26 +114,26 @@ def test_what_was_not_asked_there_does_not_ship_beside_what_was():
     trials = [trial(), trial("dynamic_int8", speed=2.0), trial("static_int8", speed=3.0),
               trial("weight_int8", peak_rss_mib=99.0)]  # fmt: skip
     found = {"trials": {"float32": told(), "dynamic_int8": told(drop_points=0.5)}, "refused": {}}
-    merged = on_target.applied(trials, found, plan())
+    merged = judging.applied(trials, found, plan())
     assert merged[1].on_target == OnTarget(90, 0.9, (0.8, 1.0), 0.5, (-1.0, 1.0), 2, 0.3, None)
     choice = choose(merged, TARGET)
     assert choice.name == "dynamic_int8"
     assert "not asked on" in choice.passed_over["static_int8"]
     assert choice.passed_over["weight_int8"] == "peak memory 99.0 MiB > 32"
-    assert on_target.applied(trials, None, plan()) == trials
+    assert judging.applied(trials, None, plan()) == trials
 
 
 def test_it_says_plainly_why_nothing_was_asked(monkeypatch):
-    monkeypatch.setattr(on_target, "plugin", lambda kind, name: SimpleNamespace(available=lambda: False))
+    monkeypatch.setattr(judging, "plugin", lambda kind, name: SimpleNamespace(available=lambda: False))
     arm = profile(arch="aarch64")
     if not arm.needs_guest:
         pytest.skip("this host is the target's own architecture")
-    assert on_target.says(plan(arm), None) == (
+    assert judging.says(plan(arm), None) == (
         "Nothing was run on aarch64 kernels: no emulator is set up: `edgekd doctor --fix emulator`. Accuracy is this "
         "host's, and int8 answers differ there."
     )
-    assert "--emulate-minutes 0 left it out" in on_target.says(plan(arm, minutes=0), None)
-    assert on_target.says(plan(profile()), None).startswith("This host's kernels are")
+    assert "--emulate-minutes 0 left it out" in judging.says(plan(arm, minutes=0), None)
+    assert judging.says(plan(profile()), None).startswith("This host's kernels are")
 
 
 class Emulator:
@@ -175,10 +176,10 @@ class Emulator:
 @pytest.fixture
 def lab(monkeypatch, tmp_path):
     """Two variants of one tiny model, 40 selection rows, and an emulator that answers otherwise for one of them."""
-    text = on_target.make("tasks", "text-classification")
+    text = judging.make("tasks", "text-classification")
     task = SimpleNamespace(encode=lambda folder, rows, size: rows, pool=None, agrees=text.agrees, correct=text.correct)
     plugins = {"qemu": Emulator, "text-classification": lambda: task}
-    for module in (asking, on_target):
+    for module in (asking, judging):
         monkeypatch.setattr(module, "make", lambda kind, name, **options: plugins[name](**options))
     for name, file in (("float32", "model.onnx"), ("dynamic_int8", "model_quantized.onnx")):
         (tmp_path / name).mkdir()
@@ -198,9 +199,9 @@ def judged(lab, cpu="cortex-a72"):
     trials = [trial(agreement=1.0), trial("dynamic_int8", speed=2.0, agreement=1.0)]
     progress = SimpleNamespace(stage=lambda *words: None, say=lambda line: None)
     (folder / "out").mkdir()
-    on_target.judge(asked, splits, trials, folder, folder, reference, folder / "out", progress)
-    found = on_target.read(folder / "out", on_target.SELECTION)
-    return found, on_target.applied(trials, found, asked), asked
+    judging.judge(asked, splits, trials, folder, folder, reference, folder / "out", progress)
+    found = judging.read(folder / "out", judging.SELECTION)
+    return found, judging.applied(trials, found, asked), asked
 
 
 def test_a_variant_that_answers_otherwise_there_is_found_out(lab):
@@ -248,7 +249,7 @@ def test_it_is_asked_anew_on_another_host_and_once_instructions_can_be_counted(l
     def asked(reason="", **host):
         emulator = SimpleNamespace(counts=lambda: reason, available=lambda: True)
         monkeypatch.setattr(emulated, "plugin", lambda kind, name: emulator)
-        monkeypatch.setattr(on_target, "plugin", lambda kind, name: emulator)
+        monkeypatch.setattr(judging, "plugin", lambda kind, name: emulator)
         monkeypatch.setattr(emulated, "this_host", lambda: replace(this_host(), **host))
         monkeypatch.setattr(stages.Stages, "student_key", lambda self: {})
         monkeypatch.setattr(emulated, "read_trials", lambda place: [trial(), trial("dynamic_int8")])
@@ -266,17 +267,17 @@ def test_it_is_asked_anew_on_another_host_and_once_instructions_can_be_counted(l
     assert asked() != asked(cpu="another")
 
 
-@pytest.mark.parametrize("rows", [on_target.FEWEST - 1, on_target.FEWEST + 1])
+@pytest.mark.parametrize("rows", [judging.FEWEST - 1, judging.FEWEST + 1])
 def test_a_few_held_out_rows_move_nothing(lab, rows):
     splits, folder = lab
     held = SimpleNamespace(test=splits.selection[:rows], test_labelled=False, classes=splits.classes)
     asked, file = plan(), folder / "dynamic_int8" / "model_quantized.onnx"
     asked.student = SimpleNamespace(survey=SimpleNamespace(max_size=9))
-    on_target.held_out(asked, held, folder, file, (file, folder), folder)
-    found = on_target.read(folder, on_target.HELD_OUT)
+    judging.held_out(asked, held, folder, file, (file, folder), folder)
+    found = judging.read(folder, judging.HELD_OUT)
     assert (found["n"], found["of"], found["here"]) == (rows, rows, 1.0)
     assert found["value"] < 0.5
-    assert found["moved"] == (0.0 if rows < on_target.FEWEST else found["value"] - 1.0)
+    assert found["moved"] == (0.0 if rows < judging.FEWEST else found["value"] - 1.0)
 
 
 @pytest.mark.emulator
@@ -291,7 +292,7 @@ def test_a_build_for_arm_is_judged_on_arm(emulator, tiny_teacher, tiny_data, sto
     assert "under QEMU" in there["host"]
     assert there["selection"]["trials"]["float32"]["flips"] == 0, "fp32 answers alike"
     assert there["selection"]["trials"]["float32"]["largest_difference"] < 1e-4
-    assert there["selection"]["trials"]["dynamic_int8"]["n"] == there["selection"]["n"] >= on_target.FEWEST
+    assert there["selection"]["trials"]["dynamic_int8"]["n"] == there["selection"]["n"] >= judging.FEWEST
     assert there["cost"]["float32"]["relative"] == 1.0
     assert there["cost"]["dynamic_int8"]["classes"]["integer multiply-add"] > 0
     assert (accuracy["kind"], accuracy["host"]) == ("measured", there["host"])

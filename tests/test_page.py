@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import made_up
 import pytest
 
-from edgekd import page
-from edgekd.page import significant
+from edgekd.report import page
+from edgekd.report.page import significant
 
 pytestmark = pytest.mark.browser
 

@@ -11,13 +11,13 @@ from helpers import fast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import anchors, predictor
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Work
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
-from edgekd.predictor import FIGURES, Predictor, features, fit
-from edgekd.tryout import halve
+from edgekd.sizing import anchors, predictor
+from edgekd.sizing.predictor import FIGURES, Predictor, features, fit
+from edgekd.sizing.tryout import halve
 
 
 def work(random: np.random.Generator) -> Work:

@@ -21,14 +21,14 @@ from made_up import (
     model,
 )  # fmt: skip
 
-from edgekd import figures
-from edgekd.choose import Choice
 from edgekd.cli import show
+from edgekd.compression.choose import Choice
+from edgekd.compression.diagnose import Diagnosis, Group, Layer
 from edgekd.core import confidence as sure
 from edgekd.core.calibration import Reading, keep
 from edgekd.core.results import this_host
-from edgekd.diagnose import Diagnosis, Group, Layer
-from edgekd.page import render
+from edgekd.report import figures
+from edgekd.report.page import render
 
 
 @pytest.fixture(scope="module", params=FORMS, ids=list(FORMS))

@@ -11,10 +11,10 @@ from conftest import run
 from helpers import elsewhere
 from made_up import FORMS, composed
 
-from edgekd import page
 from edgekd.core.errors import EdgeKDError, UsageError
-from edgekd.page import render
 from edgekd.proof import receipts
+from edgekd.report import page
+from edgekd.report.page import render
 
 
 def test_a_variant_that_answers_otherwise_on_the_target_stands_out():

@@ -9,13 +9,13 @@ from helpers import elsewhere, fast, profile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import predictor
 from edgekd.core.errors import ArtifactTooLarge, OverLatency, OverMemory
 from edgekd.core.layers import layer_map
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey, Work
 from edgekd.core.roofline import ATTAINED, predict_latency
-from edgekd.costs import FINALISTS, Candidates, Cost, breaks, settle, shown
+from edgekd.sizing import predictor
+from edgekd.sizing.costs import FINALISTS, Candidates, Cost, breaks, settle, shown
 from edgekd.students.transformer import Transformer
 
 MINILM = {"layers": 6, "hidden": 384, "heads": 12, "feed_forward": 1536, "vocabulary": 30522}

@@ -126,12 +126,13 @@ def test_the_search_rescues_what_static_int8_over_every_operator_destroys(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """MiniLM, QDQ wherever ONNX Runtime can put it: far from fp32, until what the diagnosis names is float."""
-    from edgekd import compress, pipeline
-    from edgekd.candidates import Candidate
+    from edgekd import pipeline
+    from edgekd.compression import compress
+    from edgekd.compression.candidates import Candidate
+    from edgekd.compression.judge import Judge
     from edgekd.core.protocols import Quiet
     from edgekd.core.registry import make
     from edgekd.core.store import Store
-    from edgekd.judge import Judge
     from edgekd.planning import Options, make_plan
 
     store = Store(tmp_path / "store")

@@ -21,9 +21,9 @@ from edgekd.plan import teacher_depth
 from edgekd.students.conv1d import Conv1d
 from edgekd.students.convnet import Convnet
 from edgekd.students.mlp import IMAGE, SERIES, Mlp
-from edgekd.taps import Taps, by_position
 from edgekd.teachers.huggingface import IMAGE_TYPES, MODEL_TYPES, Huggingface
 from edgekd.teachers.labels import Labels
+from edgekd.training.taps import Taps, by_position
 
 OWN = (
     Conv1d(8, 4, 3, 2, separable=True, dilated=True, steps=50, channels=2, classes=3),

@@ -136,7 +136,7 @@ def plan(measure: bool, as_json: bool, **values: Any) -> None:
     from edgekd.cli.progress import shown_on_stderr
     from edgekd.core.store import open_store
     from edgekd.planning import make_plan
-    from edgekd.sizing import fit
+    from edgekd.sizing.fitting import fit
 
     store = open_store()
     made, _ = make_plan(_options(values), store)

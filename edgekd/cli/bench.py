@@ -94,7 +94,7 @@ def bench(
 
 def _report(bundle: Path) -> str:
     """The page with all receipts, written again; or why it was not."""
-    from edgekd import page
+    from edgekd.report import page
 
     try:
         return str(page.write_page(bundle))
@@ -169,7 +169,7 @@ def compare(
 
 def _compared(found: Comparison) -> str:
     from edgekd.cli.show import table
-    from edgekd.figures import spell
+    from edgekd.report.figures import spell
 
     rows = [
         [one.label, one.name, one.recipe, spell(one.metric_value, one.metric), f"{one.p50_ms:.3f}",

@@ -38,8 +38,8 @@ def diagnose(
 
     A bundle's diagnosis was made when it was built; a float32 .onnx MODEL is quantized and run on --data.
     """
-    from edgekd import examine
     from edgekd.cli.progress import shown_on_stderr
+    from edgekd.compression import examine
 
     if source.is_dir():
         if recipe or quantized or data:

@@ -18,7 +18,7 @@ def report(bundle: Path, open_it: bool, as_json: bool) -> None:
 
     Receipts are what `edgekd bench` or a device itself measured; those that do not hold for this bundle are named.
     """
-    from edgekd import page
+    from edgekd.report import page
 
     if as_json:
         print_json(page.with_receipts(bundle))

@@ -11,8 +11,8 @@ from edgekd.core.registry import plugin
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
     from edgekd.core.protocols import Check
-    from edgekd.costs import Fit
     from edgekd.plan import Plan
+    from edgekd.sizing.costs import Fit
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -24,7 +24,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def plan(made: Plan) -> str:
     """Every choice, in the order of the stages."""
-    from edgekd import on_target
+    from edgekd.on_target import judging
 
     target, teacher, data, student = made.target, made.teacher, made.data, made.student
     counts = ", ".join(f"{count} {role}" for role, count in data.counts.items())
@@ -48,7 +48,7 @@ def plan(made: Plan) -> str:
         *(("", note) for note in data.notes),
         *_student(made, inputs),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
-        *([] if target.runs_here else [("on target", on_target.plans(made))]),
+        *([] if target.runs_here else [("on target", judging.plans(made))]),
         *([("force", f"{made.force} ships, whatever is measured of it")] if made.force else []),
         ("ship", f"if it keeps {made.min_retained:.0%} of the teacher; golden inputs: {made.golden}"),
         ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "
@@ -147,7 +147,7 @@ def doctor(found: list[Check]) -> str:
 
 def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str = "") -> str:
     """What a build ends with; `on_target` says what was asked on the target's own kernels."""
-    from edgekd.figures import spell
+    from edgekd.report.figures import spell
 
     lines = [said["verdict"] if fresh else f"already built, every file whole: {said['verdict']}", ""]
     rows = []

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
+from typing import Any
 
 from edgekd.core.calibration import Reading, calibration, in_integers
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import Work
+from edgekd.core.registry import plugin
 from edgekd.core.results import Figure
 
 ATTAINED = (0.2, 0.8)  # of the peak
@@ -58,3 +60,10 @@ def predict_latency(work: Work, target: Profile, recipe: str, readings: Sequence
         + (checked.says if checked else f"{ATTAINED[0]:.0%} to {ATTAINED[1]:.0%} attained; not checked on a board"),
         interval=(low, high),
     )
+
+
+def work_of(family: str, shape: dict[str, Any], exit_layer: int | None, size: int) -> Work:
+    """What one input of that size asks of a student's shape, or of its early exit after a layer counted from 1."""
+    whole = plugin("students", family)(**shape)
+    found: Work = (whole if exit_layer is None else whole.exit_shape(exit_layer - 1)).work(size)
+    return found

@@ -14,9 +14,8 @@ from edgekd.core.latency import held_to
 from edgekd.core.profile import Profile, parse_profile
 from edgekd.core.protocols import Progress, Sample
 from edgekd.core.receipt import Receipt, ReceiptRefused
-from edgekd.core.roofline import predict_latency
+from edgekd.core.roofline import predict_latency, work_of
 from edgekd.core.store import Store
-from edgekd.figures import work_of
 from edgekd.onboard import bench
 from edgekd.proof import receipts
 from edgekd.proof.doubts import OUTSIDE, release_doubts, within_tolerance

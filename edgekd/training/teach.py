@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import engine, models
 from edgekd.core.errors import UsageError
 from edgekd.core.memory import give_back
 from edgekd.core.protocols import Progress
@@ -17,9 +16,10 @@ from edgekd.core.shards import Reader, Writer
 from edgekd.core.tensors import NO_LABEL, Outputs, Targets, Wanted
 from edgekd.data import orders
 from edgekd.data.splits import Example, Splits
-from edgekd.learner import Learner
 from edgekd.plan import LossTerm, Plan
-from edgekd.taps import Taps
+from edgekd.training import engine, models
+from edgekd.training.learner import Learner
+from edgekd.training.taps import Taps
 
 if TYPE_CHECKING:
     import numpy as np

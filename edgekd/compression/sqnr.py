@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.compression.side_by_side import EXACT, Merged, Site
 from edgekd.core.errors import DataError, RuntimeCannotLoad
-from edgekd.side_by_side import EXACT, Merged, Site
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekd.choose import PLAIN, Trial, objections, over_budget, recipe_of
+from edgekd.compression.choose import PLAIN, Trial, objections, over_budget, recipe_of
 from edgekd.core.errors import BelowAccuracy
 from edgekd.core.profile import Profile
 from edgekd.core.registry import plugin

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.calibration import Reading
 from edgekd.core.confidence import BINS, WANTED, scaling_says, threshold_says
-from edgekd.core.protocols import Work
 from edgekd.core.registry import plugin
 from edgekd.core.results import Figure, Kind, this_host
-from edgekd.core.roofline import predict_latency
+from edgekd.core.roofline import predict_latency, work_of
 from edgekd.plan import Plan
-from edgekd.predictor import Predictor
+from edgekd.sizing.predictor import Predictor
 
 if TYPE_CHECKING:
-    from edgekd.costs import Fit
+    from edgekd.sizing.costs import Fit
 
 
 def spell(value: float | None, metric: str) -> str:
@@ -136,13 +135,6 @@ def _latency_elsewhere(plan: Plan, fit: Fit | None, name: str, readings: Sequenc
         return Figure(None, "ms", "unknown", "no student, no shape to reckon with: unknown until it runs there", n=0)
     work = work_of(plan.student.family, fit.chosen.shape, plan.student.exit, plan.student.survey.typical)
     return predict_latency(work, plan.target, name, readings)
-
-
-def work_of(family: str, shape: dict[str, Any], exit_layer: int | None, size: int) -> Work:
-    """What one input of that size asks of a student's shape, or of its early exit after a layer counted from 1."""
-    whole = plugin("students", family)(**shape)
-    found: Work = (whole if exit_layer is None else whole.exit_shape(exit_layer - 1)).work(size)
-    return found
 
 
 def prediction(family: str, fit: Fit, known: Predictor) -> dict[str, Any]:

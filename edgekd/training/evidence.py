@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import engine, models
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
 from edgekd.core.statistics import seeded_difference
 from edgekd.data.splits import Splits
 from edgekd.plan import LossTerm, Plan, StudentPlan
+from edgekd.training import engine, models
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.choose import PLAIN
+from edgekd.compression.choose import PLAIN
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.registry import make
 from edgekd.plan import Plan

@@ -7,20 +7,20 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from edgekd import predictor
-from edgekd.choose import PLAIN
+from edgekd.compression.choose import PLAIN
 from edgekd.core.confidence import class_gains, evidence_says
 from edgekd.core.latency import is_stable
 from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
-from edgekd.figures import figures, line, prediction, spell, suggested, sureness, target_figures
 from edgekd.plan import Plan
+from edgekd.report.figures import figures, line, prediction, spell, suggested, sureness, target_figures
+from edgekd.sizing import predictor
 
 if TYPE_CHECKING:
-    from edgekd.choose import Choice
+    from edgekd.compression.choose import Choice
     from edgekd.core.calibration import Reading
-    from edgekd.costs import Fit
-    from edgekd.tryout import Tried
+    from edgekd.sizing.costs import Fit
+    from edgekd.sizing.tryout import Tried
 
 SCHEMA = 1
 

@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import batches, engine, models
 from edgekd.core import confidence
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
 from edgekd.data.splits import Example, Splits
-from edgekd.learner import Learner
 from edgekd.plan import Plan
-from edgekd.teach import TRAINED_ON, Said, label_tensor
+from edgekd.training import batches, engine, models
+from edgekd.training.learner import Learner
+from edgekd.training.teach import TRAINED_ON, Said, label_tensor
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample

@@ -16,7 +16,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import predictor
 from edgekd.core import calibration, child
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.profile import parse_profile
@@ -24,8 +23,9 @@ from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
 from edgekd.core.store import Store
-from edgekd.costs import FINALISTS, Candidates, Cost, Fit, settle, shown, size_of
 from edgekd.plan import Plan
+from edgekd.sizing import predictor
+from edgekd.sizing.costs import FINALISTS, Candidates, Cost, Fit, settle, shown, size_of
 
 SCHEMA = 4  # of what is kept
 NEAR = 0.1  # of the budget: an ARM target's finalists this near to it are measured in an arm64 guest, too
@@ -54,7 +54,7 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
 
     def produce(folder: Path) -> None:
         progress.stage("size: measure finalists against the budgets", request["finalists"])
-        said = child.call("edgekd.sizing:search", {"request": request}, timeout_s=1800, said=_shown(progress))
+        said = child.call("edgekd.sizing.fitting:search", {"request": request}, timeout_s=1800, said=_shown(progress))
         (folder / "fit.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
     return Fit.read(json.loads((store.stage("size", key, produce) / "fit.json").read_text(encoding="utf-8")))
@@ -96,12 +96,12 @@ def _predicted(request: dict[str, Any], teacher_key: dict[str, Any], store: Stor
     """
 
     def time_reference(folder: Path) -> None:
-        said = child.call("edgekd.sizing:reference_ms", {}, timeout_s=120)
+        said = child.call("edgekd.sizing.fitting:reference_ms", {}, timeout_s=120)
         (folder / "said.json").write_text(json.dumps(said), encoding="utf-8")
 
     def time_teacher(folder: Path) -> None:
         progress.stage("size: measure the teacher")
-        said = child.call("edgekd.sizing:teacher_cost", {"request": request}, timeout_s=1800)
+        said = child.call("edgekd.sizing.fitting:teacher_cost", {"request": request}, timeout_s=1800)
         (folder / "said.json").write_text(json.dumps(said), encoding="utf-8")
 
     def kept(name: str, key: dict[str, Any], produce: Any) -> Any:
@@ -171,7 +171,7 @@ def _table(
 
 def reference_ms() -> float:
     """The reference model's median on this host, in ms; runs in a child process."""
-    from edgekd.bench import Bench, reference, reference_samples
+    from edgekd.sizing.bench import Bench, reference, reference_samples
 
     with tempfile.TemporaryDirectory(prefix="edgekd-reference-") as folder:
         model = reference(Path(folder, "reference.onnx"))
@@ -203,7 +203,7 @@ class _Lab:
     """Measures the teacher, and shapes beside it, for one plan."""
 
     def __init__(self, folder: Path, request: dict[str, Any], open_guests: contextlib.ExitStack) -> None:
-        from edgekd.bench import Bench, reference
+        from edgekd.sizing.bench import Bench, reference
 
         self.request, self.target = request, parse_profile(request["target"], where="plan")
         self.bench = Bench(folder, self.target.threads)
@@ -214,8 +214,8 @@ class _Lab:
 
     def teacher(self) -> dict[str, Any]:
         """Build the teacher with a head of this many classes; its footprint and latency in fp32."""
-        from edgekd import models
-        from edgekd.bench import random_model, random_samples, reference_samples
+        from edgekd.sizing.bench import random_model, random_samples, reference_samples
+        from edgekd.training import models
 
         request = self.request
         shape = teacher_shape(request) or _Square(**request["architecture"])
@@ -258,7 +258,7 @@ class _Lab:
 
     def measure(self, cost: Cost, among: Candidates) -> list[Cost]:
         """The predicted shape, measured under each of the family's recipes, latency beside the teacher."""
-        from edgekd.bench import CALIBRATION, random_model, random_samples
+        from edgekd.sizing.bench import CALIBRATION, random_model, random_samples
 
         shape = make("students", among.family, **cost.shape)
         folder = Path(self.request["teacher_folder"]) if among.survey.vocabulary else None

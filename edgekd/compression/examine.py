@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from edgekd.compression.diagnose import diagnose, what_if
+from edgekd.compression.side_by_side import read
+from edgekd.compression.sqnr import Ratios
 from edgekd.core.errors import DataError, UsageError, suggestion
 from edgekd.core.profile import load_profile
 from edgekd.core.registry import make, plugin
-from edgekd.diagnose import diagnose, what_if
 from edgekd.export import outputs
 from edgekd.onboard.runner import pack, unpack
-from edgekd.side_by_side import read
-from edgekd.sqnr import Ratios
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Progress, Sample

@@ -12,9 +12,9 @@ from statistics import median
 from typing import Any
 
 from edgekd.core.errors import EdgeKDError, UsageError
-from edgekd.drawing import Axis, Mark, placed, round_step
-from edgekd.figures import spell
 from edgekd.proof import doubts, receipts
+from edgekd.report.drawing import Axis, Mark, placed, round_step
+from edgekd.report.figures import spell
 
 _LATER = {"on_target": None, "on_target_says": "", "receipts": None}  # what a report has not, or an older one
 _BULKY = ("outputs", "latency_ms", "aa_latency_ms")  # of a receipt: its file has them

@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edgekd import predictor
-from edgekd.bench import CALIBRATION, Bench, random_model, random_samples, reference, reference_samples
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host, versions
+from edgekd.sizing import predictor
+from edgekd.sizing.bench import CALIBRATION, Bench, random_model, random_samples, reference, reference_samples
 
 SHAPES = 48  # a family
 PROFILE = {"x86_64": "cpu-avx2", "aarch64": "rpi5"}  # whose quantization options the anchors are measured with

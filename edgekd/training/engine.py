@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import batches
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.quiet import hush
 from edgekd.core.store import is_whole, writing
 from edgekd.plan import Training
+from edgekd.training import batches
 
 if TYPE_CHECKING:
     import torch

@@ -15,14 +15,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import candidates, diagnose
-from edgekd.candidates import Candidate
-from edgekd.choose import PLAIN, Trial, best_so_far, objections, pareto, recipe_of
+from edgekd.compression import candidates, diagnose
+from edgekd.compression.candidates import Candidate
+from edgekd.compression.choose import PLAIN, Trial, best_so_far, objections, pareto, recipe_of
+from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits
-from edgekd.judge import Judge
 from edgekd.plan import Plan
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from edgekd.core.profile import Profile
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import plugin
 from edgekd.core.roofline import predict_latency
-from edgekd.predictor import Prediction, Predictor
+from edgekd.sizing.predictor import Prediction, Predictor
 
 SPEED_MARGIN = 1.05  # a finalist must beat min_speedup by this: medians of two runs differ by a few percent
 FINALISTS = 3

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.candidates import Candidate
-from edgekd.choose import PLAIN, Trial
+from edgekd.compression.candidates import Candidate
+from edgekd.compression.choose import PLAIN, Trial
 from edgekd.core import statistics as intervals
 from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.registry import make

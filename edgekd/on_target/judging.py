@@ -14,15 +14,15 @@ from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import asking
-from edgekd.candidates import variant_file
-from edgekd.choose import FEWEST, PLAIN, OnTarget, Trial, objections, over_budget, recipe_of
+from edgekd.compression.candidates import variant_file
+from edgekd.compression.choose import FEWEST, PLAIN, OnTarget, Trial, objections, over_budget, recipe_of
 from edgekd.core import statistics as intervals
 from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
 from edgekd.data.splits import Splits
 from edgekd.export import outputs
+from edgekd.on_target import asking
 from edgekd.plan import Plan
 
 if TYPE_CHECKING:

@@ -209,7 +209,7 @@ def _only_used_domains(graph: Any) -> None:
 
 
 def _export(plan: Plan, model_folder: Path, exporter: str, out: Path) -> Path:
-    from edgekd import models
+    from edgekd.training import models
 
     model = models.load(model_folder, plan.task)
     path: Path = make("exporters", exporter).export(model, out.parent / exporter, task=plan.task, target=plan.target)

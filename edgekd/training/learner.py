@@ -12,7 +12,7 @@ from torch import Tensor
 from edgekd.core.registry import make
 from edgekd.core.tensors import Outputs, Targets, Wanted
 from edgekd.plan import LossTerm
-from edgekd.taps import Taps
+from edgekd.training.taps import Taps
 
 
 class Learner(torch.nn.Module):

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.compression.side_by_side import Site, merge
+from edgekd.compression.sqnr import Ratios, SideBySide, decibel, noise
 from edgekd.core.errors import DataError, EdgeKDError
-from edgekd.side_by_side import Site, merge
-from edgekd.sqnr import Ratios, SideBySide, decibel, noise
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample

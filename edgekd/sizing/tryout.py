@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgekd.costs import Cost
+from edgekd.sizing.costs import Cost
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The report: what was found, composed once; its page, drawings and words."""

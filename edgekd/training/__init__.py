@@ -1,0 +1,1 @@
+"""Training: the teacher made ready, the student distilled, the loop that both share."""
