@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from dataclasses import asdict
+import tempfile
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from edgekd import golden
 from edgekd.compression.candidates import variant_file
 from edgekd.compression.choose import PLAIN
+from edgekd.core import signing
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.registry import make
-from edgekd.core.results import file_sha256, this_host
-from edgekd.core.store import storage_error, writing
+from edgekd.core.results import file_sha256
+from edgekd.core.signing import Signer
+from edgekd.core.store import storage_error, write_file, writing
 from edgekd.data.splits import Splits
 from edgekd.export import outputs
 from edgekd.onboard import verify
+from edgekd.papers import dossier, licences
 from edgekd.plan import Plan
 from edgekd.report import page
 
-SCHEMA = 1
-_EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "README.md")
+SCHEMA = 2  # of manifest.json; `onboard/verify.py` reads 1 as well
+_EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "sbom.cdx.json", "README.md")
 _READ_BY_LOADERS = (  # beside the graph; whatever else a model's folder holds stays there
     "config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.*", "merges.txt", "*.model",
@@ -32,25 +38,61 @@ _ONBOARD = {  # of edgekd/onboard: where it lies in a bundle, to be run on the d
     "machine.py": "bench/machine.py",
 }  # fmt: skip
 _PROOF_ROWS = 8
+_UNKNOWN = "0" * 64  # stands for the manifest's own hash while it is taken
 
 
 def is_finished(out: Path, plan_sha256: str) -> bool:
     """Whether `out` holds the bundle of this very plan, every file whole."""
     try:
-        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        return manifest["plan_sha256"] == plan_sha256 and not verify.changed_files(out, manifest)
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(verify.check_files(out, ignore_modes=True)["plan_sha256"] == plan_sha256)
+    except verify.Failed:
         return False
 
 
 def check_free(out: Path) -> None:
-    """Raises UsageError where `out` holds anything: nothing of the user's is ever overwritten."""
+    """Nothing is ever overwritten: raises UsageError where `out` holds anything, or a signature lies beside.
+
+    Raises StoreError where nothing can be written there.
+    """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"the output {out} is not a folder", fix="give --out a new or an empty folder")
     if out.is_dir() and any(out.iterdir()):
         raise UsageError(
             f"the output folder {out} is not empty", fix="give --out a new or an empty folder, or remove this one first"
         )
+    if os.path.lexists(signing.beside(out)):
+        raise UsageError(
+            f"{signing.beside(out)} is the signature of another bundle than is to be made",
+            fix="move it away, or give another --out",
+        )
+    there = next(path for path in Path(os.path.abspath(out)).parents if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:  # found now, not after the whole build
+        raise storage_error(error, there) from error
+
+
+def sign(out: Path, signers: Sequence[Signer]) -> None:
+    """Sign a finished bundle; signatures of other keys, if they are of this very manifest, are kept.
+
+    Raises UsageError where what lies at the signature's place is anything else, StoreError where it cannot be written.
+    """
+    if not signers:
+        return
+    place, away = signing.beside(out), "move it away, or give another --out"
+    before = signing.Envelope((out / "manifest.json").read_bytes(), ())
+    if os.path.lexists(place):
+        try:
+            there = signing.read_envelope(place)
+        except EdgeKDError as error:
+            raise UsageError(error.message, fix=away) from error
+        if there.payload != before.payload:
+            raise UsageError(f"{place} is the signature of another bundle", fix=away)
+        before = there
+    made = before.signed(signers)
+    if made != before:
+        write_file(place, made.text())
 
 
 def check_space(folders: list[Path], needed_mib: int) -> None:
@@ -83,8 +125,10 @@ def write(
             page.write(said, fresh)
             _evidence(plan, said, proof, fresh)
             _manifest(plan, said, fresh)
-            if problems := verify.changed_files(fresh, json.loads((fresh / "manifest.json").read_text("utf-8"))):
-                raise EdgeKDError(f"the bundle does not verify: {problems[0]}", fix="run the same command again")
+            _plain_modes(fresh)
+            verify.check_files(fresh)
+    except verify.Failed as error:
+        raise EdgeKDError(f"the bundle does not verify: {error}", fix="run the same command again") from error
     except OSError as error:
         raise storage_error(error, out) from error
 
@@ -105,13 +149,7 @@ def _artifact(
         shutil.copyfile(onboard / file, fresh / inside)
     plain = variant_file(variants, PLAIN)
     golden.write(plan, golden.inputs(plan, splits, folder), model, plain, golden_there, fresh / "golden")
-    licences = fresh / "LICENSES"
-    licences.mkdir()
-    (licences / "TEACHER.txt").write_text(f"{plan.teacher.name}: {plan.teacher.licence}\n", "utf-8")
-    (licences / "DATA.txt").write_text(f"{plan.data.name}: {plan.data.licence}\n", "utf-8")
-    for path in sorted(Path(plan.teacher.folder).glob("LICENSE*")) if plan.teacher.folder else ():
-        if path.is_file():
-            shutil.copyfile(path, licences / f"TEACHER-{path.name}")
+    licences.write(plan, fresh)
 
 
 def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Path) -> dict[str, Any]:
@@ -138,19 +176,7 @@ def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Path) -
 
 
 def _evidence(plan: Plan, said: dict[str, Any], proof: dict[str, Any], fresh: Path) -> None:
-    values = plan.as_dict()
-    for part in ("teacher", "data"):
-        del values[part]["source"]
-    del values["teacher"]["folder"]
-    provenance = {
-        "schema": SCHEMA, "builder": f"edgekd {plan.versions['edgekd']}", "plan_sha256": plan.digest, "plan": values,
-        "checks": proof, "host": asdict(this_host()),
-    }  # fmt: skip
-    (fresh / "provenance.json").write_text(json.dumps(provenance, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    model = next((fresh / "onnx").iterdir()).name
-    own = {"model": model, "bundle": f"{plan.name}-{plan.target.name}", "survey": asdict(plan.student.survey)}
-    card = page.render("card.md", said | own)
-    (fresh / "README.md").write_text(card, encoding="utf-8")
+    dossier.write(dossier.read(plan, said, proof, fresh, set(_EVIDENCE)))
 
 
 def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
@@ -163,8 +189,9 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
     listed = {name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for name, path in files.items()}
     manifest = {
         "schema": SCHEMA,
+        "self_sha256": _UNKNOWN,
         "name": plan.name,
-        "version": "1.0.0",
+        "version": plan.version,
         "task": plan.task,
         "model": f"onnx/{model.name}",
         "recipe": said["choice"]["recipe"],
@@ -175,4 +202,12 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
         "artifact": {"files": {name: entry for name, entry in listed.items() if name not in _EVIDENCE}},
         "evidence": {"files": {name: entry for name, entry in listed.items() if name in _EVIDENCE}},
     }  # fmt: skip
-    (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    raw = (json.dumps(manifest, indent=1) + "\n").encode()
+    own = sha256(raw).hexdigest()
+    (fresh / "manifest.json").write_bytes(raw.replace(_UNKNOWN.encode(), own.encode(), 1))
+
+
+def _plain_modes(fresh: Path) -> None:
+    """Whatever the umask and the modes of what was copied are, a bundle's are the same everywhere."""
+    for path in (fresh, *fresh.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)

@@ -81,6 +81,7 @@ class Emulated:
         key = {
             "model": file_sha256(file), "cpu": target.emulator_cpu, "threads": target.threads,
             "max_size": plan.student.survey.max_size, "versions": versions("onnxruntime", "edgekd"),
+            "task": plan.task, "data": plan.data.digest,  # whose rows it runs
         }  # fmt: skip
         place = self._stage("guest-memory", key, lambda out: measure.guest_memory(plan, splits, file, self.folder, out))
         if place is None:

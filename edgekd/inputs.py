@@ -17,7 +17,9 @@ from edgekd.data.untrained import split_untrained
 _KINDS = {".pth": "efficientnet_lite", ".pt": "efficientnet_lite", ".onnx": "onnx_model"}
 
 
-def read_teacher(source: str, task: str, target: Profile, *, compressed: bool) -> tuple[str, dict[str, Any]]:
+def read_teacher(
+    source: str, task: str, target: Profile, *, compressed: bool, allow_loops: bool = False
+) -> tuple[str, dict[str, Any]]:
     """The plug-in that knows the teacher, and what inspecting it says.
 
     Raises TeacherError or UsageError: among others where it is to be `compressed` itself and is not ready for that.
@@ -33,7 +35,10 @@ def read_teacher(source: str, task: str, target: Profile, *, compressed: bool) -
             "--student none compresses a model that is there; the teacher `labels` is yet to be trained",
             fix="give a finished model as --teacher, an .onnx file or a folder; or leave --student none out",
         )
-    found = make("teachers", kind).inspect(source, task)
+    if allow_loops and kind != "onnx_model":
+        raise UsageError(f"--allow-loops: the teacher {source} is no ONNX file", fix="leave it out")
+    given = {"allow_loops": True} if allow_loops else {}
+    found = make("teachers", kind, **given).inspect(source, task)
     if kind == "efficientnet_lite" and compressed:
         found = make("teachers", kind).whole(found)
     if kind == "onnx_model":

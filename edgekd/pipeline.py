@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import bundle, loads
-from edgekd.core import calibration
-from edgekd.core.errors import BelowAccuracy, OverLatency, OverMemory
+from edgekd.core import calibration, upkeep
+from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory
 from edgekd.core.latency import held_to
 from edgekd.core.protocols import Progress, Quiet
 from edgekd.core.quiet import hush
+from edgekd.core.signing import Signer
 from edgekd.core.store import Store
 from edgekd.data.splits import Splits
 from edgekd.emulated import Emulated
@@ -54,13 +55,23 @@ class Subject:
     confidence: dict[str, Any] | None = None
 
 
-def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progress | None = None) -> Built:
-    """Everything, from the teacher to the bundle in `out`. Finished stages are read from the store.
+def build(
+    plan: Plan, splits: Splits, store: Store, out: Path, progress: Progress | None = None,
+    signers: Sequence[Signer] = (),
+) -> Built:  # fmt: skip
+    """Everything, from the teacher to the bundle in `out`, signed with these keys. Finished stages are read.
 
-    Raises EdgeKDError, by whose exit code scripts tell which budget or floor was missed.
+    Raises EdgeKDError, by whose exit code scripts tell which budget or floor was missed. The store is kept to its cap.
     """
     hush()
     progress = progress or Quiet()
+    with upkeep.tended(store, progress.say):
+        built = _build(plan, splits, replace(store, say=progress.say), out, progress)
+    bundle.sign(out, signers)
+    return built
+
+
+def _build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progress) -> Built:
     if bundle.is_finished(out, plan.digest):
         said = page.read(out)
         if plan.target.needs_guest and not said.get("on_target") and not judging.why_not(plan):
@@ -106,7 +117,13 @@ def build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progres
     if plan.evidence:  # after the refusals: it takes long, and changes none of them
         said = composed(evidence=stages.evidence(teacher))
     progress.stage("ship: write the bundle")
-    bundle.write(plan, splits, said, subject.folder, variants, choice.name, out, golden_there=golden.result())
+    try:
+        bundle.write(plan, splits, said, subject.folder, variants, choice.name, out, golden_there=golden.result())
+    except EdgeKDError:
+        if not bundle.is_finished(out, plan.digest):
+            raise
+        progress.say("another build of the same plan wrote this bundle meanwhile, every file whole")
+        return Built(out, said["summary"], said["on_target_says"], fresh=False)
     return Built(out, said["summary"], said["on_target_says"], fresh=True)
 
 

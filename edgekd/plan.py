@@ -74,6 +74,7 @@ class TeacherPlan:
     sha256: str
     licence: str
     training: Training | None
+    checks: tuple[str, ...] = ()  # what was looked into before anything of it was loaded, in words
 
     @property
     def words(self) -> str:
@@ -164,6 +165,7 @@ class Plan:
     """Everything that decides the bundle. Options become fields; `dataclasses.replace` makes variants."""
 
     name: str
+    version: str  # of the bundle, MAJOR.MINOR.PATCH; in no stage's key, for no stage depends on it
     task: str
     target: Profile
     teacher: TeacherPlan
@@ -213,7 +215,8 @@ class Plan:
         """The key of the teacher that is trained or used."""
         own = {"training": asdict(self.teacher.training) if self.teacher.training else None}
         inputs = {"architecture": self.teacher.architecture, "max_size": self.student.survey.max_size}
-        return {"teacher": self.teacher.sha256, "data": self.data.digest, **inputs, **own, **self.training_key}
+        of = {"teacher": self.teacher.sha256, "kind": self.teacher.kind, "task": self.task, "data": self.data.digest}
+        return {**of, **inputs, **own, **self.training_key}
 
     @property
     def compresses_only(self) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import gate
+from edgekd.core import licences
+from edgekd.core import versions as bundle_versions
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.profile import Profile, load_profile
 from edgekd.core.registry import folder_name, make, names, plugin
@@ -46,6 +48,7 @@ class Options:
     data: str | None = None
     student: str | None = None
     name: str | None = None
+    version: str = "1.0.0"
     text_column: str | None = None
     image_column: str | None = None
     label_column: str | None = None
@@ -78,6 +81,7 @@ class Options:
     full: bool = False
     seed: int = 0
     threads: int | None = None
+    allow_loops: bool = False
 
 
 def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Splits]:
@@ -87,6 +91,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     """
     store = store or open_store()
     _check_numbers(options)
+    bundle_versions.numbers(options.version, where="--bundle-version")
     target = load_profile(options.target, budgets=options.budgets | _floors(options))
     task = _task(options)
     family = _family(options, task)
@@ -98,7 +103,9 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     augmentations = objective.augmentations(options.augmentations or usual, options.task)
     golden = _golden(options, task)
     teacher_source = options.teacher or demos.demo_teacher(options.task)
-    kind, found = read_teacher(teacher_source, options.task, target, compressed=compressed)
+    kind, found = read_teacher(
+        teacher_source, options.task, target, compressed=compressed, allow_loops=options.allow_loops
+    )  # fmt: skip
     gate.check(
         target, this_host().ort_version, recipes=[*target.recipes, *filter(None, [force])],
         exporters=gate.exporters(family, kind, found["architecture"]),
@@ -147,6 +154,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         )
     plan = Plan(
         name=_name(options, demo),
+        version=options.version,
         task=options.task,
         target=target,
         teacher=teacher,
@@ -155,7 +163,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
             input_column=columns[0], label_column=columns[1], labels=labels, classes=splits.classes,
             counts=splits.counts, notes=splits.notes, selection_labelled=splits.selection_labelled,
             test_labelled=splits.test_labelled, digest=splits.digest,
-            licence=demo.data_licence if demo else "not stated: the data are yours",
+            licence=demo.data_licence if demo else licences.of_data(data_source),
         ),
         student=StudentPlan(
             family=family, survey=survey, min_speedup=0.0 if compressed else options.min_speedup or MIN_SPEEDUP,

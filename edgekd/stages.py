@@ -46,16 +46,22 @@ class Stages:
 
     def stage(self, name: str, key: dict[str, Any], produce: Callable[[Path], None]) -> Path:
         """The folder that `produce` writes, or that an earlier run wrote."""
-        if self.store.has(name, key):
-            self.progress.say(f"{name}: kept from an earlier run")
-        return self.store.stage(name, key, produce)
+        return self.store.stage(
+            name, key, produce,
+            of=f"{self.plan.teacher.name}; {self.plan.data.name}",
+            kept=lambda: self.progress.say(f"{name}: kept from an earlier run"),
+        )  # fmt: skip
 
     def _long(self, name: str, key: dict[str, Any], produce: Callable[[Path, Path], None]) -> Path:
         """A stage that keeps its work on the way: `produce(out, work)`."""
         work = self.store.workspace(name, key)
-        if work.exists() and not self.store.has(name, key):
-            self.progress.say(f"{name}: goes on where it was stopped")
-        return self.stage(name, key, lambda out: produce(out, work))
+
+        def go_on(out: Path) -> None:
+            if work.exists():
+                self.progress.say(f"{name}: goes on where it was stopped")
+            produce(out, work)
+
+        return self.stage(name, key, go_on)
 
     def teacher(self) -> Path:
         """The teacher's folder: fine-tuned here, unpacked from a file, or as it was given."""
@@ -194,6 +200,7 @@ class Stages:
             "model": file_sha256(exported / "model.onnx"), "recipe": asked, "exporters": exporters,
             "target": target.as_dict(), "versions": versions("torch", "onnx", "onnxruntime", "edgekd"),
             "host": asdict(this_host()) if asked else None,
+            "data": self.plan.data.digest,  # whose rows it is held against
         }  # fmt: skip
         inputs = [row.input for row in self.splits.known]
         return self.stage(
@@ -222,7 +229,7 @@ class Stages:
                 ),
             )
         except compress.Stopped:
-            return self.store.workspace("compress", key)  # where the same command goes on
+            return self.store.hold_workspace("compress", key)  # where the same command goes on
 
     def choice(
         self, variants: Path, exported: Path, found_there: dict[str, Any] | None

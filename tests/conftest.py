@@ -69,14 +69,12 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_csv(tmp_path_factory.mktemp("data") / "things.csv", texts(600, seed=1))
 
 
-@pytest.fixture(scope="session")
-def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_teacher(folder: Path) -> Path:
     """A BERT of 4 layers x 64 with a WordPiece vocabulary, random weights: a base model."""
     import torch
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    folder = tmp_path_factory.mktemp("teacher") / "tiny-bert"
     folder.mkdir()
     trainer = BertWordPieceTokenizer()
     trainer.train_from_iterator([text for text, _ in texts(600, seed=1)] * 2, vocab_size=600, show_progress=False)
@@ -90,6 +88,12 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base model of `save_teacher`."""
+    return save_teacher(tmp_path_factory.mktemp("teacher") / "tiny-bert")
 
 
 @pytest.fixture(scope="session")

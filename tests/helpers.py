@@ -106,3 +106,9 @@ def crash() -> None:
 
 def sleep() -> None:
     time.sleep(30)
+
+
+def hoard() -> None:
+    held = []
+    while True:
+        held.append(bytearray(64 << 20))

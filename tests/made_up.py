@@ -103,7 +103,8 @@ def composed(
         data=SimpleNamespace(name="d", counts={"selection": 200, "test": len(LABELS)}, notes=(),
                              classes=() if embeds else NAMES, licence="none", selection_labelled=labelled,
                              test_labelled=tested),
-        teacher=SimpleNamespace(name="t", ready=True, licence="none", sha256="0" * 64, words="a net"),
+        teacher=SimpleNamespace(name="t", ready=True, licence="none", sha256="0" * 64, words="a net",
+                                checks=("ONNX: <parsed> & checked",)),
         min_retained=min_retained, golden="synthetic", seed=0, versions={"edgekd": "0"},
     )  # fmt: skip
     first = model(1, 4.0, 7.2)
@@ -126,7 +127,11 @@ def composed(
     return compose.compose(plan, fit if distilled else None, choice, found, measured, **given)
 
 
-CARD = {"model": "model_quantized.onnx", "bundle": "things", "survey": {"max_size": 9, "channels": 1}}
+CARD = {
+    "model": "model_quantized.onnx", "bundle": "things", "survey": {"max_size": 9, "channels": 1},
+    "front": "license: other", "purpose": "turns things into others", "limits": ["It was made up."],
+    "files": {"onnx/model_quantized.onnx": "the model"},
+}  # fmt: skip
 NONE = {"distilled": False}
 UNLABELLED = NONE | {"labelled": False, "tested": False}
 FORMS = {

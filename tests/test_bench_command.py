@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import run
-from made_bundle import Board, make_bundle, seal
+from made_bundle import Board, make_bundle, seal, write_manifest
 
 from edgekd.core import calibration
 from edgekd.core.errors import (
@@ -404,7 +404,7 @@ def test_by_hand_a_model_that_the_runtime_refuses_is_7(tmp_path):
         "size": 11,
         "sha256": hashlib.sha256(b"not a model").hexdigest(),
     }
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(bundle, manifest)
     done = by_hand(bundle)
     assert done.returncode == 7
     assert "FAILED  ONNX Runtime refuses the model: " in done.stderr

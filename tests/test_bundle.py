@@ -68,7 +68,7 @@ def _flip(path: Path) -> None:
         (lambda folder: (folder / ".hidden").write_text("x"), ".hidden: not part of the bundle"),
         (lambda folder: (folder / "report.md").write_text("all is well"), "report.md: "),
         (lambda folder: ((folder / "README.md").unlink(), (folder / "README.md").symlink_to("report.md")),
-         "README.md: a link or device"),
+         "README.md: a link, folder or device"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be used"),
     ],
 )  # fmt: skip
@@ -154,7 +154,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         plan = SimpleNamespace(
             task="any", golden="test", seed=0, student=SimpleNamespace(survey=SimpleNamespace(max_size=9)),
             teacher=SimpleNamespace(name="t", licence="none", folder=""),
-            data=SimpleNamespace(name="d", licence="none"),
+            data=SimpleNamespace(name="d", licence="none", source=""),
         )  # fmt: skip
         rows = tuple(SimpleNamespace(input=length) for length in (3, 5, 1))
         splits = SimpleNamespace(test=rows, golden=(), known=rows)

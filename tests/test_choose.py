@@ -159,3 +159,32 @@ def test_instructions_on_the_target_rank_before_this_hosts_clock():
     alone = choose([trial(on_target=there(cost=1.0)), slower_there], HERE)
     assert alone.name == "float32"
     assert alone.passed_over["dynamic_int8"] == "5.20x the instructions of float32"
+
+
+def test_a_near_tie_is_not_decided_by_the_clock():
+    """Two runs of one build on a busy machine: what ships is the same."""
+    first = [trial(speed=1.01, speed_interval=(0.99, 1.04)), int8(speed=1.0, speed_interval=(0.99, 1.02))]
+    second = [trial(speed=0.97, speed_interval=(0.93, 1.02)), int8(speed=1.0, speed_interval=(0.98, 1.03))]
+    assert choose(first, HERE).name == choose(second, HERE).name == "float32"
+    assert choose(second, HERE).passed_over["dynamic_int8"] == (
+        "not surely faster than float32: 1.00x, at least 0.98x; float32 strays by 8% from itself"
+    )
+    surely = [trial(speed=0.97, speed_interval=(0.93, 1.02)), int8(speed=1.2, speed_interval=(1.1, 1.3))]
+    assert choose(surely, HERE).name == "dynamic_int8", "faster by more than fp32 strays from itself"
+    strays = choose([trial(speed_interval=(0.7, 1.0)), surely[1]], HERE)
+    assert strays.name == "float32"
+    assert strays.passed_over["dynamic_int8"].endswith("1.20x, at least 1.10x; float32 strays by 43% from itself")
+
+
+def test_of_variants_that_timing_cannot_tell_apart_the_most_accurate_ships():
+    quick = int8(speed=2.0, speed_interval=(1.9, 2.1), drop_points=0.8)
+    careful = static(speed=1.95, speed_interval=(1.85, 2.05), drop_points=0.1)
+    plain = trial(speed_interval=(0.99, 1.01))
+    for one, other in ((2.0, 1.95), (1.95, 2.0)):  # whichever the clock favours
+        pair = [int8(speed=one, speed_interval=(one - 0.1, one + 0.1), drop_points=0.8),
+                static(speed=other, speed_interval=(other - 0.1, other + 0.1), drop_points=0.1)]  # fmt: skip
+        assert choose([plain, *pair], HERE).name == "static_int8"
+    choice = choose([plain, quick, careful], HERE)
+    assert choice.passed_over["dynamic_int8"] == "not surely faster than static_int8, nor more accurate"
+    slow = static(speed=1.7, speed_interval=(1.6, 1.8), drop_points=0.1)
+    assert choose([plain, quick, slow], HERE).name == "dynamic_int8"

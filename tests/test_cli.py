@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 HELP = {
     "help": ("--help",), "help-build": ("build", "--help"), "help-plan": ("plan", "--help"),
     "help-targets": ("targets", "--help"), "help-verify": ("verify", "--help"), "help-report": ("report", "--help"),
-    "targets-show-rpi4": ("targets", "show", "rpi4"),
+    "help-keygen": ("keygen", "--help"), "targets-show-rpi4": ("targets", "show", "rpi4"),
 }  # fmt: skip
 
 

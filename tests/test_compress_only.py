@@ -15,6 +15,7 @@ from edgekd import pipeline
 from edgekd.compression.judge import Judge
 from edgekd.core.store import Store
 from edgekd.planning import Options, make_plan
+from edgekd.proof.doubts import made
 
 EMBEDDINGS = ("--task", "feature-extraction", "--student", "none")
 
@@ -65,8 +66,7 @@ def test_its_bundle_proves_itself(forced: Path) -> None:
     assert not list(forced.glob("*.safetensors"))
     done = subprocess.run([sys.executable, forced / "verify.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    proof = json.loads((forced / "provenance.json").read_text(encoding="utf-8"))["checks"]["optimum"]
-    assert proof.startswith("ORTModelForFeatureExtraction opens it")
+    assert made(forced).checks["optimum"].startswith("ORTModelForFeatureExtraction opens it")
 
 
 def test_edgekd_diagnose_prints_what_build_found(forced: Path) -> None:

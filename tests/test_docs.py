@@ -133,3 +133,18 @@ def test_the_worked_example_runs(tmp_path, monkeypatch):
     assert 0 < value < 2
     assert student.grad.abs().sum() > 0
     assert loss(Outputs(teacher), Targets(Outputs(teacher), labels)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_every_threat_has_its_control_and_a_test_that_exists():
+    page = (ROOT / "docs" / "threats.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| threat ")]
+    assert len(rows) > 30
+    for row in rows:
+        threat, control, tests = row.strip("| ").split(" | ")
+        assert threat, row
+        assert control, row
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", tests)
+        assert named, f"{threat}: no test"
+        for file, test in named:
+            source = (ROOT / "tests" / file).read_text("utf-8")
+            assert re.search(rf"^def {test}\(", source, re.MULTILINE), f"{file} has no {test}"

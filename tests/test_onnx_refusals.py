@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -34,6 +36,7 @@ from onnx_files import (
 
 from edgekd.core.errors import RuntimeCannotLoad, TeacherError
 from edgekd.teachers import _onnx_checks
+from edgekd.teachers._onnx_inspect import look
 from edgekd.teachers.onnx_model import OnnxModel
 
 # files that are no model
@@ -56,10 +59,12 @@ def test_what_is_no_model(tmp_path, data, why):
 
 
 def test_no_file_and_no_task(tmp_path):
-    assert "is not a file" in refused(tmp_path / "absent.onnx")
-    assert "is not a file" in refused(tmp_path)
-    path = save(tmp_path, text_model())
-    assert refused(path, "text-generation") == "an ONNX file cannot be a teacher of text-generation"
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for path in (tmp_path / "absent.onnx", tmp_path, tmp_path / "pipe.onnx", Path("/dev/zero")):
+        with pytest.raises(TeacherError, match="is not a file"):
+            OnnxModel().inspect(str(path), TEXT)
+    with pytest.raises(TeacherError, match="an ONNX file cannot be a teacher of text-generation"):
+        OnnxModel().inspect(str(save(tmp_path, text_model())), "text-generation")
 
 
 @fast
@@ -94,7 +99,7 @@ def test_flipped_bits_are_taken_or_refused_and_nothing_else(tmp_path_factory, da
         whole[place // 8] ^= 1 << place % 8
     path.write_bytes(whole)
     with contextlib.suppress(TeacherError):
-        OnnxModel().inspect(str(path), task)
+        look(str(path), task)
 
 
 def test_a_second_model_appended(tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.core.errors import DataError
+from edgekd.data import hub
 from edgekd.data.read import read_file, read_tables
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
@@ -152,12 +153,27 @@ def test_parquet_that_a_dataset_wrote_gives_labels_by_name(dataset, tmp_path):
     assert [row["label"] for row in read_file(tmp_path / "a.parquet")] == ["yes", "no", None]
 
 
-def test_a_hub_id_out_of_reach_is_refused(dataset, monkeypatch):
-    def unreachable(source):
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            hub.Unknown("no such dataset"),
+            "there is no such file or folder, and on the Hugging Face hub: no such dataset",
+        ),
+        (None, "no route to someone/something"),
+    ],
+)
+def test_a_hub_id_that_is_not_to_be_had_is_refused(dataset, monkeypatch, answer, words):
+    def ask(name, kind):
+        if answer is not None:
+            raise answer
+
+    def unreadable(source):
         raise ConnectionError(f"no route to {source}\nand more")
 
-    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    monkeypatch.setattr(hub, "ask", ask)
+    monkeypatch.setattr("datasets.load_dataset", unreadable)
     with pytest.raises(DataError) as refusal:
         read_tables("someone/something")
-    assert refusal.value.message == "cannot load the data 'someone/something': no route to someone/something"
+    assert refusal.value.message == f"cannot load the data 'someone/something': {words}"
     assert refusal.value.fix.startswith("give an existing file or folder, or the id of a dataset")

@@ -132,19 +132,29 @@ def test_a_wrong_name_is_refused_with_the_nearest(kind, name, message, fix):
     assert (refusal.value.message, refusal.value.fix) == (message, fix)
 
 
-def test_a_package_outside_adds_its_own(monkeypatch):
-    point = EntryPoint("mean_squares", "fractions:Fraction", "edgekd.losses")
+@pytest.fixture
+def outside(monkeypatch):
+    """A package that adds a loss of its own, and one by the name of one of ours."""
+    points = [EntryPoint(name, "fractions:Fraction", "edgekd.losses") for name in ("mean_squares", "response")]
     caches = (registry.names, registry._outside)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "edgekd.losses" else [])
-    try:
-        for cached in caches:
-            cached.cache_clear()
-        assert set(names("losses")) >= {"hard_labels", "mean_squares", "response"}
-        assert plugin("losses", "mean-squares").__name__ == "Fraction"
-        assert "mean_squares" not in names("tasks")
-    finally:
-        for cached in caches:
-            cached.cache_clear()
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "edgekd.losses" else [])
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_a_package_outside_adds_its_own(outside):
+    assert set(names("losses")) >= {"hard_labels", "mean_squares", "response"}
+    assert plugin("losses", "mean-squares").__name__ == "Fraction"
+    assert "mean_squares" not in names("tasks")
+
+
+def test_a_package_outside_takes_the_place_of_none_of_ours_and_can_be_named(outside):
+    assert plugin("losses", "response").__module__ == "edgekd.losses.response"
+    assert registry.made_elsewhere("losses", "response") == registry.made_elsewhere("losses", "absent") == ""
+    assert registry.made_elsewhere("losses", "mean-squares") == "an unknown package"
 
 
 @pytest.mark.parametrize("module", ["edgekd", "edgekd.core.layers", "edgekd.students._images"])

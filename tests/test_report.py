@@ -205,7 +205,8 @@ def test_agreement_stands_in_one_column_where_it_is_the_metric():
     table = render("report.md", said).split("\n\n")
     assert not [part for part in table if part.startswith("| | agreement") and "agrees with teacher |" in part]
     assert "99.6% (ships)" not in render("card.md", said | CARD)
-    assert "| agreement with the teacher on 183 held-out samples | 100.0% | 99.6% |" in render("card.md", said | CARD)
+    shares = "100.0% (85.0% to 95.0%) | 99.6% (85.0% to 95.0%)"
+    assert f"| agreement with the teacher on 183 held-out samples | {shares} |" in render("card.md", said | CARD)
     assert said["summary"]["baseline"] is said["fit"] is said["prediction"] is None
     assert "of those answers are the teacher's too; of all answers 99.6% are." in said["confidence"]["says"]
 
@@ -340,3 +341,23 @@ def test_a_speedup_short_of_the_aim_is_seen():
     assert "Less than the speedup asked for" not in render("report.html", said)
     said["min_speedup"] = 12.0
     assert "Less than the speedup asked for: 10.00x on this host, 12.00x was the aim" in render("report.html", said)
+
+
+def test_what_was_looked_into_of_the_teachers_file_is_told(form):
+    _, said, texts = form
+    assert said["teacher"]["checks"] == ["ONNX: <parsed> & checked"]
+    assert "\n- ONNX: <parsed> & checked\n" in texts["report.md"]
+    assert "<li>ONNX: &lt;parsed&gt; &amp; checked</li>" in texts["report.html"]
+
+
+def test_what_a_licence_asks_is_pointed_out_and_an_older_report_still_shown(full):
+    words = "gemma (as its model card says)"
+    said = full | {"teacher": {key: value for key, value in full["teacher"].items() if key != "checks"}}
+    said |= {"data": said["data"] | {"licence": words}}
+    for name in ("report.md", "report.html", "card.md"):
+        once = render(name, said | CARD)
+        assert once.count("eep in mind of their licence") == 1, name
+        assert "eep in mind of its licence" not in once, name
+        both = render(name, said | {"teacher": said["teacher"] | {"licence": words}} | CARD)
+        assert "eep in mind of its licence" in both, name
+        assert "looked into" not in both, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,12 @@ import click
 from edgekd import __version__
 from edgekd.cli.bench import bench, compare
 from edgekd.cli.diagnose import diagnose
+from edgekd.cli.keygen import ask_passphrase, keygen
 from edgekd.cli.printing import print_json
 from edgekd.cli.report import report
+from edgekd.cli.store import store as store_commands
 from edgekd.cli.targets import targets
+from edgekd.cli.verify import verify
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +56,11 @@ _PLAN_OPTIONS = [
     click.option("--labels", type=int, metavar="N", help="Use N labels only; the other rows become unlabelled."),
     click.option("--student", metavar="FAMILY", help="The student's family; or none: the teacher itself is "
                  "compressed.  [default: the task's]"),
+    click.option("--allow-loops", is_flag=True, help="Take an .onnx teacher with loops; what a run costs is then known "
+                 "only by running it."),
     click.option("--name", help="The bundle's name.  [default: the data's]"),
+    click.option("--bundle-version", "version", default="1.0.0", show_default=True, metavar="X.Y.Z",
+                 help="Of the bundle; devices take only a greater one (verify --after)."),
     click.option("--loss", "losses", multiple=True, metavar="NAME=WEIGHT", help="With options NAME=WEIGHT,OPTION="
                  "VALUE; more than once.  [default: the task's]"),
     click.option("--temperature", type=float, help="Of all losses that have one.  [default: 2]"),
@@ -105,25 +113,38 @@ def _options(values: dict[str, Any]) -> Options:
 @cli.command()
 @plan_options
 @click.option("--out", type=click.Path(path_type=Path), help="The bundle's own folder.  [default: build/NAME-TARGET]")
+@click.option(
+    "--sign",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Sign the bundle with this private key (edgekd keygen); more than once.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def build(out: Path | None, as_json: bool, **values: Any) -> None:
+def build(out: Path | None, keys: tuple[Path, ...], as_json: bool, **values: Any) -> None:
     """Make a bundle for the target: teacher in, proven artifact out."""
     from edgekd.cli.progress import shown_on_stderr
+    from edgekd.core.keys import open_signers
     from edgekd.core.store import open_store
     from edgekd.planning import make_plan
 
-    store = open_store()
+    signers = open_signers(keys, ask_passphrase)  # first: nobody waits an hour for a key that does not open
+    store = open_store(say=partial(click.echo, err=True))
     made, splits = make_plan(_options(values), store)
     from edgekd.pipeline import build as run  # after the plan: what is refused is refused quickly
 
     with shown_on_stderr() as progress:
-        built = run(made, splits, store, out or Path("build") / f"{made.name}-{made.target.name}", progress)
+        built = run(made, splits, store, out or Path("build") / f"{made.name}-{made.target.name}", progress, signers)
+    signed = [signer.key_id for signer in signers]
     if as_json:
-        print_json({"bundle": str(built.folder), "summary": built.summary})
+        print_json({"bundle": str(built.folder), "signed_by": signed, "summary": built.summary})
         return
     from edgekd.cli import show
 
     click.echo(show.summary(built.summary, built.folder, fresh=built.fresh, on_target=built.on_target_says))
+    if signed:
+        click.echo(f"signed  {built.folder}.sig, by {', '.join(one[:16] for one in signed)}")
 
 
 @cli.command()
@@ -138,7 +159,7 @@ def plan(measure: bool, as_json: bool, **values: Any) -> None:
     from edgekd.planning import make_plan
     from edgekd.sizing.fitting import fit
 
-    store = open_store()
+    store = open_store(say=partial(click.echo, err=True))
     made, _ = make_plan(_options(values), store)
     if not as_json:
         click.echo(show.plan(made))
@@ -178,18 +199,10 @@ def doctor(fix: str | None, as_json: bool) -> None:
         click.echo(show.doctor(found))
 
 
-@cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-def verify(bundle: Path) -> None:
-    """Check a bundle's files and its golden vectors, as its own verify.py does."""
-    from edgekd.onboard.verify import main as check
-
-    if not (bundle / "manifest.json").is_file():
-        raise UsageError(f"{bundle} is no bundle: it has no manifest.json", fix="give the folder that build wrote")
-    sys.exit(check(bundle.resolve()))
-
-
+cli.add_command(verify)
+cli.add_command(keygen)
 cli.add_command(report)
+cli.add_command(store_commands)
 
 
 def main() -> None:

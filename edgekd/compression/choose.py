@@ -80,6 +80,16 @@ class Trial:
         return self.pace if self.counted or not self.speed_interval else self.speed_interval[0]
 
     @property
+    def at_most(self) -> float:
+        """The pace that it may have."""
+        return self.pace if self.counted or not self.speed_interval else max(self.pace, self.speed_interval[1])
+
+    @property
+    def noise(self) -> float:
+        """Of fp32: how far its own speed over itself strays from 1, what another must be faster by to be so surely."""
+        return max(self.at_most, 1 / self.surely) if self.speed_interval and not self.counted else self.pace
+
+    @property
     def pace_says(self) -> str:
         """Its pace in words."""
         return (
@@ -129,6 +139,8 @@ def over_budget(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], 
 def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -> Choice:
     """The fastest variant that nothing stands against; fp32 unless a quantized one is surely faster or alone fits.
 
+    Faster is what timing shows beyond its noise. Of variants that timing cannot tell apart from the fastest the most
+    accurate ships: accuracy repeats from build to build, the clock's last percents do not.
     `force` names a recipe that ships whatever stands against it: its fastest variant, told with what it breaks.
     Raises the error of the objection that the best candidate fails by, where none is left.
     """
@@ -147,8 +159,8 @@ def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -
             fix=_way_out(kind, target.name),
         )
     plain = next((trial for trial in eligible if trial.name == PLAIN), None)
-    faster = [trial for trial in eligible if plain is None or trial.surely > plain.pace]
-    best = max(faster, key=lambda trial: trial.pace) if faster else plain
+    faster = [trial for trial in eligible if plain is None or trial.surely > plain.noise]
+    best = _of_the_fastest(faster) if faster else plain
     assert best is not None
     for trial in eligible:
         if trial.name != best.name:
@@ -160,6 +172,13 @@ def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -
     else:
         why = f"{best.pace_says} at {best.judged.drop_points:+.1f} points lost"
     return Choice(best.name, why, passed_over)
+
+
+def _of_the_fastest(trials: Sequence[Trial]) -> Trial:
+    """The most accurate of those that may be as fast as the fastest."""
+    fastest = max(trials, key=lambda trial: trial.pace)
+    level = [trial for trial in trials if trial.at_most >= fastest.surely or trial.pace == fastest.pace]
+    return max(level, key=lambda trial: (-trial.judged.drop_points, trial.judged.agreement, -trial.artifact_mib))
 
 
 def pareto(trials: Sequence[Trial]) -> tuple[str, ...]:
@@ -203,7 +222,7 @@ def _forced(
             why.setdefault(trial.name, f"{best.name} was forced")
     against = tuple(text for _, text in standing[best.name])
     plain = next((trial for trial in trials if trial.name == PLAIN), best)
-    if best.surely <= plain.pace and best is not plain:
+    if best.surely <= plain.noise and best is not plain:
         against += (f"is not surely faster than fp32: {best.pace_says}",)
     told = f"forced against: {'; '.join(against)}" if against else "forced; nothing stands against it"
     why.pop(best.name, None)
@@ -213,8 +232,11 @@ def _forced(
 def _slower(trial: Trial, best: Trial) -> str:
     if trial.counted and best.counted:
         return f"{best.pace / trial.pace:.2f}x the instructions of {best.name}"
+    if best.name != PLAIN and trial.at_most >= best.surely and (trial.speed_interval or best.speed_interval):
+        return f"not surely faster than {best.name}, nor more accurate"
     if trial.pace > best.pace:
-        return f"not surely faster than {best.name}: {trial.pace:.2f}x, at least {trial.surely:.2f}x"
+        noise = f"; {best.name} strays by {best.noise - 1:.0%} from itself" if trial.surely > best.pace else ""
+        return f"not surely faster than {best.name}: {trial.pace:.2f}x, at least {trial.surely:.2f}x{noise}"
     return f"{best.pace / trial.pace:.2f}x slower than {best.name}"
 
 

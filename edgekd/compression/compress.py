@@ -20,6 +20,7 @@ from edgekd.compression.candidates import Candidate
 from edgekd.compression.choose import PLAIN, Trial, best_so_far, objections, pareto, recipe_of
 from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.files import write_file
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits
@@ -157,9 +158,7 @@ class _Search:
             "best": best_so_far(found, self.plan.target, self.plan.force),
             "stopped": stopped,
         }
-        fresh = self.work / f"{TRIALS}.new"
-        fresh.write_text(json.dumps(said, indent=1), encoding="utf-8")
-        os.replace(fresh, self.work / TRIALS)
+        write_file(self.work / TRIALS, json.dumps(said, indent=1))
 
     def _mend(self, base: Candidate) -> None:
         """Leave ever more places in float until nothing stands against it; then as few as will do.

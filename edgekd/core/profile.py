@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from reprlib import Repr
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})  # x86 instructions that sum products of 8-bit values in 32 bits
 
+_LARGEST = 64 << 10  # bytes of a profile's file: a shipped one has three thousand
 MODEST_MHZ = 1000  # a guess where no source names the clock; used for predictions only
 _SHARE_MIB, _SHARES = 64, 32  # of a machine's memory one process gets a thirty-second, and no more than 64 MiB
 # QEMU's name for a core; it knows no Cortex-A78AE before its release 8, and a Cortex-A76 has the same instruction sets
 _EMULATED = {name: name for name in ("cortex-a53", "cortex-a72", "cortex-a76")} | {"cortex-a78ae": "cortex-a76"}
+
+_shown = Repr()  # a value in an error: a few lines of YAML, by aliases of aliases, can stand for gigabytes
+_shown.maxlevel, _shown.maxlist, _shown.maxdict, _shown.maxstring, _shown.maxother = 2, 4, 4, 80, 80
 
 Megabytes = Annotated[float, Field(gt=0, le=1 << 22)]
 Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
@@ -197,7 +202,11 @@ def load_profile(target: str, *, budgets: dict[str, float] | None = None) -> Pro
             )
         path = targets_folder() / f"{target}.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            raw = stream.read(_LARGEST + 1)
+        if len(raw) > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+        values = yaml.safe_load(raw.decode("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
@@ -241,7 +250,7 @@ def _problem(detail: Any) -> str:
         return f"missing key {key!r}"
     if detail["type"] == "value_error":
         return str(detail["msg"]).removeprefix("Value error, ")
-    return f"{key} is {detail['input']!r}: {detail['msg'].lower()}"
+    return f"{key} is {_shown.repr(detail['input'])}: {detail['msg'].lower()}"
 
 
 def probe_local() -> dict[str, Any]:

@@ -75,8 +75,8 @@ class Protocol(_Strict):
     """How latency was timed."""
 
     name: Literal["quick", "full"]
-    processes: int
-    rounds: int
+    processes: Annotated[int, Field(ge=1, le=1000)]
+    rounds: Annotated[int, Field(ge=1, le=1000)]
     samples: Annotated[int, Field(ge=1, le=100)]
 
 

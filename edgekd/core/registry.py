@@ -1,7 +1,8 @@
 """The folder is the registry: `losses/response.py` holds `Response`.
 
 Listing a folder names the choices without importing them (nor torch), so that a wrong name is refused
-while planning. Packages outside edgekd add theirs through entry points of the group `edgekd.KIND`.
+while planning. Packages outside edgekd add theirs through entry points of the group `edgekd.KIND`; they take the name
+of none of ours.
 """
 
 from __future__ import annotations
@@ -29,11 +30,24 @@ def _outside(kind: str) -> dict[str, EntryPoint]:
 
 
 @cache
+def _inside(kind: str) -> frozenset[str]:
+    folder = Path(__file__).parents[1] / kind
+    return frozenset(info.name for info in pkgutil.iter_modules([str(folder)]) if not info.name.startswith("_"))
+
+
+@cache
 def names(kind: str) -> tuple[str, ...]:
     """The names of all plug-ins of a kind, sorted; imports none of them."""
-    folder = Path(__file__).parents[1] / kind
-    inside = {info.name for info in pkgutil.iter_modules([str(folder)]) if not info.name.startswith("_")}
-    return tuple(sorted(inside | set(_outside(kind))))
+    return tuple(sorted(_inside(kind) | set(_outside(kind))))
+
+
+def made_elsewhere(kind: str, name: str) -> str:
+    """The package and release that adds the plug-in of that name: `their-losses 1.2`; empty for one of ours."""
+    spelled = folder_name(name)
+    if spelled in _inside(kind) or spelled not in _outside(kind):
+        return ""
+    dist = _outside(kind)[spelled].dist
+    return f"{dist.name} {dist.version}" if dist else "an unknown package"
 
 
 def plugin(kind: str, name: str) -> type[Any]:
@@ -42,7 +56,7 @@ def plugin(kind: str, name: str) -> type[Any]:
     if spelled not in names(kind):
         shown = [choice.replace("_", "-") if "-" in name or kind == "tasks" else choice for choice in names(kind)]
         raise UsageError(f"there is no {_SINGULAR.get(kind, kind[:-1])} called {name!r}", fix=suggestion(name, shown))
-    if spelled in _outside(kind):
+    if spelled not in _inside(kind):
         loaded: type[Any] = _outside(kind)[spelled].load()
         return loaded
     module = importlib.import_module(f"edgekd.{kind}.{spelled}")

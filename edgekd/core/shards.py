@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import StoreError
+from edgekd.core.files import write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,6 @@ _SCHEMA = 1
 _DTYPES = {"F16": "float16", "F32": "float32", "I32": "int32", "I64": "int64"}  # safetensors' names: NumPy's
 _BYTES = {"F16": 2, "F32": 4, "I32": 4, "I64": 8}
 _SIZES = ".sizes"
-_NEW = ".new"
 _HEADER_MOST = 100 << 20  # bytes: what safetensors itself accepts
 
 
@@ -41,7 +41,7 @@ class Writer:
         self.folder, self.rows_per_shard = folder, rows_per_shard
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INDEX).unlink(missing_ok=True)
-        for litter in folder.glob(f"*{_NEW}"):
+        for litter in folder.glob(".*.new-*"):  # of a killed writer: there is one at a time
             litter.unlink()
         self._shards, self._layout = _whole_shards(folder)
         for damaged in sorted(folder.glob("*.safetensors"))[len(self._shards) :]:
@@ -72,7 +72,7 @@ class Writer:
             self._write()
         names = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in sorted(self._layout.items())}
         index = {"schema": _SCHEMA, "rows": self.done, "shards": self._shards, "names": names}
-        _replace(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
+        write_file(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
 
     def _write(self) -> None:
         import numpy as np
@@ -87,7 +87,7 @@ class Writer:
             else:
                 tensors |= {name: np.concatenate(values), f"{name}{_SIZES}": sizes}
         content = save(tensors, metadata={"rows": str(len(self._rows))})
-        _replace(self.folder / _shard_name(len(self._shards)), content)
+        write_file(self.folder / _shard_name(len(self._shards)), content)
         self._shards.append(len(self._rows))
         self._rows = []
 
@@ -222,8 +222,12 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
         size = struct.unpack("<Q", stream.read(8))[0]
         if size > min(_HEADER_MOST, file.stat().st_size):
             raise ValueError("its header is longer than the file")
-        header: dict[str, Any] = json.loads(stream.read(size))
-    ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
+        raw = stream.read(size)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
+    except (RecursionError, AttributeError, IndexError) as error:
+        raise ValueError(f"its header is none: {error}") from error
     if 8 + size + max(ends, default=0) != file.stat().st_size:
         raise ValueError("it is cut short, or has bytes that no tensor owns")
     return header, 8 + size
@@ -267,21 +271,6 @@ def _whole_shards(folder: Path) -> tuple[list[int], dict[str, tuple[str, tuple[i
 
 def _shard_name(number: int) -> str:
     return f"{number:05}.safetensors"
-
-
-def _replace(place: Path, content: bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old state or the new one."""
-    fresh = place.with_name(f"{place.name}{_NEW}")
-    with fresh.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(fresh, place)
-    handle = os.open(place.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unusable(file: Path, why: str) -> StoreError:

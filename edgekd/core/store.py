@@ -3,162 +3,223 @@
 A result is written to a fresh folder beside its place, its files are hashed and flushed, and it is moved
 into place by one rename: a kill at any moment leaves the old state or the new one. Reading hashes the
 files again, so that a damaged entry is made anew rather than used.
+
+Beside an entry `KEY` may lie `KEY.lock`, held by the process that makes it; `KEY.work`, what a long stage keeps on
+the way; `KEY.using`, held by those who read that. Who reads an entry holds its seal, until it ends: nobody removes
+what is held (see `upkeep`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import glob
-import json
+import fcntl
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_dir
 
-from edgekd.core.errors import StoreError
-from edgekd.core.results import digest, file_sha256
+from edgekd.core.files import make_folder, storage_error, sweep, write_file, writing
+from edgekd.core.results import digest, versions
+from edgekd.core.seals import FORMAT, SEAL, damage, is_whole
 
-_SEAL = ".seal.json"  # the entry's file list with hashes: written last, checked first
+__all__ = ["Store", "is_whole", "open_store", "storage_error", "sweep", "write_file", "writing"]
+
+EDGEKD = versions("edgekd")["edgekd"]  # whose entries these are
+WORK, LOCK, USING = ".work", ".lock", ".using"
+_PATIENCE_S = 1.5  # that a second build waits in silence
+
+
+class Uses:
+    """What this process reads of a store: its files stay locked, shared with other readers, as long as this lives."""
+
+    def __init__(self) -> None:
+        self._held: dict[Path, int] = {}
+        self._turn = threading.Lock()
+
+    def hold(self, file: Path) -> bool:
+        """Hold a file until the end; False where it is not there. Where nothing can be locked it is only there."""
+        while True:
+            try:
+                handle = os.open(file, os.O_RDONLY)
+            except FileNotFoundError:
+                return False
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_SH)  # a remover holds it for the time of a rename
+            try:
+                if os.path.samestat(os.fstat(handle), file.stat()):
+                    break
+            except FileNotFoundError:
+                pass
+            os.close(handle)
+        with self._turn:
+            before = self._held.pop(file, None)
+            self._held[file] = handle
+        if before is not None:
+            os.close(before)
+        return True
+
+    def holds(self, file: Path) -> bool:
+        """Whether it is held already."""
+        return file in self._held
+
+    def __del__(self) -> None:
+        for handle in self._held.values():
+            os.close(handle)
+
+
+_OURS = Uses()  # whoever opens the user's store, however often
+
+
+def _silent(line: str) -> None:
+    """Who does not listen."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """Stage results under `root`. Two builds may share one: a lock per key lets the second wait and read."""
+    """Stage results under `root`. Builds may share one: a lock per key lets the others wait and read.
+
+    `say` takes a line for the user. Where it is not for `every_version`, each version of edgekd has entries of its own.
+    """
 
     root: Path
+    say: Callable[[str], None] = field(default=_silent, compare=False, repr=False)
+    every_version: bool = False
+    _uses: Uses = field(default_factory=Uses, compare=False, repr=False)
 
-    def stage(self, name: str, key: Mapping[str, Any], produce: Callable[[Path], None]) -> Path:
+    def stage(
+        self, name: str, key: Mapping[str, Any], produce: Callable[[Path], None], *,
+        of: str = "", kept: Callable[[], None] = lambda: None,
+    ) -> Path:  # fmt: skip
         """The folder of the stage's result: read where it is whole, else made by `produce(folder)`.
 
-        `key` must hold everything that the result depends on. Raises StoreError where the disk is full or
-        the store cannot be written; whatever `produce` raises passes through, and leaves nothing behind.
+        `key` must hold everything that the result depends on; `of` says it in a few words; `kept()` is called, once,
+        where an earlier run had made it. Raises StoreError where the disk is full or the store cannot be written;
+        whatever else `produce` raises passes through, and leaves nothing behind.
         """
-        from filelock import FileLock
-
-        place = self.path(name, key)
+        place, whole_key = self.path(name, key), self._key(key)
+        waited = False
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{place}.lock"):
-                if not is_whole(place):
-                    with writing(place) as fresh:
-                        produce(fresh)
-                shutil.rmtree(self.workspace(name, key), ignore_errors=True)
+            while True:
+                known, before = self._uses.holds(place / SEAL), _identity(place / SEAL)
+                if self._reads(place, whole_key):
+                    if waited:
+                        self.say(f"{name}: another build has made it")
+                    elif not known:
+                        kept()
+                    return place
+                make_folder(place.parent)
+                with self._making(name, place) as also_waited:
+                    waited = waited or also_waited
+                    if _identity(place / SEAL) != before:  # made meanwhile: all who waited read it at once
+                        waited = True
+                        continue
+                    if waited:
+                        self.say(f"{name}: the other build ended without it; made here")
+                    self._make(place, whole_key, name, produce, of)
+                    shutil.rmtree(self.workspace(name, key), ignore_errors=True)
+                    return place
         except OSError as error:
             raise storage_error(error, self.root) from error
-        return place
+
+    def _make(self, place: Path, key: str, name: str, produce: Callable[[Path], None], of: str) -> None:
+        if os.path.lexists(place):
+            self.say(f"{name}: what was kept is damaged ({self._damage(place, key)}); made anew")
+        with writing(place, says={"key": key, "edgekd": EDGEKD, "of": of}) as fresh:
+            produce(fresh)
+        self._uses.hold(place / SEAL)
 
     def path(self, name: str, key: Mapping[str, Any]) -> Path:
         """Where the result of this stage and key lies, made or not."""
-        return self.root / name / digest(key)[:32]
+        return self.root / name / self._key(key)[:32]
 
     def workspace(self, name: str, key: Mapping[str, Any]) -> Path:
         """A folder for what a long stage keeps of itself on the way: it outlives a kill, and goes with the result."""
-        return self.path(name, key).with_suffix(".work")
+        return self.path(name, key).with_suffix(WORK)
+
+    def hold_workspace(self, name: str, key: Mapping[str, Any]) -> Path:
+        """The same, for a stage that was stopped and is read from there: nobody sweeps it while this process lives."""
+        using = self.path(name, key).with_suffix(USING)
+        with contextlib.suppress(OSError):
+            using.touch()
+            self._uses.hold(using)
+        return self.workspace(name, key)
 
     def has(self, name: str, key: Mapping[str, Any]) -> bool:
         """Whether a whole result is there."""
-        return is_whole(self.path(name, key))
+        return self._damage(self.path(name, key), self._key(key)) is None
 
+    def _key(self, key: Mapping[str, Any]) -> str:
+        """Two versions of edgekd, or of the store's format, on one store never meet."""
+        return digest(key if self.every_version else {"key": key, "edgekd": EDGEKD, "store": FORMAT})
 
-def open_store() -> Store:
-    """`$EDGEKD_STORE`, else the user's cache folder."""
-    return Store(Path(os.environ.get("EDGEKD_STORE") or user_cache_dir("edgekd")).expanduser().absolute())
+    def _damage(self, place: Path, key: str) -> str | None:
+        return damage(place, None if self.every_version else key)  # seals of old knew no keys
 
-
-def is_whole(place: Path) -> bool:
-    """Whether the entry's files are just those that were written, byte for byte."""
-    try:
-        seal = json.loads((place / _SEAL).read_text(encoding="utf-8"))
-        return bool(seal == _contents(place))
-    except (OSError, ValueError):
-        return False
-
-
-def _contents(folder: Path) -> dict[str, str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _SEAL)
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
-
-
-class writing:  # noqa: N801 (reads as a verb: `with writing(place) as folder`)
-    """A fresh folder that takes `place` at once when the block ends well, and vanishes when it does not."""
-
-    def __init__(self, place: Path, *, seal: bool = True) -> None:
-        self.place, self.seal = place, seal
-
-    def __enter__(self) -> Path:
-        self.place.parent.mkdir(parents=True, exist_ok=True)
-        sweep(self.place)
-        self.fresh = Path(tempfile.mkdtemp(prefix=f".{self.place.name}.new-{os.getpid()}-", dir=self.place.parent))
-        self.fresh.chmod(0o755)
-        return self.fresh
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.fresh, ignore_errors=True)
-            return
+    def _reads(self, place: Path, key: str) -> bool:
+        """Whether a whole result is there, then held as long as this store is, and noted as used now."""
+        seal = place / SEAL
         try:
-            if self.seal:
-                seal = json.dumps(_contents(self.fresh), indent=1)
-                (self.fresh / _SEAL).write_text(seal, encoding="utf-8")
-            for path in (*self.fresh.rglob("*"), self.fresh):
-                _flush(path)
-            if self.place.exists():
-                shutil.rmtree(self.place)
-            os.replace(self.fresh, self.place)
-            _flush(self.place.parent)
-        except BaseException:
-            shutil.rmtree(self.fresh, ignore_errors=True)
-            raise
+            if not self._uses.hold(seal):
+                return False
+        except OSError:  # what cannot be opened is damaged
+            return False
+        if self._damage(place, key) is not None:
+            return False
+        with contextlib.suppress(OSError):  # a store that can only be read
+            os.utime(seal)
+        return True
+
+    @contextlib.contextmanager
+    def _making(self, name: str, place: Path) -> Iterator[bool]:
+        """Alone with the key within the block. True where another process had it first."""
+        from filelock import FileLock, Timeout
+
+        lock, waits_for = FileLock(f"{place}{LOCK}"), None
+        while True:
+            try:
+                lock.acquire(timeout=_PATIENCE_S)
+                break
+            except Timeout:
+                holder = _holder(place)
+                if holder != waits_for:
+                    self.say(f"{name}: waits for another build that makes it{holder}")
+                waits_for = holder
+        try:
+            with contextlib.suppress(OSError):  # only who waits would miss it
+                Path(f"{place}{LOCK}").write_text(f"{os.getpid()} {socket.gethostname()}", encoding="utf-8")
+            yield waits_for is not None
+        finally:
+            if not any(map(os.path.lexists, (place, place.with_suffix(WORK)))):
+                with contextlib.suppress(OSError):  # of nothing: who waits for it takes a new one
+                    os.unlink(f"{place}{LOCK}")
+            lock.release()
 
 
-def write_file(place: Path, text: str) -> None:
-    """Write a file, its folder too, by one rename: a kill at any moment leaves the old one or the new one.
-
-    Raises StoreError where that cannot be.
-    """
-    fresh = place.with_name(f".{place.name}.new-{os.getpid()}")
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file lies there; None where none does."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8")
-        _flush(fresh)
-        os.replace(fresh, place)
-    except OSError as error:
-        raise storage_error(error, place) from error
-    finally:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
+        state = os.stat(file)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
-def sweep(place: Path) -> None:
-    """Remove what killed writers of this place left behind; a living writer's folder stays."""
-    for litter in place.parent.glob(f".{glob.escape(place.name)}.new-*"):
-        writer = litter.name.rpartition(".new-")[2].split("-")[0]
-        if not (writer.isdigit() and Path(f"/proc/{writer}").exists()):
-            shutil.rmtree(litter, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _holder(place: Path) -> str:
+    """Who holds a key's lock, as far as that is known."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        number, _, host = Path(f"{place}{LOCK}").read_text(encoding="utf-8").partition(" ")
+    except (OSError, ValueError):
+        return ""
+    return f" (process {number} on {host})" if number.isdigit() and host else ""
 
 
-def storage_error(error: OSError, where: Path) -> StoreError:
-    """A disk's error as a user can act on it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
-            f"no space left while writing under {where}",
-            fix="free some space, or point $EDGEKD_STORE and --out to a larger disk; what was finished is kept",
-        )
-    return StoreError(
-        f"cannot use {error.filename or where}: {error.strerror or error}",
-        fix="make it readable and writable, or point $EDGEKD_STORE and --out elsewhere",
-    )
+def open_store(say: Callable[[str], None] = _silent) -> Store:
+    """`$EDGEKD_STORE`, else the user's cache folder. What is read through it is held until the process ends."""
+    root = Path(os.environ.get("EDGEKD_STORE") or user_cache_dir("edgekd")).expanduser().absolute()
+    return Store(root, say, _uses=_OURS)

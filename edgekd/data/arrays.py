@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import math
 import re
 import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import DataError
+from edgekd.data.limits import MOST_BYTES, check_plain
 from edgekd.data.read import Table
 
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_BYTES = 8 << 30  # of one array, as its header declares it
+# what a damaged archive of arrays raises; RuntimeError where it is encrypted, or packed in a way that Python has not
+BROKEN = (
+    OSError, ValueError, EOFError, RuntimeError, SyntaxError, TypeError, KeyError, struct.error, zipfile.BadZipFile,
+    zlib.error, lzma.LZMAError, tokenize.TokenError,
+)  # fmt: skip
 _IDX = {"train": "train", "t10k": "test", "test": "test", "validation": "validation"}
 _IDX_NAME = re.compile(r"(train|t10k|test|validation)-images[-.]idx3-ubyte(\.gz)?")
 _NPZ = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
@@ -48,6 +56,7 @@ def read_npz(path: Path) -> dict[str, Table]:
     """
     import numpy as np
 
+    check_plain(path)
     try:
         with zipfile.ZipFile(path) as archive:
             headers = {name.removesuffix(".npy"): declared_shape(archive, name, path) for name in archive.namelist()}
@@ -64,11 +73,15 @@ def read_npz(path: Path) -> dict[str, Table]:
         with np.load(path, allow_pickle=False) as arrays:
             for split, (values, labels) in found.items():
                 tables[split] = _rows(arrays[values], arrays[labels] if labels in headers else None, path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"cannot read {path}: {str(error).splitlines()[0]}", fix="write it again with numpy.savez_compressed"
-        ) from error
+    except BROKEN as error:
+        raise unreadable(path, error) from error
     return tables
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """The error of an archive that is damaged, or none."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(f"cannot read {path}: {reason}", fix="write it again with numpy.savez_compressed")
 
 
 def declared_shape(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
@@ -96,6 +109,7 @@ def _idx(path: Path, dimensions: int) -> np.ndarray[Any, Any]:
     """An IDX file of bytes (yann.lecun.com/exdb/mnist). Raises DataError where it is not what its header says."""
     import numpy as np
 
+    check_plain(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             magic, *shape = struct.unpack(f">{1 + dimensions}I", stream.read(4 + 4 * dimensions))
@@ -107,7 +121,7 @@ def _idx(path: Path, dimensions: int) -> np.ndarray[Any, Any]:
             raise ValueError(
                 f"its header declares {count:,} bytes, it holds {'more' if len(raw) > count else len(raw)}"
             )
-    except (OSError, ValueError, EOFError, struct.error) as error:
+    except (OSError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise DataError(f"{path} is no IDX file: {error}", fix="fetch the file again") from error
     return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
 

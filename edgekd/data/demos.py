@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from edgekd.core.errors import UsageError
+from edgekd.core.results import file_sha256
 from edgekd.core.store import Store
 from edgekd.data.arrays import read_idx
 
@@ -96,7 +97,7 @@ def demo_data(task: str, store: Store) -> str:
         return str(source)
     write, name = _WRITERS[task]
     files = [source] if source.is_file() else sorted(source.iterdir())
-    key = {"task": task, "sizes": [file.stat().st_size for file in files]}
+    key = {"task": task, "files": [file_sha256(file) for file in files]}
     return str(store.stage("demo-data", key, lambda to: write(source, to)) / name)
 
 

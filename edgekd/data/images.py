@@ -10,7 +10,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import DataError
 from edgekd.core.protocols import Augmentation
+from edgekd.core.results import versions
 from edgekd.core.store import Store, open_store
 from edgekd.data.arrays import is_idx_folder, read_idx, read_npz
 from edgekd.data.columns import find_column
-from edgekd.data.read import READERS, SPLIT_NAMES, Table, read_tables
+from edgekd.data.limits import MOST_IMAGE_BYTES, is_plain, shown
+from edgekd.data.read import READERS, SPLIT_NAMES, NotedTable, Table, read_tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,14 +36,6 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others call p
 MOST_PIXELS = 50_000_000
 MAX_BROKEN = 0.05  # of the files, before we refuse
 COLUMN_NAMES = ("image", "img", "image_path", "path", "file", "file_name", "filename", "pixels")
-
-
-class ImageTable(list[dict[str, Any]]):
-    """Rows, and in words what was left out of them."""
-
-    def __init__(self, rows: Iterable[dict[str, Any]], notes: tuple[str, ...] = ()) -> None:
-        super().__init__(rows)
-        self.notes = notes
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ if TYPE_CHECKING:
     AnyImage = ImageFile | ChangedImage | np.ndarray[Any, Any]
 
 
-def read_images(source: str, *, column: str | None = None, store: Store | None = None) -> dict[str, ImageTable]:
+def read_images(source: str, *, column: str | None = None, store: Store | None = None) -> dict[str, NotedTable]:
     """Tables by split, or one called `all`. `column` names the images' column where `source` is a table.
 
     Raises DataError for a source that holds no images, or more than 5% that cannot be decoded; up to that they are
@@ -77,9 +71,9 @@ def read_images(source: str, *, column: str | None = None, store: Store | None =
     """
     path = Path(source).expanduser()
     if path.suffix == ".npz":
-        return {split: ImageTable(rows) for split, rows in read_npz(path).items()}
+        return {split: NotedTable(rows) for split, rows in read_npz(path).items()}
     if path.is_dir() and is_idx_folder(path):
-        return {split: ImageTable(rows) for split, rows in read_idx(path).items()}
+        return {split: NotedTable(rows) for split, rows in read_idx(path).items()}
     store = store or open_store()
     if path.is_dir() and not _holds_tables(path):
         found = {split: ("image", table) for split, table in _folders(path).items()}
@@ -141,8 +135,10 @@ def _opened(source: Path | bytes) -> Image:
                     raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
                 turned: Image.Image = ImageOps.exif_transpose(image)
                 turned.load()
-        except (Image.DecompressionBombError, SyntaxError) as error:  # PIL's word for a broken header
-            raise ValueError(str(error)) from error
+        except (OSError, ValueError, MemoryError):
+            raise
+        except Exception as error:  # a damaged image fails in every way that PIL's parsers know
+            raise ValueError(str(error) or type(error).__name__) from error
     if turned.mode.startswith("I"):  # 16 bits, which PIL would cut at 255
         return Image.fromarray((np.asarray(turned).clip(0, 65535) // 257).astype(np.uint8))
     if turned.mode == "F":
@@ -200,14 +196,14 @@ def _with_paths(table: Table, column: str | None, source: str, root: Path) -> tu
             cell = root / cell
         if not isinstance(cell, Path | bytes):
             raise DataError(
-                f"{source}, row {number}: the image column {found!r} holds {cell!r}",
+                f"{source}, row {number}: the image column {found!r} holds {shown(cell)}",
                 fix="remove rows without an image, or name another column with --image-column",
             )
         rows.append(row | {found: cell})
-    return found, rows
+    return found, NotedTable(rows, getattr(table, "notes", ()))
 
 
-def _checked(tables: dict[str, tuple[str, Table]], source: str, store: Store) -> dict[str, ImageTable]:
+def _checked(tables: dict[str, tuple[str, Table]], source: str, store: Store) -> dict[str, NotedTable]:
     """The tables with an ImageFile in place of each path or bytes; what cannot be decoded is left out and counted."""
     cells = [row[column] for column, table in tables.values() for row in table]
     facts = iter(_facts(cells, store))
@@ -220,7 +216,8 @@ def _checked(tables: dict[str, tuple[str, Table]], source: str, store: Store) ->
                 broken.append((row[column], fact["error"]))
             else:
                 kept.append(row | {column: ImageFile(row[column], **fact)})
-        checked[split] = ImageTable(kept, _notes(broken, len(table), source))
+        noted = tuple(getattr(table, "notes", ()))
+        checked[split] = NotedTable(kept, (*noted, *_notes(broken, len(table), source)))
     return checked
 
 
@@ -240,7 +237,7 @@ def _notes(broken: Sequence[tuple[Path | bytes, str]], total: int, source: str) 
 
 def _facts(cells: Sequence[Path | bytes], store: Store) -> list[dict[str, Any]]:
     """What decoding says of each image; kept in the store under the files' names, sizes and times."""
-    key = {"images": [_stamp(cell) for cell in cells], "pixels": MOST_PIXELS}
+    key = {"images": [_stamp(cell) for cell in cells], "pixels": MOST_PIXELS, "versions": versions("pillow")}
 
     def produce(out: Path) -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside Python's lock
@@ -253,19 +250,28 @@ def _facts(cells: Sequence[Path | bytes], store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def _stamp(cell: Path | bytes) -> tuple[str, int, int]:
+def _stamp(cell: Path | bytes) -> tuple[str, ...]:
+    """What tells an image from another without reading it; ctime and inode cannot be set back by whoever copies it."""
     if isinstance(cell, bytes):
-        return sha256(cell).hexdigest(), len(cell), 0
+        return (sha256(cell).hexdigest(),)
     try:
         state = cell.stat()
-    except OSError:
-        return str(cell), -1, 0
-    return str(cell.absolute()), state.st_size, state.st_mtime_ns
+    except (OSError, ValueError):
+        return (str(cell),)
+    return str(cell.absolute()), *map(str, (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+
+
+def _raw(file: Path) -> bytes:
+    """The file's bytes. Raises ValueError for a pipe or a device, which would never end, and for too many; OSError."""
+    size = file.stat().st_size
+    if not is_plain(file) or size > MOST_IMAGE_BYTES:
+        raise ValueError(f"it is no plain file of at most {MOST_IMAGE_BYTES >> 20} MiB")
+    return file.read_bytes()
 
 
 def _fact(cell: Path | bytes) -> dict[str, Any]:
     try:
-        raw = cell if isinstance(cell, bytes) else cell.read_bytes()
+        raw = cell if isinstance(cell, bytes) else _raw(cell)
         image = _opened(raw)
     except (OSError, ValueError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from edgekd.core.errors import EdgeKDError, TeacherError
+from edgekd.data import limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG = "preprocessor_config.json"
 BICUBIC = 3  # PIL's number, as the file spells it
+_MOST_SIDE = 4096  # pixels of a side that a model may ask for
 _IN_MEMORY = 256 << 20  # bytes of resized images; more lie in a temporary file
 
 
@@ -47,7 +49,9 @@ def write_config(out: Path, side: int, *, mean: Sequence[float], std: Sequence[f
 def read_config(folder: Path) -> dict[str, Any]:
     """The processor's file. Raises TeacherError where there is none, or it is not JSON."""
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = limits.read_json(folder / CONFIG)
+        if not isinstance(config, dict):
+            raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
         raise TeacherError(
             f"the folder {folder} has no usable {CONFIG}: how the model wants its images is unknown",
@@ -59,11 +63,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def side_of(config: dict[str, Any], folder: Path) -> int:
     """Pixels of a side of the square that the processor ends with. Raises TeacherError where it is no square."""
     told = config.get("crop_size") if config.get("do_center_crop") else config.get("size")
-    sides = {told} if isinstance(told, int) else {*(told or {}).values()}
-    side = sides.pop() if len(sides) == 1 else None
-    if not isinstance(side, int) or side < 1:
+    sides = list(told.values()) if isinstance(told, dict) else [told]
+    side = sides[0] if sides and all(one == sides[0] for one in sides) else None
+    if not isinstance(side, int) or not 1 <= side <= _MOST_SIDE:
         raise TeacherError(
-            f"{folder}/{CONFIG} names no square: it says {told!r}",
+            f"{folder}/{CONFIG} names no square: it says {limits.shown(told)}",
             fix='give it one side: "size": {"height": 224, "width": 224}',
         )
     return side
@@ -71,7 +75,8 @@ def side_of(config: dict[str, Any], folder: Path) -> int:
 
 def channels_of(config: dict[str, Any]) -> int:
     """How many channels the model reads: 1 or 3."""
-    return 1 if len(config.get("image_mean") or (0, 0, 0)) == 1 else 3
+    mean = config.get("image_mean")
+    return 1 if isinstance(mean, list) and len(mean) == 1 else 3
 
 
 class Pixels(Sequence["Sample"]):
@@ -113,9 +118,11 @@ def prepare(folder: Path, images: Sequence[Any], decode: Callable[[Any, int], np
     channels = channels_of(read_config(folder))
     # include_top: EfficientNet's processor normalizes a second time
     resize = AutoImageProcessor.from_pretrained(
-        folder, use_fast=False, do_rescale=False, do_normalize=False, include_top=False
+        folder, use_fast=False, do_rescale=False, do_normalize=False, include_top=False, trust_remote_code=False
     )
-    normalize = AutoImageProcessor.from_pretrained(folder, use_fast=False, do_resize=False, do_center_crop=False)
+    normalize = AutoImageProcessor.from_pretrained(
+        folder, use_fast=False, do_resize=False, do_center_crop=False, trust_remote_code=False
+    )
 
     rows: np.ndarray[Any, Any] = np.empty(0, dtype=np.uint8)
     for number, image in enumerate(images):

@@ -8,13 +8,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import DataError
+from edgekd.data import columnar, hub, limits
 
 Table = list[dict[str, Any]]
+
+
+class NotedTable(list[dict[str, Any]]):
+    """Rows, and in words what is to be known of them."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]], notes: tuple[str, ...] = ()) -> None:
+        super().__init__(rows)
+        self.notes = notes
+
 
 READERS = (".csv", ".tsv", ".jsonl", ".parquet")
 SPLIT_NAMES = {
@@ -43,6 +53,7 @@ def read_file(path: Path) -> Table:
     """One file's rows. Raises DataError."""
     if path.suffix not in READERS:
         raise DataError(f"cannot tell what {path} is", fix=f"give a file that ends in one of {', '.join(READERS)}")
+    limits.check_plain(path)
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty", fix="give a file with a header line and rows")
@@ -126,6 +137,11 @@ def _json_lines(path: Path, text: str) -> Table:
             raise DataError(f"{path}, line {number}: not JSON ({error})", fix="one JSON object a line") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: not a JSON object", fix="one JSON object a line")
+        if "\\u" in line and limits.has_odd_text(row):
+            raise DataError(
+                f"{path}, line {number}: it holds half a character (a lone surrogate)",
+                fix="write the text as UTF-8: json.dumps(row, ensure_ascii=False)",
+            )
         rows.append(row)
     return rows
 
@@ -134,17 +150,20 @@ def _parquet(path: Path) -> Table:
     import pyarrow
     import pyarrow.parquet
 
+    limits.look_first("edgekd.data.columnar:parquet", path)
     try:
-        columns = pyarrow.parquet.read_table(path)
+        columns = pyarrow.parquet.ParquetFile(path).read()
         table: Table = columns.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", fix="write the file again"
-        ) from error
+    except (pyarrow.ArrowException, ValueError, RecursionError) as error:
+        raise columnar.unreadable(path, error) from error
     if b"huggingface" in (columns.schema.metadata or {}):  # a dataset's `to_parquet` says there what its numbers mean
         import datasets
 
-        _name_classes(table, datasets.Features.from_arrow_schema(columns.schema))
+        try:
+            features = datasets.Features.from_arrow_schema(columns.schema)
+        except Exception as error:  # whatever the library makes of notes that it did not write
+            raise columnar.unreadable(path, error) from error
+        _name_classes(table, features)
     return table
 
 
@@ -153,14 +172,21 @@ def _hugging_face(source: str, *, saved: bool) -> dict[str, Table]:
     import datasets
 
     datasets.disable_progress_bars()
-    try:
-        loaded = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
-    except Exception as error:  # whatever a foreign loader raises is the user's data not being readable
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"cannot load the data {source!r}: {reason}",
-            fix="give an existing file or folder, or the id of a dataset on the Hugging Face hub that you can reach",
-        ) from error
+    notes: tuple[str, ...] = ()
+    if saved:
+        limits.look_first("edgekd.data.columnar:saved", Path(source))
+        loaded = _loaded(source, lambda: datasets.load_from_disk(source))
+    else:
+        try:
+            hub.ask(source, "dataset")
+        except hub.Unknown as error:
+            raise _not_loaded(
+                source, f"there is no such file or folder, and on the Hugging Face hub: {error}"
+            ) from error
+        except hub.Unreachable as error:
+            loaded, notes = _cached(source, str(error)), (hub.CACHED,)
+        else:
+            loaded = _loaded(source, lambda: datasets.load_dataset(source))
     splits = {"all": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
     if len(splits) > 1 and not any(SPLIT_NAMES.get(name.lower()) == "train" for name in splits):
         raise DataError(f"{source} has the splits {sorted(splits)} and none called train", fix="rename one to train")
@@ -169,9 +195,42 @@ def _hugging_face(source: str, *, saved: bool) -> dict[str, Table]:
         key = "all" if len(splits) == 1 else SPLIT_NAMES.get(name.lower())
         if key is None:
             continue
-        tables[key] = split.to_list()
+        tables[key] = NotedTable(split.to_list(), notes if not tables else ())
         _name_classes(tables[key], split.features)
     return tables
+
+
+def _loaded(source: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as error:  # whatever a foreign loader raises is the user's data not being readable
+        raise _not_loaded(source, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
+def _cached(source: str, why: str) -> Any:
+    """The copy of an earlier run: as `datasets` keeps it, or the dataset's files in the hub's cache."""
+    import datasets
+
+    with hub.offline():
+        try:
+            return datasets.load_dataset(source)
+        except Exception as error:  # as above; there may still be a copy of the files
+            folder = hub.cached(source, "dataset")
+            if folder is None:
+                raise DataError(
+                    f"cannot load the data {source!r}: there is no such file or folder, the Hugging Face hub could not "
+                    f"be reached ({why}), and its cache on this machine has no copy",
+                    fix="check the path or the id; fetch the dataset once where there is a network (a cached copy is "
+                    "used from then on), or give a file",
+                ) from error
+        return _loaded(source, lambda: datasets.load_dataset(str(folder)))
+
+
+def _not_loaded(source: str, reason: str) -> DataError:
+    return DataError(
+        f"cannot load the data {source!r}: {reason}",
+        fix="give an existing file or folder, or the id of a dataset on the Hugging Face hub that you can reach",
+    )
 
 
 def _name_classes(table: Table, features: Mapping[str, Any]) -> None:

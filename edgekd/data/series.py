@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import DataError
-from edgekd.data.arrays import declared_shape
+from edgekd.data.arrays import BROKEN, declared_shape, unreadable
 from edgekd.data.columns import find_label, row_label
+from edgekd.data.limits import check_plain, shown
 from edgekd.data.read import READERS, Table, read_tables
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def _has_header(lines: Iterable[str]) -> bool:
 
 def _ucr(path: Path) -> Table:
     """The UCR archive's form: no header, tab-separated, the class first."""
+    check_plain(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -110,6 +111,7 @@ def _npz(path: Path) -> dict[str, Table]:
     """`x_train`, `y_train`, `x_test`, `y_test` and the like, or `x` and `y`; `y` may lack for `x_unlabelled`."""
     import numpy as np
 
+    check_plain(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
@@ -129,9 +131,8 @@ def _npz(path: Path) -> dict[str, Table]:
                 part: _rows(arrays[names[x]], arrays[names[y]] if y in names else None, f"{path}, {names[x]}")
                 for part, (x, y) in wanted.items()
             }
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"cannot read {path}: {reason}", fix="write it again with numpy.savez_compressed") from error
+    except BROKEN as error:
+        raise unreadable(path, error) from error
 
 
 def _rows(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None, where: str) -> Table:
@@ -177,7 +178,9 @@ def _table(table: Table, where: str, label_column: str | None, part: str) -> Tab
         place = f"{where}, row {number}"
         value = cells.get((usual or lists)[0]) if lists else [cells.get(name) for name in steps]
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise DataError(f"{place}: {value!r} where other rows have a list", fix="give every row a list of numbers")
+            raise DataError(
+                f"{place}: {shown(value)} where other rows have a list", fix="give every row a list of numbers"
+            )
         rows.append({SERIES: _series(value, place, steps if not lists else ())})
         if label is not None:
             rows[-1][LABEL] = _class_name(cells.get(label))
@@ -210,13 +213,13 @@ def _numbers(cells: Any, where: str, columns: Sequence[str]) -> Any:
         rows = [[float(cell) for cell in step] for step in cells]
         if all(len(row) == channels for row in rows):
             return rows
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass  # the slow way finds where
     place = next(number for number, cell in enumerate(cells) if not _is_step(cell, channels))
     column = f"column {columns[place]!r}" if columns else f"step {place + 1}"
     wanted = "a number" if channels is None else f"a list of {channels} numbers"
     raise DataError(
-        f"{where}: {column} holds {cells[place]!r}, not {wanted}",
+        f"{where}: {column} holds {shown(cells[place])}, not {wanted}",
         fix="remove the column, or name the label's with --label-column" if columns else f"give every step {wanted}",
     )
 
@@ -224,7 +227,7 @@ def _numbers(cells: Any, where: str, columns: Sequence[str]) -> Any:
 def _is_step(cell: Any, channels: int | None) -> bool:
     try:
         numbers = [float(one) for one in ([cell] if channels is None else cell)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return len(numbers) == (channels or 1)
 

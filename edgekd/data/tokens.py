@@ -60,7 +60,7 @@ def _tokenizer(folder: Path, _changed_ns: int) -> Any:
     """The folder's tokenizer, loaded once: each load leaves some MiB behind, and rows are asked for in many parts."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def tokenize(folder: Path, texts: Sequence[str], max_tokens: int) -> Tokens:

@@ -8,36 +8,71 @@ The order of ids is kept, so special tokens that come first stay where configs e
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekd.core import child
+from edgekd.core.errors import TeacherError
+from edgekd.core.results import file_sha256, versions
 from edgekd.core.store import Store
 
 Spec = dict[str, Any]
+_SAVE_AGAIN = "save it again beside the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
+_BASE_S, _MIB_PER_S, _FACTOR = 15.0, 0.2, 100  # a tenth of the speed, and twice the memory, of the slowest in use
+_WEIGHTS = (".safetensors", ".bin", ".onnx", ".pt", ".pth", ".h5", ".msgpack", ".data")
 
 
 def survey(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> tuple[list[int], list[int]]:
     """Length of each text in tokens, special ones counted, and the ids to keep, ascending: one pass over the texts.
 
     `limit` keeps only the most frequent pieces beyond the indispensable ones. A tokenizer whose model we cannot
-    trim safely keeps its whole vocabulary.
+    trim safely keeps its whole vocabulary. Raises TeacherError for a file that is no tokenizer.
     """
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    spec: Spec = json.loads(tokenizer.to_str())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     used: Counter[int] = Counter()
     lengths = []
-    for encoding in tokenizer.encode_batch_fast(list(texts)):
-        ids = encoding.ids
-        lengths.append(len(ids))
-        used.update(ids)
-    return lengths, _kept(spec, used, limit, tokenizer.get_vocab_size(with_added_tokens=True))
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        spec: Spec = json.loads(tokenizer.to_str())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        for encoding in tokenizer.encode_batch_fast(list(texts)):
+            ids = encoding.ids
+            lengths.append(len(ids))
+            used.update(ids)
+        return lengths, _kept(spec, used, limit, tokenizer.get_vocab_size(with_added_tokens=True))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # the library's own kind is Exception itself, and a panic of Rust's is not even that
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TeacherError(f"the tokenizer {tokenizer_file} cannot be used: {reason[:300]}", fix=_SAVE_AGAIN) from error
+
+
+def survey_apart(tokenizer_file: Path, texts: Sequence[str], *, limit: int | None) -> tuple[list[int], list[int]]:
+    """The same in a limited process: a tokenizer is a stranger's, and its patterns may take for ever on some text.
+
+    Raises TeacherError.
+    """
+    size_mib = sum(map(len, texts)) >> 20
+    seconds = _BASE_S + size_mib / _MIB_PER_S
+    limits = child.Limits(memory_mib=4096 + _FACTOR * size_mib, cpu_s=int(seconds) * (os.cpu_count() or 1))
+    job = {"file": str(tokenizer_file), "texts": list(texts), "limit": limit}
+    try:
+        lengths, kept = child.call("edgekd.data.vocabulary:surveyed", job, timeout_s=seconds, limits=limits)
+    except child.ChildError as error:
+        raise TeacherError(
+            f"the tokenizer {tokenizer_file} cannot be used: {error.message}", fix=_SAVE_AGAIN
+        ) from error
+    return lengths, kept
+
+
+def surveyed(file: str, texts: list[str], limit: int | None) -> tuple[list[int], list[int]]:
+    """`survey`, in the child."""
+    return survey(Path(file), texts, limit=limit)
 
 
 def kept_ids(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> list[int]:
@@ -151,12 +186,19 @@ def tokenizer_file(folder: Path, store: Store) -> Path:
     """The teacher's `tokenizer.json`; made by transformers, in a child process, where only older files are there."""
     if (folder / "tokenizer.json").exists():
         return folder / "tokenizer.json"
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    files = {
+        path.name: file_sha256(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix not in _WEIGHTS
+    }
     place = store.stage(
         "tokenizer",
-        {"folder": str(folder), "files": files},
+        {"files": files, "versions": versions("transformers", "tokenizers")},
         lambda out: child.call(
-            "edgekd.data.vocabulary:write_tokenizer", {"folder": str(folder), "out": str(out)}, timeout_s=300
+            "edgekd.data.vocabulary:write_tokenizer",
+            {"folder": str(folder), "out": str(out)},
+            timeout_s=60,
+            limits=child.Limits(memory_mib=8192, cpu_s=120),
         ),
     )
     return place / "tokenizer.json"
@@ -166,4 +208,4 @@ def write_tokenizer(folder: str, out: str) -> None:
     """Convert a tokenizer's older files into `tokenizer.json` (runs in a child process)."""
     from transformers import AutoTokenizer
 
-    AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False).save_pretrained(out)

@@ -62,8 +62,10 @@ class Optimum:
         kind, rows = plugin("tasks", task), []
         try:
             with quiet():
-                model = getattr(optimum.onnxruntime, loader).from_pretrained(folder, subfolder="onnx", file_name=file)
-                prepare = getattr(transformers, processor).from_pretrained(folder)
+                model = getattr(optimum.onnxruntime, loader).from_pretrained(
+                    folder, subfolder="onnx", file_name=file, trust_remote_code=False
+                )
+                prepare = getattr(transformers, processor).from_pretrained(folder, trust_remote_code=False)
                 for one in inputs:
                     fed = prepare(one, return_tensors="np", **arguments)
                     rows.append(_row(np.asarray(model(**fed)[kind.output]), fed, kind.pool))

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -28,8 +30,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+_DAMAGED = (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError,
+            zipfile.BadZipFile, zlib.error)  # fmt: skip
 Run = Callable[..., dict[str, Any]]  # run(mode, **job): the runner's answer
 
+CHECKS = "checks"  # of the byproducts in provenance.json
 SCHEMA = 1
 PROTOCOLS = {"quick": (4, 2), "full": (10, 3)}  # fresh processes, and rounds over the timed rows in each
 TIMED_ROWS = 100
@@ -76,7 +81,7 @@ def receipt(
     """
     began, started = time.monotonic(), datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: UP017 (3.10)
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    threads, provider = (_target(bundle)[key] for key in ("threads", "execution_provider"))
+    threads, provider = (made_by(bundle)["plan"]["target"][key] for key in ("threads", "execution_provider"))
     before = run("facts")
     accept(before)
     say(f"{before['cpu']}, onnxruntime {before['ort_version']}")
@@ -128,15 +133,18 @@ def digest(found: dict[str, Any]) -> str:
 
 
 def golden_inputs(bundle: Path) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """The bundle's golden inputs, row by row."""
+    """The bundle's golden inputs, row by row. Raises ValueError where they are none."""
     import numpy as np
 
     found: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
-    with np.load(bundle / "golden" / "inputs.npz", allow_pickle=False) as file:
-        for key in file.files:
-            row, _, name = key.partition(".")
-            found.setdefault(int(row), {})[name] = file[key]
-    return [found[row] for row in range(len(found))]
+    try:
+        with (bundle / "golden" / "inputs.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            for key in file.files:
+                row, _, name = key.partition(".")
+                found.setdefault(int(row), {})[name] = file[key]
+        return [found[row] for row in range(len(found))]
+    except _DAMAGED as error:
+        raise ValueError(f"golden/inputs.npz cannot be used: {error or type(error).__name__}") from error
 
 
 def likeness(task: str, answers: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:
@@ -261,10 +269,17 @@ def slowdown(p50_ms: Sequence[float]) -> float:
     return round(statistics.median(p50_ms[-tenth:]) / statistics.median(p50_ms[:tenth]), 4)
 
 
-def _target(bundle: Path) -> dict[str, Any]:
-    """The profile that the bundle was built for."""
-    found: dict[str, Any] = json.loads((bundle / "provenance.json").read_text(encoding="utf-8"))["plan"]["target"]
-    return found
+def made_by(bundle: Path) -> dict[str, Any]:
+    """What provenance.json says of the build, the `plan` and the `checks`: of a statement, or of the older layout.
+
+    Raises OSError, ValueError, KeyError, TypeError or RecursionError where it cannot be read or says neither.
+    """
+    said = json.loads((bundle / "provenance.json").read_text(encoding="utf-8"))
+    if "predicate" not in said:  # before edgekd wrote in-toto statements
+        return {"plan": said["plan"], "checks": said.get("checks", {})}
+    definition, run = said["predicate"]["buildDefinition"], said["predicate"]["runDetails"]
+    beside = {one["name"]: one for one in run["byproducts"]}
+    return {"plan": definition["externalParameters"]["plan"], "checks": beside[CHECKS]["annotations"]}
 
 
 def _pack(samples: Sequence[dict[str, Any]], path: Path) -> None:
@@ -309,8 +324,7 @@ def _check(bundle: Path) -> None:
     import verify
 
     sys.path.pop()
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    if problems := verify.changed_files(bundle, manifest):
+    if problems := verify.changed_files(bundle, verify.read_manifest(bundle)):
         raise Refused(f"this is not the bundle that was shipped: {problems[0]}")
 
 
@@ -330,7 +344,7 @@ def main() -> int:
     try:
         wanted = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["min"]["ort_version"]
         _check(bundle)
-        run = partial(_here, provider=_target(bundle)["execution_provider"])
+        run = partial(_here, provider=made_by(bundle)["plan"]["target"]["execution_provider"])
         made = receipt(bundle, run, device="by hand", protocol="full" if given.full else "quick",
                        minutes=given.minutes, say=say)  # fmt: skip
     except Refused as error:

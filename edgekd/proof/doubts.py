@@ -18,13 +18,19 @@ from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 from edgekd.core.errors import UsageError
+from edgekd.core.protocols import Survey
 from edgekd.core.receipt import Receipt
-from edgekd.onboard.bench import PROTOCOLS, SLOWDOWN, likeness, likeness_says, slowdown
+from edgekd.onboard import verify
+from edgekd.onboard.bench import PROTOCOLS, SLOWDOWN, likeness, likeness_says, made_by, slowdown
 
 if TYPE_CHECKING:
     import numpy as np
 
 OUTSIDE = "outputs outside the bundle's tolerance"  # the one doubt that tells of the device, not of the receipt
+_UNREADABLE = (  # all that a damaged or forged file of a bundle can cause while it is read
+    OSError, ValueError, KeyError, IndexError, TypeError, EOFError, RecursionError, MemoryError, NotImplementedError,
+    AttributeError, BadZipFile, OverflowError,
+)  # fmt: skip
 _CLOCKS_APART = timedelta(minutes=5)
 _NEVER = {  # what the other architecture has
     "x86_64": {"asimd", "asimddp", "fphp", "asimdhp", "i8mm"},
@@ -41,33 +47,58 @@ class Made:
     manifest: dict[str, Any]
     manifest_sha256: str
     created: datetime
-    target: dict[str, Any]  # the profile that it was built for
+    plan: dict[str, Any]  # every choice that it was built by
+    checks: dict[str, Any]  # what was tried on the finished folder
     tolerance: dict[str, float]  # by ISA, and for the fp32 model's answers
     expected: dict[str, np.ndarray[Any, Any]]  # answers to the golden inputs, the same
 
+    @property
+    def target(self) -> dict[str, Any]:
+        """The profile that it was built for."""
+        return dict(self.plan["target"])
+
+    @property
+    def survey(self) -> Survey:
+        """What its inputs are."""
+        return Survey.read(self.plan["student"]["survey"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names in the order of its outputs; none of embeddings."""
+        return tuple(self.plan["data"]["classes"])
+
 
 def made(bundle: Path) -> Made:
-    """Read a bundle. Raises UsageError where the folder is none, or an edgekd of before receipts made it."""
-    import numpy as np
-
+    """Read a bundle. Raises UsageError where the folder is none, or one of before receipts, or of a newer edgekd."""
     try:
+        manifest = verify.read_manifest(bundle)
         raw = (bundle / "manifest.json").read_bytes()
         report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
-        provenance = json.loads((bundle / "provenance.json").read_text(encoding="utf-8"))
+        provenance = made_by(bundle)
         golden = json.loads((bundle / "golden" / "golden.json").read_text(encoding="utf-8"))
-        with (bundle / "golden" / "expected.npz").open("rb") as vectors, np.load(vectors, allow_pickle=False) as file:
-            expected = {name: file[name] for name in file.files}
-        manifest = json.loads(raw)
-        _ = manifest["artifact"]["files"][manifest["model"]]["sha256"], manifest["evidence"]["files"]
-        _ = manifest["min"]["ort_version"], manifest["compatible"][0], expected["float32"]
-        _ = [manifest[key] for key in ("name", "version", "task", "recipe")]
+        expected = verify.read_arrays(bundle / "golden" / "expected.npz")
+        _ = expected["float32"]
         created = datetime.strptime(report["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        return Made(manifest, sha256(raw).hexdigest(), created, provenance["plan"]["target"], golden["tolerance"],
-                    expected)  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        found = Made(manifest, sha256(raw).hexdigest(), created, provenance["plan"], provenance["checks"],
+                     golden["tolerance"], expected)  # fmt: skip
+        _check_plan(found)
+        return found
+    except _UNREADABLE as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         why = f"it has no {Path(error.filename).name}" if isinstance(error, FileNotFoundError) else why
         raise UsageError(f"{bundle} is no bundle: {why}", fix="give the folder that build wrote") from error
+
+
+def _check_plan(of: Made) -> None:
+    """Raises KeyError or TypeError where the plan lacks what is read of it later, or has it in another form."""
+    _ = [of.target[key] for key in ("name", "arch", "threads", "execution_provider", "emulator_cpu", "known_bad_ort")]
+    if not all(isinstance(name, str) for name in (of.plan["student"]["family"], *of.classes)):
+        raise TypeError("its plan has names that are no text")
+    sizes = (of.survey.max_size, of.survey.channels, of.survey.vocabulary, *of.survey.sizes)
+    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise TypeError("its plan has sizes that are no numbers")
+    if not all(isinstance(limit, int | float) for limit in of.tolerance.values()):
+        raise TypeError("its golden.json has tolerances that are no numbers")
 
 
 def doubts(receipt: Receipt, of: Made, now: datetime | None = None) -> list[str]:

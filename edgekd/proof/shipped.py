@@ -29,8 +29,12 @@ class Shipped:
 
     folder: Path
     of: Made
-    plan: dict[str, Any]  # every choice that it was built by
     report: dict[str, Any]
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Every choice that it was built by."""
+        return self.of.plan
 
     @property
     def name(self) -> str:
@@ -50,12 +54,12 @@ class Shipped:
     @property
     def survey(self) -> Survey:
         """What its inputs are."""
-        return Survey.read(self.plan["student"]["survey"])
+        return self.of.survey
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names in the order of its outputs; none of embeddings."""
-        return tuple(self.plan["data"]["classes"])
+        return self.of.classes
 
     def golden(self) -> list[Sample]:
         """Its golden inputs."""
@@ -77,8 +81,11 @@ def open_bundle(folder: Path) -> Shipped:
             f"{folder} is not the bundle that was shipped: {problems[0]}",
             fix="take the bundle anew from where it was built; nothing may be written into its folder",
         )
-    provenance, report = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("provenance", "report"))
-    return Shipped(folder, of, provenance["plan"], report)
+    try:
+        golden_inputs(folder)
+    except ValueError as error:
+        raise EdgeKDError(f"{folder}: {error}", fix="take the bundle anew from where it was built") from error
+    return Shipped(folder, of, json.loads((folder / "report.json").read_text("utf-8")))
 
 
 @dataclass(frozen=True)

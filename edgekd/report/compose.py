@@ -128,7 +128,7 @@ def compose(
         },
         "teacher": {
             "name": plan.teacher.name, "ready": plan.teacher.ready, "licence": plan.teacher.licence,
-            "sha256": plan.teacher.sha256, "words": plan.teacher.words,
+            "sha256": plan.teacher.sha256, "words": plan.teacher.words, "checks": list(plan.teacher.checks),
         },
         "inputs": _inputs(plan),
         "golden": plan.golden,

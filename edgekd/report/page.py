@@ -11,7 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from edgekd.core import licences
 from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.onboard import verify
 from edgekd.proof import doubts, receipts
 from edgekd.report.drawing import Axis, Mark, placed, round_step
 from edgekd.report.figures import spell
@@ -27,10 +29,16 @@ def read(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} is no bundle: it has no report.json", fix=fix)
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no whole JSON: {error}", fix=fix) from error
     if not isinstance(said, dict) or "summary" not in said:
         raise UsageError(f"{path} is no report of edgekd", fix=fix)
+    try:
+        verify.read_manifest(folder)
+    except verify.Newer as error:
+        raise UsageError(f"cannot read {folder}: {error}", fix="take a newer edgekd") from error
+    except (OSError, ValueError):  # a report can be read whatever became of the rest; `edgekd verify` tells
+        pass
     return said
 
 
@@ -62,12 +70,16 @@ def with_receipts(bundle: Path) -> dict[str, Any]:
 
 
 def text(bundle: Path) -> str:
-    """The bundle's report.md as it was written, and after it the receipts, if there are any."""
+    """The bundle's report.md as it was written, and after it the receipts, if there are any.
+
+    Without control characters: it goes to a terminal, and a bundle may be a stranger's.
+    """
     said, path = with_receipts(bundle), bundle / "report.md"
     if not path.is_file():
         raise UsageError(f"{bundle} is no whole bundle: it has no report.md", fix="give the folder that build wrote")
-    own = path.read_text(encoding="utf-8")
-    return own if not _any(said) else f"{own.rstrip()}\n\n{render('_receipts.md', said).rstrip()}\n"
+    own = path.read_text(encoding="utf-8", errors="replace")
+    own = "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in own)
+    return own if not _any(said) else f"{own.rstrip()}\n\n{_filled('_receipts.md', said, bundle).rstrip()}\n"
 
 
 def write_page(bundle: Path) -> Path:
@@ -75,20 +87,25 @@ def write_page(bundle: Path) -> Path:
 
     Nothing is written into the bundle. Raises EdgeKDError where an older report lacks what the page shows.
     """
-    import jinja2
-
     said = with_receipts(bundle)
     if not _any(said):
         return bundle / "report.html"
-    try:
-        whole = render("report.html", said)
-    except jinja2.UndefinedError as error:
-        raise EdgeKDError(
-            f"{bundle} was made by an older edgekd: {error.message}", fix="open its own report.html, or build it again"
-        ) from error
+    whole = _filled("report.html", said, bundle)
     path = receipts.folder(bundle) / "report.html"
     path.write_text(whole, encoding="utf-8")
     return path
+
+
+def _filled(name: str, said: dict[str, Any], bundle: Path) -> str:
+    import jinja2
+
+    fix = "open its own report.html, or build it again"
+    try:
+        return render(name, said)
+    except jinja2.UndefinedError as error:
+        raise EdgeKDError(f"{bundle} was made by an older edgekd: {error.message}", fix=fix) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise EdgeKDError(f"the report.json of {bundle} is not as an edgekd writes it: {error}", fix=fix) from error
 
 
 def _any(said: dict[str, Any]) -> bool:
@@ -115,6 +132,7 @@ def render(name: str, said: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"sig": significant, "spell": spell, "log10": log10, "median": median}
+    environment.filters |= {"terms": licences.terms}
     environment.globals |= {"axis": Axis, "axis_of": Axis.of, "round_step": round_step, "mark": Mark, "placed": placed}
     filled: str = environment.get_template(f"{name}.j2").render(_LATER | said)
     return filled

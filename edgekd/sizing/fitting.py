@@ -45,6 +45,7 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
     packages = ("torch", "transformers", "onnxruntime", "optimum-onnx", "edgekd")
     machine = {"host": asdict(this_host()), "versions": {name: plan.versions[name] for name in packages}}
     key = request | {"teacher_folder": plan.teacher.sha256, "anchors": predictor.load().digest} | machine
+    key |= {"guest": plan.target.needs_guest and plugin("devices", "guest").available()}  # it measures the finalists
     if not measured and not store.has("size", key):
         own = ("schema", "teacher_folder", "architecture", "classes", "survey", "target")
         teacher_key = {name: key[name] for name in own} | machine

@@ -212,7 +212,7 @@ class Transformer:
                 hidden_size=self.hidden, num_attention_heads=self.heads, num_labels=self.classes, pad_token_id=0
             )
         else:
-            config = AutoConfig.from_pretrained(teacher_folder, num_labels=self.classes)
+            config = AutoConfig.from_pretrained(teacher_folder, num_labels=self.classes, trust_remote_code=False)
         if getattr(config, "embedding_size", None) == config.hidden_size:
             config.embedding_size = self.hidden  # electra's, where they are one
         config.num_hidden_layers, config.hidden_size, config.num_attention_heads = self.layers, self.hidden, self.heads

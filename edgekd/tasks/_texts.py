@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import Survey
 from edgekd.core.store import Store
-from edgekd.data import vocabulary
+from edgekd.data import limits, vocabulary
 from edgekd.data.columns import find_column, row_label
 from edgekd.data.read import Table
 from edgekd.data.splits import Example
@@ -36,7 +36,7 @@ def examples(table: Table, columns: tuple[str, str], source: str, *, labelled: b
         text, label = row.get(text_column), row.get(label_column) if labelled else None
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"{source}, row {number}: the text column {text_column!r} holds {text!r}",
+                f"{source}, row {number}: the text column {text_column!r} holds {limits.shown(text)}",
                 fix="remove rows without text, or name another column with --text-column",
             )
         rows.append(Example(text, row_label(label)))
@@ -48,7 +48,7 @@ def survey(
 ) -> Survey:
     """Tokens of the texts and of the vocabulary that they need; of the `whole` teacher nothing is trimmed."""
     tokenizer = vocabulary.tokenizer_file(Path(teacher["folder"]), store)
-    tokens, kept = vocabulary.survey(tokenizer, texts, limit=sizes.get("vocabulary"))
+    tokens, kept = vocabulary.survey_apart(tokenizer, texts, limit=sizes.get("vocabulary"))
     most = teacher["architecture"].get("max_tokens", TOKENS_LIMIT)
     lengths, longest = _lengths(sorted(tokens), most, sizes.get("tokens"))
     found = Survey(longest, lengths, vocabulary=len(kept), vocabulary_limit=sizes.get("vocabulary"))

@@ -15,6 +15,7 @@ from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data import images, pixels
 from edgekd.data.columns import find_column, find_label, row_label
+from edgekd.data.read import NotedTable
 from edgekd.data.splits import Example
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class ImageClassification:
     output: ClassVar[str] = "logits"
     pool: ClassVar[str | None] = None
 
-    def read(self, source: str) -> dict[str, images.ImageTable]:
+    def read(self, source: str) -> dict[str, NotedTable]:
         """Tables by split. Raises DataError."""
         return images.read_images(source, column=self.image_column)
 

@@ -81,7 +81,7 @@ class TextClassification:
         """
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+        tokenizer = AutoTokenizer.from_pretrained(teacher_folder, trust_remote_code=False)
         with tempfile.TemporaryDirectory(prefix="edgekd-tokenizer-") as name:
             folder = Path(name)
             tokenizer.save_pretrained(folder)
@@ -93,7 +93,7 @@ class TextClassification:
             config_file.write_text(json.dumps(config), encoding="utf-8")
             for stale in ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"):
                 (folder / stale).unlink(missing_ok=True)
-            trimmed = AutoTokenizer.from_pretrained(folder)
+            trimmed = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             trimmed.model_max_length = survey.max_size
             trimmed.save_pretrained(out)
         return kept

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
+from edgekd.teachers import _files
 
 # whose position embeddings are counted from the pad id on: another pad id shifts all of them
 POSITIONS_FROM_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
@@ -29,7 +29,7 @@ def check_tokenizer(folder: Path, config: Mapping[str, Any], shapes: Mapping[str
     rows = config.get("vocab_size")
     if not isinstance(rows, int):
         return  # refused by whoever reads the shape
-    held = next((shape[0] for name, shape in shapes.items() if name.endswith(_EMBEDDINGS)), rows)
+    held = next((shape[0] for name, shape in shapes.items() if name.endswith(_EMBEDDINGS) and shape), rows)
     if held != rows:
         raise TeacherError(
             f"{folder}/config.json names a vocabulary of {rows} tokens; the weights have embeddings of {held}",
@@ -65,7 +65,7 @@ def check_labels(config: Mapping[str, Any], folder: Path) -> None:
     try:
         names = {int(number): str(name) for number, name in named.items()}
         numbers = {str(name): int(number) for name, number in numbered.items()}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise _unordered(folder, "they are not numbers with names, and names with numbers") from error
     if sorted(names) != list(range(len(names))):
         raise _unordered(folder, f"id2label has the numbers {sorted(names)[:5]}, not 0, 1, 2 ...")
@@ -101,7 +101,7 @@ def _tokens(folder: Path, config: Mapping[str, Any]) -> tuple[Tokens, dict[str, 
             tokens = _json(folder / "vocab.json")
             tokens |= _json(folder / "added_tokens.json") if tokens else {}
         tokens = {str(token): int(number) for token, number in tokens.items()}
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, OverflowError, TypeError, ValueError) as error:
         raise _damaged(folder, str(error)) from error
     return tokens, {"roles": roles, "special": special}
 
@@ -124,9 +124,8 @@ def _post_processed(node: Any) -> Iterator[tuple[str, int]]:
 def _json(file: Path) -> dict[str, Any]:
     """A JSON object, empty where there is no such file. Raises TeacherError for a damaged one."""
     try:
-        said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        return dict(said.items())
-    except (OSError, ValueError, AttributeError) as error:
+        return _files.read_json(file)
+    except (OSError, ValueError) as error:
         raise _damaged(file.parent, f"{file.name}: {error}") from error
 
 

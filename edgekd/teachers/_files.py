@@ -1,46 +1,121 @@
-"""A teacher's folder as files: weights that can be trusted, their shapes, a fingerprint, the licence."""
+"""A teacher's folder as files: nothing leads elsewhere, weights that can be trusted, a fingerprint."""
 
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterable
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+from edgekd.core import licences
 from edgekd.core.errors import TeacherError
-from edgekd.core.results import file_sha256
-from edgekd.core.shards import read_header
+from edgekd.core.results import digest, file_sha256
+from edgekd.core.store import open_store
+from edgekd.teachers import _pickles, _safetensors
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_JSON_MOST = 256 << 20  # bytes: the largest tokenizer.json in use has 33 MB
+_SHARDS_MOST = 1000
+# files that transformers reads beside the weights, and that bundles take along
+_BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", *licences.NAMES, "README.md")
+_COPY_MOST = 1 << 30  # bytes of all of them together
 
 
-def check_weights(folder: Path) -> list[Path]:
-    """The weight files, safetensors preferred. Raises TeacherError where none is there or one is not safe."""
+@dataclass(frozen=True)
+class Weights:
+    """What a teacher's weights are: the folder to load them from, its safetensors files, what was found of them."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    shapes: Mapping[str, list[int]]
+    checks: tuple[str, ...]
+    sources: tuple[Path, ...]  # the files as they were given
+
+
+def check_folder(folder: Path, *patterns: str) -> None:
+    """Raises TeacherError for a link that leads out of the folder, and for what is neither file nor folder.
+
+    With `patterns` only of the files whose names are like those.
+
+    Files of a teacher end up in bundles: a link to somebody's private key must not. The hub's own cache keeps its
+    files as links into `blobs`, two folders up.
+    """
+    homes = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        homes.append((folder.parent.parent / "blobs").resolve())
+    for path in sorted({path for pattern in patterns or ("*",) for path in folder.glob(pattern)}):
+        real = path.resolve()
+        if path.is_symlink() and not any(real.is_relative_to(home) for home in homes):
+            raise TeacherError(
+                f"{path} is a link that leads out of the teacher's folder, to {real}",
+                fix="copy the folder with what its links point to: cp -rL",
+            )
+        if not (path.is_dir() or is_plain(path)):
+            raise TeacherError(
+                f"{path} is no plain file: {'a link to nothing' if path.is_symlink() else 'a device, pipe or socket'}",
+                fix="remove it from the teacher's folder",
+            )
+
+
+def is_plain(path: Path) -> bool:
+    """Whether it is a file with content of its own: opening a pipe would wait for ever."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file. Raises ValueError or OSError for what is none, or too large."""
+    if not os.path.lexists(file):
+        return {}
+    if not is_plain(file) or file.stat().st_size > _JSON_MOST:
+        raise ValueError(f"it is no plain file of at most {_JSON_MOST >> 20} MiB")
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(said, dict):
+        raise ValueError("it is no JSON object")
+    return said
+
+
+def check_weights(folder: Path) -> Weights:
+    """The folder's weights, read and checked; safetensors are preferred, pickles copied into such in the store.
+
+    Raises TeacherError where none is there, or one is not safe or not whole.
+    """
     found = next((folder / name for name in _WEIGHTS if (folder / name).exists()), None)
     if found is None:
         raise TeacherError(
             f"the teacher folder {folder} has no weights (none of {', '.join(_WEIGHTS)})",
             fix="save it with model.save_pretrained(folder)",
         )
+    names: dict[str, str] = {}
     files = [found]
     if found.name.endswith(".index.json"):
-        index = json.loads(found.read_text(encoding="utf-8"))
-        files = sorted({folder / Path(name).name for name in index["weight_map"].values()})
+        names = _weight_map(found)
+        files = [folder / name for name in sorted({*names.values()})]
     for file in files:
         if not file.exists():
             raise TeacherError(f"the teacher's weight file {file} is missing", fix="copy the whole folder again")
-        _check_safetensors(file) if file.suffix == ".safetensors" else _check_pickle(file)
-    return files
-
-
-def weight_shapes(files: list[Path]) -> dict[str, list[int]]:
-    """Name to shape of the safetensors weights, from their headers; empty for pickles."""
-    shapes: dict[str, list[int]] = {}
-    for file in files:
-        if file.suffix == ".safetensors":
-            shapes |= {key: value["shape"] for key, value in read_header(file)[0].items() if key != "__metadata__"}
-    return shapes
+        if not is_plain(file):
+            raise TeacherError(f"the teacher's weight file {file} is no plain file", fix="copy the whole folder again")
+    if files[0].suffix == ".safetensors":
+        headers = [_safetensors.check(file) for file in files]
+        _check_places(found, names, dict(zip((file.name for file in files), headers, strict=True)))
+        shapes = _shapes(headers)
+        checks = (f"safetensors: {len(shapes)} tensors; types, sizes against data and values checked",)
+        return Weights(folder, tuple(files), shapes, checks, tuple(files))
+    copies = [_pickles.converted(file) for file in files]
+    place = _as_safetensors(folder, files, [copy for copy, _ in copies])
+    own = tuple(sorted(place.glob("*.safetensors")))
+    return Weights(place, own, _shapes(map(_safetensors.check, own)), copies[0][1], tuple(files))
 
 
 def fingerprint(folder: Path, weights: Iterable[Path], others: Iterable[str]) -> str:
@@ -52,33 +127,72 @@ def fingerprint(folder: Path, weights: Iterable[Path], others: Iterable[str]) ->
     return hasher.hexdigest()
 
 
-def licence(folder: Path) -> str:
-    """What the model card says."""
-    card = folder / "README.md"
-    if card.exists():
-        for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:60]:
-            if line.startswith("license:"):
-                return f"{line.removeprefix('license:').strip()} (as its model card says)"
-    return "not stated in the teacher's folder"
+def _shapes(headers: Iterable[_safetensors.Header]) -> dict[str, list[int]]:
+    return {name: told["shape"] for header in headers for name, told in header.items()}
 
 
-def _check_safetensors(file: Path) -> None:
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor to file, as a sharded checkpoint's index says. Raises TeacherError for other places than the folder."""
+    kind = ".safetensors" if index.name.endswith(".safetensors.index.json") else ".bin"
     try:
-        read_header(file)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        names = read_json(index)["weight_map"]
+        if not isinstance(names, dict) or not names:
+            raise ValueError("its weight_map is no table")
+        strange = [one for one in names.values() if not isinstance(one, str) or Path(one).name != one or "\x00" in one]
+        strange += [one for one in names.values() if isinstance(one, str) and not one.endswith(kind)]
+        if strange:
+            raise ValueError(f"its weight_map names {strange[0]!r}, which is no {kind} file beside it")
+        if len({*names.values()}) > _SHARDS_MOST:
+            raise ValueError(f"its weight_map names more than {_SHARDS_MOST} files")
+    except (OSError, ValueError, KeyError) as error:
         raise TeacherError(
-            f"the teacher's weights {file} are damaged: {error}", fix="fetch or save the file again"
+            f"the teacher's index {index} cannot be used: {error}",
+            fix="fetch the folder again, or save the model again",
         ) from error
+    return names
 
 
-def _check_pickle(file: Path) -> None:
-    from picklescan.scanner import SafetyLevel, scan_file_path
+def _check_places(index: Path, names: Mapping[str, str], headers: Mapping[str, _safetensors.Header]) -> None:
+    """Raises TeacherError where the index names a tensor in a file that does not hold it."""
+    for name, file in names.items():
+        if name not in headers[file]:
+            raise TeacherError(
+                f"the teacher's index {index} has {name!r} in {file}, which does not hold it",
+                fix="fetch the folder again, or save the model again",
+            )
 
-    result = scan_file_path(str(file))
-    strange = sorted({f"{g.module}.{g.name}" for g in result.globals if g.safety != SafetyLevel.Innocuous})
-    if strange or result.scan_err:
-        what = f"would run code when loaded: it calls {', '.join(strange[:3])}" if strange else "cannot be read"
+
+def _as_safetensors(folder: Path, files: list[Path], copies: list[Path]) -> Path:
+    """A folder in the store like the teacher's, with the safetensors copies in place of its pickles."""
+    beside = list(_beside(folder))
+    key = {"weights": [file_sha256(copy) for copy in copies], "names": [file.stem for file in files]}
+
+    def produce(out: Path) -> None:
+        for file in beside:
+            shutil.copyfile(file, out / file.name)
+        if len(copies) == 1:
+            shutil.copyfile(copies[0], out / "model.safetensors")
+            return
+        names: dict[str, str] = {}
+        for file, copy in zip(files, copies, strict=True):
+            shutil.copyfile(copy, out / f"{file.stem}.safetensors")
+            names |= dict.fromkeys(_safetensors.check(copy), f"{file.stem}.safetensors")
+        total = sum(copy.stat().st_size for copy in copies)
+        index = {"metadata": {"total_size": total}, "weight_map": names}
+        (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+    return open_store().stage(
+        "unpickled", key | {"beside": digest([[f.name, file_sha256(f)] for f in beside])}, produce
+    )
+
+
+def _beside(folder: Path) -> Iterator[Path]:
+    """What lies beside the weights. Raises TeacherError where that is more than a model's settings can be."""
+    found = sorted({path for pattern in _BESIDE for path in folder.glob(pattern) if is_plain(path)})
+    kept = [path for path in found if not path.name.endswith(".index.json")]
+    if sum(path.stat().st_size for path in kept) > _COPY_MOST:
         raise TeacherError(
-            f"the teacher's pickle {file} {what}",
-            fix="do not load it; ask its author for model.safetensors, or convert it on a machine you can lose",
+            f"the files beside the teacher's weights in {folder} have more than {_COPY_MOST >> 20} MiB",
+            fix="leave only the model's own files in the folder",
         )
+    yield from kept

@@ -1,8 +1,14 @@
-"""Whether an ONNX file can be compressed: read whole, never run, and refused with the reason while planning."""
+"""Whether an ONNX file can be compressed: read whole, never run, and refused with the reason while planning.
+
+All of this runs in a process of its own with limits (`_onnx_apart`): what reads a stranger's file here is C++.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -17,20 +23,21 @@ _QUANTIZED = re.compile(r"Q(Linear|Gemm|Attention|Embed|MoE)|.*[Qq]uantize|.*Int
 _NARROW = re.compile(r"BFLOAT16|DOUBLE|FLOAT(4|6|8|16)|U?INT[24]$")
 _OF_ONE_CPU = ("com.microsoft.nchwc",)  # what ONNX Runtime's own optimizer writes for the machine that it ran on
 _STANDARD = ("", "ai.onnx")
+_EXTERNAL = ("location", "offset", "length", "checksum", "basepath")
 
 
-def read(path: Path) -> tuple[Any, list[Path]]:
+def read(path: Path, *, allow_loops: bool = False) -> tuple[Any, list[Path]]:
     """The checked onnx.ModelProto, external data folded in and local functions inlined; the files of those data.
 
     Raises TeacherError for a file that is damaged or no ONNX model, of a newer opset or IR version than is installed,
-    with external data missing or outside its folder, control flow, quantized or half-precision weights, weights of
-    NaN or infinity, or operators that ONNX Runtime has no CPU kernel for.
+    with external data missing or outside its folder, control flow unless `allow_loops`, quantized or half-precision
+    weights, weights of NaN or infinity, or operators that ONNX Runtime has no CPU kernel for.
     """
     import onnx
 
     model = _parsed(path)
     _check_versions(model, path)
-    _check_structure(model, path)
+    _check_structure(model, path, allow_loops=allow_loops)
     data_files = _fold_external_data(model, path)
     model = _inlined(model, path)
     _check_operators(model, path)
@@ -48,17 +55,34 @@ def opset(model: Any) -> int:
 
 
 def tensors(model: Any) -> Iterator[tuple[str, Any]]:
-    """Name and TensorProto of every constant: initializers, and attributes of nodes."""
-    for tensor in model.graph.initializer:
-        yield tensor.name, tensor
+    """Name and TensorProto of every constant: initializers, and attributes of nodes; those of inner graphs too."""
+    for graph in graphs(model):
+        for tensor in graph.initializer:
+            yield tensor.name, tensor
     for node in _nodes(model):
         for attribute in node.attribute:
             for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
                 yield node.output[0] if node.output else node.name, tensor
 
 
+def graphs(model: Any) -> Iterator[Any]:
+    """The graph and those inside its nodes: the bodies of loops and branches."""
+    waiting = [model.graph]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            waiting += inner_graphs(node)
+
+
+def inner_graphs(node: Any) -> list[Any]:
+    """The graphs that a node holds: of a Loop one, of an If two."""
+    return [graph for one in node.attribute for graph in (*([one.g] if one.HasField("g") else ()), *one.graphs)]
+
+
 def _nodes(model: Any) -> Iterator[Any]:
-    yield from model.graph.node
+    for graph in graphs(model):
+        yield from graph.node
     for function in model.functions:
         yield from function.node
 
@@ -68,11 +92,11 @@ def _parsed(path: Path) -> Any:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
 
-    if not path.is_file():
-        raise TeacherError(f"the teacher {path} is not a file", fix="give the path of the .onnx file")
     if path.stat().st_size > _MOST_BYTES:
         raise _too_large(path)
-    data = path.read_bytes()
+    with path.open("rb") as stream:
+        data = stream.read(1)
+        data += stream.read() if data != b"\0" else b""  # no message begins so: two gigabytes of nothing need no look
     if not data:
         raise TeacherError(f"the teacher {path} is empty", fix="fetch or export it again")
     if data.startswith(b"version https://git-lfs"):
@@ -116,51 +140,81 @@ def _check_versions(model: Any, path: Path) -> None:
             )
 
 
-def _check_structure(model: Any, path: Path) -> None:
-    """Raises TeacherError for control flow, also inside functions, and for sparse weights: no recipe handles them."""
-    branching = Counter(
-        node.op_type for node in _nodes(model) if any(one.HasField("g") or one.graphs for one in node.attribute)
-    )
-    if branching:
+def _check_structure(model: Any, path: Path, *, allow_loops: bool) -> None:
+    """Raises TeacherError for control flow, also inside functions, for sparse weights, and for too many operators."""
+    branching = Counter(node.op_type for node in _nodes(model) if inner_graphs(node))
+    if branching and not allow_loops:
         raise TeacherError(
             f"{path} has control flow ({_listed(branching)}): what a run costs is not known before it ends",
-            fix="export it without loops and branches: torch.onnx.export on fixed example inputs unrolls them",
+            fix="export it without loops and branches: torch.onnx.export on fixed example inputs unrolls them; or "
+            "allow them, if you trust who made the file: --allow-loops",
         )
-    if model.graph.sparse_initializer:
+    if branching and model.functions:
+        raise TeacherError(f"{path} has control flow and functions", fix="export it without functions")
+    sparse = any(
+        one.HasField("sparse_tensor") or one.sparse_tensors for node in _nodes(model) for one in node.attribute
+    )
+    if sparse or any(graph.sparse_initializer for graph in graphs(model)):
         raise TeacherError(f"{path} has sparse weights", fix="export it with dense weights")
+    count = sum(1 for _ in _nodes(model))
+    if count > _MOST_NODES:
+        raise TeacherError(f"{path} has {count} operators; {_MOST_NODES} are the most", fix="give a smaller model")
 
 
 def _fold_external_data(model: Any, path: Path) -> list[Path]:
     """Read all external data into the model; the files they came from, sorted."""
-    import onnx
-    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
-
     home, files, held = path.parent.resolve(), set(), 0
     for name, tensor in tensors(model):
-        if not uses_external_data(tensor):
+        if tensor.data_location != tensor.EXTERNAL:
             continue
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        told = {entry.key: entry.value for entry in tensor.external_data}
+        location = told.get("location", "")
         file = home / location
-        if not location or Path(location).is_absolute() or ".." in Path(location).parts or file.resolve() != file:
+        named = bool(location) and "\x00" not in location and "\\" not in location
+        if not named or Path(location).is_absolute() or ".." in Path(location).parts or file.resolve() != file:
             raise TeacherError(
                 f"{path} keeps the weight {name!r} in {location!r}: outside its folder, or behind a link",
                 fix="put the data beside it as a plain file, or save the model as one file: "
                 "onnx.save(onnx.load(path), 'whole.onnx')",
             )
-        if not file.is_file():
+        if not os.path.lexists(file):
             raise TeacherError(
                 f"{path} keeps its weights in {location!r}, which is not beside it",
                 fix="copy both files into one folder, under the names that they had",
             )
         try:
-            load_external_data_for_tensor(tensor, str(home))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise _damaged(path, f"the weight {name!r} in {location!r}: {str(error).splitlines()[0]}") from error
+            held += _take(tensor, file, told, _MOST_BYTES - held)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, f"the weight {name!r} in {location!r}: {error}") from error
+        except OverflowError as error:
+            raise _too_large(path) from error
         files.add(file)
-        held += len(tensor.raw_data)
-        if held > _MOST_BYTES:
-            raise _too_large(path)
     return sorted(files)
+
+
+def _take(tensor: Any, file: Path, told: dict[str, str], room: int) -> int:
+    """Move a tensor's bytes into it; how many. Raises ValueError, OSError, and OverflowError for more than `room`."""
+    if strange := sorted(told.keys() - set(_EXTERNAL)):
+        raise ValueError(f"it says {strange[0]!r} of its place")
+    offset, length = int(told.get("offset", "0")), int(told["length"]) if "length" in told else None
+    # neither a link nor a pipe, whatever lay there a moment ago
+    handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as stream:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is no plain file")
+        if about.st_nlink > 1:
+            raise ValueError("the file has other names too (hard links): copy it")
+        wanted = about.st_size - offset if length is None else length
+        if offset < 0 or wanted < 0 or offset + wanted > about.st_size:
+            raise ValueError(f"bytes {offset} to {offset + wanted} of a file of {about.st_size}")
+        if wanted > room:
+            raise OverflowError
+        stream.seek(offset)
+        tensor.raw_data = stream.read(wanted)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    return wanted
 
 
 def _inlined(model: Any, path: Path) -> Any:
@@ -176,6 +230,8 @@ def _inlined(model: Any, path: Path) -> Any:
             sizes[key] = sum(sizes.get(call, 1) for call in calls[key])
     except CycleError as error:
         raise _damaged(path, "a function of it calls itself") from error
+    if model.graph.node and any(node.overload for node in _nodes(model)):
+        raise TeacherError(f"{path} has overloaded functions", fix="export it without functions")
     total = sum(sizes.get((node.domain, node.op_type), 1) for node in model.graph.node)
     if total > _MOST_NODES:
         raise TeacherError(f"{path} has functions that unfold to {total} operators", fix="export it without functions")
@@ -186,7 +242,7 @@ def _check_operators(model: Any, path: Path) -> None:
     """Raises TeacherError for what is quantized already, and for operators without a CPU kernel on any machine."""
     from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-    quantized = Counter(node.op_type for node in model.graph.node if _QUANTIZED.match(node.op_type))
+    quantized = Counter(node.op_type for node in _nodes(model) if _QUANTIZED.match(node.op_type))
     if quantized:
         raise _not_float(path, f"it is quantized already ({_listed(quantized)})")
     kernels = {
@@ -194,7 +250,7 @@ def _check_operators(model: Any, path: Path) -> None:
         for kernel in runtime.get_all_opkernel_def()
         if kernel.provider == "CPUExecutionProvider" and kernel.domain not in _OF_ONE_CPU
     }
-    others = {(node.domain, node.op_type) for node in model.graph.node if node.domain not in _STANDARD}
+    others = {(node.domain, node.op_type) for node in _nodes(model) if node.domain not in _STANDARD}
     if strange := sorted(others - kernels):
         raise TeacherError(
             f"{path} needs operators that ONNX Runtime does not have on every CPU: "
@@ -211,15 +267,19 @@ def _check_weights(model: Any, path: Path) -> None:
     narrow: dict[str, list[str]] = {}
     for name, tensor in tensors(model):
         try:
+            if any(size < 0 for size in tensor.dims):
+                raise ValueError(f"the shape {list(tensor.dims)}")
             kind = TensorProto.DataType.Name(tensor.data_type)
-            if _NARROW.match(kind) and int(np.prod(tensor.dims)) > 1:
+            if _NARROW.match(kind) and math.prod(tensor.dims) > 1:
                 narrow.setdefault(kind.lower(), []).append(name)
                 continue
-            values = numpy_helper.to_array(tensor) if kind == "FLOAT" else None
+            values = numpy_helper.to_array(tensor)  # which also counts: as many values as the shape says
         except (TypeError, ValueError) as error:
             raise _damaged(path, f"the weight {name!r}: {str(error).splitlines()[0]}") from error
+        if kind != "FLOAT":
+            continue
         # a single infinity is what masks are made of
-        if values is not None and not np.isfinite(values).all() and (values.size > 1 or np.isnan(values).any()):
+        if not np.isfinite(values).all() and (values.size > 1 or np.isnan(values).any()):
             count = int(values.size - np.isfinite(values).sum())
             raise TeacherError(
                 f"the weight {name!r} of {path} holds NaN or infinity ({count} of {values.size} values)",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
-from edgekd.teachers._onnx_checks import joined, opset, tensors
+from edgekd.teachers._onnx_checks import graphs, inner_graphs, joined, opset, tensors
 
 LEAST_OPSET = 13  # below it there are no scales per channel; such a model is converted
 Dims = tuple[int | None, ...]  # None for a dimension that is free
@@ -127,6 +127,8 @@ def extract(model: Any, wiring: Wiring, feed: Feed) -> Any:
         copy.input[:] = [names.get(name, name) for name in node.input]
         copy.output[:] = [names.get(name, name) for name in node.output]
         copy.name = titles[number]
+        for inner in inner_graphs(copy):
+            _rename_inside(inner, names)
     constants = {tensor.name for tensor in model.graph.initializer}
     for tensor in model.graph.initializer:
         if tensor.name in used:
@@ -173,14 +175,38 @@ def _reached(model: Any, output: str) -> tuple[list[Any], set[str]]:
         if needed & set(node.output):
             nodes.append(node)
             needed |= set(node.input) - {""}  # an input that is left out
+            for inner in inner_graphs(node):
+                needed |= _taken_from_outside(inner)
     return nodes[::-1], needed
+
+
+def _taken_from_outside(graph: Any) -> set[str]:
+    """Names that the body of a loop or branch reads, and does not make itself."""
+    own = {one.name for one in (*graph.input, *graph.initializer)}
+    own |= {name for node in graph.node for name in node.output}
+    read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            read |= _taken_from_outside(inner)
+    return read - own - {""}
+
+
+def _rename_inside(graph: Any, names: Mapping[str, str]) -> None:
+    """Give what the body reads from outside its new names."""
+    outside = {old: new for old, new in names.items() if old in _taken_from_outside(graph)}
+    for node in graph.node:
+        node.input[:] = [outside.get(name, name) for name in node.input]
+        for inner in inner_graphs(node):
+            _rename_inside(inner, outside)
+    for one in graph.output:
+        one.name = outside.get(one.name, one.name)
 
 
 def _renaming(model: Any, wiring: Wiring, feed: Feed) -> dict[str, str]:
     """Old name to new; a tensor that has one of the new names already makes room."""
     names = dict(wiring.inputs) | {wiring.output: feed.output}
-    taken = {tensor.name for tensor in model.graph.initializer}
-    taken |= {name for node in model.graph.node for name in (*node.input, *node.output)}
+    taken = {tensor.name for graph in graphs(model) for tensor in (*graph.initializer, *graph.input)}
+    taken |= {name for graph in graphs(model) for node in graph.node for name in (*node.input, *node.output)}
     for name in sorted(taken & set(names.values()) - set(names)):
         free = f"{name}_of_file"
         while free in taken:

@@ -1,21 +1,18 @@
-"""A teacher from a .pth file of EfficientNet-Lite weights, read as names and sizes before it is loaded."""
+"""A teacher from a .pth file of EfficientNet-Lite weights, which a limited process copies into safetensors first."""
 
 from __future__ import annotations
 
-import math
-import pickle
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256
 from edgekd.data import pixels
-from edgekd.teachers import _own
+from edgekd.teachers import _files, _own, _pickles, _safetensors
 
 # Lite0 to Lite4: width, depth, pixels (github.com/tensorflow/tpu, efficientnet_lite_builder.py)
 _VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
@@ -39,9 +36,13 @@ class EfficientnetLite:
         path = Path(source).expanduser()
         if task != "image-classification":
             raise TeacherError(f"the teacher {source} classifies images, not {task}", fix="give another --teacher")
-        if not path.is_file():
+        if not _files.is_plain(path):
             raise TeacherError(f"the teacher {source!r} is not a file", fix="give the path of the .pth file")
-        sizes = {name: size for name, size in tensor_sizes(path).items() if len(size) == 4}
+        if path.stat().st_size > _MOST_BYTES:
+            raise TeacherError(f"{path} is larger than {_MOST_BYTES >> 20} MiB", fix="give an EfficientNet-Lite's file")
+        weights, checks = _pickles.converted(path)
+        shapes = {name: tuple(told["shape"]) for name, told in _safetensors.check(weights).items()}
+        sizes = {name: size for name, size in shapes.items() if len(size) == 4}
         for width, depth, side in _VARIANTS:
             shape = make("students", "convnet", image_size=side, channels=3, classes=1000, width=width, depth=depth)
             if sizes == dict(_expected(shape)):
@@ -51,7 +52,8 @@ class EfficientnetLite:
                     "architecture": {"family": "convnet", "shape": shape.as_dict()},
                     "labels": None,
                     "sha256": file_sha256(path),
-                    "licence": "not stated in the teacher's file",
+                    "licence": licences.of_teacher(path.parent),
+                    "checks": checks,
                 }
         raise TeacherError(
             f"{path} does not hold the weights of an EfficientNet-Lite: its {len(sizes)} convolutions are others",
@@ -79,15 +81,15 @@ class EfficientnetLite:
         return self._network(folder, architecture, labels, own_head=False)
 
     def _network(self, file: Path, architecture: Mapping[str, Any], labels: Sequence[str], *, own_head: bool) -> Any:
-        import torch
+        from safetensors.torch import load_file
 
         network = make("students", "convnet", **architecture["shape"] | {"classes": len(labels)}).random()
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = load_file(_pickles.converted(file)[0])
             renamed = {_renamed(name): value for name, value in state.items() if own_head or not name.startswith(_HEAD)}
             fresh = {} if own_head else dict(network.head.state_dict(prefix="head."))
             network.load_state_dict(renamed | fresh)
-        except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        except (RuntimeError, KeyError, ValueError, OSError) as error:
             raise TeacherError(
                 f"cannot load the teacher {file}: {str(error).splitlines()[0]}", fix="fetch the file again"
             ) from error
@@ -126,55 +128,3 @@ def _expected(shape: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
         named += [(f"_blocks.{number}.{name}", part) for name, part in parts.items() if part]
     for name, one in named:
         yield f"{name}.weight", (one.outputs, 1 if one.depthwise else one.inputs, one.kernel, one.kernel)
-
-
-def tensor_sizes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name to size of a checkpoint's tensors, in either of torch's formats; loads none, runs nothing.
-
-    Raises TeacherError for a damaged file, one that would run code, or tensors larger than the file.
-    """
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB")
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                record = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-                with archive.open(record) as stream:
-                    saved = _Sizes(stream).load()
-        else:
-            with path.open("rb") as stream:
-                for _ in range(3):  # torch before 1.6: a magic number, a version and the machine come first
-                    _Sizes(stream).load()
-                saved = _Sizes(stream).load()
-        sizes = {str(name): size for name, size in saved.items() if isinstance(size, tuple)}
-        if sum(map(math.prod, sizes.values())) > path.stat().st_size:
-            raise ValueError("its tensors are larger than the file")
-    except TeacherError:
-        raise
-    except Exception as error:  # a damaged pickle fails in every way that Python knows
-        raise TeacherError(
-            f"the teacher's file {path} is no checkpoint of torch: {error or type(error).__name__}",
-            fix="fetch the file again; a Hugging Face teacher is given as its folder",
-        ) from error
-    return sizes
-
-
-class _Sizes(pickle.Unpickler):
-    """Reads what a checkpoint says of its tensors. Nothing of it can run: nothing that it may call does anything."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name in the pickle. Raises TeacherError for all that plain tensors do not need."""
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda _storage, _offset, size, *_rest: tuple(size)
-        if module == "torch" and name.endswith("Storage"):
-            return name
-        raise TeacherError(
-            f"the teacher's pickle would run code when loaded: it calls {module}.{name}",
-            fix="do not load it; ask its author for a file of plain tensors",
-        )
-
-    def persistent_load(self, saved: Any) -> Any:
-        """A tensor's values, which stay where they are."""
-        return saved

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.errors import TeacherError
+from edgekd.core import licences
+from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.registry import make, plugin
-from edgekd.data import pixels
-from edgekd.teachers import _checks, _files, _own
+from edgekd.data import hub, pixels
+from edgekd.teachers import _checks, _files, _own, _settings, _sizes
 
 # The encoders whose layers, feed-forward width and vocabulary we know how to copy from.
 MODEL_TYPES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -23,23 +22,10 @@ IMAGE_TYPES = (
     "resnet", "swin", "vit",
 )  # fmt: skip
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
-_ALIASES = {
-    "layers": ("num_hidden_layers", "n_layers"),
-    "hidden": ("hidden_size", "dim"),
-    "heads": ("num_attention_heads", "n_heads"),
-    "feed_forward": ("intermediate_size", "hidden_dim"),
-    "vocabulary": ("vocab_size",),
-    "max_tokens": ("max_position_embeddings",),
-}
-_DEPTHS = ("depths", "num_block_repeats", "num_hidden_layers")
-_WIDTHS = ("hidden_size", "hidden_sizes", "hidden_dim", "last_hidden_size")
-# whose position embeddings or exported paddings fit one size of images
-_OF_ONE_SIZE = ("beit", "deit", "mobilenet_v1", "mobilenet_v2", "vit")
-_MOBILENETS = {"mobilenet_v1": (13, 1024), "mobilenet_v2": (17, 1280)}  # whose configs name neither
-_MOBILENET_TAPS = {"mobilenet_v1": 25, "mobilenet_v2": 15}  # convolutions but the stem and one; blocks but one
 _OF_PATCHES = ("beit", "deit", "vit")  # whose layers all have queries, keys and values
 _HEADS = ("classifier.weight", "classifier.out_proj.weight", "classifier.1.weight")
-_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "LICENSE*", "README.md")
+_MOST_LABELS = 10**6
+_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", *licences.NAMES, "README.md")
 
 
 @dataclass(frozen=True)
@@ -56,28 +42,31 @@ class Huggingface:
         model's, names of classes that contradict each other, or a hub id out of reach.
         """
         folder = self.folder(source)
+        _files.check_folder(folder)
         config = _config(folder)
-        describe, beside = _image_shape if _sees(task) else _text_shape, _beside(task)
+        _settings.check(folder)
+        describe, beside = _sizes.image_shape if _sees(task) else _sizes.text_shape, _beside(task)
         own = config.get("edgekd")  # a student of ours, as the store keeps it
         check = _check_own if own else _check_type
         check(config, folder, task)
-        weights = _files.check_weights(folder)
         _check_beside(folder, beside)
+        weights = _files.check_weights(folder)
         if beside == _TOKENIZERS:
-            _checks.check_tokenizer(folder, config, _files.weight_shapes(weights))
+            _checks.check_tokenizer(folder, config, weights.shapes)
         kind = plugin("tasks", task)
         head = kind.auto_model.removeprefix("AutoModel")
-        heads = config.get("architectures") or ()
+        heads = _architectures(config)
         # every encoder gives embeddings; classes need a head
         ready = bool(own) or not kind.labelled or any(name.endswith(head) for name in heads)
-        labels = _labels(config, folder, weights) if ready and kind.labelled else None
+        labels = _labels(config, folder, weights.shapes) if ready and kind.labelled else None
         return {
-            "folder": str(folder),
+            "folder": str(weights.folder),  # of pickles, their copies in the store
             "ready": ready,
             "architecture": own or {"model_type": config["model_type"], **describe(config, folder)},
             "labels": labels if kind.labelled else (),
-            "sha256": _files.fingerprint(folder, weights, beside),
-            "licence": _files.licence(folder),
+            "sha256": _files.fingerprint(folder, weights.sources, beside),
+            "licence": licences.of_teacher(folder),
+            "checks": weights.checks,
         }
 
     def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
@@ -99,6 +88,7 @@ class Huggingface:
                 label2id=numbers,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
+                use_safetensors=True,
             )
             .float()
         )
@@ -110,7 +100,7 @@ class Huggingface:
             return
         from transformers import AutoTokenizer
 
-        AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(out)
 
     def training(self, rows: int) -> dict[str, Any]:
         """About 750 steps of 16 for a small set, at least three epochs for a large one."""
@@ -137,16 +127,29 @@ class Huggingface:
             raise TeacherError(
                 f"the teacher {source!r} is not a folder", fix="give a folder saved by save_pretrained, or a hub id"
             )
+        return self._fetched(source)
+
+    def _fetched(self, source: str) -> Path:
+        """The hub's files in its cache on this machine, brought up to date where the hub can be reached."""
         from huggingface_hub import snapshot_download
 
         try:
+            hub.ask(source, "model")
             return Path(snapshot_download(source, revision=self.revision, allow_patterns=list(_HUB_FILES)))
-        except Exception as error:  # the hub's client raises dozens of kinds, most of them network errors
+        except hub.Unknown as error:
+            reason = f"there is no such folder, and on the Hugging Face hub: {error}"
+        except hub.Unreachable as error:
+            reason = f"there is no such folder, the Hugging Face hub could not be reached ({error})"
+        except Exception as error:  # noqa: BLE001 (the hub's client raises dozens of kinds, most of them network errors)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise TeacherError(
-                f"cannot fetch the teacher {source!r}: {reason}",
-                fix="check the id and the network, or give a local folder saved by save_pretrained",
-            ) from error
+        kept = hub.cached(source, "model", _HUB_FILES, self.revision)
+        if kept is not None:
+            return kept
+        raise TeacherError(
+            f"cannot fetch the teacher {source!r}: {reason}, and the hub's cache on this machine has no copy",
+            fix="check the id; fetch the model once where there is a network (a cached copy is used from then on), or "
+            "give a local folder saved by save_pretrained",
+        )
 
 
 def _sees(task: str) -> bool:
@@ -156,7 +159,9 @@ def _sees(task: str) -> bool:
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config = _files.read_json(file)
+        if not file.exists():
+            raise FileNotFoundError("there is none")
     except (OSError, ValueError) as error:
         raise TeacherError(
             f"cannot read {file}: {error}", fix="give a folder saved by model.save_pretrained(folder)"
@@ -166,14 +171,33 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _check_own(config: dict[str, Any], folder: Path, task: str) -> None:
     """Raises TeacherError for a student of ours whose family, or whose own inputs, are of another task."""
-    family, kind = config["edgekd"]["family"], task.title().replace("-", "")
-    made_for_it = any(name.endswith(kind) for name in config.get("architectures") or ())
+    family, kind = _family(config["edgekd"], folder), task.title().replace("-", "")
+    made_for_it = any(name.endswith(kind) for name in _architectures(config))
     if made_for_it and task in plugin("students", family).tasks:
         return
     raise TeacherError(
         f"the teacher {folder} is one of our own {family} models, which was not trained for {task}",
         fix="name the --task that it was trained for, or give another --teacher",
     )
+
+
+def _family(own: Any, folder: Path) -> str:
+    """The family that the key `edgekd` names. Raises TeacherError where it is not what edgekd writes there."""
+    try:
+        family: str = own["family"]
+        str(make("students", family, **own["shape"]))
+    except (UsageError, AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise TeacherError(
+            f'{folder}/config.json has a key "edgekd" that edgekd did not write: {str(error).splitlines()[0]}',
+            fix="give the folder as edgekd wrote it, or remove the key if the model is another's",
+        ) from error
+    return family
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    """The model's classes, as config.json names them; none where it says something else."""
+    said = config.get("architectures")
+    return [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
 
 
 def _check_type(config: dict[str, Any], folder: Path, task: str) -> None:
@@ -212,62 +236,15 @@ def _check_beside(folder: Path, names: tuple[str, ...]) -> None:
     )
 
 
-def _text_shape(config: dict[str, Any], folder: Path) -> dict[str, int]:
-    shape = {}
-    for ours, theirs in _ALIASES.items():
-        value = next((config[name] for name in theirs if name in config), None)
-        if not isinstance(value, int) or value < 1:
-            raise TeacherError(
-                f"{folder}/config.json has no usable {theirs[0]} (it says {value!r})", fix="restore the model's config"
-            )
-        shape[ours] = value
-    if config["model_type"] in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        shape["max_tokens"] -= config.get("pad_token_id", 1) + 1  # these count positions from the pad id on
-    return shape
-
-
-def _image_shape(config: dict[str, Any], folder: Path) -> dict[str, int]:
-    """Depth and width are for the reader; the side is the processor's, which is what the model is fed."""
-    layers, hidden = _MOBILENETS.get(config["model_type"], (0, 0))
-    for name in _DEPTHS:
-        depth = config.get(name, layers)
-        layers = layers or (sum(depth) if isinstance(depth, list) else depth)
-    for name in _WIDTHS:
-        width = config.get(name, hidden)
-        hidden = hidden or (width[-1] if isinstance(width, list) else width)
-    side = pixels.side_of(pixels.read_config(folder), folder)
-    if config["model_type"] in _OF_ONE_SIZE and config.get("image_size") != side:
-        raise TeacherError(
-            f"the teacher {folder} takes images of {config.get('image_size')} pixels; its {pixels.CONFIG} makes {side}",
-            fix=f"set the size in {pixels.CONFIG} to the model's",
-        )
-    sizes = {"layers": layers, "hidden": hidden, "max_size": side, "channels": config.get("num_channels", 3)}
-    return sizes | {"taps": _taps(config)}
-
-
-def _taps(config: dict[str, Any]) -> int:
-    """The entries of transformers' `hidden_states`, less the first; 0 where the config does not say.
-
-    Stages where the type has such, else layers or blocks.
-    """
-    model_type: str = config["model_type"]
-    if model_type in _MOBILENET_TAPS:
-        return _MOBILENET_TAPS[model_type]
-    if model_type == "efficientnet":
-        repeats: list[int] = config.get("num_block_repeats", [])
-        return sum(math.ceil(float(config.get("depth_coefficient", 0)) * number) for number in repeats)
-    if config.get("depths"):
-        return len(config["depths"]) - (model_type == "poolformer")  # it leaves out what its first stage reads
-    return int(config.get("num_hidden_layers", 0))
-
-
-def _labels(config: dict[str, Any], folder: Path, weights: list[Path]) -> tuple[str, ...]:
+def _labels(config: dict[str, Any], folder: Path, shapes: Mapping[str, list[int]]) -> tuple[str, ...]:
     _checks.check_labels(config, folder)
-    named = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(config.get("num_labels", 2))}
+    named = config.get("id2label") or {
+        str(number): f"LABEL_{number}"
+        for number in range(min(_MOST_LABELS, _sizes.number(config, "num_labels", 2, folder)))
+    }
     labels = tuple(str(named[key]) for key in sorted(named, key=int))
-    shapes = _files.weight_shapes(weights)
     head = next((shape for name, shape in shapes.items() if name in _HEADS), None)
-    if head and head[0] != len(labels):
+    if head and head[:1] != [len(labels)]:
         raise TeacherError(
             f"{folder}/config.json names {len(labels)} labels; the teacher's weights have {head[0]}",
             fix="set id2label and label2id in config.json to the classes the model was trained on, in order",

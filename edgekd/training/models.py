@@ -73,5 +73,5 @@ def _hugging_face(folder: Path, task: str) -> torch.nn.Module:
     import transformers
 
     auto = getattr(transformers, plugin("tasks", task).auto_model)
-    model: torch.nn.Module = auto.from_pretrained(folder, weights_only=True, trust_remote_code=False).float()
+    model: torch.nn.Module = auto.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).float()
     return model

@@ -1,0 +1,65 @@
+"""`edgekd verify`: whether a bundle is what was shipped, by whom, how new, for which device, and that it answers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekd.cli.printing import print_json
+from edgekd.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekd.proof.trust import Checked
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", "trusted", multiple=True, metavar="PUB", type=click.Path(path_type=Path),
+              help="A trusted public key, or a folder of *.pub; more than once: one that signed is enough.",
+)  # fmt: skip
+@click.option("--revoked", multiple=True, metavar="PUB|KEYID",
+              help="A key that is trusted no more, by its file or id; more than once.")  # fmt: skip
+@click.option("--after", metavar="VERSION", help="Refuse a bundle that is not newer than this version.")
+@click.option("--target", metavar="NAME|FILE", help="The device: refuse a bundle that was not built for it.")
+@click.option("--ignore-modes", is_flag=True, help="For a card formatted as FAT, which keeps no permissions.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def verify(
+    bundle: Path, trusted: tuple[Path, ...], revoked: tuple[str, ...], after: str | None, target: str | None,
+    ignore_modes: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Check a bundle: files, signature, version, target, answers.
+
+    ONNX Runtime sees the model only after all else is well. Without --key this finds damage, not malice.
+    """
+    from edgekd.proof import trust
+
+    if not os.path.lexists(bundle / "manifest.json"):
+        raise UsageError(f"{bundle} is no bundle: it has no manifest.json", fix="give the folder that build wrote")
+    believed = trust.Trust.of(trusted, revoked) if trusted or revoked else None
+    asked = trust.Asked(believed, after, target, ignore_modes)
+    checked = trust.check(bundle, asked)
+    if not as_json:
+        click.echo("\n".join(_lines(checked, asked.after, asked.target)))
+    words = trust.answers(checked)
+    if as_json:
+        print_json(_values(checked) | {"golden": words})
+    else:
+        click.echo(f"ok      {checked.manifest['model']} loads and runs\nok      golden vectors: {words}")
+
+
+def _lines(checked: Checked, after: str | None, target: str | None) -> list[str]:
+    lines = [f"{checked.count} files are those that the manifest lists"]
+    lines += [f"signed by {key}" for key in checked.signed_by]
+    lines += [f"version {checked.manifest['version']} is newer than {after}"] if after else []
+    lines += [f"built for {target}"] if target else []
+    return [f"ok      {line}" for line in lines] + [f"note    {note}" for note in checked.notes]
+
+
+def _values(checked: Checked) -> dict[str, Any]:
+    signed = [{"name": key.name, "key_id": key.key_id} for key in checked.signed_by]
+    told = {key: checked.manifest[key] for key in ("name", "version", "compatible")}
+    return {"bundle": str(checked.folder), **told, "files": checked.count, "signed_by": signed,
+            "notes": list(checked.notes)}  # fmt: skip

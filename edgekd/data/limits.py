@@ -1,0 +1,100 @@
+"""How much of a stranger's file is taken, and whether it is a file at all; values of it, short enough for a message."""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekd.core import child
+from edgekd.core.errors import DataError
+
+_MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+MOST_BYTES = min(8 << 30, _MACHINE // 2)  # of one array or table as it is in memory, and of a text file
+MOST_CELLS = 200_000_000
+MOST_IMAGE_BYTES = 256 << 20  # of one encoded image
+_JSON_MOST = 64 << 20  # of a description that lies beside data
+_FACTOR = 3  # memory of the process that looks, over what it may find
+_BASE_MIB = 1024
+_BASE_S, _MIB_PER_S = 15.0, 20
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def is_plain(path: Path) -> bool:
+    """Whether it is a file with content of its own: opening a pipe would wait for ever, a device never ends."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def check_plain(path: Path, most: int = MOST_BYTES) -> None:
+    """Raises DataError for a device, a pipe or a folder, and for a file of more than `most` bytes.
+
+    A file that is not there, or must not be read, is left to whoever opens it.
+    """
+    if not path.exists():
+        return
+    if not is_plain(path):
+        raise DataError(f"{path} is no plain file", fix="give a file, not a folder, pipe or device")
+    if path.stat().st_size > most:
+        raise DataError(
+            f"{path} has {path.stat().st_size:,} bytes; at most {most:,} are read",
+            fix="give fewer rows, or several files",
+        )
+
+
+def read_json(file: Path) -> Any:
+    """JSON of a small plain file. Raises ValueError for what is none, OSError."""
+    if not is_plain(file) or file.stat().st_size > _JSON_MOST:
+        raise ValueError(f"{file.name} is no plain file of at most {_JSON_MOST >> 20} MiB")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{file.name} is nested too deeply") from error
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, shortened: a cell may hold megabytes, or lists in lists in lists."""
+    return _SHORT.repr(value)
+
+
+def has_odd_text(row: Mapping[str, Any]) -> bool:
+    """Whether a text in it cannot be written as UTF-8: JSON can spell half a character, `\\\\ud800`."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def look_first(function: str, path: Path) -> None:
+    """Let a limited process read compressed columns before this one does; `function(path)` gives their bytes.
+
+    Raises DataError where it cannot: a file of a few kilobytes may unpack to any size, or crash what reads it.
+    """
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if is_plain(one)]
+    size_mib = sum(one.stat().st_size for one in files) >> 20
+    seconds = _BASE_S + size_mib / _MIB_PER_S
+    machine_mib = _MACHINE >> 20
+    limits = child.Limits(
+        memory_mib=min(machine_mib, _BASE_MIB + _FACTOR * (MOST_BYTES >> 20)),
+        cpu_s=int(seconds) * (os.cpu_count() or 1),
+    )
+    try:
+        found = child.call(function, {"path": str(path)}, timeout_s=seconds, limits=limits)
+    except child.ChildError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.message}", fix="write it again in smaller parts, or as .csv or .jsonl"
+        ) from error
+    if found["bytes"] > MOST_BYTES or found["cells"] > MOST_CELLS:
+        raise DataError(
+            f"{path} unpacks to {found['bytes']:,} bytes in {found['cells']:,} cells; at most {MOST_BYTES:,} bytes and "
+            f"{MOST_CELLS:,} cells are read",
+            fix="give fewer rows or columns",
+        )

@@ -1,0 +1,111 @@
+"""The model card, README.md of a bundle: front matter as the Hugging Face hub reads it, and what people ask first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgekd.core import licences
+from edgekd.core.registry import plugin
+from edgekd.papers.dossier import PROVENANCE, SBOM, Dossier
+from edgekd.plan import Plan
+from edgekd.report import page
+
+_JAVASCRIPT = ("text-classification", "feature-extraction", "image-classification")  # transformers.js opens these
+_PURPOSES = {
+    "text-classification": "texts into {classes} classes",
+    "image-classification": "images into {classes} classes",
+    "time-series-classification": "windows of sensor values into {classes} classes",
+    "feature-extraction": "texts into embeddings",
+}
+_FILES = {  # what lies in a bundle, in the order of the card
+    "manifest.json": "every file with size and SHA-256",
+    "config.json": "class names and sizes",
+    "golden/": "inputs, the answers to them, and how far an answer may be from these",
+    "verify.py": "checks the bundle where it lies",
+    "bench/": "measures it on the device and writes a receipt",
+    "report.html": "every figure and how it was got; also as report.md and report.json",
+    SBOM: "what it is made of, a CycloneDX bill of materials",
+    PROVENANCE: "how it was made: every choice, versions, hashes, an in-toto statement",
+    "LICENSES/": "what is known of the teacher's and the data's licences",
+}
+
+
+def compose(about: Dossier) -> str:
+    """The whole card."""
+    return page.render("card.md", about.said | variables(about.plan, about.said, Path(about.model).name))
+
+
+def variables(plan: Plan, said: dict[str, Any], model: str) -> dict[str, Any]:
+    """What the card's template takes beside the report's values; `model` is the ONNX file's name."""
+    files = {f"onnx/{model}": "the model", **_FILES}
+    return {
+        "model": model, "bundle": f"{plan.name}-{plan.target.name}", "survey": asdict(plan.student.survey),
+        "front": front_matter(plan, said), "purpose": purpose(plan), "limits": limits(plan, said), "files": files,
+    }  # fmt: skip
+
+
+def front_matter(plan: Plan, said: dict[str, Any]) -> str:
+    """YAML for the hub, without its dashes. A distilled model's licence is its builder's to state: `other`."""
+    import yaml
+
+    stated = licences.spdx(plan.teacher.licence) if plan.compresses_only else None
+    known = {"license": stated.lower()} if stated and " " not in stated else {
+        "license": "other", "license_name": "of-its-teacher-and-data", "license_link": "LICENSES",
+    }  # fmt: skip
+    tags = ["onnx", "onnxruntime", "edge", "quantization" if plan.compresses_only else "distillation", plan.target.name]
+    summary = said["summary"]
+    values = {
+        **known,
+        "pipeline_tag": plan.task,
+        "library_name": "onnxruntime",
+        "tags": [*tags, *(["transformers.js"] if plan.task in _JAVASCRIPT else [])],
+        **({"base_model": plan.teacher.name} if is_hub_id(plan) else {}),
+        "metrics": [summary["metric"]],
+        "model-index": [{
+            "name": f"{plan.name}-{plan.target.name}",
+            "results": [{
+                "task": {"type": plan.task},
+                "dataset": {"type": "custom", "name": plan.data.name, "split": "test"},
+                "metrics": [{
+                    "type": summary["metric"], "value": round(summary["shipped"]["metric_value"], 6), "verified": False,
+                }],
+            }],
+        }],
+    }  # fmt: skip
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000).strip()
+
+
+def is_hub_id(plan: Plan) -> bool:
+    """Whether the teacher was fetched from the Hugging Face hub by `owner/name`."""
+    source = plan.teacher.source
+    known = plan.teacher.kind == "huggingface" and plan.teacher.name == source
+    return known and source.count("/") == 1 and not source.startswith((".", "/", "~"))
+
+
+def purpose(plan: Plan) -> str:
+    """What it is for, as far as its plan says: the builder knows more."""
+    what = _PURPOSES.get(plan.task, plan.task).format(classes=len(plan.data.classes))
+    return f"turns {what}, offline, with ONNX Runtime on {plan.target.name} ({plan.target.arch})"
+
+
+def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
+    """What to keep in mind of it, each in a sentence: nothing that was not looked at is claimed."""
+    found = [f"Its figures are of {said['data']['counts']['test']} held-out rows of the same data; other data may fare "
+             "worse."]  # fmt: skip
+    if plan.data.classes:
+        found.append(f"It knows {len(plan.data.classes)} classes and always answers with one of them.")
+    if plugin("tasks", plan.task).unit == "tokens":
+        found.append(f"Texts are cut at {plan.student.survey.max_size} tokens.")
+    if not plan.target.runs_here:
+        found.append(f"Its time was measured on {said['summary']['measured_on']}, not on {plan.target.name}.")
+    elsewhere = said["target_figures"]["accuracy"]["kind"]
+    if elsewhere != "measured":
+        found.append(f"Its {said['summary']['metric']} on {plan.target.arch} kernels was not measured.")
+    if not plan.data.test_labelled and plan.metric == "agreement":
+        found.append("The held-out rows have no labels: it was held against its teacher alone.")
+    if said["choice"]["forced"]:
+        found.append(f"It was forced against: {'; '.join(said['choice']['against']) or 'nothing'}.")
+    found.append("Whether it treats groups of people alike was not examined.")
+    return found

@@ -1,0 +1,69 @@
+"""What the papers of one bundle are written from, and the order in which they are written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.results import digest, file_sha256
+from edgekd.plan import Plan
+
+SBOM, PROVENANCE, CARD = "sbom.cdx.json", "provenance.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Dossier:
+    """One bundle before it is moved into place: its plan, its report's values and the folder that has its files."""
+
+    plan: Plan
+    said: dict[str, Any]  # the report's values
+    checks: dict[str, Any]  # what was tried on the finished folder
+    folder: Path
+    artifact: dict[str, str]  # the artifact's files with their SHA-256; all others are evidence
+
+    @cached_property
+    def model(self) -> str:
+        """The ONNX file, relative to the folder."""
+        return next(name for name in sorted(self.artifact) if name.startswith("onnx/") and name.endswith(".onnx"))
+
+    @property
+    def artifact_sha256(self) -> str:
+        """SHA-256 over the artifact's names and hashes: the same for every rebuild of it."""
+        return digest(self.artifact)
+
+    @property
+    def name(self) -> str:
+        """NAME-TARGET."""
+        return f"{self.plan.name}-{self.plan.target.name}"
+
+    def evidence(self) -> dict[str, str]:
+        """The files there are beside the artifact so far, with their SHA-256."""
+        return {name: sha256 for name, sha256 in hashes(self.folder).items() if name not in self.artifact}
+
+    def write(self, name: str, values: dict[str, Any]) -> None:
+        """Write one of the papers as JSON."""
+        (self.folder / name).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read(plan: Plan, said: dict[str, Any], checks: dict[str, Any], folder: Path, evidence: set[str]) -> Dossier:
+    """The dossier of a folder whose artifact is whole; `evidence` names what does not count as artifact."""
+    artifact = {name: sha256 for name, sha256 in hashes(folder).items() if name not in evidence}
+    return Dossier(plan, said, checks, folder, artifact)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file of a folder, by its name there, with its SHA-256."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+
+
+def write(about: Dossier) -> None:
+    """Write sbom.cdx.json, README.md and, last, provenance.json, which has the hashes of the other papers."""
+    from edgekd.papers import card, provenance, sbom
+
+    about.write(SBOM, sbom.compose(about))
+    (about.folder / CARD).write_text(card.compose(about), encoding="utf-8")
+    about.write(PROVENANCE, provenance.compose(about))

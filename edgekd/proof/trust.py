@@ -1,0 +1,216 @@
+"""Trust: whether a bundle is the one that was shipped, by whom, how new, and for which device. Runs no model.
+
+The order matters: first the strict walk and the hashes, then the signature, then what the manifest says. The model is
+opened by others (`answers`), after all this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.core import child, keys, signing, versions
+from edgekd.core.errors import BelowAccuracy, EdgeKDError, RuntimeCannotLoad, UsageError
+from edgekd.core.signing import PublicKey
+from edgekd.onboard import verify
+
+_ANSWERS_S, _ANSWERS_MIB = 600.0, 4096  # what running the golden inputs may take, beside eight times the model's file
+_ANEW = "take the bundle anew from where it was built; nothing may be written into its folder"
+_KINDS = {1: EdgeKDError, 5: BelowAccuracy, 7: RuntimeCannotLoad}  # by verify.py's exit code
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The keys that a device believes, and those that it does not believe any more, whatever else it was told."""
+
+    keys: tuple[PublicKey, ...]
+    revoked: frozenset[str] = frozenset()  # key ids
+    revoked_keys: tuple[PublicKey, ...] = ()  # of those, the ones whose file is at hand
+
+    @classmethod
+    def of(cls, trusted: Iterable[Path], revoked: Iterable[str] = ()) -> Trust:
+        """Keys by their files or folders of them; revoked ones also by their id. Raises UsageError."""
+        own = tuple(key for path in trusted for key in keys.read_publics(path))
+        known: list[PublicKey] = []
+        ids = set()
+        for word in revoked:
+            if verify.is_hash(word):
+                ids.add(word)
+            else:
+                known += keys.read_publics(Path(word))
+        if not own:
+            raise UsageError(
+                "--revoked without --key: nobody is trusted at all", fix="give the trusted keys: --key PUB"
+            )
+        return cls(own, frozenset(ids | {key.key_id for key in known}), tuple(known))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What else a bundle is held to."""
+
+    trust: Trust | None = None  # None: nobody asks who signed it
+    after: str | None = None  # the version that it must be newer than
+    target: str | None = None  # the device's profile, a name or a YAML file
+    ignore_modes: bool = False
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A bundle whose files are those that its manifest lists, and that is what was asked for."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    signed_by: tuple[PublicKey, ...]  # trusted keys alone
+    notes: tuple[str, ...]  # what the reader should know beside
+
+    @property
+    def count(self) -> int:
+        """The files listed."""
+        return sum(len(self.manifest[part]["files"]) for part in ("artifact", "evidence"))
+
+
+def check(bundle: Path, asked: Asked | None = None) -> Checked:
+    """All but the model's answers. Raises EdgeKDError where the bundle is not what was shipped or asked for."""
+    asked = asked or Asked()
+    try:
+        manifest = verify.check_files(bundle, asked.ignore_modes)
+    except verify.Failed as error:
+        raise EdgeKDError(str(error), fix=_ANEW) from error
+    signed, notes = _signed(bundle, asked.trust)
+    if asked.after is not None:
+        _newer(manifest["version"], asked.after)
+        notes += [] if signed else ["the version is what the manifest says; only a signature (--key) vouches for it"]
+    if asked.target is not None:
+        _serves(manifest, asked.target)
+    return Checked(bundle, manifest, tuple(signed), tuple(notes))
+
+
+def answers(checked: Checked) -> str:
+    """Run the golden inputs in a child process with limits: how far off the answers were, in words.
+
+    Raises BelowAccuracy where they are outside the tolerance, RuntimeCannotLoad where ONNX Runtime refuses the model or
+    the child meets a limit, EdgeKDError where the golden vectors cannot be used.
+    """
+    model = checked.folder / str(checked.manifest["model"])
+    limits = child.Limits(memory_mib=_ANSWERS_MIB + 8 * (model.stat().st_size >> 20), cpu_s=int(_ANSWERS_S))
+    given = {"folder": str(checked.folder.absolute())}
+    try:
+        said = child.call("edgekd.proof.trust:_answers", given, timeout_s=_ANSWERS_S, limits=limits)
+    except child.ChildError as error:
+        raise RuntimeCannotLoad(f"{checked.manifest['model']} does not run here: {error.message}", fix=_ANEW) from error
+    return str(said["words"])
+
+
+def _answers(folder: str) -> dict[str, str]:
+    """In the child: ONNX Runtime sees the model here, and only here."""
+    place = Path(folder)
+    try:
+        return {"words": verify.check_answers(place, verify.read_manifest(place))}
+    except verify.Failed as error:
+        fix = "it takes an onnxruntime that the manifest's min allows, and memory" if error.code == 7 else _ANEW
+        raise _KINDS[error.code](str(error), fix=fix) from error
+
+
+def _signed(bundle: Path, trust: Trust | None) -> tuple[list[PublicKey], list[str]]:
+    """The trusted keys that signed the bundle, and notes. Raises EdgeKDError where none did."""
+    place = signing.beside(bundle)
+    name = place.name.removesuffix(".sig")
+    if trust is None:
+        there = f"{place.name} is not checked without --key PUB" if place.exists() else "there is no signature either"
+        return [], [f"hashes show damage, not malice; {there}"]
+    if not place.exists():
+        raise EdgeKDError(
+            f"{name} is not signed: there is no {place.name} beside it",
+            fix="take the .sig from where the bundle was built: `edgekd build ... --sign KEY` makes one",
+        )
+    envelope = signing.read_envelope(place)
+    if envelope.payload != (bundle / "manifest.json").read_bytes():
+        raise EdgeKDError(
+            f"{place.name} is the signature of another bundle", fix="take the .sig that belongs to this one"
+        )
+    known = {key.key_id: key for key in (*trust.revoked_keys, *trust.keys)}
+    for one in envelope.signatures:
+        if one.key_id in known and not known[one.key_id].holds(envelope.payload, one.value):
+            raise EdgeKDError(f"the signature of {known[one.key_id]} is not its own, or damaged", fix=_ANEW)
+    good = [known[one.key_id] for one in envelope.signatures if one.key_id in known and one.key_id not in trust.revoked]
+    bad = [one.key_id for one in envelope.signatures if one.key_id in trust.revoked]
+    named = ", ".join(str(known[one]) if one in known else f"the key {one[:16]}" for one in bad)
+    if good:
+        return good, [f"also signed by {named}, which is revoked"] if bad else []
+    trusted = ", ".join(str(key) for key in trust.keys if key.key_id not in trust.revoked) or "nobody: all are revoked"
+    by = f"{named}, which is revoked" if bad else ", ".join(f"the key {one.key_id[:16]}" for one in envelope.signatures)
+    raise EdgeKDError(
+        f"{name} is signed by {by}; trusted: {trusted}",
+        fix="do not use it, unless its builder tells you by another way that the key is theirs (--key)",
+    )
+
+
+def _newer(version: str, after: str) -> None:
+    """Raises EdgeKDError where a bundle's version is not greater; UsageError where `after` is no version."""
+    floor = versions.numbers(after, where="--after")
+    try:
+        own = versions.numbers(version)
+    except UsageError as error:
+        raise EdgeKDError(f"the bundle's version {version[:40]!a} is no version", fix=error.fix) from error
+    if own <= floor:
+        raise EdgeKDError(
+            f"the bundle's version {version} is not newer than {after}",
+            fix="take a newer one; to go back to an old model, build it again as a newer version (--bundle-version)",
+        )
+
+
+def _serves(manifest: dict[str, Any], target: str) -> None:
+    """Raises EdgeKDError where the bundle was not built for the target, or needs more than its profile has."""
+    from edgekd.core.profile import load_profile, target_names
+
+    file = Path(target).suffix in (".yaml", ".yml")
+    profile = load_profile(target) if file or target in target_names() else None
+    name = profile.name if profile else target
+    if name not in manifest["compatible"]:
+        built = ", ".join(map(verify.shown, manifest["compatible"]))
+        raise EdgeKDError(f"the bundle was built for {built}, not for {name}", fix="take the one for this target")
+    if profile is None:  # a profile of the builder's own: its name is all that is known here
+        return
+    least = manifest["min"]
+    over = [
+        f"{key} {verify.shown(str(least[key]))} where {name} has {own}"
+        for key, own, fits in (
+            ("arch", profile.arch, least.get("arch") in (None, profile.arch)),
+            ("opset", profile.max_opset, _within(least.get("opset"), profile.max_opset)),
+            ("ir_version", profile.max_ir_version, _within(least.get("ir_version"), profile.max_ir_version)),
+            ("ort_version", profile.ort_version, _overlap(least["ort_version"], profile)),
+        )
+        if not fits
+    ]
+    missing = [one for one in _texts(least.get("isa")) if one not in profile.isa]
+    over += [f"the instructions {', '.join(map(verify.shown, missing))}, which {name} has not"] if missing else []
+    if over:
+        raise EdgeKDError(
+            f"the bundle needs {'; '.join(over)}", fix="take the one for this target, or correct its profile"
+        )
+
+
+def _within(least: Any, most: int) -> bool:
+    return least is None or (isinstance(least, int) and least <= most)
+
+
+def _texts(values: Any) -> Sequence[str]:
+    return [str(one) for one in values] if isinstance(values, list) else []
+
+
+def _overlap(wanted: str, profile: Any) -> bool:
+    """Whether some release of ONNX Runtime is allowed by the bundle and by the profile, and not known to be bad."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import Version
+
+    from edgekd.core import releases
+    from edgekd.core.results import this_host
+
+    try:
+        both = SpecifierSet(wanted) & SpecifierSet(profile.ort_version)
+    except InvalidSpecifier:
+        return False
+    return releases.oldest(both, profile.bad_ort, Version(this_host().ort_version)) is not None

@@ -1,0 +1,80 @@
+"""A stranger's ONNX file is parsed, converted and run in processes of their own, with limits on memory and time.
+
+Protobuf, onnx's checker and converter, and ONNX Runtime are C++: a file made for it may crash them, never let them end,
+or have them ask for any amount of memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from edgekd.core import child
+from edgekd.core.errors import TeacherError
+from edgekd.teachers import _onnx_checks, _onnx_graph
+from edgekd.teachers._onnx_graph import FEEDS
+
+_BASE_MIB, _FACTOR = 4096, 6  # of memory: whatever its size; and the file as bytes, parsed, checked, copied, as arrays
+_MIB_PER_S = 10  # of file for each second more: eight times what reading a large one takes
+_MOST_MIB = 2048  # of one protobuf message: more is refused anyway
+
+
+def call(function: str, job: dict[str, Any], path: Path, timeout_s: float, what: str) -> Any:
+    """A function of this package on the file `path`, in a limited process.
+
+    It may take `timeout_s` (of the clock, and of each CPU), a second more for each 10 MiB of the file and the data
+    beside it; and 4 GiB of memory and six times their size, at most what the machine has. Raises the function's own
+    error; TeacherError where it meets a limit or crashes: the file cannot `what`.
+    """
+    size_mib = _size_mib(path)
+    seconds = timeout_s + size_mib / _MIB_PER_S
+    machine_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    limits = child.Limits(
+        memory_mib=min(_BASE_MIB + _FACTOR * size_mib, machine_mib), cpu_s=max(1, int(seconds)) * (os.cpu_count() or 1)
+    )
+    try:
+        return child.call(f"edgekd.teachers.{function}", job, timeout_s=seconds, limits=limits)
+    except child.ChildError as error:
+        raise TeacherError(
+            f"{path} cannot {what}: {error.message}",
+            fix="give an undamaged model that onnxruntime runs by itself; this one may be made to harm",
+        ) from error
+
+
+def _size_mib(path: Path) -> int:
+    """MiB of the file, and of the plain files beside it, which may be its data."""
+    beside = 0
+    with contextlib.suppress(OSError):  # a folder that must not be listed
+        beside = sum(one.stat().st_size for one in path.parent.iterdir() if one.is_file() and one != path)
+    return min(_MOST_MIB, (path.stat().st_size + beside) >> 20)
+
+
+def prepare(source: str, task: str, out: str, *, loops: bool) -> dict[str, Any]:
+    """Write the graph under the task's names to the file `out` (in a child process); what comparing the two needs.
+
+    Raises TeacherError where it cannot be lifted to an opset that recipes need.
+    """
+    import onnx
+    from onnx.version_converter import ConvertError
+
+    path, feed = Path(source), FEEDS[task]
+    model, _ = _onnx_checks.read(path, allow_loops=loops)
+    wiring = _onnx_graph.wire(model, path, feed)
+    try:
+        graph = _onnx_graph.extract(model, wiring, feed)
+    except (RuntimeError, ConvertError) as error:
+        raise TeacherError(
+            f"{path} has opset {_onnx_checks.opset(model)}, and cannot be lifted to {_onnx_graph.LEAST_OPSET}: "
+            f"{str(error).splitlines()[0]}",
+            fix=f"export it again with opset {_onnx_graph.LEAST_OPSET} or more",
+        ) from error
+    onnx.save(graph, out)
+    return {
+        "names": dict(wiring.inputs),
+        "output": feed.output,
+        "given": _onnx_graph.chosen(model, path, feed).name,
+        "softmax": wiring.softmax,
+        "gives": list(wiring.gives),
+    }

@@ -1,0 +1,164 @@
+"""What an ONNX file and the files beside it say of a teacher; read in a process of its own (`_onnx_apart`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekd.core import licences
+from edgekd.core.errors import TeacherError
+from edgekd.data import pixels
+from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph
+from edgekd.teachers._onnx_graph import FEEDS, Wiring
+
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+BESIDE = (
+    *_VOCABULARIES, "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json",
+    "config.json", pixels.CONFIG,
+)  # fmt: skip
+_MOST_TOKENS = 512  # where neither config nor tokenizer says
+_UNSAID_TOKENS = 10**6  # tokenizers without a limit write 10^30
+
+
+def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]:
+    """What `OnnxModel.inspect` says of a plain file. Raises TeacherError as it does."""
+    path = Path(source)
+    feed = FEEDS[task]
+    model, data_files = _onnx_checks.read(path, allow_loops=allow_loops)
+    wiring = _onnx_graph.wire(model, path, feed)
+    folder = _folder(path, task)
+    _files.check_folder(folder, *BESIDE, *licences.NAMES, "README.md")
+    config = read_json(folder / "config.json")
+    classes = wiring.gives[1] if len(wiring.gives) == 2 else None
+    loops = sum(1 for node in model.graph.node if _onnx_checks.inner_graphs(node))
+    sizes = {"opset": _onnx_checks.opset(model), "ir_version": model.ir_version, "operators": len(model.graph.node)}
+    architecture: dict[str, Any] = {
+        "model_type": "onnx",
+        "file": path.relative_to(folder).as_posix(),
+        "inputs": dict(wiring.inputs),
+        "output": wiring.output,
+        **sizes,
+        "parameters": _onnx_graph.parameters(model),
+        **_sizes(model, path, folder, task, wiring, config),
+    }
+    if classes is not None:
+        architecture["classes"] = classes
+    if loops:
+        architecture["loops"] = loops
+    return {
+        "folder": str(folder),
+        "ready": True,
+        "architecture": architecture,
+        "labels": _labels(config, folder, path, classes) if len(wiring.gives) == 2 else None,
+        "sha256": _files.fingerprint(folder, [path, *data_files], BESIDE),
+        "licence": licences.of_teacher(folder),
+        "checks": _checks_made(data_files, loops),
+    }
+
+
+def _checks_made(data_files: list[Path], loops: int) -> list[str]:
+    """What was looked into, for the report."""
+    return [
+        "ONNX: parsed and checked in a process with limits on memory and time; operators, sizes and values of weights",
+        f"external data: {', '.join(file.name for file in data_files)}, inside its folder" if data_files else
+        "external data: none",
+        f"loops and branches: {loops}, allowed by --allow-loops" if loops else "loops and branches: none",
+    ]  # fmt: skip
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file. Raises TeacherError for a damaged one."""
+    try:
+        return _files.read_json(file)
+    except (OSError, ValueError) as error:
+        raise TeacherError(f"cannot read {file}: {error}", fix="restore it, or save it again") from error
+
+
+def _folder(path: Path, task: str) -> Path:
+    """The file's folder, or the one above where the file lies in `onnx/`: where what prepares inputs lies.
+
+    Raises TeacherError where it lies in neither.
+    """
+    places = [path.parent, *([path.parent.parent] if path.parent.name == "onnx" else [])]
+    if task == "time-series-classification":
+        return places[0]
+    names, what, processor = (
+        ((pixels.CONFIG,), "preprocessing", "AutoImageProcessor")
+        if task == "image-classification"
+        else (_VOCABULARIES, "tokenizer", "AutoTokenizer")
+    )
+    folder = next((place for place in places if any((place / name).is_file() for name in names)), None)
+    said = {} if folder is None else read_json(folder / "config.json") | read_json(folder / "tokenizer_config.json")
+    if folder is None or (what == "tokenizer" and not {"model_type", "tokenizer_class"} & said.keys()):
+        needed = ", ".join(names) if folder is None else "tokenizer_config.json with tokenizer_class, or config.json"
+        raise TeacherError(
+            f"{path} has no {what} beside it ({needed} in {' or '.join(map(str, places))})",
+            fix=f"save it beside the file: {processor}.from_pretrained(...).save_pretrained(folder)",
+        )
+    return folder
+
+
+def _sizes(
+    model: Any, path: Path, folder: Path, task: str, wiring: Wiring, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the task's survey asks of a teacher: tokens, an image's side, a series' shape."""
+    if FEEDS[task].is_text:
+        rows = _onnx_graph.embedding_rows(model)
+        vocabulary = {} if rows is None else {"vocabulary": rows}
+        if rows is not None:
+            _checks.check_tokenizer(folder, {"vocab_size": rows, **config}, {"word_embeddings.weight": [rows]})
+        hidden = {"hidden": wiring.gives[2]} if len(wiring.gives) == 3 and wiring.gives[2] else {}
+        return {"max_tokens": _max_tokens(config, read_json(folder / "tokenizer_config.json"))} | vocabulary | hidden
+    if task == "image-classification":
+        return _image_sizes(path, folder, wiring)
+    _, steps, channels = wiring.takes
+    return {"shape": {key: size for key, size in (("steps", steps), ("channels", channels)) if size is not None}}
+
+
+def _image_sizes(path: Path, folder: Path, wiring: Wiring) -> dict[str, Any]:
+    _, channels, height, width = wiring.takes
+    if channels not in (None, 1, 3):
+        order = "(batch, height, width, channels)" if width in (1, 3) else f"{channels} channels"
+        raise TeacherError(
+            f"{path} takes images as {order}; edgekd feeds (batch, channels, height, width), of 1 or 3 channels",
+            fix="export it with channels first: torch does so, tf2onnx with --inputs-as-nchw",
+        )
+    told = pixels.read_config(folder)
+    side, read = pixels.side_of(told, folder), pixels.channels_of(told)
+    wanted, made = (channels or read, height or side, width or side), (read, side, side)
+    if wanted != made:
+        raise TeacherError(
+            f"{path} takes images of {_by(wanted)}; the {pixels.CONFIG} beside it makes {_by(made)}",
+            fix=f"set size, crop_size and image_mean in {pixels.CONFIG} to the model's",
+        )
+    return {"max_size": side, "channels": read}
+
+
+def _by(sizes: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _max_tokens(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
+    """The longest text that the model takes, special tokens counted."""
+    positions = config.get("max_position_embeddings")
+    if isinstance(positions, int) and config.get("model_type") in _checks.POSITIONS_FROM_PAD:
+        positions -= int(config.get("pad_token_id", 1)) + 1  # these count positions from the pad id on
+    told = [one for one in (positions, tokenizer.get("model_max_length")) if isinstance(one, int) and one > 0]
+    return min([one for one in told if one < _UNSAID_TOKENS], default=_MOST_TOKENS)
+
+
+def _labels(config: Mapping[str, Any], folder: Path, path: Path, classes: int | None) -> tuple[str, ...] | None:
+    """Names of the classes, in the order of the outputs, as config.json has them; None where it has none."""
+    if classes == 1:
+        raise TeacherError(f"{path} gives one value, not a value for each class", fix="give a model that classifies")
+    named = config.get("id2label")
+    if not named:
+        return None
+    _checks.check_labels(config, folder)
+    if classes is not None and len(named) != classes:
+        raise TeacherError(
+            f"{folder}/config.json names {len(named)} labels; {path} has {classes} outputs",
+            fix="set id2label and label2id in config.json to the classes the model was trained on, in order",
+        )
+    return tuple(str(named[key]) for key in sorted(named, key=int))
