@@ -16,10 +16,10 @@ from edgekd.compression.candidates import variant_file
 from edgekd.compression.choose import PLAIN
 from edgekd.core import signing
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
+from edgekd.core.files import storage_error, turn, write_file, writing
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256
 from edgekd.core.signing import Signer
-from edgekd.core.store import storage_error, write_file, writing
 from edgekd.data.splits import Splits
 from edgekd.export import outputs
 from edgekd.onboard import verify
@@ -56,6 +56,11 @@ def check_free(out: Path) -> None:
     """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"the output {out} is not a folder", fix="give --out a new or an empty folder")
+    if out.is_dir() and (os.path.samefile(out, ".") or os.path.ismount(out)):  # no rename can take their place
+        raise UsageError(
+            f"the output {out} is the folder that you are in, or where a disk is mounted",
+            fix=f"give --out a new folder inside it: {out / 'bundle'}",
+        )
     if out.is_dir() and any(out.iterdir()):
         raise UsageError(
             f"the output folder {out} is not empty", fix="give --out a new or an empty folder, or remove this one first"
@@ -78,8 +83,12 @@ def sign(out: Path, signers: Sequence[Signer]) -> None:
 
     Raises UsageError where what lies at the signature's place is anything else, StoreError where it cannot be written.
     """
-    if not signers:
-        return
+    if signers:
+        with turn(out):  # two who sign at once would each keep the signatures that were there before both
+            _sign(out, signers)
+
+
+def _sign(out: Path, signers: Sequence[Signer]) -> None:
     place, away = signing.beside(out), "move it away, or give another --out"
     before = signing.Envelope((out / "manifest.json").read_bytes(), ())
     if os.path.lexists(place):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError, UsageError
+from edgekd.core.files import user_path
 from edgekd.core.profile import Profile
 from edgekd.core.registry import make
 from edgekd.data.given import class_names, read_given, read_inputs, without_labels
@@ -84,4 +85,4 @@ def read_splits(
 
 def shown(source: str) -> str:
     """A folder's or file's own name; a hub id whole: no path of this machine reaches a bundle."""
-    return Path(source).name if Path(source).expanduser().exists() else source
+    return Path(source).name if user_path(source).exists() else source

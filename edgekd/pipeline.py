@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -98,7 +99,7 @@ def _build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progre
     emulated = Emulated(stages, subject.folder, variants)
     there = emulated.judged(subject.reference)
     choice, found = stages.choice(variants, subject.onnx, there)
-    with ThreadPoolExecutor(max_workers=1) as beside:  # an emulator keeps one core busy: done before anything is timed
+    with _one_thread() as beside:  # an emulator keeps one core busy: done before anything is timed
         memory = beside.submit(emulated.memory, choice.name)
         golden = beside.submit(lambda: emulated.golden(choice.name) if there else None)
         onnx = stages.exported("teacher", teacher)
@@ -125,6 +126,17 @@ def _build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progre
         progress.say("another build of the same plan wrote this bundle meanwhile, every file whole")
         return Built(out, said["summary"], said["on_target_says"], fresh=False)
     return Built(out, said["summary"], said["on_target_says"], fresh=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[ThreadPoolExecutor]:
+    """A thread for what runs beside. Where the block fails, what still waits for its turn never starts."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        try:
+            yield thread
+        except BaseException:
+            thread.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _distilled(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ...]) -> Subject:

@@ -11,6 +11,7 @@ from edgekd import gate
 from edgekd.core import licences
 from edgekd.core import versions as bundle_versions
 from edgekd.core.errors import UsageError, suggestion
+from edgekd.core.files import user_path
 from edgekd.core.profile import Profile, load_profile
 from edgekd.core.registry import folder_name, make, names, plugin
 from edgekd.core.results import digest, this_host, versions
@@ -273,7 +274,7 @@ def _golden(options: Options, task: Any) -> tuple[Example, ...]:
     """The first rows of the file that `--golden` names; none for the words it knows."""
     if options.golden in GOLDEN:
         return ()
-    if Path(options.golden).suffix not in READERS and not Path(options.golden).expanduser().exists():
+    if Path(options.golden).suffix not in READERS and not user_path(options.golden).exists():
         raise UsageError(
             f"--golden {options.golden!r} is unknown", fix=f"{suggestion(options.golden, GOLDEN)}; or give a data file"
         )

@@ -20,7 +20,7 @@ from typing import Any
 
 from conftest import TINY, loose_target, save_teacher, texts, write_csv
 
-from edgekd.core.store import is_whole
+from edgekd.core.seals import is_whole
 from edgekd.onboard import verify
 
 PAGE = 4096  # bytes: what a tmpfs takes for any part of it

@@ -68,7 +68,9 @@ def test_a_file_of_a_terabyte_is_not_read(tmp_path):
         with (tmp_path / name).open("wb") as stream:
             stream.truncate(1 << 40)
         assert f"SOURCE has {1 << 40:,} bytes; at most " in why(read_tables, tmp_path / name)
-    (tmp_path / "a.csv").rename(tmp_path / "a.npz")
+    (tmp_path / "a.csv").rename(tmp_path / "a.tsv")
+    assert "SOURCE has " in why(read_series, tmp_path / "a.tsv")
+    (tmp_path / "a.tsv").rename(tmp_path / "a.npz")
     assert "SOURCE has " in why(read_images, tmp_path / "a.npz")
 
 
@@ -138,7 +140,7 @@ def test_what_metadata_declare_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(columnar, "MOST_BYTES", 1000)
     assert columnar.parquet(str(tmp_path / "a.parquet"))["bytes"] > 1000
     monkeypatch.setattr(limits, "MOST_CELLS", 10)
-    assert "unpacks to 304000 bytes in 1000 cells" in why(read_tables, tmp_path / "a.parquet").replace(",", "")
+    assert "unpacks to 304000 bytes in 5000 cells" in why(read_tables, tmp_path / "a.parquet").replace(",", "")
 
 
 def test_a_parquet_file_that_is_damaged_anywhere(tmp_path):
@@ -158,6 +160,37 @@ def test_a_parquet_file_that_is_damaged_anywhere(tmp_path):
             assert "is not a readable Parquet file" in error.message  # noqa: PT017 (most flips are refused, not all)
 
 
+def test_a_parquet_file_of_very_many_rows_is_refused_unread(tmp_path):
+    """Arrow repeats a number in no room at all; Python would make a dict of each row."""
+    path = tmp_path / "a.parquet"
+    rows = pyarrow.table({"text": pyarrow.array(np.ones(10_000_000, np.int8))})
+    with pyarrow.parquet.ParquetWriter(path, rows.schema) as writer:
+        for _ in range(3 + limits.MOST_CELLS // 50_000_000):
+            writer.write_table(rows)
+    assert path.stat().st_size < 2 << 20
+    assert "cells are read" in why(read_tables, path)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        (pyarrow.array([1, None]), 2),
+        (pyarrow.array([[1, 2], [3]]), 5),
+        (pyarrow.array([{"a": 1, "b": [1, 2]}, None]), 8),
+        (pyarrow.array([[("k", 1)]] * 3, pyarrow.map_(pyarrow.string(), pyarrow.int64())).slice(1), 8),
+        (pyarrow.array([[1, 2]], pyarrow.list_(pyarrow.int8(), 2)), 3),
+        (pyarrow.array(["a", "a"]).dictionary_encode(), 2),
+    ],
+    ids=lambda one: str(getattr(one, "type", one)),
+)
+def test_values_in_lists_count(tmp_path, column, values):
+    from edgekd.data import columnar
+
+    rows = len(column)
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet", store_schema=False)
+    assert columnar.parquet(str(tmp_path / "a.parquet"))["cells"] == values + 4 * rows
+
+
 @pytest.fixture
 def saved(tmp_path):
     datasets = pytest.importorskip("datasets")
@@ -173,6 +206,13 @@ def test_a_saved_dataset_that_leads_elsewhere(saved, name):
     )
 
 
+@pytest.mark.parametrize("splits", [["../saved"], ["/"], "saved", [7], None])
+def test_splits_that_lead_elsewhere(saved, tmp_path, splits):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "dataset_dict.json").write_text(json.dumps({"splits": splits}))
+    assert "dataset_dict.json names splits that are no folders beside it" in why(read_tables, tmp_path / "other")
+
+
 def test_a_saved_dataset_that_is_damaged(saved):
     file = next(saved.glob("*.arrow"))
     raw = file.read_bytes()
@@ -180,7 +220,7 @@ def test_a_saved_dataset_that_is_damaged(saved):
         file.write_bytes(content)
         assert "SOURCE" in why(read_tables, saved)
     (saved / "state.json").write_text("[" * 100_000)
-    assert "state.json is nested too deeply" in why(read_tables, saved)
+    assert "state.json: it is nested too deeply" in why(read_tables, saved)
 
 
 # arrays

@@ -28,8 +28,9 @@ from edgekd.core.errors import DataError, EdgeKDError, TeacherError, UsageError
 from edgekd.core.profile import load_profile, parse_profile, targets_folder
 from edgekd.core.receipt import Receipt, ReceiptRefused, parse
 from edgekd.core.registry import make
+from edgekd.core.seals import is_whole
 from edgekd.core.shards import read_header
-from edgekd.core.store import Store, is_whole
+from edgekd.core.store import Store
 from edgekd.data import vocabulary
 from edgekd.data.arrays import read_idx, read_npz
 from edgekd.data.given import read_given

@@ -33,6 +33,7 @@ def card(front: str) -> str:
     [
         ({}, "not stated in the teacher's folder", None),
         ({"README_dot_md": card("license: apache-2.0\na: [x]")}, "apache-2.0 (as its model card says)", "Apache-2.0"),
+        ({"README_dot_md": "\ufeff" + card("license: mit")}, "mit (as its model card says)", "MIT"),
         ({"README_dot_md": card("license: other\nlicense_name: my-terms")}, "my-terms (as its model card says)", None),
         ({"README_dot_md": card("license: [mit, bsd-3-clause]")}, "mit, bsd-3-clause (as its model card says)", None),
         ({"README_dot_md": card("license: gemma"), "LICENSE": MIT}, "gemma (as its model card says)", None),

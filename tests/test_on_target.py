@@ -242,7 +242,7 @@ def test_it_is_asked_anew_on_another_host_and_once_instructions_can_be_counted(l
     _, folder = lab
     keys = []
 
-    def kept(name, key):
+    def kept(name, key, produce, **_):
         keys.append(key)
         raise EdgeKDError("far enough", fix="none")
 
@@ -254,8 +254,8 @@ def test_it_is_asked_anew_on_another_host_and_once_instructions_can_be_counted(l
         monkeypatch.setattr(stages.Stages, "student_key", lambda self: {})
         monkeypatch.setattr(emulated, "read_trials", lambda place: [trial(), trial("dynamic_int8")])
         made = plan()
-        made.data = SimpleNamespace(digest="0")
-        store = SimpleNamespace(has=kept)
+        made.data, made.teacher = SimpleNamespace(digest="0", name="rows"), SimpleNamespace(name="teacher")
+        store = SimpleNamespace(stage=kept)
         found = emulated.Emulated(stages.Stages(made, None, store, Quiet(), {}), folder, folder)
         assert found.judged(list) is None
         return keys[-1]

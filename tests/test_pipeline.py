@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import TINY, loose_target, run, texts, write_csv
 
+from edgekd import pipeline
 from edgekd.planning import Options, make_plan
 
 LINE = {"metric_value", "latency_p50_ms", "peak_rss_mib", "artifact_mib", "cost_per_million_usd", "recipe"}
@@ -147,6 +150,15 @@ def test_killed_build_goes_on_where_it_was(tiny_teacher, tiny_data, tmp_path: Pa
     assert "student: kept" not in done.stderr
     assert not list((tmp_path / "store").rglob(".*.new-*"))
     assert run("verify", tmp_path / "out").returncode == 0
+
+
+def test_what_waits_in_line_never_starts_where_a_build_is_stopped() -> None:
+    end = threading.Event()
+    with contextlib.suppress(KeyboardInterrupt), pipeline._one_thread() as beside:
+        runs, waits = beside.submit(end.wait, 10), beside.submit(pytest.fail)
+        threading.Timer(0.1, end.set).start()
+        raise KeyboardInterrupt
+    assert (runs.result(), waits.cancelled()) == (True, True)
 
 
 def test_too_little_retained_ships_nothing(build_of, tiny_bundle: Path, tmp_path: Path) -> None:

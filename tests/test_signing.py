@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -184,6 +185,19 @@ def test_not_even_by_who_comes_between(tmp_path, monkeypatch, there):
         keys.make_key(tmp_path / "k")
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "mine"
+
+
+def test_a_pair_is_made_where_folders_cannot_be_flushed(tmp_path, monkeypatch):
+    flushed = os.fsync
+
+    def files_alone(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flushed(handle)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    keys.make_key(tmp_path / "k")
+    assert {path.name for path in tmp_path.iterdir()} == {"k", "k.pub"}
 
 
 def test_a_dangling_link_is_there_already(tmp_path):

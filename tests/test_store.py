@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from edgekd.core import files
 from edgekd.core import store as store_module
 from edgekd.core.errors import DataError, StoreError
+from edgekd.core.files import write_file, writing
 from edgekd.core.results import canonical, digest, file_sha256
-from edgekd.core.seals import FORMAT, read_seal
-from edgekd.core.store import Store, is_whole, open_store, write_file, writing
+from edgekd.core.seals import FORMAT, is_whole, read_seal
+from edgekd.core.store import Store, open_store
 
 KEY = {"rows": "abc", "seed": 0}
 
@@ -167,12 +168,25 @@ def test_two_processes_with_one_key_compute_once(store):
     assert (store.root.parent / "log").read_text() == "made\n"
 
 
+def test_the_home_of_nobody_is_a_path_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.user_path("~/x") == tmp_path / "x"
+    assert files.user_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+
+
+def test_a_users_own_file_is_no_litter(tmp_path):
+    (tmp_path / ".out.new-notes").write_text("mine")
+    with writing(tmp_path / "out", seal=False) as fresh:
+        (fresh / "a").write_text("a")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.new-notes"}
+
+
 def test_only_the_litter_of_the_dead_is_swept(tmp_path):
     """As an edgekd left it that had no locks beside its fresh folders: their number says who lives."""
     names = {"living": f".out.new-{os.getpid()}-x", "dead": ".out.new-99999999-x", "another's": ".other.new-99999999-x"}
     for name in names.values():
         (tmp_path / name).mkdir()
-    store_module.sweep(tmp_path / "out")
+    files.sweep(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names["living"], names["another's"]])
 
 
@@ -197,14 +211,14 @@ def test_a_writer_lives_by_its_lock_not_by_its_number(tmp_path):
         unknown = fresh.with_name(".out.new-99999999-0")  # as if its container had numbers of its own
         for suffix in ("", ".lock"):
             Path(f"{fresh}{suffix}").rename(f"{unknown}{suffix}")
-        store_module.sweep(place)
+        files.sweep(place)
         assert (unknown / "a").exists(), "it is held"
         writer.kill()
         writer.wait()
         ours = fresh.with_name(f".out.new-{os.getpid()}-0")  # a dead writer's number that another process has now
         for suffix in ("", ".lock"):
             Path(f"{unknown}{suffix}").rename(f"{ours}{suffix}")
-        store_module.sweep(place)
+        files.sweep(place)
     assert list(tmp_path.iterdir()) == []
 
 

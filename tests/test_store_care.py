@@ -10,6 +10,7 @@ from helpers import python
 
 from edgekd.cli.store import store as commands
 from edgekd.core import kept as kept_module
+from edgekd.core import upkeep
 from edgekd.core.errors import UsageError
 from edgekd.core.kept import kept
 from edgekd.core.seals import SEAL, damage
@@ -123,6 +124,22 @@ def test_verify_names_what_is_damaged(root):
     assert not changed.exists()
     assert edgekd("verify").exit_code == 0
     assert len(kept(root)) == 2
+
+
+def test_verify_names_an_entry_that_lies_under_anothers_key(root):
+    moved = make(root, "teacher").rename(root / "teacher" / ("0" * 32))
+    assert {one.path: why for one, why in verify(root)[0].items()} == {moved: "it was made of something else"}
+
+
+def test_what_another_prune_took_meanwhile_is_no_error_and_costs_nothing_more(root, monkeypatch):
+    oldest, old, new = make(root, "teacher", days_ago=3), make(root, "student", days_ago=2), make(root, "measure")
+    before = kept(root)
+    assert [one.path for one in prune(root, Which(to_mib=2.5)).removed] == [oldest]
+    monkeypatch.setattr(upkeep, "kept", lambda root: before)
+    done = prune(root, Which(to_mib=2.5))
+    assert (done.removed, done.in_use) == ((), ())
+    assert [old.exists(), new.exists()] == [True, True]
+    assert not list((root / "teacher").iterdir()), "no lock of nothing"
 
 
 def test_damage_only(root):

@@ -1,6 +1,8 @@
 """A store on a disk that refuses: what is there is still read, and the error says what to do."""
 
 import contextlib
+import errno
+import fcntl
 import gc
 import os
 import shutil
@@ -94,6 +96,20 @@ def test_a_root_that_is_no_folder(tmp_path, kind, monkeypatch):
     with tended(Store(root), print):
         pass
     assert os.path.lexists(root)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_still_builds_and_is_never_pruned(tmp_path, monkeypatch, number):
+    def flock(handle, kind):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    place = Store(tmp_path).stage("teach", KEY, write)
+    assert Store(tmp_path).stage("teach", KEY, lambda folder: pytest.fail("it is kept")) == place
+    with pytest.raises(StoreError, match=f"cannot use .*: {os.strerror(number)}"):
+        prune(tmp_path, Which(older_than_days=0))
+    (place / "a").write_text("b")
+    assert list(verify(tmp_path)[0].values()) == ["a is changed"]
 
 
 def test_a_stage_that_is_a_file(tmp_path):

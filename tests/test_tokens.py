@@ -67,7 +67,7 @@ def test_inputs_that_differ_from_token_to_token_are_kept(monkeypatch, tmp_path):
         return {"input_ids": ids, "token_type_ids": types, "special_tokens_mask": types}
 
     encode.model_input_names = ["input_ids", "token_type_ids"]
-    monkeypatch.setattr("transformers.AutoTokenizer", SimpleNamespace(from_pretrained=lambda _: encode))
+    monkeypatch.setattr("transformers.AutoTokenizer", SimpleNamespace(from_pretrained=lambda _, **__: encode))
     first, second = tokenize(tmp_path, ["a bb ccc", "dd"], 64)
     assert {name: values.tolist() for name, values in first.items()} == {
         "input_ids": [[1, 2, 3]], "token_type_ids": [[0, 0, 2]],

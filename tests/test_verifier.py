@@ -313,6 +313,7 @@ HOSTILE = {
     "a slash at the end": (listing("x/"), "no plain path"),
     "itself": (listing("manifest.json"), None),
     "in both parts": (listing("report.md"), "in both parts"),
+    "a file as a folder, too": (listing("onnx/model.onnx/x"), "lists onnx/model.onnx as a file and as a folder"),
     "another case": (listing("Report.md"), "in two spellings"),
     "another case of a folder": (listing("Golden/x"), "in two spellings"),
     "another composition": (lambda bundle: (listing("\u00e9")(bundle), listing("e\u0301")(bundle)), "in two spellings"),

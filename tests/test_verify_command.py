@@ -23,6 +23,7 @@ from tampering import TAMPERING, Lab, copy, flip, make_lab, relist, sign
 from edgekd import bundle as bundles
 from edgekd.core import keys, signing
 from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.core.files import turn
 from edgekd.core.profile import load_profile
 from edgekd.proof import trust
 
@@ -185,7 +186,7 @@ def test_keys_that_cannot_be_used_are_2(lab):
         (["--key", "keys/release"], "holds a private key"),
         (["--key", "bundle"], "the folder bundle has no *.pub"),
         (["--revoked", "keys/old.pub"], "--revoked without --key"),
-        (["--key", "keys", "--revoked", "0123"], "cannot read the public key 0123"),
+        (["--key", "keys", "--revoked", "0123"], "--revoked 0123 is neither a key's file nor its id"),
         (["--after", "1.0"], "--after '1.0' is no version"),
         (["--target", "none.yaml"], "cannot read the target profile none.yaml"),
     ):
@@ -199,6 +200,13 @@ def test_a_signature_is_found_beside_a_bundle_wherever_one_stands(lab, monkeypat
     assert signing.beside(Path()) == lab.sig
     assert signing.beside(Path("../bundle/")) == lab.sig
     assert trust.check(Path(), asked(lab)).signed_by
+
+
+def test_a_link_to_a_bundle_is_that_bundle_with_a_signature_of_its_own(lab):
+    current = lab.root / "current"
+    current.symlink_to(lab.bundle)
+    lab.sig.rename(lab.root / "current.sig")
+    assert trust.check(current, asked(lab)).signed_by
 
 
 # ---- version and target
@@ -238,6 +246,7 @@ def profile(lab, **values):
         ({"ort_version": ">=1.20"}, {"ort_version": "<1.20"}, "needs ort_version >=1.20 where here has <1.20"),
         ({"ort_version": "newest"}, {}, "the bundle needs ort_version newest"),
         ({"isa": ["avx2", "fma"]}, {"isa": ["fma"]}, "the bundle needs the instructions avx2, which here has not"),
+        ({"isa": "avx2"}, {"isa": ["fma"]}, "the bundle needs the instructions avx2, which here has not"),
     ],
 )  # fmt: skip
 def test_a_target_is_held_to_its_profile(lab, needs, has, words):
@@ -389,6 +398,49 @@ def test_what_is_not_this_bundle_s_signature_is_never_replaced(lab, there):
     shutil.rmtree(lab.bundle)
     with pytest.raises(UsageError, match=r"bundle\.sig is the signature of another bundle than is to be made"):
         bundles.check_free(lab.bundle)
+
+
+SIGNING = """
+import sys
+from pathlib import Path
+from edgekd import bundle
+from edgekd.core import keys
+signers = keys.open_signers([Path(sys.argv[2])], str)
+sys.stdin.readline()
+bundle.sign(Path(sys.argv[1]), signers)
+"""
+
+
+def test_of_several_who_sign_at_once_each_signature_is_kept(lab):
+    lab.sig.unlink()
+    ids = {keys.make_key(lab.root / f"signer-{number}").key_id for number in range(4)}
+    command = [sys.executable, "-c", SIGNING, str(lab.bundle)]
+    signers = [
+        subprocess.Popen([*command, str(lab.root / f"signer-{number}")], stdin=subprocess.PIPE, text=True)
+        for number in range(4)
+    ]
+    with turn(lab.bundle):  # until all of them wait for theirs
+        for signer in signers:
+            signer.stdin.write("\n")
+            signer.stdin.close()
+        time.sleep(2)
+        assert [signer.poll() for signer in signers] == [None] * 4
+    assert [signer.wait() for signer in signers] == [0] * 4
+    assert {one.key_id for one in signing.read_envelope(lab.sig).signatures} == ids
+
+
+def test_a_folder_that_no_rename_can_replace_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in (Path(), tmp_path):
+        with pytest.raises(UsageError, match="is the folder that you are in, or where a disk is mounted") as refused:
+            bundles.check_free(out)
+        assert refused.value.fix == f"give --out a new folder inside it: {out / 'bundle'}"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == disk)
+    with pytest.raises(UsageError, match="where a disk is mounted"):
+        bundles.check_free(disk)
+    bundles.check_free(disk / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -222,7 +222,7 @@ def main() -> None:
         click.echo("stopped; finished stages are kept: the same command goes on from there", err=True)
         code = 130
     except OSError as error:
-        from edgekd.core.store import storage_error
+        from edgekd.core.files import storage_error
 
         code = _refuse(storage_error(error, Path(error.filename or ".")), as_json)
     except MemoryError:

@@ -47,7 +47,7 @@ def verify(
     if as_json:
         print_json(_values(checked) | {"golden": words})
     else:
-        click.echo(f"ok      {checked.manifest['model']} loads and runs\nok      golden vectors: {words}")
+        click.echo(f"ok      {checked.model} loads and runs\nok      golden vectors: {words}")
 
 
 def _lines(checked: Checked, after: str | None, target: str | None) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from pathlib import Path
 
-from edgekd.core.store import storage_error, write_file
+from edgekd.core.files import storage_error, write_file
 
 LEAST_BAND = 0.25  # a calibrated prediction's, to either side: a reading is of one model, the next is another's
 

@@ -29,6 +29,7 @@ _MOST_RESULT = 256 << 20  # bytes of JSON that a child may answer with
 _MOST_LINE = 1 << 16  # characters that are taken as one line of its output
 _LAST = 8192  # bytes of what it said at its end
 _AGAIN = "close programs that use much memory and run the same command again: finished stages are kept"
+_REPORT = "run the same command again: finished stages are kept; where it ends so again, report it with these words"
 _SIGNALS = {
     signal.SIGSEGV: "it crashed", signal.SIGBUS: "it crashed", signal.SIGILL: "it crashed",
     signal.SIGFPE: "it crashed", signal.SIGABRT: "it gave up",
@@ -141,7 +142,7 @@ def _death(
 ) -> errors.EdgeKDError:
     """In plain words, which limit the child met, or how else it ended."""
     number = signal.Signals(-code) if code < 0 and -code in set(signal.Signals) else None
-    words, fix = " | ".join(last), _AGAIN
+    words = " | ".join(last)
     if timed_out_s is not None:
         why, limit = f"took longer than {timed_out_s:.0f} s", "time"
     elif number == signal.SIGXCPU:
@@ -159,6 +160,7 @@ def _death(
         why, limit = f"ended with code {code}", "code"
     if limit in ("time", "signal", "code", "answer"):
         why += f": {words or 'it said nothing'}"
+    fix = _AGAIN if limit == "memory" else _REPORT
     return ChildError(f"the child process for {function} {why}", fix=fix, limit=limit)
 
 

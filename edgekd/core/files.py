@@ -23,7 +23,13 @@ from edgekd.core.seals import seal
 
 _NEW, _LOCK, _OLD = ".new-", ".lock", "-old"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # what a disk without locks answers
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of folders, where the file system cannot or the mode forbids
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user gives it: `~` is their home. One in the home of nobody stays as it is: there is no such file."""
+    return Path(os.path.expanduser(text))  # pathlib's raises RuntimeError
 
 
 class writing:  # noqa: N801 (reads as a verb: `with writing(place) as folder`)
@@ -154,7 +160,7 @@ def _is_folder(path: Path) -> bool:
 
 def sweep(place: Path) -> None:
     """Remove what killed writers of this place left behind; a living writer's stays."""
-    sweep_litter(place.parent.glob(f".{glob.escape(place.name)}{_NEW}*"))
+    sweep_litter(place.parent.glob(f".{glob.escape(place.name)}{_NEW}[0-9]*-*"))
 
 
 def sweep_litter(found: Iterable[Path]) -> list[Path]:
@@ -186,6 +192,18 @@ def try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool | None:
     except OSError:
         return None
     return True
+
+
+@contextlib.contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """One process at a time within the block, where the disk can lock a folder: nothing of it is left there."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _claim(place: Path, suffix: str = "") -> tuple[Path, int]:

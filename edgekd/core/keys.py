@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd.core.errors import UsageError
+from edgekd.core.files import flush
 from edgekd.core.signing import PublicKey, Signer, key_id, opened, read_limited, why
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def make_key(path: Path, passphrase: str | None = None) -> PublicKey:
         except BaseException:
             public.unlink()
             raise
+        flush(path.parent)
     except FileExistsError as error:
         raise UsageError(f"{error.filename2 or error.filename} is there already", fix="give another PATH") from error
     except OSError as error:
@@ -157,11 +159,6 @@ def _write_new(place: Path, content: bytes, mode: int) -> None:
         os.link(fresh, place)  # unlike a rename, it never takes the place of a file
     finally:
         fresh.unlink()
-    handle = os.open(place.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _encoded(passphrase: str) -> bytes:

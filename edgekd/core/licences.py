@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edgekd.core.files import user_path
+
 NAMES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
 MOST_FILES, MOST_BYTES = 10, 256 << 10
 _MOST_LETTERS = 120  # of a card's own words
@@ -59,7 +61,7 @@ def of_data(source: str) -> str:
 
     `source` is a file, a folder or a hub id, whose card is not fetched.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if not path.exists():
         return f"not read here: see the dataset's card, {_plain(source)}"
     folder = path if path.is_dir() else path.parent
@@ -153,7 +155,7 @@ def _text(path: Path) -> str:
     if not _is_plain(path):
         return ""
     with path.open("rb") as stream:
-        return stream.read(MOST_BYTES).decode("utf-8", "replace")
+        return stream.read(MOST_BYTES).decode("utf-8-sig", "replace")
 
 
 def _is_plain(path: Path) -> bool:

@@ -60,10 +60,10 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
-def damage(folder: Path, key: str | None = None) -> str | None:
+def damage(folder: Path) -> str | None:
     """What is wrong with a sealed folder, every byte read: None where nothing is.
 
-    With `key` its seal must be of that one.
+    Where its seal has a key, the folder must be named after that: one that was moved holds something else's result.
     """
     if not os.path.isdir(folder):  # pathlib's raises where that is forbidden to know
         return "it is not there"
@@ -72,7 +72,7 @@ def damage(folder: Path, key: str | None = None) -> str | None:
         return "its seal is missing or damaged"
     if told.format > FORMAT:
         return f"it is of edgekd {told.edgekd}, which is newer than this one"
-    if key is not None and told.key != key:
+    if told.key and not told.key.startswith(folder.name):
         return "it was made of something else"
     try:
         there = contents(folder)

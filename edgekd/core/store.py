@@ -24,11 +24,9 @@ from typing import Any
 
 from platformdirs import user_cache_dir
 
-from edgekd.core.files import make_folder, storage_error, sweep, write_file, writing
+from edgekd.core.files import NO_LOCKS, make_folder, storage_error, user_path, writing
 from edgekd.core.results import digest, versions
 from edgekd.core.seals import FORMAT, SEAL, damage, is_whole
-
-__all__ = ["Store", "is_whole", "open_store", "storage_error", "sweep", "write_file", "writing"]
 
 EDGEKD = versions("edgekd")["edgekd"]  # whose entries these are
 WORK, LOCK, USING = ".work", ".lock", ".using"
@@ -50,7 +48,7 @@ class Uses:
             except FileNotFoundError:
                 return False
             with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_SH)  # a remover holds it for the time of a rename
+                fcntl.flock(handle, fcntl.LOCK_SH)  # waits for a remover, who holds it until the entry is gone
             try:
                 if os.path.samestat(os.fstat(handle), file.stat()):
                     break
@@ -107,7 +105,7 @@ class Store:
         try:
             while True:
                 known, before = self._uses.holds(place / SEAL), _identity(place / SEAL)
-                if self._reads(place, whole_key):
+                if self._reads(place):
                     if waited:
                         self.say(f"{name}: another build has made it")
                     elif not known:
@@ -129,7 +127,7 @@ class Store:
 
     def _make(self, place: Path, key: str, name: str, produce: Callable[[Path], None], of: str) -> None:
         if os.path.lexists(place):
-            self.say(f"{name}: what was kept is damaged ({self._damage(place, key)}); made anew")
+            self.say(f"{name}: what was kept is damaged ({damage(place)}); made anew")
         with writing(place, says={"key": key, "edgekd": EDGEKD, "of": of}) as fresh:
             produce(fresh)
         self._uses.hold(place / SEAL)
@@ -152,16 +150,13 @@ class Store:
 
     def has(self, name: str, key: Mapping[str, Any]) -> bool:
         """Whether a whole result is there."""
-        return self._damage(self.path(name, key), self._key(key)) is None
+        return is_whole(self.path(name, key))
 
     def _key(self, key: Mapping[str, Any]) -> str:
         """Two versions of edgekd, or of the store's format, on one store never meet."""
         return digest(key if self.every_version else {"key": key, "edgekd": EDGEKD, "store": FORMAT})
 
-    def _damage(self, place: Path, key: str) -> str | None:
-        return damage(place, None if self.every_version else key)  # seals of old knew no keys
-
-    def _reads(self, place: Path, key: str) -> bool:
+    def _reads(self, place: Path) -> bool:
         """Whether a whole result is there, then held as long as this store is, and noted as used now."""
         seal = place / SEAL
         try:
@@ -169,7 +164,7 @@ class Store:
                 return False
         except OSError:  # what cannot be opened is damaged
             return False
-        if self._damage(place, key) is not None:
+        if not is_whole(place):
             return False
         with contextlib.suppress(OSError):  # a store that can only be read
             os.utime(seal)
@@ -190,6 +185,10 @@ class Store:
                 if holder != waits_for:
                     self.say(f"{name}: waits for another build that makes it{holder}")
                 waits_for = holder
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                break  # two builds may make it twice, and both are whole
         try:
             with contextlib.suppress(OSError):  # only who waits would miss it
                 Path(f"{place}{LOCK}").write_text(f"{os.getpid()} {socket.gethostname()}", encoding="utf-8")
@@ -221,5 +220,5 @@ def _holder(place: Path) -> str:
 
 def open_store(say: Callable[[str], None] = _silent) -> Store:
     """`$EDGEKD_STORE`, else the user's cache folder. What is read through it is held until the process ends."""
-    root = Path(os.environ.get("EDGEKD_STORE") or user_cache_dir("edgekd")).expanduser().absolute()
+    root = user_path(os.environ.get("EDGEKD_STORE") or user_cache_dir("edgekd")).absolute()
     return Store(root, say, _uses=_OURS)

@@ -81,12 +81,14 @@ def prune(root: Path, which: Which, *, dry_run: bool = False) -> Pruned:
             break
         try:
             with _unused(one.path) as unused:
+                gone = not os.path.lexists(one.path)  # another prune was here first
                 if unused and not dry_run:
                     _remove(one.path)
         except OSError as error:
             raise storage_error(error, one.path) from error
-        (removed if unused else in_use).append(one)
-        left_mib -= one.size_mib if unused else 0
+        if not gone:
+            (removed if unused else in_use).append(one)
+        left_mib -= one.size_mib if unused or gone else 0
     return Pruned(tuple(removed), tuple(in_use), litter)
 
 
@@ -96,7 +98,7 @@ def sweep(root: Path) -> tuple[Path, ...]:
     for folder in stages(root):
         with contextlib.suppress(OSError):  # what cannot be swept stays
             swept += sweep_litter(path for path in folder.glob(".*.new-*") if is_key(path))
-            for path in sorted(folder.glob("*.*")):
+            for path in sorted(folder.glob("[!.]*.*")):
                 if is_key(path) and _is_idle(path):
                     with _unused(path) as unused:
                         if unused and _is_idle(path):
@@ -225,7 +227,8 @@ def _remove(path: Path) -> None:
     """Out of its place at once, then file by file: a kill in between leaves litter, no half entry. Raises OSError."""
     aside = path.with_name(f".{path.name}.new-{os.getpid()}-removed")
     remove(aside)
-    os.replace(path, aside)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, aside)
     remove(aside)
     _removed(_beside(path))
 

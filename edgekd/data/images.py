@@ -19,6 +19,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import DataError
+from edgekd.core.files import user_path
 from edgekd.core.protocols import Augmentation
 from edgekd.core.results import versions
 from edgekd.core.store import Store, open_store
@@ -69,7 +70,7 @@ def read_images(source: str, *, column: str | None = None, store: Store | None =
     Raises DataError for a source that holds no images, or more than 5% that cannot be decoded; up to that they are
     left out, and the table's `notes` count them.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.suffix == ".npz":
         return {split: NotedTable(rows) for split, rows in read_npz(path).items()}
     if path.is_dir() and is_idx_folder(path):

@@ -15,9 +15,9 @@ from edgekd.core.errors import DataError
 
 _MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 MOST_BYTES = min(8 << 30, _MACHINE // 2)  # of one array or table as it is in memory, and of a text file
-MOST_CELLS = 200_000_000
+MOST_CELLS = MOST_BYTES // 64  # of a table of columns, which becomes so many Python objects: 134 million at 8 GiB
 MOST_IMAGE_BYTES = 256 << 20  # of one encoded image
-_JSON_MOST = 64 << 20  # of a description that lies beside data
+_JSON_MOST = 64 << 20  # of a file beside data or weights: the largest tokenizer.json in use has 33 MB
 _FACTOR = 3  # memory of the process that looks, over what it may find
 _BASE_MIB = 1024
 _BASE_S, _MIB_PER_S = 15.0, 20
@@ -52,11 +52,11 @@ def check_plain(path: Path, most: int = MOST_BYTES) -> None:
 def read_json(file: Path) -> Any:
     """JSON of a small plain file. Raises ValueError for what is none, OSError."""
     if not is_plain(file) or file.stat().st_size > _JSON_MOST:
-        raise ValueError(f"{file.name} is no plain file of at most {_JSON_MOST >> 20} MiB")
+        raise ValueError(f"it is no plain file of at most {_JSON_MOST >> 20} MiB")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError(f"{file.name} is nested too deeply") from error
+        raise ValueError("it is nested too deeply") from error
 
 
 def shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from edgekd.core.errors import EdgeKDError, TeacherError
+from edgekd.core.loading import by_transformers
 from edgekd.data import limits
 
 if TYPE_CHECKING:
@@ -117,12 +118,13 @@ def prepare(folder: Path, images: Sequence[Any], decode: Callable[[Any, int], np
 
     channels = channels_of(read_config(folder))
     # include_top: EfficientNet's processor normalizes a second time
-    resize = AutoImageProcessor.from_pretrained(
-        folder, use_fast=False, do_rescale=False, do_normalize=False, include_top=False, trust_remote_code=False
-    )
-    normalize = AutoImageProcessor.from_pretrained(
-        folder, use_fast=False, do_resize=False, do_center_crop=False, trust_remote_code=False
-    )
+    with by_transformers(folder):
+        resize = AutoImageProcessor.from_pretrained(
+            folder, use_fast=False, do_rescale=False, do_normalize=False, include_top=False, trust_remote_code=False
+        )
+        normalize = AutoImageProcessor.from_pretrained(
+            folder, use_fast=False, do_resize=False, do_center_crop=False, trust_remote_code=False
+        )
 
     rows: np.ndarray[Any, Any] = np.empty(0, dtype=np.uint8)
     for number, image in enumerate(images):

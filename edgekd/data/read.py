@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import DataError
+from edgekd.core.files import user_path
 from edgekd.data import columnar, hub, limits
 
 Table = list[dict[str, Any]]
@@ -40,7 +41,7 @@ def read_tables(source: str) -> dict[str, Table]:
     `source` is a file, a folder with one file a split (or a saved Hugging Face dataset), or a hub id.
     Raises DataError for what is missing, empty, unreadable, not UTF-8 or of a kind we do not read.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()
         return _hugging_face(str(path), saved=True) if saved else _folder(path)

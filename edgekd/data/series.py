@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import DataError
+from edgekd.core.files import user_path
 from edgekd.data.arrays import BROKEN, declared_shape, unreadable
 from edgekd.data.columns import find_label, row_label
 from edgekd.data.limits import check_plain, shown
@@ -36,7 +37,7 @@ def read_series(source: str, *, label_column: str | None = None) -> dict[str, Ta
     Rows lack a label where their file has no such column: the unlabelled need none.
     Raises DataError for series of unequal length, NaN, infinity, values that are no numbers, and Python objects.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     named = sorted(path.glob("*_TRAIN.tsv")) if path.is_dir() else []
     if len(named) > 1:
         raise DataError(
@@ -71,6 +72,7 @@ def read_series(source: str, *, label_column: str | None = None) -> dict[str, Ta
 
 
 def _is_ucr(path: Path) -> bool:
+    check_plain(path)  # a file may be one line without end
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         return not _has_header(stream)
 

@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from edgekd.core.loading import by_transformers
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -60,7 +62,8 @@ def _tokenizer(folder: Path, _changed_ns: int) -> Any:
     """The folder's tokenizer, loaded once: each load leaves some MiB behind, and rows are asked for in many parts."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with by_transformers(folder):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def tokenize(folder: Path, texts: Sequence[str], max_tokens: int) -> Tokens:

@@ -16,12 +16,14 @@ from typing import Any
 
 from edgekd.core import child
 from edgekd.core.errors import TeacherError
+from edgekd.core.loading import by_transformers
 from edgekd.core.results import file_sha256, versions
 from edgekd.core.store import Store
 
 Spec = dict[str, Any]
 _SAVE_AGAIN = "save it again beside the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
 _BASE_S, _MIB_PER_S, _FACTOR = 15.0, 0.2, 100  # a tenth of the speed, and twice the memory, of the slowest in use
+_CONVERT_S_PER_MIB = 10  # XLM-R's five take a few seconds
 _WEIGHTS = (".safetensors", ".bin", ".onnx", ".pt", ".pth", ".h5", ".msgpack", ".data")
 
 
@@ -191,21 +193,27 @@ def tokenizer_file(folder: Path, store: Store) -> Path:
         for path in sorted(folder.iterdir())
         if path.is_file() and path.suffix not in _WEIGHTS
     }
-    place = store.stage(
-        "tokenizer",
-        {"files": files, "versions": versions("transformers", "tokenizers")},
-        lambda out: child.call(
-            "edgekd.data.vocabulary:write_tokenizer",
-            {"folder": str(folder), "out": str(out)},
-            timeout_s=60,
-            limits=child.Limits(memory_mib=8192, cpu_s=120),
-        ),
-    )
-    return place / "tokenizer.json"
+    size_mib = sum((folder / name).stat().st_size for name in files) >> 20
+
+    def produce(out: Path) -> None:
+        seconds = _BASE_S + _CONVERT_S_PER_MIB * size_mib
+        limits = child.Limits(memory_mib=8192, cpu_s=int(seconds) * (os.cpu_count() or 1))
+        job = {"folder": str(folder), "out": str(out)}
+        try:
+            child.call("edgekd.data.vocabulary:write_tokenizer", job, timeout_s=seconds, limits=limits)
+        except child.ChildError as error:
+            raise TeacherError(
+                f"the tokenizer in {folder} cannot be made into tokenizer.json: {error.message}", fix=_SAVE_AGAIN
+            ) from error
+
+    key = {"files": files, "versions": versions("transformers", "tokenizers")}
+    return store.stage("tokenizer", key, produce) / "tokenizer.json"
 
 
 def write_tokenizer(folder: str, out: str) -> None:
     """Convert a tokenizer's older files into `tokenizer.json` (runs in a child process)."""
     from transformers import AutoTokenizer
 
-    AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False).save_pretrained(out)
+    with by_transformers(Path(folder)):
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    tokenizer.save_pretrained(out)

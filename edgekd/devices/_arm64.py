@@ -20,6 +20,7 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.files import user_path
 from edgekd.core.protocols import Check
 from edgekd.core.results import versions
 from edgekd.core.store import Store
@@ -42,7 +43,7 @@ _PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014
 def store() -> Store:
     """Where the parts lie: `$EDGEKD_GUEST`, else `guest` in the user's cache folder."""
     place = os.environ.get("EDGEKD_GUEST") or Path(user_cache_dir("edgekd"), "guest")
-    return Store(Path(place).expanduser().absolute(), every_version=True)  # keys hold all that the parts are made of
+    return Store(user_path(place).absolute(), every_version=True)  # keys hold all that the parts are made of
 
 
 def runtime() -> str:

@@ -136,8 +136,11 @@ def check_list(manifest):
             for path in (name, *folders_of([name])):  # FAT and many other cards take A and a for the same
                 if spelled.setdefault(unicodedata.normalize("NFC", path).casefold(), path) != path:
                     raise ValueError(f"it lists {shown(path)} in two spellings")
-    if {*manifest["artifact"]["files"], "manifest.json"} & set(manifest["evidence"]["files"]):
+    names = [*manifest["artifact"]["files"], *manifest["evidence"]["files"], "manifest.json"]
+    if len(set(names)) < len(names):
         raise ValueError("it lists a file in both parts, or itself")
+    if both := folders_of(names) & set(names):
+        raise ValueError(f"it lists {shown(min(both))} as a file and as a folder")
     if manifest["model"] not in manifest["artifact"]["files"]:
         raise ValueError("it names no model of this bundle")
 
@@ -207,7 +210,7 @@ def sha256_of(path):
 
 def odd_modes(folder):
     """Permissions beyond 0644 of files and 0755 of folders, in words. For a folder without `changed_files`."""
-    problems = []
+    problems, folder = [], os.path.realpath(folder)  # a link to a bundle has modes of its own, which say nothing
     for place, _, names in os.walk(folder) if os.name == "posix" else ():
         for path, most in [(place, 0o755), *((os.path.join(place, name), 0o644) for name in sorted(names))]:
             mode = stat.S_IMODE(os.lstat(path).st_mode)
@@ -231,9 +234,9 @@ def read_arrays(path):
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             with archive.open(member) as file:
-                one_or_two = np.lib.format.read_magic(file)[0] == 1
-                header = np.lib.format.read_array_header_1_0 if one_or_two else np.lib.format.read_array_header_2_0
-                shape, _, kind = header(file)
+                first = np.lib.format.read_magic(file)[0] == 1
+                read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                shape, _, kind = read_header(file)
                 size = file.tell() + kind.itemsize * math.prod(shape)
                 if kind.kind not in "biuf" or size != member.file_size or size > os.path.getsize(path):
                     raise ValueError(f"{shown(member.filename)} is no plain array of numbers")
@@ -350,7 +353,7 @@ def check_answers(folder, manifest):
     except ImportError as error:
         raise Failed(f"{error}: install numpy and onnxruntime {manifest['min']['ort_version']}", 7) from error
     except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
-        raise Failed(f"ONNX Runtime cannot run {manifest['model']}: {shown(str(error))}", 7) from error
+        raise Failed(f"ONNX Runtime cannot run {shown(manifest['model'])}: {shown(str(error))}", 7) from error
     well, words = check_golden(folder, outputs)
     if not well:
         raise Failed(f"golden vectors: {words}", 5)
@@ -367,7 +370,7 @@ def main(folder, ignore_modes=False):
     except Failed as error:
         print(f"FAILED  {error}")
         return error.code
-    print(f"ok      {manifest['model']} loads and runs")
+    print(f"ok      {shown(manifest['model'])} loads and runs")
     print(f"ok      golden vectors: {words}")
     print(NOTE)
     return 0

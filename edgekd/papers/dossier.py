@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.results import digest, file_sha256
+from edgekd.core.results import digest
+from edgekd.core.seals import contents
 from edgekd.plan import Plan
 
 SBOM, PROVENANCE, CARD = "sbom.cdx.json", "provenance.json", "README.md"
@@ -41,7 +42,7 @@ class Dossier:
 
     def evidence(self) -> dict[str, str]:
         """The files there are beside the artifact so far, with their SHA-256."""
-        return {name: sha256 for name, sha256 in hashes(self.folder).items() if name not in self.artifact}
+        return {name: sha256 for name, sha256 in contents(self.folder).items() if name not in self.artifact}
 
     def write(self, name: str, values: dict[str, Any]) -> None:
         """Write one of the papers as JSON."""
@@ -50,14 +51,8 @@ class Dossier:
 
 def read(plan: Plan, said: dict[str, Any], checks: dict[str, Any], folder: Path, evidence: set[str]) -> Dossier:
     """The dossier of a folder whose artifact is whole; `evidence` names what does not count as artifact."""
-    artifact = {name: sha256 for name, sha256 in hashes(folder).items() if name not in evidence}
+    artifact = {name: sha256 for name, sha256 in contents(folder).items() if name not in evidence}
     return Dossier(plan, said, checks, folder, artifact)
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """Every file of a folder, by its name there, with its SHA-256."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def write(about: Dossier) -> None:

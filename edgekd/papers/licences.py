@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from edgekd.core import licences
+from edgekd.core.files import user_path
 from edgekd.plan import Plan
 
 
@@ -39,7 +40,7 @@ def said(name: str, words: str, copied: list[str]) -> str:
 
 def _folder(source: str) -> Path | None:
     """Where a teacher or data lie; of a file its folder."""
-    path = Path(source).expanduser() if source else None
+    path = user_path(source) if source else None
     if path is None or not path.exists():
         return None
     return path if path.is_dir() else path.parent

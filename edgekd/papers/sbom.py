@@ -82,7 +82,7 @@ def _model(about: Dossier) -> dict[str, Any]:
         "type": "machine-learning-model",
         "bom-ref": "model",
         "name": about.name,
-        "version": str(getattr(plan, "version", "1.0.0")),
+        "version": plan.version,
         "description": said["summary"]["verdict"],
         "hashes": [_hash(about.artifact[about.model])],
         "licenses": choice(stated),

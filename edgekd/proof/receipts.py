@@ -17,9 +17,9 @@ from typing import Any
 
 from edgekd.core import statistics as intervals
 from edgekd.core.errors import StoreError
+from edgekd.core.files import storage_error, write_file
 from edgekd.core.latency import Percentile, aa_ratio, is_stable, percentile
 from edgekd.core.receipt import LIMIT_MIB, Receipt, ReceiptRefused, parse, refused
-from edgekd.core.store import storage_error, write_file
 from edgekd.proof.doubts import doubts, made
 
 

@@ -6,6 +6,7 @@ opened by others (`answers`), after all this.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgekd.onboard import verify
 
 _ANSWERS_S, _ANSWERS_MIB = 600.0, 4096  # what running the golden inputs may take, beside eight times the model's file
 _ANEW = "take the bundle anew from where it was built; nothing may be written into its folder"
+_ONCE_MORE = f"close programs that use much memory and verify once more; if that does not help, {_ANEW}"
 _KINDS = {1: EdgeKDError, 5: BelowAccuracy, 7: RuntimeCannotLoad}  # by verify.py's exit code
 
 
@@ -38,8 +40,13 @@ class Trust:
         for word in revoked:
             if verify.is_hash(word):
                 ids.add(word)
-            else:
+            elif os.path.lexists(word):
                 known += keys.read_publics(Path(word))
+            else:
+                raise UsageError(
+                    f"--revoked {word} is neither a key's file nor its id",
+                    fix="give its .pub file, or all 64 hexadecimal digits of its id, as `edgekd keygen` printed them",
+                )
         if not own:
             raise UsageError(
                 "--revoked without --key: nobody is trusted at all", fix="give the trusted keys: --key PUB"
@@ -71,6 +78,11 @@ class Checked:
         """The files listed."""
         return sum(len(self.manifest[part]["files"]) for part in ("artifact", "evidence"))
 
+    @property
+    def model(self) -> str:
+        """The ONNX file's name, as it may go to a terminal."""
+        return str(verify.shown(self.manifest["model"]))
+
 
 def check(bundle: Path, asked: Asked | None = None) -> Checked:
     """All but the model's answers. Raises EdgeKDError where the bundle is not what was shipped or asked for."""
@@ -100,7 +112,7 @@ def answers(checked: Checked) -> str:
     try:
         said = child.call("edgekd.proof.trust:_answers", given, timeout_s=_ANSWERS_S, limits=limits)
     except child.ChildError as error:
-        raise RuntimeCannotLoad(f"{checked.manifest['model']} does not run here: {error.message}", fix=_ANEW) from error
+        raise RuntimeCannotLoad(f"{checked.model} does not run here: {error.message}", fix=_ONCE_MORE) from error
     return str(said["words"])
 
 
@@ -198,7 +210,7 @@ def _within(least: Any, most: int) -> bool:
 
 
 def _texts(values: Any) -> Sequence[str]:
-    return [str(one) for one in values] if isinstance(values, list) else []
+    return [] if values is None else list(map(str, values if isinstance(values, list) else [values]))
 
 
 def _overlap(wanted: str, profile: Any) -> bool:

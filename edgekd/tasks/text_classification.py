@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.loading import by_transformers
 from edgekd.core.protocols import Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
@@ -81,7 +82,8 @@ class TextClassification:
         """
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(teacher_folder, trust_remote_code=False)
+        with by_transformers(teacher_folder):
+            tokenizer = AutoTokenizer.from_pretrained(teacher_folder, trust_remote_code=False)
         with tempfile.TemporaryDirectory(prefix="edgekd-tokenizer-") as name:
             folder = Path(name)
             tokenizer.save_pretrained(folder)

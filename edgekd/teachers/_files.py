@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,13 +15,15 @@ from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.results import digest, file_sha256
 from edgekd.core.store import open_store
+from edgekd.data import limits
+from edgekd.data.limits import is_plain
 from edgekd.teachers import _pickles, _safetensors
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_JSON_MOST = 256 << 20  # bytes: the largest tokenizer.json in use has 33 MB
 _SHARDS_MOST = 1000
 # files that transformers reads beside the weights, and that bundles take along
 _BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", *licences.NAMES, "README.md")
+_TREE = ("*", "additional_chat_templates/*")  # which transformers reads, and writes beside a tokenizer that it saves
 _COPY_MOST = 1 << 30  # bytes of all of them together
 
 
@@ -48,7 +49,7 @@ def check_folder(folder: Path, *patterns: str) -> None:
     homes = [folder.resolve()]
     if folder.parent.name == "snapshots":
         homes.append((folder.parent.parent / "blobs").resolve())
-    for path in sorted({path for pattern in patterns or ("*",) for path in folder.glob(pattern)}):
+    for path in sorted({path for pattern in patterns or _TREE for path in folder.glob(pattern)}):
         real = path.resolve()
         if path.is_symlink() and not any(real.is_relative_to(home) for home in homes):
             raise TeacherError(
@@ -62,24 +63,11 @@ def check_folder(folder: Path, *patterns: str) -> None:
             )
 
 
-def is_plain(path: Path) -> bool:
-    """Whether it is a file with content of its own: opening a pipe would wait for ever."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return False
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file. Raises ValueError or OSError for what is none, or too large."""
     if not os.path.lexists(file):
         return {}
-    if not is_plain(file) or file.stat().st_size > _JSON_MOST:
-        raise ValueError(f"it is no plain file of at most {_JSON_MOST >> 20} MiB")
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    said = limits.read_json(file)
     if not isinstance(said, dict):
         raise ValueError("it is no JSON object")
     return said

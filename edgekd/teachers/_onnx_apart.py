@@ -17,19 +17,23 @@ from edgekd.teachers import _onnx_checks, _onnx_graph
 from edgekd.teachers._onnx_graph import FEEDS
 
 _BASE_MIB, _FACTOR = 4096, 6  # of memory: whatever its size; and the file as bytes, parsed, checked, copied, as arrays
-_MIB_PER_S = 10  # of file for each second more: eight times what reading a large one takes
+_READ_S, _READ_MIB_PER_S = 12.0, 10.0  # for a file of any size; of file for each second more, an eighth of the usual
 _MOST_MIB = 2048  # of one protobuf message: more is refused anyway
+_FIX = "give an undamaged model that onnxruntime runs by itself; this one may be made to harm"
 
 
-def call(function: str, job: dict[str, Any], path: Path, timeout_s: float, what: str) -> Any:
+def call(
+    function: str, job: dict[str, Any], path: Path, what: str, *, base_s: float = _READ_S,
+    mib_per_s: float = _READ_MIB_PER_S, fix: str = _FIX,
+) -> Any:  # fmt: skip
     """A function of this package on the file `path`, in a limited process.
 
-    It may take `timeout_s` (of the clock, and of each CPU), a second more for each 10 MiB of the file and the data
+    It may take `base_s` (of the clock, and of each CPU), a second more for each `mib_per_s` of the file and the data
     beside it; and 4 GiB of memory and six times their size, at most what the machine has. Raises the function's own
-    error; TeacherError where it meets a limit or crashes: the file cannot `what`.
+    error; TeacherError, with this `fix`, where it meets a limit or crashes: the file cannot `what`.
     """
     size_mib = _size_mib(path)
-    seconds = timeout_s + size_mib / _MIB_PER_S
+    seconds = base_s + size_mib / mib_per_s
     machine_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     limits = child.Limits(
         memory_mib=min(_BASE_MIB + _FACTOR * size_mib, machine_mib), cpu_s=max(1, int(seconds)) * (os.cpu_count() or 1)
@@ -37,10 +41,7 @@ def call(function: str, job: dict[str, Any], path: Path, timeout_s: float, what:
     try:
         return child.call(f"edgekd.teachers.{function}", job, timeout_s=seconds, limits=limits)
     except child.ChildError as error:
-        raise TeacherError(
-            f"{path} cannot {what}: {error.message}",
-            fix="give an undamaged model that onnxruntime runs by itself; this one may be made to harm",
-        ) from error
+        raise TeacherError(f"{path} cannot {what}: {error.message}", fix=fix) from error
 
 
 def _size_mib(path: Path) -> int:

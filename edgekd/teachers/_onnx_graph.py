@@ -193,7 +193,8 @@ def _taken_from_outside(graph: Any) -> set[str]:
 
 def _rename_inside(graph: Any, names: Mapping[str, str]) -> None:
     """Give what the body reads from outside its new names."""
-    outside = {old: new for old, new in names.items() if old in _taken_from_outside(graph)}
+    taken = _taken_from_outside(graph)
+    outside = {old: new for old, new in names.items() if old in taken}
     for node in graph.node:
         node.input[:] = [outside.get(name, name) for name in node.input]
         for inner in inner_graphs(node):

@@ -11,6 +11,7 @@ from edgekd.core.errors import TeacherError
 from edgekd.data import pixels
 from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph
 from edgekd.teachers._onnx_graph import FEEDS, Wiring
+from edgekd.teachers._sizes import number
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 BESIDE = (
@@ -109,7 +110,11 @@ def _sizes(
         if rows is not None:
             _checks.check_tokenizer(folder, {"vocab_size": rows, **config}, {"word_embeddings.weight": [rows]})
         hidden = {"hidden": wiring.gives[2]} if len(wiring.gives) == 3 and wiring.gives[2] else {}
-        return {"max_tokens": _max_tokens(config, read_json(folder / "tokenizer_config.json"))} | vocabulary | hidden
+        return (
+            {"max_tokens": _max_tokens(config, read_json(folder / "tokenizer_config.json"), folder)}
+            | vocabulary
+            | hidden
+        )
     if task == "image-classification":
         return _image_sizes(path, folder, wiring)
     _, steps, channels = wiring.takes
@@ -139,11 +144,11 @@ def _by(sizes: tuple[int, int, int]) -> str:
     return " x ".join(map(str, sizes))
 
 
-def _max_tokens(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
+def _max_tokens(config: Mapping[str, Any], tokenizer: Mapping[str, Any], folder: Path) -> int:
     """The longest text that the model takes, special tokens counted."""
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in _checks.POSITIONS_FROM_PAD:
-        positions -= int(config.get("pad_token_id", 1)) + 1  # these count positions from the pad id on
+        positions -= number(config, "pad_token_id", 1, folder) + 1  # these count positions from the pad id on
     told = [one for one in (positions, tokenizer.get("model_max_length")) if isinstance(one, int) and one > 0]
     return min([one for one in told if one < _UNSAID_TOKENS], default=_MOST_TOKENS)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgekd.core.errors import TeacherError
+from edgekd.data import limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,9 @@ _BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
     "U8": 1, "BOOL": 1,
 }  # fmt: skip
-_HEADER_MOST = 100 << 20  # bytes: what safetensors itself accepts
+_HEADER_MOST = 16 << 20  # bytes: a hundred thousand tensors; as Python objects it is twenty times as large
+_DIMENSIONS_MOST = 64  # torch's own
+_SIZE_MOST = 1 << 63  # JSON's numbers have thousands of digits, and a product of many such takes hours
 _BLOCK = 16 << 20
 # what a float's bits are when it is no number: its exponent is all ones
 _EXPONENTS = {
@@ -47,7 +50,7 @@ def check(file: Path) -> Header:
                 # a single infinity is what masks are made of
                 if bad and (count > 1 or _is_nan(stream, start, told)):
                     raise TeacherError(
-                        f"the weight {name!r} of {file} holds NaN or infinity ({bad} of {count} values)",
+                        f"the weight {limits.shown(name)} of {file} holds NaN or infinity ({bad} of {count} values)",
                         fix="give an undamaged model",
                     )
     except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
@@ -60,8 +63,10 @@ def check(file: Path) -> Header:
 def _header(stream: BinaryIO, size: int) -> tuple[Header, int]:
     """The header without its notes, and where the data begin."""
     length = struct.unpack("<Q", stream.read(8))[0]
-    if length > min(_HEADER_MOST, size - 8):
+    if length > size - 8:
         raise ValueError("its header is longer than the file")
+    if length > _HEADER_MOST:
+        raise ValueError(f"its header has more than {_HEADER_MOST >> 20} MiB")
     header = json.loads(stream.read(length), object_pairs_hook=_once)
     if not isinstance(header, dict):
         raise ValueError("its header names no tensors")
@@ -82,16 +87,20 @@ def _check_layout(header: Header, data: int) -> None:
     for name, told in header.items():
         kind, shape, (begin, end) = told["dtype"], told["shape"], told["data_offsets"]
         if kind not in _BYTES:
-            raise ValueError(f"the type {kind!r} of {name!r} is unknown")
-        if not all(type(one) is int and one >= 0 for one in (*shape, begin, end)):
-            raise ValueError(f"the shape or place of {name!r} is no list of whole numbers")
+            raise ValueError(f"the type {limits.shown(kind)} of {limits.shown(name)} is unknown")
+        if len(shape) > _DIMENSIONS_MOST or not all(
+            type(one) is int and 0 <= one < _SIZE_MOST for one in (*shape, begin, end)
+        ):
+            raise ValueError(f"the shape or place of {limits.shown(name)} is no list of whole numbers")
         if end - begin != math.prod(shape) * _BYTES[kind]:
-            raise ValueError(f"{name!r} has the shape {shape} and {end - begin} bytes of data")
+            raise ValueError(f"{limits.shown(name)} has the shape {shape} and {end - begin} bytes of data")
         spans.append((begin, end, name))
     reached = 0
     for begin, end, name in sorted(spans):
         if begin != reached:
-            raise ValueError(f"{name!r} {'overlaps another tensor' if begin < reached else 'follows unused bytes'}")
+            raise ValueError(
+                f"{limits.shown(name)} {'overlaps another tensor' if begin < reached else 'follows unused bytes'}"
+            )
         reached = end
     if reached != data:
         raise ValueError("it is cut short, or has bytes that no tensor owns")

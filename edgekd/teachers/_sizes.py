@@ -83,6 +83,24 @@ def _taps(config: dict[str, Any], folder: Path) -> int:
     return number(config, "num_hidden_layers", 0, folder)
 
 
+def check_weights(shape: Mapping[str, int], shapes: Mapping[str, list[int]], folder: Path) -> None:
+    """Raises TeacherError where the weights cannot be a model's of that shape.
+
+    transformers makes the network that config.json describes before it looks for its weights: one of a billion layers
+    would never end.
+    """
+    sizes = {size for one in shapes.values() for size in one}
+    widths = ("hidden", "feed_forward") if "feed_forward" in shape else ()  # those of images are guesses for the reader
+    strange = {name: shape[name] for name in widths if shape[name] not in sizes}
+    if shape["layers"] > len(shapes):
+        strange["layers"] = shape["layers"]
+    for name, value in strange.items():
+        raise TeacherError(
+            f"{folder}/config.json is not that of the weights beside it: its {name.replace('_', ' ')} would be {value}",
+            fix="take config.json and the weights from one and the same model: model.save_pretrained(folder)",
+        )
+
+
 def number(config: Mapping[str, Any], name: str, otherwise: int, folder: Path) -> int:
     """A size in config.json. Raises TeacherError for what is none."""
     value = config.get(name, otherwise)

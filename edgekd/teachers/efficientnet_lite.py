@@ -9,10 +9,11 @@ from typing import Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
+from edgekd.core.files import user_path
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256
-from edgekd.data import pixels
-from edgekd.teachers import _files, _own, _pickles, _safetensors
+from edgekd.data import limits, pixels
+from edgekd.teachers import _own, _pickles, _safetensors
 
 # Lite0 to Lite4: width, depth, pixels (github.com/tensorflow/tpu, efficientnet_lite_builder.py)
 _VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
@@ -33,10 +34,10 @@ class EfficientnetLite:
 
     def inspect(self, source: str, task: str) -> dict[str, Any]:
         """Which of the Lite models the file holds. Raises TeacherError for any other file, and for code in it."""
-        path = Path(source).expanduser()
+        path = user_path(source)
         if task != "image-classification":
             raise TeacherError(f"the teacher {source} classifies images, not {task}", fix="give another --teacher")
-        if not _files.is_plain(path):
+        if not limits.is_plain(path):
             raise TeacherError(f"the teacher {source!r} is not a file", fix="give the path of the .pth file")
         if path.stat().st_size > _MOST_BYTES:
             raise TeacherError(f"{path} is larger than {_MOST_BYTES >> 20} MiB", fix="give an EfficientNet-Lite's file")

@@ -10,6 +10,8 @@ from typing import Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError, UsageError
+from edgekd.core.files import user_path
+from edgekd.core.loading import by_transformers
 from edgekd.core.registry import make, plugin
 from edgekd.data import hub, pixels
 from edgekd.teachers import _checks, _files, _own, _settings, _sizes
@@ -59,10 +61,13 @@ class Huggingface:
         # every encoder gives embeddings; classes need a head
         ready = bool(own) or not kind.labelled or any(name.endswith(head) for name in heads)
         labels = _labels(config, folder, weights.shapes) if ready and kind.labelled else None
+        shape = None if own else describe(config, folder)
+        if shape:
+            _sizes.check_weights(shape, weights.shapes, folder)
         return {
             "folder": str(weights.folder),  # of pickles, their copies in the store
             "ready": ready,
-            "architecture": own or {"model_type": config["model_type"], **describe(config, folder)},
+            "architecture": own or {"model_type": config["model_type"], **(shape or {})},
             "labels": labels if kind.labelled else (),
             "sha256": _files.fingerprint(folder, weights.sources, beside),
             "licence": licences.of_teacher(folder),
@@ -79,19 +84,20 @@ class Huggingface:
         import transformers
 
         numbers = {name: number for number, name in enumerate(labels)}
-        return (
-            getattr(transformers, plugin("tasks", task).auto_model)
-            .from_pretrained(
-                folder,
-                num_labels=len(labels),
-                id2label={number: name for name, number in numbers.items()},
-                label2id=numbers,
-                ignore_mismatched_sizes=True,
-                trust_remote_code=False,
-                use_safetensors=True,
+        with by_transformers(folder):
+            return (
+                getattr(transformers, plugin("tasks", task).auto_model)
+                .from_pretrained(
+                    folder,
+                    num_labels=len(labels),
+                    id2label={number: name for name, number in numbers.items()},
+                    label2id=numbers,
+                    ignore_mismatched_sizes=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                )
+                .float()
             )
-            .float()
-        )
 
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
         """The tokenizer or the preprocessing, beside the fine-tuned model."""
@@ -100,7 +106,9 @@ class Huggingface:
             return
         from transformers import AutoTokenizer
 
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False).save_pretrained(out)
+        with by_transformers(folder):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer.save_pretrained(out)
 
     def training(self, rows: int) -> dict[str, Any]:
         """About 750 steps of 16 for a small set, at least three epochs for a large one."""
@@ -120,7 +128,7 @@ class Huggingface:
 
     def folder(self, source: str) -> Path:
         """The local folder of a source; a hub id is fetched. Raises TeacherError where there is none."""
-        path = Path(source).expanduser()
+        path = user_path(source)
         if path.is_dir():
             return path.absolute()
         if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, TeacherError, suggestion
-from edgekd.teachers import _files, _onnx_apart, _onnx_smoke
+from edgekd.core.files import user_path
+from edgekd.data.limits import is_plain
+from edgekd.teachers import _onnx_apart, _onnx_smoke
 from edgekd.teachers._onnx_graph import FEEDS
 from edgekd.teachers._onnx_inspect import BESIDE, read_json
 
@@ -24,9 +26,9 @@ _PATHS = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """An ONNX file with its tokenizer or preprocessing beside it. `timeout_s`: what a small one may take to answer."""
+    """An ONNX file with its tokenizer or preprocessing beside it. `timeout_s`: of a small one's first run."""
 
-    timeout_s: float = 12.0
+    timeout_s: float = 6.0  # with all that comes before it, `build` then refuses within 20 s on a busy machine, too
     allow_loops: bool = False
 
     def inspect(self, source: str, task: str) -> dict[str, Any]:
@@ -36,13 +38,13 @@ class OnnxModel:
         tokenizer or preprocessing that is missing or another model's; for class names that are not the graph's; and
         where reading it meets the limits of `_onnx_apart`, or crashes.
         """
-        path = Path(source).expanduser().absolute()
+        path = user_path(source).absolute()
         if task not in FEEDS:
             raise TeacherError(f"an ONNX file cannot be a teacher of {task}", fix=suggestion(task, FEEDS))
-        if not _files.is_plain(path):
+        if not is_plain(path):
             raise TeacherError(f"the teacher {path} is not a file", fix="give the path of the .onnx file")
         job = {"source": str(path), "task": task, "allow_loops": self.allow_loops}
-        found: dict[str, Any] = _onnx_apart.call("_onnx_inspect:look", job, path, self.timeout_s, "be read")
+        found: dict[str, Any] = _onnx_apart.call("_onnx_inspect:look", job, path, "be read")
         found["checks"] = tuple(found["checks"])
         found["labels"] = None if found["labels"] is None else tuple(found["labels"])
         return found
@@ -113,10 +115,13 @@ class OnnxModel:
         with tempfile.TemporaryDirectory(prefix=".prepared-", dir=out.parent) as room:
             prepared = Path(room, "prepared.onnx")
             job = {"source": str(path), "task": task, "out": str(prepared), "loops": "loops" in architecture}
-            names = _onnx_apart.call("_onnx_apart:prepare", job, path, self.timeout_s, "be prepared")
+            names = _onnx_apart.call("_onnx_apart:prepare", job, path, "be prepared")
             finish(onnx.load(prepared), out)  # what the child wrote and checked
         job = names | {
             "original": str(path), "written": str(out), "shapes": _onnx_smoke.shapes(architecture),
             "tokens": architecture.get("vocabulary", 2),
         }  # fmt: skip
-        _onnx_apart.call("_onnx_smoke:compare", job, path, self.timeout_s, "run under ONNX Runtime")
+        _onnx_apart.call(
+            "_onnx_smoke:compare", job, path, "run under ONNX Runtime",
+            base_s=self.timeout_s, mib_per_s=_onnx_smoke.MIB_PER_S, fix=_onnx_smoke.FIX,
+        )  # fmt: skip

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.files import writing
 from edgekd.core.quiet import hush
-from edgekd.core.store import is_whole, writing
+from edgekd.core.seals import is_whole
 from edgekd.plan import Training
 from edgekd.training import batches
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import EdgeKDError, TeacherError
+from edgekd.core.loading import by_transformers
 from edgekd.core.registry import make, plugin
 
 if TYPE_CHECKING:
@@ -73,5 +74,6 @@ def _hugging_face(folder: Path, task: str) -> torch.nn.Module:
     import transformers
 
     auto = getattr(transformers, plugin("tasks", task).auto_model)
-    model: torch.nn.Module = auto.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).float()
+    with by_transformers(folder):
+        model: torch.nn.Module = auto.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).float()
     return model
