@@ -151,6 +151,28 @@ def test_a_student_of_ours_teaches_its_own_task_alone(tmp_path: Path) -> None:
         make("tasks", TASK).survey(found, images, {"pixels": 40}, None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"depth": 10**8}, "did not write: a depth of 100000000"),
+        ({"width": 10**9}, "is not that of the weights beside it: its width would be 1000000000"),
+        ({"width": 900}, "its weights would be 2"),
+        ({"depth": 500}, "its weights would be"),
+    ],
+)
+def test_a_student_of_ours_is_as_large_as_its_weights(tmp_path: Path, changes: dict[str, int], words: str) -> None:
+    """It is made at random before they are loaded: a config that asks for more would take all memory."""
+    network = Mlp(8, 1, 32, 3, 3, IMAGE).random()
+    network.name_classes(LABELS)
+    network.save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    config["edgekd"]["shape"] |= changes
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(TeacherError, match=words):
+        Huggingface().inspect(str(tmp_path), TASK)
+
+
 def test_transformers_has_no_teacher_of_series(tmp_path: Path) -> None:
     teacher_of("vit", tmp_path)
     with pytest.raises(

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.registry import make
 from edgekd.data import limits, pixels
 from edgekd.teachers import _checks
 
 _MOST_SIZE = 10**9
+_SHORT = 8  # tokens or steps: how many weights there are does not depend on it
+_LEAST_ROOM = 4096  # pixels, steps or channels, which a network of few weights may have more of than weights
 _ALIASES = {
     "layers": ("num_hidden_layers", "n_layers"),
     "hidden": ("hidden_size", "dim"),
@@ -95,10 +98,21 @@ def check_weights(shape: Mapping[str, int], shapes: Mapping[str, list[int]], fol
     if shape["layers"] > len(shapes):
         strange["layers"] = shape["layers"]
     for name, value in strange.items():
-        raise TeacherError(
-            f"{folder}/config.json is not that of the weights beside it: its {name.replace('_', ' ')} would be {value}",
-            fix="take config.json and the weights from one and the same model: model.save_pretrained(folder)",
-        )
+        raise _strange(folder, name, value)
+
+
+def check_own(own: Mapping[str, Any], shapes: Mapping[str, list[int]], folder: Path) -> None:
+    """Raises TeacherError where one of our own networks would be larger than the weights beside its config.
+
+    It is made at random before its weights are loaded. `own` names a family and a shape that can be made.
+    """
+    held = sum(math.prod(one) for one in shapes.values())
+    for name, value in own["shape"].items():
+        if isinstance(value, int | float) and not abs(value) <= max(held, _LEAST_ROOM):  # NaN neither
+            raise _strange(folder, name, value)
+    weights = make("students", own["family"], **own["shape"]).work(_SHORT).weights
+    if weights > 2 * held + _LEAST_ROOM:
+        raise _strange(folder, "weights", weights)
 
 
 def number(config: Mapping[str, Any], name: str, otherwise: int, folder: Path) -> int:
@@ -114,6 +128,13 @@ def _numbers(config: Mapping[str, Any], name: str, otherwise: int, folder: Path)
     value = config.get(name, otherwise)
     several = value if isinstance(value, list) and value else [value]
     return [number({name: one}, name, otherwise, folder) for one in several]
+
+
+def _strange(folder: Path, name: str, value: float) -> TeacherError:
+    return TeacherError(
+        f"{folder}/config.json is not that of the weights beside it: its {name.replace('_', ' ')} would be {value}",
+        fix="take config.json and the weights from one and the same model: model.save_pretrained(folder)",
+    )
 
 
 def _no_number(folder: Path, name: str, value: Any) -> TeacherError:

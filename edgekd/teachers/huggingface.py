@@ -25,6 +25,7 @@ IMAGE_TYPES = (
 )  # fmt: skip
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 _OF_PATCHES = ("beit", "deit", "vit")  # whose layers all have queries, keys and values
+_MOST_DEPTH = 1000  # of our own networks, which name their layers one by one
 _HEADS = ("classifier.weight", "classifier.out_proj.weight", "classifier.1.weight")
 _MOST_LABELS = 10**6
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", *licences.NAMES, "README.md")
@@ -53,6 +54,8 @@ class Huggingface:
         check(config, folder, task)
         _check_beside(folder, beside)
         weights = _files.check_weights(folder)
+        if own:
+            _sizes.check_own(own, weights.shapes, folder)
         if beside == _TOKENIZERS:
             _checks.check_tokenizer(folder, config, weights.shapes)
         kind = plugin("tasks", task)
@@ -193,6 +196,8 @@ def _family(own: Any, folder: Path) -> str:
     """The family that the key `edgekd` names. Raises TeacherError where it is not what edgekd writes there."""
     try:
         family: str = own["family"]
+        if not own["shape"].get("depth", 1) <= _MOST_DEPTH:
+            raise ValueError(f"a depth of {own['shape']['depth']}")
         str(make("students", family, **own["shape"]))
     except (UsageError, AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise TeacherError(
