@@ -185,6 +185,7 @@ class Plan:
     seed: int
     threads: int
     versions: dict[str, str]
+    plugins: dict[str, str] = field(default_factory=dict)  # of other packages: `losses/correlation` to package, release
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as the bundle's provenance carries them."""
@@ -208,6 +209,7 @@ class Plan:
             "seed": self.seed,
             "threads": self.threads,
             "versions": {name: self.versions[name] for name in trainers},
+            **({"plugins": self.plugins} if self.plugins else {}),
         }
 
     @property

@@ -13,7 +13,7 @@ from edgekd.core import versions as bundle_versions
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.files import user_path
 from edgekd.core.profile import Profile, load_profile
-from edgekd.core.registry import folder_name, make, names, plugin
+from edgekd.core.registry import folder_name, made_elsewhere, make, names, plugin
 from edgekd.core.results import digest, this_host, versions
 from edgekd.core.store import Store, open_store
 from edgekd.data import demos
@@ -188,8 +188,20 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         seed=options.seed,
         threads=options.threads or os.cpu_count() or 1,
         versions=versions(*PACKAGES),
+        plugins=_of_others({
+            "tasks": [options.task], "teachers": [kind], "losses": [one.name for one in losses],
+            "augmentations": [one.name for one in augmentations], "students": [] if compressed else [family],
+            "quantizers": [recipe.partition("-")[0] for recipe in (*target.recipes, *filter(None, [force]))],
+        }),
     )  # fmt: skip
     return plan, splits
+
+
+def _of_others(used: dict[str, list[str]]) -> dict[str, str]:
+    """The plug-ins that came with other packages: they are code, so a plan, its results' keys and reports name them."""
+    found = {f"{kind}/{folder_name(name)}": made_elsewhere(kind, name) for kind, several in used.items()
+             for name in several}  # fmt: skip
+    return {name: package for name, package in found.items() if package}
 
 
 def _task(options: Options) -> Any:

@@ -105,7 +105,7 @@ def composed(
                              test_labelled=tested),
         teacher=SimpleNamespace(name="t", ready=True, licence="none", sha256="0" * 64, words="a net",
                                 checks=("ONNX: <parsed> & checked",)),
-        min_retained=min_retained, golden="synthetic", seed=0, versions={"edgekd": "0"},
+        min_retained=min_retained, golden="synthetic", seed=0, versions={"edgekd": "0"}, plugins={},
     )  # fmt: skip
     first = model(1, 4.0, 7.2)
     models = {"teacher": first} | {

@@ -11,6 +11,7 @@ import pytest
 from helpers import python
 
 import edgekd
+from edgekd import planning
 from edgekd.core import registry
 from edgekd.core.errors import UsageError
 from edgekd.core.protocols import Survey
@@ -155,6 +156,8 @@ def test_a_package_outside_takes_the_place_of_none_of_ours_and_can_be_named(outs
     assert plugin("losses", "response").__module__ == "edgekd.losses.response"
     assert registry.made_elsewhere("losses", "response") == registry.made_elsewhere("losses", "absent") == ""
     assert registry.made_elsewhere("losses", "mean-squares") == "an unknown package"
+    used = {"losses": ["mean-squares", "response"], "tasks": ["text-classification"]}
+    assert planning._of_others(used) == {"losses/mean_squares": "an unknown package"}
 
 
 @pytest.mark.parametrize("module", ["edgekd", "edgekd.core.layers", "edgekd.students._images"])

@@ -50,6 +50,8 @@ def plan(made: Plan) -> str:
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
         *([] if target.runs_here else [("on target", judging.plans(made))]),
         *([("force", f"{made.force} ships, whatever is measured of it")] if made.force else []),
+        *([("plug-ins", ", ".join(f"{name} of {package}" for name, package in made.plugins.items()))]
+          if made.plugins else []),
         ("ship", f"as version {made.version}, if it keeps {made.min_retained:.0%} of the teacher; "
                  f"golden inputs: {made.golden}"),
         ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "

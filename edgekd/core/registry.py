@@ -16,6 +16,7 @@ from typing import Any
 
 from edgekd.core.errors import UsageError, suggestion
 
+UNKNOWN = "an unknown package"
 _SINGULAR = {"losses": "loss", "searches": "search"}
 
 
@@ -47,7 +48,7 @@ def made_elsewhere(kind: str, name: str) -> str:
     if spelled in _inside(kind) or spelled not in _outside(kind):
         return ""
     dist = _outside(kind)[spelled].dist
-    return f"{dist.name} {dist.version}" if dist else "an unknown package"
+    return f"{dist.name} {dist.version}" if dist else UNKNOWN
 
 
 def plugin(kind: str, name: str) -> type[Any]:

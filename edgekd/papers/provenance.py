@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
+from edgekd.core.registry import UNKNOWN
 from edgekd.core.results import digest, this_host
 from edgekd.onboard.bench import CHECKS
 from edgekd.papers.dossier import Dossier
@@ -74,8 +75,11 @@ def purl(package: str, version: str) -> str:
 
 
 def packages(plan: Plan) -> dict[str, str]:
-    """The packages that made it, by name, with their versions; edgekd itself is the builder."""
-    return {name: version for name, version in plan.versions.items() if version != "absent" and name != "edgekd"}
+    """The packages that made it, plug-ins' too, by name, with their versions; edgekd itself is the builder."""
+    others = dict(package.rsplit(" ", 1) for package in plan.plugins.values() if package != UNKNOWN)
+    return others | {
+        name: version for name, version in plan.versions.items() if version != "absent" and name != "edgekd"
+    }
 
 
 def _inputs(plan: Plan) -> list[dict[str, Any]]:

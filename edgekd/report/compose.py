@@ -135,6 +135,7 @@ def compose(
         "host": asdict(host),
         "seed": plan.seed,
         "versions": plan.versions,
+        "plugins": plan.plugins,
     }  # fmt: skip
 
 
