@@ -100,10 +100,13 @@ def test_every_form_says_it(full, name):
         assert "too few to say" in text
 
 
-def test_class_names_break_neither_table_nor_page(full):
+def test_code_of_other_packages_is_named(full):
     of_others = full | {"plugins": {"losses/squares": "their-losses 1.2"}}
     assert all("losses/squares of their-losses 1.2" in render(name, of_others) for name in ("report.md", "report.html"))
     assert "Code of other packages" not in render("report.md", full)
+
+
+def test_class_names_break_neither_table_nor_page(full):
     assert "| a\\|b |" in render("report.md", full)
     html = render("report.html", full)
     assert "<i>c</i>" not in html
