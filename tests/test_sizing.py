@@ -217,6 +217,22 @@ def test_a_wrong_prediction_is_corrected_by_measuring(factor):
     assert finalists[0].shape == fitting(among, factor)[0]
 
 
+def test_on_a_host_that_slows_down_the_next_shape_has_room_rather_than_being_the_smallest():
+    """Each shape is slower than the last one let expect: three finalists miss the speedup."""
+    middle = statistics.median(cost.speedup for cost in candidates(profile(**ROOMY)).ranked())
+    among, slower = candidates(profile(**ROOMY), min_speedup=middle), iter([1.2, 1.4, 1.6, 1.7, 1.7])
+
+    def measure(cost):
+        shape = Transformer(**cost.shape)
+        figures = {name: getattr(among.predict(shape, cost.recipe), name) for name in FIGURES}
+        return [among.measured(shape, cost.recipe, figures | {"latency_ms": figures["latency_ms"] * next(slower)})]
+
+    ranked, finalists, warnings = settle(among, measure, tries=1, most=FINALISTS, classes=50, unit="tokens")
+    assert (finalists[0].breaks, warnings) == ((), [])
+    assert len([cost for cost in ranked if cost.kind == "measured"]) == FINALISTS + 1
+    assert ranked.index(finalists[0]) < len(ranked) - 1, "not the smallest"
+
+
 def test_tries_measures_the_next_ones_that_fit_too():
     among = candidates(profile(**ROOMY | {"memory_mib": 30.0}))
     _, finalists, _ = run(among, tries=3)

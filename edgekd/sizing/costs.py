@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NoReturn
 
 from edgekd.core.calibration import Reading
@@ -16,6 +17,11 @@ from edgekd.sizing.predictor import Prediction, Predictor
 
 SPEED_MARGIN = 1.05  # a finalist must beat min_speedup by this: medians of two runs differ by a few percent
 FINALISTS = 3
+_CAUTION = (
+    1.1,
+    1.25,
+    1.5,
+)  # times the speedup asked for: where finalists were slower than predicted, the next have room
 _ABOVE, _BELOW = 3, 2  # of the choice, in the fit table
 _HARD = ("memory", "artifact", "latency", "cold start")  # budgets; a speedup is a wish, a predicted latency a warning
 
@@ -202,7 +208,8 @@ def settle(
 ) -> tuple[list[Cost], list[Cost], list[str]]:
     """Measure until the `tries` most capable shapes that fit are known, at most `most` shapes.
 
-    Returns all costs by capability, those measured that fit, and warnings. Where only wishes cannot be met (a
+    Where none of these fits, as on a busy host, a few that should be faster than asked are measured before the smallest
+    one is. Returns all costs by capability, those measured that fit, and warnings. Where only wishes cannot be met (a
     speedup, a predicted latency), the nearest shape is taken; where a budget can't, this raises what `refuse` raises.
     """
     measured: list[Cost] = []
@@ -212,6 +219,12 @@ def settle(
             break
         measured += measure(cost)
         print(f"measured {number} {cost.words}: {measured[-1].memory_mib:.0f} MiB", flush=True)  # noqa: T201
+    for caution in _CAUTION:
+        if any(not cost.breaks for cost in measured):
+            break
+        measured += [
+            own for cost in _roomy(among.ranked(measured), caution * among.min_speedup) for own in measure(cost)
+        ]
     finalists = [cost for cost in among.ranked(measured) if cost.kind == "measured" and not cost.breaks]
     if finalists:
         return among.ranked(measured), finalists, []
@@ -222,6 +235,12 @@ def settle(
     if hard(last):
         refuse(last, among, classes=classes, unit=unit)
     return ranked, [last], [f"no shape meets: {text}; the smallest was taken" for text in last.breaks]
+
+
+def _roomy(ranked: Sequence[Cost], speedup: float) -> list[Cost]:
+    """The most capable shape that should fit, and be that much faster; none where there is none."""
+    able = (cost for cost in ranked if cost.kind != "measured" and not cost.breaks)
+    return list(islice((cost for cost in able if cost.speedup >= speedup * SPEED_MARGIN), 1))
 
 
 def next_finalist(ranked: Sequence[Cost], wanted: int) -> Cost | None:
