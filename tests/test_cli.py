@@ -97,6 +97,29 @@ def test_no_command_shows_help() -> None:
     assert "Usage: edgekd" in done.stdout + done.stderr
 
 
+def test_sigterm_ends_as_ctrl_c_does_and_leaves_no_temporary_folder(tmp_path):
+    (tmp_path / "temporary").mkdir()
+    program = (
+        "import os, signal, sys, tempfile\n"
+        "from edgekd import cli\n"
+        "@cli.cli.command()\n"
+        "@cli.click.option('--json', is_flag=True)\n"
+        "def wait(json):\n"
+        "    with tempfile.TemporaryDirectory():\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        signal.pause()\n"
+        "sys.argv = ['edgekd', 'wait', *sys.argv[1:]]\n"
+        "cli.main()\n"
+    )
+    for arguments, words in (((), ""), (("--json",), '"exit": 143')):
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60,
+                              check=False, env=os.environ | {"TMPDIR": str(tmp_path / "temporary")})  # fmt: skip
+        assert done.returncode == 143
+        assert words in done.stdout
+        assert "Traceback" not in done.stderr
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 @pytest.mark.parametrize("command", ["verify", "report"])
 def test_folder_that_is_no_bundle(command: str, tmp_path: Path) -> None:
     done = run(command, tmp_path)

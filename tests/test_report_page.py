@@ -184,6 +184,17 @@ def test_a_sustained_run_of_one_point_is_no_chart():
     assert "over 5 minutes: 80 ms, one point: too short to tell; **it throttled**." in words
 
 
+def test_a_report_that_was_changed_is_shown_with_a_warning(tiny_bundle, tmp_path):
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    (bundle / "report.md").write_text((bundle / "report.md").read_text("utf-8").replace("%", "0%"), "utf-8")
+    done = run("report", bundle)
+    assert (done.returncode, bool(done.stdout)) == (0, True)
+    assert "warning: " in done.stderr
+    assert "report.md: " in done.stderr
+    assert json.loads(run("report", bundle, "--json").stdout)["altered"][0].startswith("report.md: ")
+    assert run("report", tiny_bundle).stderr == ""
+
+
 def test_the_command_shows_report_and_receipts_and_leaves_the_bundle_alone(tiny_bundle, tmp_path):
     bundle = shutil.copytree(tiny_bundle, tmp_path / "things-cpu")
     assert run("report", bundle).stdout == (bundle / "report.md").read_text("utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -208,6 +209,7 @@ cli.add_command(store_commands)
 def main() -> None:
     """Run the command; every mistake of the user's ends as two lines and an exit code."""
     as_json = "--json" in sys.argv[1:]
+    signal.signal(signal.SIGTERM, _end)
     try:
         code = cli.main(prog_name="edgekd", standalone_mode=False) or 0
     except EdgeKDError as error:
@@ -219,8 +221,9 @@ def main() -> None:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edgekd"
         code = _refuse(UsageError(error.format_message(), fix=f"see `{where} --help`"), as_json)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; finished stages are kept: the same command goes on from there", err=True)
-        code = 130
+        code = _stopped(130, as_json)
+    except _Ended:
+        code = _stopped(143, as_json)
     except OSError as error:
         from edgekd.core.files import storage_error
 
@@ -228,6 +231,22 @@ def main() -> None:
     except MemoryError:
         code = _refuse(StoreError("out of memory", fix="close other programs, or give shorter texts"), as_json)
     sys.exit(code)
+
+
+class _Ended(BaseException):
+    """SIGTERM: what is open is closed, temporary folders are removed, and children end."""
+
+
+def _end(*_: object) -> None:
+    raise _Ended
+
+
+def _stopped(code: int, as_json: bool) -> int:
+    if as_json:
+        print_json({"error": "stopped", "fix": "run the same command again: finished stages are kept", "exit": code})
+    else:
+        click.echo("stopped; finished stages are kept: the same command goes on from there", err=True)
+    return code
 
 
 def _refuse(error: EdgeKDError, as_json: bool) -> int:

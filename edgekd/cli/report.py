@@ -20,8 +20,13 @@ def report(bundle: Path, open_it: bool, as_json: bool) -> None:
     """
     from edgekd.report import page
 
+    said = page.with_receipts(bundle) if as_json else {}
+    changed = page.altered(bundle)
+    if changed:
+        click.echo(f"warning: {bundle} is not the bundle that was shipped: {changed[0]}", err=True)
+        click.echo("  fix: do not believe these figures; take the bundle anew from where it was built", err=True)
     if as_json:
-        print_json(page.with_receipts(bundle))
+        print_json(said | {"altered": changed})
     elif open_it:
         click.launch(str(page.write_page(bundle)))
     else:

@@ -42,6 +42,14 @@ def read(folder: Path) -> dict[str, Any]:
     return said
 
 
+def altered(folder: Path) -> list[str]:
+    """What of a bundle is not what was shipped, in words: its report may be read all the same, but not believed."""
+    try:
+        return list(verify.changed_files(folder, verify.read_manifest(folder)))
+    except (OSError, ValueError) as error:
+        return [f"manifest.json cannot be used: {error}"]
+
+
 def with_receipts(bundle: Path) -> dict[str, Any]:
     """A bundle's report, and under `receipts` what devices showed of it: `held`, oldest first, and `refused`.
 
