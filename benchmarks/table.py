@@ -175,6 +175,42 @@ def instructions() -> str:
     return "\n".join([*lines, "", foot])
 
 
+def faults() -> str:
+    """What was done to builds, models and bundles, and what came of it."""
+    kept = results.read("faults")
+    f, host = kept["figures"], kept["host"]
+    kills, disk, pickles, onnx = f["kills"], f["full-disk"], f["pickles"], f["onnx"]
+    mutated, flips, tampering, timed = f["mutated-onnx"], f["bit-flips"], f["tampering"], f["verify-time"]
+    tried = [
+        (f"a build killed at {kills['kills']} random moments",
+         f"{kills['corrupt']} corrupt; at most {kills['most_stages_redone_for_a_kill']} stage made again for a kill; "
+         f"{kills['same_bytes']} of {kills['chains']} chains of kills end with the bytes of an undisturbed build"),
+        (f"a full disk in each of {disk['stages']} stages",
+         f"{disk['hit']} hit, {disk['named']} named; {disk['earlier_intact']} left what was finished intact, "
+         f"{disk['went_on_to_the_same_bytes']} went on to the same bytes"),
+        (f"{pickles['files']} hostile checkpoints",
+         f"{pickles['executed']} executed, {pickles['hangs']} over 20 s, {pickles['tracebacks']} tracebacks, "
+         f"{pickles['refused']} refused; slowest {pickles['slowest_s']:.1f} s"),
+        (f"{onnx['files']} hostile ONNX files",
+         f"{onnx['hangs']} over 20 s, {onnx['tracebacks']} tracebacks, "
+         f"{onnx['refused']} refused; slowest {onnx['slowest_s']:.1f} s"),
+        (f"{mutated['files']:,} mutated ONNX files",
+         f"{mutated['refused'] + mutated['crashed_alone_and_refused']:,} refused, {mutated['taken']} are models still; "
+         f"{mutated['hangs']} over 20 s, {mutated['tracebacks']} tracebacks"),
+        (f"single bits of a signed bundle's {flips['files']} files flipped",
+         f"{flips['refused']:,} of {flips['flips']:,} refused before ONNX Runtime saw a file"),
+        (f"{tampering['kinds']} kinds of tampering",
+         f"{tampering['refused_for_its_reason_before_the_runtime']} refused, each for its reason"),
+        (f"`edgekd verify --key` of {timed['bundle_mb']:.0f} MB", f"{timed['median_s']:.2f} s"),
+    ]  # fmt: skip
+    lines = ["| what was done | what came of it |", "|---|---|", *(f"| {what} | {came} |" for what, came in tried)]
+    foot = (
+        f"{host['cpu']}, {host['cores']} cores, onnxruntime {host['ort_version']}, {kept['date']}, seed "
+        f"{kills['seed']}; `python -m benchmarks.faults`."
+    )
+    return "\n".join([*lines, "", foot])
+
+
 def _short(millions: float) -> str:
     return f"{millions:.3g}" if millions >= 0.01 else "0"
 
@@ -195,7 +231,7 @@ MODALITIES = {
 }  # fmt: skip
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo, "sizing": sizing, "distillation": distillation, "throughput": throughput,
-    "quantization": quantization, "instructions": instructions,
+    "quantization": quantization, "instructions": instructions, "faults": faults,
 }  # fmt: skip
 
 
