@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -38,6 +40,7 @@ _ONBOARD = {  # of edgekd/onboard: where it lies in a bundle, to be run on the d
     "machine.py": "bench/machine.py",
 }  # fmt: skip
 _PROOF_ROWS = 8
+_REBUILD = "look who changed it, remove the folder, and run the same command again: finished stages are kept"
 _UNKNOWN = "0" * 64  # stands for the manifest's own hash while it is taken
 
 
@@ -49,19 +52,21 @@ def is_finished(out: Path, plan_sha256: str) -> bool:
         return False
 
 
-def check_free(out: Path) -> None:
+def check_free(out: Path, *, plan_sha256: str = "", store: Path | None = None) -> None:
     """Nothing is ever overwritten: raises UsageError where `out` holds anything, or a signature lies beside.
 
-    Raises StoreError where nothing can be written there.
+    Nor is anything added to a finished bundle or to the store. Raises StoreError where nothing can be written there.
     """
+    _check_above(out, store)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"the output {out} is not a folder", fix="give --out a new or an empty folder")
-    if out.is_dir() and (os.path.samefile(out, ".") or os.path.ismount(out)):  # no rename can take their place
+    if out.is_dir() and (os.path.samefile(out, ".") or _is_mount(out)):  # no rename can take their place
         raise UsageError(
             f"the output {out} is the folder that you are in, or where a disk is mounted",
             fix=f"give --out a new folder inside it: {out / 'bundle'}",
         )
     if out.is_dir() and any(out.iterdir()):
+        _tell_damaged(out, plan_sha256)
         raise UsageError(
             f"the output folder {out} is not empty", fix="give --out a new or an empty folder, or remove this one first"
         )
@@ -70,12 +75,70 @@ def check_free(out: Path) -> None:
             f"{signing.beside(out)} is the signature of another bundle than is to be made",
             fix="move it away, or give another --out",
         )
-    there = next(path for path in Path(os.path.abspath(out)).parents if path.exists())
+    there = next(path for path in Path(os.path.abspath(out)).parents if os.path.exists(path))
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:  # found now, not after the whole build
-        raise storage_error(error, there) from error
+        why = "no file can be made in it" if error.errno == errno.ENOENT else error.strerror  # as in /proc
+        raise storage_error(OSError(error.errno, why), there) from error
+
+
+def _check_above(out: Path, store: Path | None) -> None:
+    """Raises UsageError where `out` lies under a file, inside a finished bundle, or inside the store."""
+    for above in Path(os.path.abspath(out)).parents:
+        if os.path.lexists(above) and not os.path.isdir(above):
+            what = "a link that leads nowhere" if os.path.islink(above) and not os.path.exists(above) else "no folder"
+            raise UsageError(
+                f"the output {out} cannot be made: {above} is {what}", fix="give --out a new folder inside another one"
+            )
+    real = Path(os.path.realpath(out))
+    for above in real.parents:
+        if _holds_bundle(above):
+            raise UsageError(
+                f"the output {out} lies inside the bundle {above}, into which nothing may be written",
+                fix=f"give --out a folder beside it: {above.with_name(f'{above.name}-2')}",
+            )
+    if store is not None and (inside := Path(os.path.realpath(store))) in (real, *real.parents):
+        raise UsageError(
+            f"the output {out} lies inside the store {inside}, which is swept", fix="give --out a folder outside of it"
+        )
+
+
+def _holds_bundle(folder: Path) -> bool:
+    """Whether a manifest.json of edgekd lies in it, whatever became of the rest: web pages have one of that name."""
+    try:
+        manifest = verify.read_json(verify.read_small(folder / "manifest.json"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and isinstance(manifest.get("artifact"), dict)
+
+
+def _is_mount(folder: Path) -> bool:
+    """Whether a disk is mounted there, or a folder of the same disk, which `ismount` does not see."""
+    if os.path.ismount(folder):
+        return True
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:  # not Linux
+        return False
+    places = (re.sub(rb"\\(\d{3})", lambda found: bytes([int(found[1], 8)]), line.split(b" ")[4]) for line in lines)
+    return os.fsencode(os.path.realpath(folder)) in places
+
+
+def _tell_damaged(out: Path, plan_sha256: str) -> None:
+    """Raises UsageError where `out` holds the bundle of this very plan, and not every file whole."""
+    try:
+        manifest = verify.read_manifest(out)
+        problems = verify.changed_files(out, manifest) if manifest["plan_sha256"] == plan_sha256 else []
+    except (OSError, ValueError):  # a damaged manifest names no plan
+        return
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise UsageError(
+            f"the output folder {out} holds this plan's bundle, but it was changed: {problems[0]}{more}",
+            fix="look who changed it, then remove this folder; or give --out a new one",
+        )
 
 
 def sign(out: Path, signers: Sequence[Signer]) -> None:
@@ -89,6 +152,7 @@ def sign(out: Path, signers: Sequence[Signer]) -> None:
 
 
 def _sign(out: Path, signers: Sequence[Signer]) -> None:
+    _check_subject(out)
     place, away = signing.beside(out), "move it away, or give another --out"
     before = signing.Envelope((out / "manifest.json").read_bytes(), ())
     if os.path.lexists(place):
@@ -101,7 +165,25 @@ def _sign(out: Path, signers: Sequence[Signer]) -> None:
         before = there
     made = before.signed(signers)
     if made != before:
-        write_file(place, made.text())
+        write_file(place, made.text(), mode=0o644)
+
+
+def _check_subject(out: Path) -> None:
+    """Raises EdgeKDError where the artifact is not the one that provenance.json is about: it was altered since."""
+    try:
+        files = verify.read_manifest(out)["artifact"]["files"]
+        said = json.loads((out / "provenance.json").read_bytes())["subject"]
+        subject = {one["name"]: one["digest"]["sha256"] for one in said}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EdgeKDError(
+            f"{out} is not signed: it does not tell what was built, its provenance.json cannot be used", fix=_REBUILD
+        ) from error
+    other = {name for name in {*files, *subject} if name not in files or files[name]["sha256"] != subject.get(name)}
+    if other:
+        raise EdgeKDError(
+            f"{out} is not signed: {verify.shown(min(other))} is not the file that was built, by provenance.json",
+            fix=_REBUILD,
+        )
 
 
 def check_space(folders: list[Path], needed_mib: int) -> None:

@@ -80,7 +80,7 @@ def _build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progre
                 "this bundle was built without the emulator that is here now: another --out has it judged there"
             )
         return Built(out, said["summary"], said.get("on_target_says", ""), fresh=False)
-    bundle.check_free(out)
+    bundle.check_free(out, plan_sha256=plan.digest, store=store.root)
     bundle.check_space([store.root, out], 500 + 6 * teacher_mib(plan) + _cache_mib(plan))
     loads.check(plan, store, progress)
     stages = Stages(plan, augmented(plan, splits), store, progress, {})

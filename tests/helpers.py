@@ -66,6 +66,25 @@ def relu_model(path: Path) -> Path:
     return save_graph(path, [helper.make_node("Relu", ["x"], ["y"], "relu")], [1, "tokens", WIDTH])
 
 
+def looping_model(path: Path, trips: int) -> Path:
+    """`matmul_model` with its hidden values carried through a loop."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Tanh", ["before"], ["after"])], "body",
+        [value("at", TensorProto.INT64, []), value("go", TensorProto.BOOL, []),
+         value("before", TensorProto.FLOAT, None)],
+        [value("on", TensorProto.BOOL, []), value("after", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["hidden"], "layer"),
+        helper.make_node("Loop", ["trips", "", "hidden"], ["looped"], "loop", body=body),
+        helper.make_node("ReduceMean", ["looped"], ["pooled"], "pool", axes=[1], keepdims=0),
+        helper.make_node("MatMul", ["pooled", "v"], ["y"], "head"),
+    ]
+    weights = {"w": random_weights(WIDTH, WIDTH), "v": random_weights(WIDTH, 4), "trips": np.array(trips)}
+    return save_graph(path, nodes, [1, 4], **weights)
+
+
 def samples(*lengths: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
     """Inputs of these lengths; `unused` is one that the tiny models do not take."""
     random = np.random.default_rng(seed)

@@ -37,9 +37,6 @@ def make_bundle(folder, *, model=None, task="time-series-classification", onboar
     _write(folder / "golden" / "golden.json", {"tolerance": {platform.machine(): 0.01, "float32": 0.02}})
     survey = {"max_size": 5, "sizes": [5], "channels": WIDTH, "vocabulary": 0, "vocabulary_limit": None}
     student = {"family": "conv1d", "survey": survey, "exit": None}
-    _write(folder / "provenance.json", {
-        "plan": {"target": profile, "student": student, "data": {"classes": ["a", "b", "c", "d"]}},
-    })  # fmt: skip
     shipped = {"metric_value": 0.9, "recipe": "float32"}
     _write(folder / "report.json", {
         "created": CREATED.strftime("%Y-%m-%dT%H:%M:%SZ"), "summary": {"metric": "accuracy", "shipped": shipped},
@@ -50,6 +47,11 @@ def make_bundle(folder, *, model=None, task="time-series-classification", onboar
         (folder / "bench").mkdir()
         for name, there in TRAVELS.items():
             shutil.copyfile(ONBOARD / name, folder / "bench" / there)
+    files = {name: entry["sha256"] for name, entry in listed(folder).items() if name != "report.json"}
+    _write(folder / "provenance.json", {
+        "plan": {"target": profile, "student": student, "data": {"classes": ["a", "b", "c", "d"]}},
+        "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in files.items()],
+    })  # fmt: skip
     seal(folder, profile, task)
     return folder
 

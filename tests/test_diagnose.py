@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from helpers import WIDTH, fast, matmul_model, random_weights, relu_model, samples, save_graph
+from helpers import WIDTH, fast, looping_model, matmul_model, random_weights, relu_model, samples, save_graph
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
@@ -18,7 +18,7 @@ from edgekd.compression import examine
 from edgekd.compression.diagnose import Diagnosis, Group, Layer, diagnose, what_if
 from edgekd.compression.side_by_side import EXACT, merge
 from edgekd.compression.sqnr import LIMIT_DB, Ratios
-from edgekd.core.errors import DataError, EdgeKDError, RuntimeCannotLoad, UsageError
+from edgekd.core.errors import DataError, EdgeKDError, RuntimeCannotLoad, TeacherError, UsageError
 from edgekd.core.registry import make
 from edgekd.onboard.runner import feeds, open_session, pack
 from edgekd.report.page import render
@@ -342,6 +342,32 @@ def test_the_commands_mistakes_are_refused(spoilt, tmp_path):
         with pytest.raises(EdgeKDError, match=message) as refusal:
             run(*arguments)
         assert refusal.value.fix
+
+
+def test_a_strangers_model_is_refused_before_it_runs_without_end(spoilt, tmp_path):
+    pack([{"x": sample["x"]} for sample in ROWS], tmp_path / "rows.npz")
+    loop = looping_model(tmp_path / "loop.onnx", 2 * 10**12)
+    for models in ([loop], [spoilt[0], "--quantized", loop]):
+        with pytest.raises(TeacherError, match=r"loop\.onnx has control flow \(1 x Loop\): what a run") as refusal:
+            run(*models, "--data", tmp_path / "rows.npz")
+        assert "unrolls them" in refusal.value.fix
+        assert "--allow-loops" not in refusal.value.fix, "diagnose has no such option"
+
+
+def test_a_strangers_model_without_a_loop_is_run_with_limits_first(spoilt, tmp_path):
+    pack([{"x": sample["x"]} for sample in ROWS], tmp_path / "rows.npz")
+    pack([{"z": sample["x"]} for sample in ROWS], tmp_path / "others.npz")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["terabytes"], ["zeros"]),
+        helper.make_node("ReduceMax", ["zeros"], ["zero"], keepdims=0),
+        helper.make_node("Add", ["x", "zero"], ["y"]),
+    ]
+    large = save_graph(tmp_path / "large.onnx", nodes, [1, "tokens", WIDTH], terabytes=np.array([2**20, 2**20]))
+    for models in ([large], [spoilt[0], "--quantized", large]):
+        with pytest.raises(TeacherError, match=r"large\.onnx"):
+            run(*models, "--data", tmp_path / "rows.npz")
+    with pytest.raises(DataError, match=r"the inputs lack x, which .*model\.onnx takes; they hold z"):
+        run(spoilt[0], "--data", tmp_path / "others.npz")
 
 
 def test_a_recipes_options_are_read():

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from helpers import WIDTH, matmul_model, profile, random_weights, relu_model, samples, save_graph
 from onnx import TensorProto, helper, numpy_helper
@@ -226,6 +227,16 @@ def test_for_tensorrt_static_int8_is_symmetric_with_float_biases(model, tmp_path
     assert points
     assert all(point.dtype == np.int8 and not point.any() for point in points)
     assert tensors["b"].dtype == np.float32
+
+
+def test_onnx_runtime_s_warnings_stay_off_the_screen(tmp_path, capfd):
+    ort.set_default_logger_severity(2)
+    path = matmul_model(tmp_path / "model.onnx")
+    wide = onnx.load(path)
+    wide.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "nobody's"))
+    onnx.save(wide, path)
+    make("quantizers", "static_int8").quantize(path, tmp_path / "out.onnx", CALIBRATION)
+    assert capfd.readouterr().err == "", "Removing initializer ..., in colours"
 
 
 def attention_model(path):

@@ -301,7 +301,6 @@ def test_a_folder_that_takes_no_receipts_is_told_before_and_when_writing(tmp_pat
     [
         ("{}", r"its schema is neither of \(1, 2\)"),
         ('{"schema": 1, "artifact": {"files": {}}, "model": "m"}', "its name is missing"),
-        ('{"schema": 3}', "it was made by a newer edgekd: its schema is 3"),
         ("[]", "it is no JSON object"),
         ("{", "Expecting"),
     ],

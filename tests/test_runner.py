@@ -180,5 +180,5 @@ def test_an_error_comes_back_as_itself(call):
 def test_a_child_that_dies_is_told(call, name, timeout_s, why):
     with pytest.raises(errors.EdgeKDError, match=f"^the child process for helpers:{name} {why}") as refusal:
         call(name, timeout_s)
-    assert refusal.value.fix.endswith("run the same command again: finished stages are kept")
+    assert refusal.value.fix.startswith("run the same command again: finished stages are kept")
     assert refusal.value.exit_code == 1

@@ -253,9 +253,30 @@ def test_what_is_no_private_key_is_told_without_its_content(tmp_path, kind):
     content = broken(tmp_path)[kind]
     with pytest.raises(UsageError) as refused:
         keys.open_signer(private_file(tmp_path / "k", content), nobody)
-    assert refused.value.message == f"{tmp_path}/k is no Ed25519 private key in PEM"
+    no_key = "is a public key: a private one signs" if kind == "public" else "is no Ed25519 private key in PEM"
+    assert refused.value.message == f"{tmp_path}/k {no_key}"
     assert "words" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+def test_what_is_no_private_key_keeps_its_mode(tmp_path):
+    """`chmod 600 /etc/passwd` would lock every other user out; nor may devices lose the public key."""
+    keys.make_key(tmp_path / "k")
+    (tmp_path / "loose.pem").write_bytes((tmp_path / "k.pub").read_bytes())
+    (tmp_path / "garbage").write_bytes(b"\0" * 99)
+    for path, words, fix in (
+        (tmp_path / "k.pub", "is a public key: a private one signs", f"give the private key beside it: {tmp_path}/k"),
+        (tmp_path / "loose.pem", "is a public key: a private one signs", keys._GIVE),
+        (tmp_path / "garbage", "is no Ed25519 private key in PEM", keys._GIVE),
+        (Path("/etc/passwd"), "is no Ed25519 private key in PEM", keys._GIVE),
+    ):
+        with pytest.raises(UsageError) as refused:
+            keys.open_signer(path, nobody)
+        assert (refused.value.message, refused.value.fix) == (f"{path} {words}", fix)
+    keys.make_key(tmp_path / "locked", "correct horse")
+    (tmp_path / "locked").chmod(0o644)
+    with pytest.raises(UsageError, match="can be read by others"):  # before it is asked for a passphrase
+        keys.open_signer(tmp_path / "locked", nobody)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620, 0o644])

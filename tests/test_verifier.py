@@ -213,8 +213,10 @@ def test_a_card_formatted_as_fat_takes_a_flag(bundle):
     _flip(bundle / "onnx/model.onnx")
     assert subprocess.run([*command, "--ignore-modes"], capture_output=True, check=False).returncode == 1
     wrong = subprocess.run([*command, "--key", "x"], capture_output=True, text=True, check=False)
-    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "usage: python verify.py [--ignore-modes]\n"
+    asked = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    assert (asked.returncode, asked.stdout, asked.stderr) == (0, wrong.stderr, "")
 
 
 @pytest.mark.parametrize("name", ["json.py", "hashlib.py", "numpy.py", "onnxruntime.py", "platform.py"])

@@ -15,17 +15,20 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TINY, loose_target, run
-from helpers import matmul_model, save_graph
+from helpers import looping_model, matmul_model, save_graph
 from made_bundle import make_bundle, write_manifest
 from onnx import helper
 from tampering import TAMPERING, Lab, copy, flip, make_lab, relist, sign
 
 from edgekd import bundle as bundles
 from edgekd.core import keys, signing
-from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.core.errors import BelowAccuracy, EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.files import turn
 from edgekd.core.profile import load_profile
-from edgekd.proof import trust
+from edgekd.core.protocols import Quiet
+from edgekd.core.store import Store
+from edgekd.proof import prove as proving
+from edgekd.proof import trust, versus
 
 FLIPS = 400  # of each file
 
@@ -152,11 +155,11 @@ def test_one_trusted_signature_is_enough_whatever_the_others_are(lab):
     assert [key.name for key in trust.check(lab.bundle, both).signed_by] == ["stranger.pub", "old.pub", "release.pub"]
 
 
-@pytest.mark.parametrize("by", ["file", "id"])
+@pytest.mark.parametrize("by", ["file", "id", "ID"])
 def test_a_revoked_key_is_named_and_a_good_one_beside_it_is_enough(lab, by):
     """Rotation: both keys sign for a while; then the old one is revoked, by its file or its id."""
     old = keys.read_public(lab.root / "keys/old.pub")
-    word = str(lab.root / "keys/old.pub") if by == "file" else old.key_id
+    word = {"file": str(lab.root / "keys/old.pub"), "id": old.key_id, "ID": old.key_id.upper()}[by]
     sign(lab.bundle, lab.old, lab.release)
     found = trust.check(lab.bundle, trust.Asked(trust.Trust.of([lab.pub], [word])))
     assert [key.name for key in found.signed_by] == ["release.pub"]
@@ -166,6 +169,7 @@ def test_a_revoked_key_is_named_and_a_good_one_beside_it_is_enough(lab, by):
     with pytest.raises(EdgeKDError) as refused:
         trust.check(lab.bundle, trust.Asked(trust.Trust.of([lab.pub], [word])))
     assert refused.value.message.startswith(f"bundle is signed by {named}, which is revoked; trusted: release.pub (")
+    assert refused.value.fix == "do not use it; take one that is signed by a key that is not revoked"
     with pytest.raises(EdgeKDError, match="which is revoked; trusted: nobody: all are revoked"):
         trust.check(lab.bundle, trust.Asked(trust.Trust.of([lab.root / "keys/old.pub"], [word])))
 
@@ -264,6 +268,15 @@ def test_a_target_that_only_the_builder_knows_is_held_to_its_name(lab):
     assert refusal(lab, target="elsewhere").message == "the bundle was built for here, not for elsewhere"
 
 
+def test_the_way_out_fits_what_is_wrong(lab):
+    (lab.bundle / "verify.py").chmod(0o664)
+    assert refusal(lab).fix == f"chmod -R a-xst,u=rwX,go=rX {lab.bundle}"
+    wrong = refusal(lab, target="cpu-vnn", ignore_modes=True)
+    assert wrong.message == "the bundle was built for here, not for cpu-vnn"
+    assert "if 'cpu-vnn' is mistyped: did you mean 'cpu-vnni'? choose one of: " in wrong.fix
+    assert refusal(lab, target="rpi4", ignore_modes=True).fix == "take the one for this target"
+
+
 # ---- what it says
 
 
@@ -298,6 +311,29 @@ def test_as_json(lab):
     told = json.loads(done.stdout)
     assert set(told) == {"error", "fix", "exit"}
     assert told["exit"] == 1
+
+
+def test_a_model_without_end_meets_a_limit(lab, monkeypatch):
+    monkeypatch.setattr(trust, "_ANSWERS_S", 3.0)
+    looping_model(lab.bundle / "onnx/model.onnx", 2 * 10**12)
+    relist(lab.bundle)
+    checked = trust.check(lab.bundle)
+    with pytest.raises(RuntimeCannotLoad, match=r"onnx/model\.onnx does not run here: its child process") as refusal:
+        trust.answers(checked)
+    assert refusal.value.fix.startswith("look for a loop in the model; take the bundle anew")
+    with pytest.raises(RuntimeCannotLoad, match="does not run here"):
+        proving.prove(lab.bundle, Quiet(), Store(lab.root / "store"))
+    with pytest.raises(RuntimeCannotLoad, match="does not run here"):
+        versus.compare([lab.other, lab.bundle], Quiet())
+
+
+def test_wrong_answers_are_no_model_without_end(lab):
+    looping_model(lab.bundle / "onnx/model.onnx", 3)
+    relist(lab.bundle)
+    checked = trust.check(lab.bundle)
+    with pytest.raises(BelowAccuracy):
+        trust.answers(checked)
+    trust.check_ends(checked.folder, checked.manifest)
 
 
 def test_answers_outside_the_tolerance_are_5(lab):
@@ -365,6 +401,10 @@ def test_a_bundle_of_before_verifies_and_a_later_one_is_named(lab):
         done = run(command, lab.bundle)
         assert done.returncode in (1, 2)
         assert "made by a newer edgekd: its schema is 7" in done.stderr
+        assert "fix: install a newer edgekd" in done.stderr or command == "report"
+    done = run("compare", lab.other, lab.bundle)
+    assert "made by a newer edgekd: its schema is 7" in done.stderr
+    assert "fix: install a newer edgekd" in done.stderr
 
 
 # ---- signing a build
@@ -380,6 +420,40 @@ def test_signing_again_keeps_what_others_signed(lab):
     assert [one.key_id for one in signing.read_envelope(lab.sig).signatures] == [release.key_id, stranger.key_id]
     bundles.sign(lab.bundle, [])
     assert trust.check(lab.bundle, asked(lab)).signed_by
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_a_signature_has_the_mode_of_a_bundle_s_files(lab, umask):
+    lab.sig.unlink()
+    before = os.umask(umask)
+    try:
+        bundles.sign(lab.bundle, keys.open_signers([lab.release], str))
+    finally:
+        os.umask(before)
+    assert lab.sig.stat().st_mode & 0o7777 == 0o644
+
+
+def test_what_was_altered_since_the_build_is_not_signed(lab):
+    """Every hash of the manifest is right, its own too: provenance.json still tells what was built."""
+    signers = keys.open_signers([lab.stranger], str)
+    (lab.bundle / "config.json").write_text("evil")
+    relist(lab.bundle)
+    trust.check(lab.bundle)
+    lab.sig.unlink()
+    with pytest.raises(EdgeKDError, match=r"is not signed: config\.json is not the file that was built") as refused:
+        bundles.sign(lab.bundle, signers)
+    assert refused.value.fix.startswith("look who changed it, remove the folder, and run the same command again")
+    (lab.bundle / "config.json").unlink()
+    flip(lab.bundle / "onnx/model.onnx")
+    relist(lab.bundle)
+    with pytest.raises(EdgeKDError, match=r"onnx/model\.onnx is not the file that was built"):
+        bundles.sign(lab.bundle, signers)
+    for said in ("{", "{}", '{"subject": [{"name": []}]}', "[]"):
+        (lab.bundle / "provenance.json").write_text(said)
+        relist(lab.bundle)
+        with pytest.raises(EdgeKDError, match=r"its provenance\.json cannot be used"):
+            bundles.sign(lab.bundle, signers)
+    assert not lab.sig.exists()
 
 
 @pytest.mark.parametrize("there", ["another", "rubbish", "a folder"])
@@ -441,6 +515,57 @@ def test_a_folder_that_no_rename_can_replace_is_refused_before_anything_is_built
     with pytest.raises(UsageError, match="where a disk is mounted"):
         bundles.check_free(disk)
     bundles.check_free(disk / "bundle")
+
+
+def test_a_folder_of_the_same_disk_that_is_mounted_is_seen(tmp_path, monkeypatch):
+    disk = tmp_path / "a disk"
+    disk.mkdir()
+    listed = f"36 35 98:0 /x {str(disk).replace(' ', chr(92) + '040')} rw - ext4 /dev/sda rw\n".encode()
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: listed if path.name == "mountinfo" else real(path))
+    with pytest.raises(UsageError, match="where a disk is mounted"):
+        bundles.check_free(disk)
+    bundles.check_free(disk / "bundle")
+
+
+def test_nothing_is_built_into_a_finished_bundle_or_the_store(lab, tmp_path):
+    (tmp_path / "link").symlink_to(lab.bundle / "onnx")
+    for out in (lab.bundle / "new", lab.bundle / "onnx/new", tmp_path / "link/a/b"):
+        with pytest.raises(UsageError, match=f"lies inside the bundle {lab.bundle}, into which") as refused:
+            bundles.check_free(out)
+        assert refused.value.fix == f"give --out a folder beside it: {lab.bundle}-2"
+    (lab.bundle / "onnx/model.onnx").unlink()  # damaged, it is one all the same
+    with pytest.raises(UsageError, match="lies inside the bundle"):
+        bundles.check_free(lab.bundle / "new")
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    bundles.check_free(tmp_path / "new")
+    for out in (tmp_path / "store", tmp_path / "store/teach/new"):
+        with pytest.raises(UsageError, match=f"lies inside the store {tmp_path}/store"):
+            bundles.check_free(out, store=tmp_path / "store")
+    bundles.check_free(tmp_path / "store-2", store=tmp_path / "store")
+
+
+def test_an_output_that_cannot_be_made_is_told_before_anything_is_built(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to("/nonexistent/disk")
+    for name, what in (("file", "no folder"), ("gone", "a link that leads nowhere")):
+        for out in (tmp_path / name / "sub", tmp_path / name / "a/b"):
+            with pytest.raises(UsageError) as refused:
+                bundles.check_free(out)
+            assert refused.value.message == f"the output {out} cannot be made: {tmp_path / name} is {what}"
+            assert refused.value.fix == "give --out a new folder inside another one"
+
+
+def test_this_plan_s_own_damaged_bundle_is_told_by_its_first_changed_file(lab):
+    own = json.loads((lab.bundle / "manifest.json").read_text())["plan_sha256"]
+    (lab.bundle / "report.json").write_text("{}")
+    (lab.bundle / "verify.py").unlink()
+    with pytest.raises(UsageError, match=r"this plan's bundle, .* changed: verify\.py: missing, and 1 more") as told:
+        bundles.check_free(lab.bundle, plan_sha256=own)
+    assert told.value.fix == "look who changed it, then remove this folder; or give --out a new one"
+    for other in ("", "2" * 64):
+        with pytest.raises(UsageError, match="is not empty"):
+            bundles.check_free(lab.bundle, plan_sha256=other)
 
 
 @pytest.fixture(scope="module")
@@ -516,7 +641,7 @@ def test_a_build_that_was_killed_before_it_signed_is_signed_by_the_same_command(
 def test_what_cannot_be_signed_is_refused_before_anything_is_done(command, tmp_path):
     (tmp_path / "k").write_text("x")
     empty = {"EDGEKD_STORE": str(tmp_path / "store")}
-    for key, words in (("k", "can be read by others"), ("none", "cannot read the key")):
+    for key, words in (("k", "is no Ed25519 private key in PEM"), ("none", "cannot read the key")):
         done = run(*command, "--out", tmp_path / "out", "--sign", tmp_path / key, env=empty)
         assert done.returncode == 2
         assert words in done.stderr

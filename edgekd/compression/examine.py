@@ -20,6 +20,7 @@ from edgekd.core.profile import load_profile
 from edgekd.core.registry import make, plugin
 from edgekd.export import outputs
 from edgekd.onboard.runner import pack, unpack
+from edgekd.teachers import _onnx_apart, _onnx_smoke
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Progress, Sample
@@ -48,9 +49,9 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
 
     The first `samples` rows are looked at, the rest calibrates: no row does both.
     """
-    read(given.model)  # refused before any row is read
-    if given.quantized is not None:
-        read(given.quantized)
+    models = [given.model, *([given.quantized] if given.quantized else ())]
+    for model in models:  # refused before any row is read
+        _checked(model)
     task = make("tasks", given.task)
     rows = _samples(given, task)
     if len(rows) < 2:
@@ -58,6 +59,9 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
     looked_at = rows[: min(given.samples, len(rows) // 2)]
     calibration = rows[len(looked_at) :][:CALIBRATION_ROWS]
     quantizer = None if given.quantized and not given.recipe else recipe(given.recipe or "static_int8")
+    progress.stage("diagnose: first run")
+    for model in models:
+        _first_run(model, looked_at)
     with tempfile.TemporaryDirectory(prefix="edgekd-examine-") as folder:
         candidate = given.quantized or Path(folder, "quantized.onnx")
 
@@ -78,6 +82,25 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
         judge = Judge(given.model, looked_at, task, given.threads)
         own = judge(candidate)
         return said | {"candidate": own} | found.as_dict(what_if(found, own, quantize, judge))
+
+
+def _checked(model: Path) -> None:
+    """Refuse a stranger's file as a teacher is refused: what a run of it costs must be bounded."""
+    if not model.is_file():
+        read(model)  # says so
+    _onnx_apart.call("_onnx_checks:check_form", {"source": str(model)}, model, "be read")
+
+
+def _first_run(model: Path, samples: Sequence[Sample]) -> None:
+    """Run it once in a limited process, on the largest sample: all that follows takes some times as much."""
+    largest = max(samples, key=lambda sample: sum(value.nbytes for value in sample.values()))
+    with tempfile.TemporaryDirectory(prefix="edgekd-first-run-") as folder:
+        inputs = Path(folder, "inputs.npz")
+        pack([largest], inputs)
+        _onnx_apart.call(
+            "_onnx_smoke:run", {"source": str(model), "inputs": str(inputs)}, model, "run under ONNX Runtime",
+            mib_per_s=_onnx_smoke.MIB_PER_S, fix=_onnx_smoke.FIX,
+        )  # fmt: skip
 
 
 def stored(bundle: Path) -> dict[str, Any] | None:

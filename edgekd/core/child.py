@@ -56,11 +56,14 @@ class Limits:
 
 
 class ChildError(errors.EdgeKDError):
-    """A child that ended without an answer; `limit` says by what: memory, cpu, time, signal, code or answer."""
+    """A child that ended without an answer; `limit` says by what: memory, cpu, time, signal, code or answer.
 
-    def __init__(self, message: str, *, fix: str, limit: str = "code") -> None:
+    `why` is the message without the function's name, for whoever says what the child was at.
+    """
+
+    def __init__(self, message: str, *, fix: str, limit: str = "code", why: str = "") -> None:
         super().__init__(message, fix=fix)
-        self.limit = limit
+        self.limit, self.why = limit, why or message
 
 
 def call(
@@ -161,7 +164,7 @@ def _death(
     if limit in ("time", "signal", "code", "answer"):
         why += f": {words or 'it said nothing'}"
     fix = _AGAIN if limit == "memory" else _REPORT
-    return ChildError(f"the child process for {function} {why}", fix=fix, limit=limit)
+    return ChildError(f"the child process for {function} {why}", fix=fix, limit=limit, why=f"its child process {why}")
 
 
 def _tail(stream: IO[bytes]) -> list[str]:

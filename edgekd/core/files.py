@@ -94,8 +94,10 @@ class writing:  # noqa: N801 (reads as a verb: `with writing(place) as folder`)
         os.close(self.handle)
 
 
-def write_file(place: Path, content: str | bytes) -> None:
+def write_file(place: Path, content: str | bytes, *, mode: int | None = None) -> None:
     """Write a file, its folder too, by one rename: a kill at any moment leaves the old one or the new one.
+
+    With `mode` it has that one whatever the umask is, where the disk keeps permissions.
 
     Raises StoreError where that cannot be.
     """
@@ -106,6 +108,9 @@ def write_file(place: Path, content: str | bytes) -> None:
         try:
             with open(handle, "wb") as stream:
                 stream.write(content.encode() if isinstance(content, str) else content)
+                if mode is not None:
+                    with contextlib.suppress(PermissionError):  # FAT
+                        os.fchmod(handle, mode)
                 stream.flush()
                 os.fsync(stream.fileno())
                 os.replace(fresh, place)

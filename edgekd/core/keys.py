@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PASSPHRASE = "EDGEKD_PASSPHRASE"  # noqa: S105  (the variable's name)
 _LARGEST_KEY, _LONGEST = 16 << 10, 1023  # bytes, of a key's file and of a passphrase
 _MAKE = "`edgekd keygen PATH` makes a pair"
+_GIVE = f"give a private key's file; {_MAKE}"
 
 
 def read_public(path: Path) -> PublicKey:
@@ -69,16 +70,30 @@ def open_signers(paths: Iterable[Path], ask: Callable[[Path], str]) -> tuple[Sig
 
 def open_signer(path: Path, ask: Callable[[Path], str]) -> Signer:
     """One private key. Raises UsageError; no error carries anything of what the file holds."""
-    fix = f"give a private key's file; {_MAKE}"
     try:
         with opened(path) as file:
-            if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-                raise UsageError(f"the key {path} can be read by others", fix=f"chmod 600 {path}")
+            loose = os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077
             raw = file.read(_LARGEST_KEY + 1)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the key {path}: {why(error)}", fix=fix) from error
+        raise UsageError(f"cannot read the key {path}: {why(error)}", fix=_GIVE) from error
+    _check_private(path, raw)
+    if loose:  # only now: a file that is no private key may have to be readable, as /etc/passwd
+        raise UsageError(f"the key {path} can be read by others", fix=f"chmod 600 {path}")
     key = _opened(path, raw, ask)
     return Signer(key_id(key.public_key()), key)
+
+
+def _check_private(path: Path, raw: bytes) -> None:
+    """Raises UsageError where a file's bytes do not look like one private key in PEM."""
+    if b"-----BEGIN PUBLIC KEY-----" in raw and b"PRIVATE KEY-----" not in raw:
+        own = f"give the private key beside it: {path.with_suffix('')}" if path.suffix == ".pub" else _GIVE
+        raise UsageError(f"{path} is a public key: a private one signs", fix=own)
+    if len(raw) > _LARGEST_KEY or raw.count(b"-----BEGIN") != 1 or b"PRIVATE KEY-----" not in raw:
+        raise _no_key(path)
+
+
+def _no_key(path: Path) -> UsageError:
+    return UsageError(f"{path} is no Ed25519 private key in PEM", fix=_GIVE)
 
 
 def _opened(path: Path, raw: bytes, ask: Callable[[Path], str]) -> Ed25519PrivateKey:
@@ -86,9 +101,6 @@ def _opened(path: Path, raw: bytes, ask: Callable[[Path], str]) -> Ed25519Privat
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    no_key = UsageError(f"{path} is no Ed25519 private key in PEM", fix=f"give a private key's file; {_MAKE}")
-    if len(raw) > _LARGEST_KEY or raw.count(b"-----BEGIN") != 1 or b"PRIVATE KEY-----" not in raw:
-        raise no_key
     encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in raw
     passphrase = _encoded(os.environ.get(PASSPHRASE) or ask(path)) if encrypted else None
     try:
@@ -99,9 +111,9 @@ def _opened(path: Path, raw: bytes, ask: Callable[[Path], str]) -> Ed25519Privat
                 f"the key {path} does not open: the passphrase is another, or the file is damaged",
                 fix=f"give its passphrase in ${PASSPHRASE}, or when asked",
             ) from None
-        raise no_key from None
+        raise _no_key(path) from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise no_key
+        raise _no_key(path)
     return key
 
 

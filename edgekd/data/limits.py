@@ -90,7 +90,7 @@ def look_first(function: str, path: Path) -> None:
         found = child.call(function, {"path": str(path)}, timeout_s=seconds, limits=limits)
     except child.ChildError as error:
         raise DataError(
-            f"{path} cannot be read: {error.message}", fix="write it again in smaller parts, or as .csv or .jsonl"
+            f"{path} cannot be read: {error.why}", fix="write it again in smaller parts, or as .csv or .jsonl"
         ) from error
     if found["bytes"] > MOST_BYTES or found["cells"] > MOST_CELLS:
         raise DataError(

@@ -66,9 +66,7 @@ def survey_apart(tokenizer_file: Path, texts: Sequence[str], *, limit: int | Non
     try:
         lengths, kept = child.call("edgekd.data.vocabulary:surveyed", job, timeout_s=seconds, limits=limits)
     except child.ChildError as error:
-        raise TeacherError(
-            f"the tokenizer {tokenizer_file} cannot be used: {error.message}", fix=_SAVE_AGAIN
-        ) from error
+        raise TeacherError(f"the tokenizer {tokenizer_file} cannot be used: {error.why}", fix=_SAVE_AGAIN) from error
     return lengths, kept
 
 
@@ -203,7 +201,7 @@ def tokenizer_file(folder: Path, store: Store) -> Path:
             child.call("edgekd.data.vocabulary:write_tokenizer", job, timeout_s=seconds, limits=limits)
         except child.ChildError as error:
             raise TeacherError(
-                f"the tokenizer in {folder} cannot be made into tokenizer.json: {error.message}", fix=_SAVE_AGAIN
+                f"the tokenizer in {folder} cannot be made into tokenizer.json: {error.why}", fix=_SAVE_AGAIN
             ) from error
 
     key = {"files": files, "versions": versions("transformers", "tokenizers")}

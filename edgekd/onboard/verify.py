@@ -4,7 +4,7 @@
     python verify.py --ignore-modes     on a card formatted as FAT, which keeps no permissions
 
 Exit code 0: all is well; 1: this is not what was shipped; 7: ONNX Runtime cannot load the model; 5: the outputs are
-outside the tolerances in golden/golden.json.
+outside the tolerances in golden/golden.json; 2: there is no such option.
 
 Hashes show damage, not malice: who can change a file can change its hash in manifest.json, and this script as well.
 Only a signature shows who made the bundle: `edgekd verify BUNDLE --key PUB`, with a key that came by another way.
@@ -34,6 +34,9 @@ KINDS = {
     "name": str, "version": str, "task": str, "recipe": str, "model": str, "plan_sha256": str,
     "compatible": list, "min": dict, "artifact": dict, "evidence": dict,
 }  # fmt: skip
+NEWER = "install a newer edgekd"
+PLAIN_MODES = "chmod -R a-xst,u=rwX,go=rX"
+USAGE = "usage: python verify.py [--ignore-modes]"
 NOTE = "note    hashes show damage, not malice: `edgekd verify --key PUB` tells who signed this bundle"
 
 
@@ -308,11 +311,11 @@ def check_golden(folder, outputs):
 
 
 class Failed(Exception):
-    """Why this is not the bundle that it should be, and the exit code that says so."""
+    """Why this is not the bundle that it should be, the exit code that says so, and the way out where one is known."""
 
-    def __init__(self, words, code=1):
+    def __init__(self, words, code=1, fix=""):
         super().__init__(words)
-        self.code = code
+        self.code, self.fix = code, fix
 
 
 def listed(problems):
@@ -325,6 +328,8 @@ def check_files(folder, ignore_modes=False):
     """The manifest of a bundle whose files are those that it lists. Raises Failed; loads nothing."""
     try:
         manifest = read_manifest(folder)
+    except Newer as error:
+        raise Failed(f"manifest.json cannot be used: {error}", fix=NEWER) from error
     except (OSError, ValueError) as error:
         raise Failed(f"manifest.json cannot be used: {error}") from error
     try:
@@ -332,8 +337,9 @@ def check_files(folder, ignore_modes=False):
             raise Failed(f"this is not the bundle that was shipped:{listed(problems)}")
         if not ignore_modes and (problems := odd_modes(folder)):
             raise Failed(
-                "permissions that nothing in a bundle needs (`chmod -R a-xst,u=rwX,go=rX` takes them away; "
-                f"--ignore-modes where a card keeps none):{listed(problems)}"
+                f"permissions that nothing in a bundle needs (`{PLAIN_MODES}` takes them away; "
+                f"--ignore-modes where a card keeps none):{listed(problems)}",
+                fix=f"{PLAIN_MODES} {folder}",
             )
     except OSError as error:
         raise Failed(f"the bundle cannot be read: {error}") from error
@@ -377,6 +383,10 @@ def main(folder, ignore_modes=False):
 
 
 if __name__ == "__main__":
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(USAGE)
+        sys.exit(0)
     if set(sys.argv[1:]) - {"--ignore-modes"}:
-        sys.exit("usage: python verify.py [--ignore-modes]")
+        print(USAGE, file=sys.stderr)
+        sys.exit(2)
     sys.exit(main(Path(HERE), "--ignore-modes" in sys.argv))

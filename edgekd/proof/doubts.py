@@ -83,6 +83,8 @@ def made(bundle: Path) -> Made:
                      golden["tolerance"], expected)  # fmt: skip
         _check_plan(found)
         return found
+    except verify.Newer as error:
+        raise UsageError(f"{bundle} cannot be used: {error}", fix=verify.NEWER) from error
     except _UNREADABLE as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         why = f"it has no {Path(error.filename).name}" if isinstance(error, FileNotFoundError) else why

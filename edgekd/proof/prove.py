@@ -17,7 +17,7 @@ from edgekd.core.receipt import Receipt, ReceiptRefused
 from edgekd.core.roofline import predict_latency, work_of
 from edgekd.core.store import Store
 from edgekd.onboard import bench
-from edgekd.proof import receipts
+from edgekd.proof import receipts, trust
 from edgekd.proof.doubts import OUTSIDE, release_doubts, within_tolerance
 from edgekd.proof.shipped import DataFile, Shipped, device_at, open_bundle
 
@@ -78,6 +78,8 @@ def prove(
     if opened.emulated and minutes:
         raise UsageError(f"--minutes means nothing on {name}: its time is the emulator's", fix="leave --minutes out")
     receipts.check_writable(folder)
+    if name == "local":
+        trust.check_ends(folder, bundle.of.manifest)
     rows = data.measured(bundle) if data else None
     protocol = "full" if full else "quick"
     total = bench.steps(protocol, opened.emulated, rows)

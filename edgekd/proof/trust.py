@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import child, keys, signing, versions
-from edgekd.core.errors import BelowAccuracy, EdgeKDError, RuntimeCannotLoad, UsageError
+from edgekd.core.errors import BelowAccuracy, EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
 from edgekd.core.signing import PublicKey
 from edgekd.onboard import verify
 
-_ANSWERS_S, _ANSWERS_MIB = 600.0, 4096  # what running the golden inputs may take, beside eight times the model's file
+_ANSWERS_S, _ANSWERS_MIB_PER_S = 60.0, 2.0  # for running the golden inputs; of model for each second more
+_ANSWERS_MIB = 4096  # of memory, beside eight times the model's file
 _ANEW = "take the bundle anew from where it was built; nothing may be written into its folder"
 _ONCE_MORE = f"close programs that use much memory and verify once more; if that does not help, {_ANEW}"
 _KINDS = {1: EdgeKDError, 5: BelowAccuracy, 7: RuntimeCannotLoad}  # by verify.py's exit code
@@ -38,8 +39,8 @@ class Trust:
         known: list[PublicKey] = []
         ids = set()
         for word in revoked:
-            if verify.is_hash(word):
-                ids.add(word)
+            if verify.is_hash(word.lower()):
+                ids.add(word.lower())
             elif os.path.lexists(word):
                 known += keys.read_publics(Path(word))
             else:
@@ -90,7 +91,7 @@ def check(bundle: Path, asked: Asked | None = None) -> Checked:
     try:
         manifest = verify.check_files(bundle, asked.ignore_modes)
     except verify.Failed as error:
-        raise EdgeKDError(str(error), fix=_ANEW) from error
+        raise EdgeKDError(str(error), fix=error.fix or _ANEW) from error
     signed, notes = _signed(bundle, asked.trust)
     if asked.after is not None:
         _newer(manifest["version"], asked.after)
@@ -107,13 +108,28 @@ def answers(checked: Checked) -> str:
     the child meets a limit, EdgeKDError where the golden vectors cannot be used.
     """
     model = checked.folder / str(checked.manifest["model"])
-    limits = child.Limits(memory_mib=_ANSWERS_MIB + 8 * (model.stat().st_size >> 20), cpu_s=int(_ANSWERS_S))
+    size_mib = model.stat().st_size >> 20
+    seconds = _ANSWERS_S + size_mib / _ANSWERS_MIB_PER_S
+    limits = child.Limits(_ANSWERS_MIB + 8 * size_mib, cpu_s=int(seconds) * (os.cpu_count() or 1))
     given = {"folder": str(checked.folder.absolute())}
     try:
-        said = child.call("edgekd.proof.trust:_answers", given, timeout_s=_ANSWERS_S, limits=limits)
+        said = child.call("edgekd.proof.trust:_answers", given, timeout_s=seconds, limits=limits)
     except child.ChildError as error:
-        raise RuntimeCannotLoad(f"{checked.model} does not run here: {error.message}", fix=_ONCE_MORE) from error
+        fix = f"look for a loop in the model; {_ANEW}" if error.limit in ("time", "cpu") else _ONCE_MORE
+        raise RuntimeCannotLoad(f"{checked.model} does not run here: {error.why}", fix=fix) from error
     return str(said["words"])
+
+
+def check_ends(folder: Path, manifest: dict[str, Any]) -> None:
+    """Before a bundle's model is timed here, where nothing limits it: raises RuntimeCannotLoad where a limit is met.
+
+    How well it answers is judged by whoever times it.
+    """
+    try:
+        answers(Checked(folder, manifest, (), ()))
+    except EdgeKDError as error:
+        if isinstance(error.__cause__, child.ChildError):
+            raise
 
 
 def _answers(folder: str) -> dict[str, str]:
@@ -156,7 +172,9 @@ def _signed(bundle: Path, trust: Trust | None) -> tuple[list[PublicKey], list[st
     by = f"{named}, which is revoked" if bad else ", ".join(f"the key {one.key_id[:16]}" for one in envelope.signatures)
     raise EdgeKDError(
         f"{name} is signed by {by}; trusted: {trusted}",
-        fix="do not use it, unless its builder tells you by another way that the key is theirs (--key)",
+        fix="do not use it; take one that is signed by a key that is not revoked"
+        if bad
+        else "do not use it, unless its builder tells you by another way that the key is theirs (--key)",
     )
 
 
@@ -183,7 +201,10 @@ def _serves(manifest: dict[str, Any], target: str) -> None:
     name = profile.name if profile else target
     if name not in manifest["compatible"]:
         built = ", ".join(map(verify.shown, manifest["compatible"]))
-        raise EdgeKDError(f"the bundle was built for {built}, not for {name}", fix="take the one for this target")
+        near = "" if profile else f"; if {name[:80]!a} is mistyped: {suggestion(name, target_names())}"
+        raise EdgeKDError(
+            f"the bundle was built for {built}, not for {name}", fix=f"take the one for this target{near}"
+        )
     if profile is None:  # a profile of the builder's own: its name is all that is known here
         return
     least = manifest["min"]

@@ -16,6 +16,7 @@ from edgekd.core.receipt import remark
 from edgekd.core.registry import make
 from edgekd.onboard.bench import FOOTPRINTS, PROTOCOLS, TIMED_ROWS
 from edgekd.onboard.runner import pack
+from edgekd.proof import trust
 from edgekd.proof.shipped import DataFile, Shipped, device_at, open_bundle
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ def compare(
     for label, one in sides.items():
         _check_comparable(first, label, one)
     name, opened = device_at(device, first.of.target, install=install, timed=True, say=progress.say)
+    if name == "local":
+        for one in sides.values():
+            trust.check_ends(one.folder, one.of.manifest)
     processes = PROTOCOLS["full" if full else "quick"][0]
     progress.stage(f"compare on {name}", processes + FOOTPRINTS * len(sides))
     with tempfile.TemporaryDirectory(prefix="edgekd-compare-") as place, opened.up() as running:

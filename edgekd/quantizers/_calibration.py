@@ -35,6 +35,7 @@ def calibrate(
     Its name is a digest of the model, the first `rows` samples and the options: what is there already is not made
     again. Nothing of it depends on which nodes stay in float. Raises EdgeKDError where a range is not finite.
     """
+    import onnxruntime as ort
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData, save_tensors_data
 
     from edgekd.core.quiet import quiet
@@ -45,6 +46,7 @@ def calibrate(
     path = folder / f"ranges-{digest(key | options | versions('onnxruntime'))[:32]}.json"
     if path.exists():
         return path
+    ort.set_default_logger_severity(3)  # its calibrators make sessions of their own, which warn in colours
     with tempfile.TemporaryDirectory(prefix="edgekd-calibrate-") as scratch, quiet():
         found = _lowest_highest(model, _feeds(model, samples, rows), operators, Path(scratch))
         unbound = [name for name, (low, high) in found.items() if not float(high) - float(low) < float("inf")]

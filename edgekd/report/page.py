@@ -36,7 +36,7 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         verify.read_manifest(folder)
     except verify.Newer as error:
-        raise UsageError(f"cannot read {folder}: {error}", fix="take a newer edgekd") from error
+        raise UsageError(f"cannot read {folder}: {error}", fix="install a newer edgekd") from error
     except (OSError, ValueError):  # a report can be read whatever became of the rest; `edgekd verify` tells
         pass
     return said

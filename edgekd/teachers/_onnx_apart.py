@@ -41,7 +41,7 @@ def call(
     try:
         return child.call(f"edgekd.teachers.{function}", job, timeout_s=seconds, limits=limits)
     except child.ChildError as error:
-        raise TeacherError(f"{path} cannot {what}: {error.message}", fix=fix) from error
+        raise TeacherError(f"{path} cannot {what}: {error.why}", fix=fix) from error
 
 
 def _size_mib(path: Path) -> int:

@@ -49,6 +49,19 @@ def read(path: Path, *, allow_loops: bool = False) -> tuple[Any, list[Path]]:
     return model, data_files
 
 
+def check_form(source: str) -> None:
+    """Of a model that is run and not made another of, float or quantized: whether what a run costs is bounded.
+
+    Raises TeacherError for a damaged file, versions that are not installed, control flow, and data outside the folder.
+    """
+    path = Path(source)
+    model = _parsed(path)
+    _check_versions(model, path)
+    _check_structure(model, path, allow_loops=False, offer=False)
+    _fold_external_data(model, path)
+    _inlined(model, path)
+
+
 def opset(model: Any) -> int:
     """The version of ONNX's own operators; 0 where the model names none."""
     return max((entry.version for entry in model.opset_import if entry.domain in _STANDARD), default=0)
@@ -140,14 +153,17 @@ def _check_versions(model: Any, path: Path) -> None:
             )
 
 
-def _check_structure(model: Any, path: Path, *, allow_loops: bool) -> None:
-    """Raises TeacherError for control flow, also inside functions, for sparse weights, and for too many operators."""
+def _check_structure(model: Any, path: Path, *, allow_loops: bool, offer: bool = True) -> None:
+    """Raises TeacherError for control flow, also inside functions, for sparse weights, and for too many operators.
+
+    `offer`: whether the command that asks can allow loops.
+    """
     branching = Counter(node.op_type for node in _nodes(model) if inner_graphs(node))
     if branching and not allow_loops:
         raise TeacherError(
             f"{path} has control flow ({_listed(branching)}): what a run costs is not known before it ends",
-            fix="export it without loops and branches: torch.onnx.export on fixed example inputs unrolls them; or "
-            "allow them, if you trust who made the file: --allow-loops",
+            fix="export it without loops and branches: torch.onnx.export on fixed example inputs unrolls them"
+            + ("; or allow them, if you trust who made the file: --allow-loops" if offer else ""),
         )
     if branching and model.functions:
         raise TeacherError(f"{path} has control flow and functions", fix="export it without functions")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import TeacherError
+from edgekd.core.errors import DataError, TeacherError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,6 +85,27 @@ def compare(
             fix="this is a fault of edgekd: please report it with the command that you ran",
         )
     return worst
+
+
+def run(source: str, inputs: str) -> None:
+    """Run a file on packed samples (in a child process). Raises TeacherError, DataError where it cannot."""
+    from edgekd.onboard.runner import unpack
+
+    session = _session(source)
+    names = [node.name for node in session.get_inputs()]
+    for sample in unpack(Path(inputs)):
+        if missing := [name for name in names if name not in sample]:
+            raise DataError(
+                f"the inputs lack {', '.join(missing)}, which {source} takes; they hold {', '.join(sample)}",
+                fix="give inputs that were made for this model",
+            )
+        try:
+            session.run(None, {name: sample[name] for name in names})
+        except Exception as error:  # as above
+            raise TeacherError(
+                f"{source} does not run on these inputs: {str(error).splitlines()[0]}",
+                fix="give inputs of the model's types and shapes",
+            ) from error
 
 
 def _session(path: str) -> Any:

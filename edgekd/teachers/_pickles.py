@@ -57,7 +57,7 @@ def _convert_apart(file: Path, out: Path) -> None:
             "edgekd.teachers._pickles:convert", {"file": str(file), "out": str(out)}, timeout_s=seconds, limits=limits
         )
     except child.ChildError as error:
-        raise TeacherError(f"the teacher's pickle {file} cannot be read: {error.message}", fix=_FIX) from error
+        raise TeacherError(f"the teacher's pickle {file} cannot be read: {error.why}", fix=_FIX) from error
 
 
 def convert(file: str, out: str) -> None:
