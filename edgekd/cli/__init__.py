@@ -209,7 +209,7 @@ cli.add_command(store_commands)
 def main() -> None:
     """Run the command; every mistake of the user's ends as two lines and an exit code."""
     as_json = "--json" in sys.argv[1:]
-    signal.signal(signal.SIGTERM, _end)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         code = cli.main(prog_name="edgekd", standalone_mode=False) or 0
     except EdgeKDError as error:
@@ -230,6 +230,8 @@ def main() -> None:
         code = _refuse(storage_error(error, Path(error.filename or ".")), as_json)
     except MemoryError:
         code = _refuse(StoreError("out of memory", fix="close other programs, or give shorter texts"), as_json)
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     sys.exit(code)
 
 
