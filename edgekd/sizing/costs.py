@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, NoReturn
 
 from edgekd.core.calibration import Reading
@@ -220,11 +219,10 @@ def settle(
         measured += measure(cost)
         print(f"measured {number} {cost.words}: {measured[-1].memory_mib:.0f} MiB", flush=True)  # noqa: T201
     for caution in _CAUTION:
-        if any(not cost.breaks for cost in measured):
+        roomy = _roomy(among.ranked(measured), caution * among.min_speedup)
+        if roomy is None or any(not cost.breaks for cost in measured):
             break
-        measured += [
-            own for cost in _roomy(among.ranked(measured), caution * among.min_speedup) for own in measure(cost)
-        ]
+        measured += measure(roomy)
     finalists = [cost for cost in among.ranked(measured) if cost.kind == "measured" and not cost.breaks]
     if finalists:
         return among.ranked(measured), finalists, []
@@ -237,10 +235,10 @@ def settle(
     return ranked, [last], [f"no shape meets: {text}; the smallest was taken" for text in last.breaks]
 
 
-def _roomy(ranked: Sequence[Cost], speedup: float) -> list[Cost]:
-    """The most capable shape that should fit, and be that much faster; none where there is none."""
+def _roomy(ranked: Sequence[Cost], speedup: float) -> Cost | None:
+    """The most capable shape not yet measured that should fit, and be that much faster; None where there is none."""
     able = (cost for cost in ranked if cost.kind != "measured" and not cost.breaks)
-    return list(islice((cost for cost in able if cost.speedup >= speedup * SPEED_MARGIN), 1))
+    return next((cost for cost in able if cost.speedup >= speedup * SPEED_MARGIN), None)
 
 
 def next_finalist(ranked: Sequence[Cost], wanted: int) -> Cost | None:
