@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad
+from edgekd.core.protocols import GraphTeacher
 from edgekd.core.registry import make
 from edgekd.exporters._onnx import finish
 from edgekd.plan import Plan
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from edgekd.core.protocols import Sample
 
-GRAPH_TEACHER = "onnx_model"  # the kind of a teacher that is a graph already
 PARITY_ROWS = 16
 PART_MIB = 256  # of inputs that one process is given
 PARITY_LIMIT = 1e-3  # largest difference of a logit: fp32 in another order, nothing more
@@ -31,10 +31,10 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
 
     from edgekd.training import engine, models
 
-    if plan.teacher.kind == GRAPH_TEACHER:  # only ever compressed; it compares both graphs itself, in a child
+    source = make("teachers", plan.teacher.kind)
+    if isinstance(source, GraphTeacher):  # only ever compressed; it compares both graphs itself, in a child
         write = partial(finish, target=plan.target)
-        place, told = Path(plan.teacher.folder), plan.teacher.architecture
-        make("teachers", GRAPH_TEACHER).export(place, told, plan.task, out / "model.onnx", write)
+        source.export(Path(plan.teacher.folder), plan.teacher.architecture, plan.task, out / "model.onnx", write)
         return
     engine.prepare(plan.seed, plan.threads)
     model = models.load(model_folder, plan.task)

@@ -40,10 +40,9 @@ def read_teacher(
         raise UsageError(f"--allow-loops: the teacher {source} is no ONNX file", fix="leave it out")
     given = {"allow_loops": True} if allow_loops else {}
     found = make("teachers", kind, **given).inspect(source, task)
-    if kind == "efficientnet_lite" and compressed:
+    if compressed:
         found = make("teachers", kind).whole(found)
-    if kind == "onnx_model":
-        make("teachers", kind).check_target(found, target)
+    make("teachers", kind).check(found, target)
     if compressed and not found["ready"]:
         embeds = ", or --task feature-extraction for its embeddings" if task == "text-classification" else ""
         raise TeacherError(

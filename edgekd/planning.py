@@ -131,14 +131,11 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     for source, words, others in (
         (options.golden, "golden inputs", golden), (options.calibration, "rows to calibrate on", splits.calibration)
     ):  # fmt: skip
-        if source and hasattr(task, "check_inputs"):  # texts are cut and images resized: they always fit
+        if source:
             task.check_inputs([row.input for row in others], survey, source, words)
-    if kind == "labels":
-        found = make("teachers", kind).shaped(options.task, task.families[0], survey, len(splits.classes))
-    elif kind == "efficientnet_lite" and not compressed:
-        found = make("teachers", kind).shaped(found, survey.max_size)
-    elif kind == "onnx_model":
-        make("teachers", kind).check_classes(found, splits.classes)
+    if not compressed:
+        found = make("teachers", kind).shaped(found, options.task, survey, classes=len(splits.classes))
+    make("teachers", kind).check_classes(found, splits.classes)
     default = demos.DEMOS[options.task] if options.teacher is None else None
     teacher = TeacherPlan(
         name=default.teacher_name if default else shown(teacher_source),

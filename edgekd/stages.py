@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.protocols import Progress
+from edgekd.core.protocols import PackedTeacher, Progress
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256, this_host, versions
 from edgekd.core.store import Store
@@ -69,11 +69,11 @@ class Stages:
 
         told = self.plan.teacher
         source = make("teachers", told.kind)
-        if told.ready and hasattr(source, "unpack"):  # weights in a file of their own
+        if told.ready and isinstance(source, PackedTeacher):
             return self.stage(
                 "teacher",
                 self.plan.teaching,
-                lambda out: source.unpack(Path(told.folder), told.architecture, self.plan.task, told.labels, out),
+                lambda out: source.unpack(Path(told.folder), told.architecture, self.plan.task, told.labels or (), out),
             )
         if told.ready:
             return Path(told.folder)

@@ -121,11 +121,6 @@ def test_a_model_that_torch_export_refuses_is_an_error_with_a_way_out(tmp_path):
     assert refusal.value.fix == "export it with the other exporter (optimum or torchscript)"
 
 
-def test_dynamo_opens_nothing(tmp_path):
-    with pytest.raises(EdgeKDError, match="dynamo is an exporter only"):
-        Dynamo().open(tmp_path, "model.onnx", [], task=TEXT)
-
-
 def test_notes_are_stripped_wherever_a_graph_keeps_them(tmp_path):
     model = onnx.load(matmul_model(tmp_path / "plain.onnx"))
     inner = onnx.helper.make_graph(

@@ -39,10 +39,10 @@ def test_text_has_no_such_teacher() -> None:
 def test_shape_follows_the_data(task: str, tmp_path: Path) -> None:
     survey = SURVEY if task == SERIES else Survey(32, (32,), channels=3)
     family = plugin("tasks", task).families[0]
-    found = Labels().shaped(task, family, survey, 3)
+    found = Labels().shaped({"architecture": {"family": family}}, task, survey, classes=3)
     shape = make("students", family, **found["architecture"]["shape"])
     assert (shape.max_size, shape.channels, shape.classes) == (survey.max_size, survey.channels, 3)
-    assert found["sha256"] != Labels().shaped(task, family, survey, 4)["sha256"]
+    assert found["sha256"] != Labels().shaped({"architecture": {"family": family}}, task, survey, classes=4)["sha256"]
     model = Labels().base(tmp_path, found["architecture"], task, ("a", "b", "c"))
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     Labels().files(tmp_path, found["architecture"], task, tmp_path)
@@ -51,7 +51,7 @@ def test_shape_follows_the_data(task: str, tmp_path: Path) -> None:
 
 
 def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
-    architecture = Labels().shaped(SERIES, "conv1d", SURVEY, 2)["architecture"]
+    architecture = Labels().shaped({"architecture": {"family": "conv1d"}}, SERIES, SURVEY, classes=2)["architecture"]
     weights = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -76,7 +76,9 @@ def test_it_learns_and_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     rows = [Example((1000 + 50 * wave)[:, None].astype(np.float32)) for wave in waves]
     samples = make("tasks", SERIES).encode(tmp_path, [row.input for row in rows], 48)
     truth = torch.from_numpy(speeds // 6)
-    architecture = Labels().shaped(SERIES, "conv1d", Survey(48, (48,)), 2)["architecture"]
+    architecture = Labels().shaped({"architecture": {"family": "conv1d"}}, SERIES, Survey(48, (48,)), classes=2)[
+        "architecture"
+    ]
     architecture["shape"] |= {"width": 16, "depth": 2}
     engine.prepare(0, 1)
     model = Labels().base(tmp_path, architecture, SERIES, ("slow", "fast"))

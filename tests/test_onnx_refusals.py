@@ -203,9 +203,9 @@ def test_versions_that_are_not_known_here(tmp_path, opset, ir, why):
 
 def test_an_opset_above_the_targets_ceiling(tmp_path):
     found = OnnxModel().inspect(str(save(tmp_path, text_model())), TEXT)
-    OnnxModel().check_target(found, profile(max_opset=17, max_ir_version=7))
+    OnnxModel().check(found, profile(max_opset=17, max_ir_version=7))
     with pytest.raises(RuntimeCannotLoad) as refusal:
-        OnnxModel().check_target(found, profile(max_opset=16))
+        OnnxModel().check(found, profile(max_opset=16))
     assert refusal.value.message == "the teacher model.onnx has opset 17; the target rpi4 knows 16"
     assert refusal.value.fix.startswith("export it again with opset 16, or raise max_opset")
 

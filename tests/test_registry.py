@@ -6,27 +6,24 @@ import importlib
 import inspect
 import re
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 from helpers import python
 
 import edgekd
 from edgekd import planning
-from edgekd.core import registry
+from edgekd.core import protocols, registry
 from edgekd.core.errors import UsageError
-from edgekd.core.protocols import Survey
-from edgekd.core.registry import make, names, plugin
+from edgekd.core.protocols import Survey, lacking
+from edgekd.core.registry import PROTOCOLS, make, names, plugin
 from edgekd.planning import Options, _check_numbers
 
-METHODS = {
-    "losses": "__call__", "quantizers": "quantize", "tasks": "encode", "teachers": "inspect", "students": "work",
-    "exporters": "export", "searches": "run", "devices": "up", "augmentations": "__call__",
-}  # fmt: skip
 NEEDED = {"ssh": {"host": "board"}}  # options without a default
-PLUGINS = [(kind, name) for kind in METHODS for name in names(kind)]
+PLUGINS = [(kind, name) for kind in PROTOCOLS for name in names(kind)]
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", PROTOCOLS)
 def test_a_folder_lists_its_files(kind):
     folder = importlib.import_module(f"edgekd.{kind}")
     assert folder.__doc__
@@ -45,7 +42,7 @@ def test_a_plugin_keeps_the_contract(kind, name):
     assert found.__bases__ == (object,), "there is nothing to inherit from"
     assert not found.__doc__.startswith(f"{found.__name__}("), "a docstring of its own"
     assert inspect.getmodule(found).__doc__
-    assert callable(getattr(found, METHODS[kind]))
+    assert lacking(found, getattr(protocols, PROTOCOLS[kind])) == []
 
 
 @pytest.mark.parametrize(("kind", "name"), [pair for pair in PLUGINS if pair[0] != "students"])
@@ -100,7 +97,7 @@ print(sorted(heavy & set(sys.modules)))
 
 
 def test_listing_imports_no_plugin_and_loading_imports_no_library():
-    done = python(_HEAVY, " ".join(METHODS))
+    done = python(_HEAVY, " ".join(PROTOCOLS))
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -136,7 +133,8 @@ def test_a_wrong_name_is_refused_with_the_nearest(kind, name, message, fix):
 @pytest.fixture
 def outside(monkeypatch):
     """A package that adds a loss of its own, and one by the name of one of ours."""
-    points = [EntryPoint(name, "fractions:Fraction", "edgekd.losses") for name in ("mean_squares", "response")]
+    held = {"mean_squares": "MeanSquares", "response": "MeanSquares", "older": "OlderLoss"}
+    points = [EntryPoint(name, f"outside_plugins:{of}", "edgekd.losses") for name, of in held.items()]
     caches = (registry.names, registry._outside)
     monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "edgekd.losses" else [])
     for cached in caches:
@@ -148,7 +146,7 @@ def outside(monkeypatch):
 
 def test_a_package_outside_adds_its_own(outside):
     assert set(names("losses")) >= {"hard_labels", "mean_squares", "response"}
-    assert plugin("losses", "mean-squares").__name__ == "Fraction"
+    assert plugin("losses", "mean-squares").__name__ == "MeanSquares"
     assert "mean_squares" not in names("tasks")
 
 
@@ -160,7 +158,23 @@ def test_a_package_outside_takes_the_place_of_none_of_ours_and_can_be_named(outs
     assert planning._of_others(used) == {"losses/mean_squares": "an unknown package"}
 
 
-@pytest.mark.parametrize("module", ["edgekd", "edgekd.core.layers", "edgekd.students._images"])
+def test_a_package_of_an_older_edgekd_is_refused_by_name_with_what_it_lacks(outside):
+    with pytest.raises(UsageError, match=r"'older' of an unknown package .* a Loss also has kind") as caught:
+        plugin("losses", "older")
+    assert "install a release of that package" in caught.value.fix
+
+
+def test_a_plugin_with_a_misspelled_method_fails_the_check(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
+    monkeypatch.setenv("MYPYPATH", str(Path(__file__).parent))
+    check_plugins = importlib.import_module("check_plugins")
+    said, code = check_plugins.check([("Search", "outside_plugins", "MisspelledSearch")])
+    assert code == 1
+    assert 'got "MisspelledSearch", expected "Search"' in said
+    assert [protocol for protocol, _, name in check_plugins.ours() if name == "NeuralCompressor"] == ["Search"]
+
+
+@pytest.mark.parametrize("module", ["edgekd", "edgekd.core.layers", "edgekd.core.protocols", "edgekd.students._images"])
 def test_the_examples_in_docstrings_are_true(module):
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert attempted > 0

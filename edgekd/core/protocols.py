@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,13 +122,51 @@ class Running(Protocol):
 class Device(Protocol):
     """Where models run: this machine, a board, or an emulated core.
 
-    One that `edgekd doctor` knows has `available()`, `checks()` and `build(progress)`, all class methods.
+    One that needs a set-up first is an `Emulator`.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     emulated: ClassVar[str]  # empty, "user" (one process) or "system" (a kernel too): its time means nothing
 
     def up(self) -> AbstractContextManager[Running]:
         """The device for the length of the block; what it started ends with the block, or with this process."""
+        ...
+
+
+class ThisMachine(Device, Running, Protocol):
+    """The device `local`: it is up already, so that it takes jobs as it is."""
+
+
+class Emulator(Device, Protocol):
+    """A device that has to be set up on this machine; `edgekd doctor` says how it stands and sets it up."""
+
+    @classmethod
+    def available(cls) -> bool:
+        """Return whether it is set up here."""
+        ...
+
+    @classmethod
+    def checks(cls) -> tuple[Check, ...]:
+        """Return what it needs, each as found."""
+        ...
+
+    @classmethod
+    def build(cls, progress: Progress | None = None) -> None:
+        """Set it up. Raises EdgeKDError where that fails."""
+        ...
+
+
+class CoreEmulator(Emulator, Protocol):
+    """The device `qemu`: one process on an emulated core, whose executed instructions can be counted."""
+
+    @classmethod
+    def cores(cls) -> tuple[str, ...]:
+        """Return the names of the cores that it emulates."""
+        ...
+
+    @classmethod
+    def counts(cls) -> str:
+        """Return what counts instructions here; empty where nothing does."""
         ...
 
 
@@ -140,6 +178,7 @@ class Loss(Protocol):
     first batch it makes the torch module, called like the loss itself, whose parameters are trained beside the student.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     kind: ClassVar[str]  # response, feature, relation, self or labels
     needs: ClassVar[tuple[str, ...]]  # logits, features, attention, embedding (of teacher and student); exits; text
 
@@ -154,6 +193,7 @@ class Augmentation(Protocol):
     One that takes from other inputs says `borrows = True` (a class attribute); the others get no `others`.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     tasks: ClassVar[tuple[str, ...]]  # whose inputs it can change
 
     def __call__(self, value: Any, others: Sequence[Any], random: Random) -> Any:
@@ -164,13 +204,14 @@ class Augmentation(Protocol):
 class Student(Protocol):
     """A shape of a family: it knows its cost on paper, and how to come to be. `str` of it says it in words."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     tasks: ClassVar[tuple[str, ...]]  # what the family can serve
     recipes: ClassVar[tuple[str, ...]]  # that shapes are measured under, where the profile has them
     exporter: ClassVar[str]
     gives: ClassVar[tuple[str, ...]]  # to losses, beside logits: features, embedding, attention, exits
 
     @classmethod
-    def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Student]:
+    def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Sequence[Student]:
         """Every shape that a student of this teacher may have, the most capable first."""
         ...
 
@@ -247,8 +288,20 @@ class Student(Protocol):
         ...
 
 
+@runtime_checkable
+class FromLabels(Protocol):
+    """A family whose networks labels alone can train: a student without a pre-trained model to be cut from."""
+
+    @classmethod
+    def of_labels(cls, survey: Survey, *, classes: int) -> Student:
+        """Return the shape of a teacher for these data, large enough to teach."""
+        ...
+
+
 class Teacher(Protocol):
     """Where a teacher comes from: inspected as files first, loaded when it is needed."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
 
     def inspect(self, source: str, task: str) -> dict[str, Any]:
         """folder, ready, architecture, labels, sha256, licence. Raises TeacherError, and loads no model."""
@@ -270,10 +323,52 @@ class Teacher(Protocol):
         """What losses can have of such a teacher: logits, features, embedding, attention, text."""
         ...
 
+    def whole(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return what `inspect` said, of the teacher as it is to be compressed: with its own head, where it has one."""
+        ...
+
+    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+        """Return what `inspect` said, of the teacher for these data, where its shape depends on them."""
+        ...
+
+    def check(self, info: Mapping[str, Any], target: Profile) -> None:
+        """Raise RuntimeCannotLoad where the target can never run what this teacher is exported to."""
+        ...
+
+    def check_classes(self, info: Mapping[str, Any], classes: Sequence[str]) -> None:
+        """Raise TeacherError where the data have other classes than a head that cannot be replaced."""
+        ...
+
+
+@runtime_checkable
+class PackedTeacher(Protocol):
+    """A teacher whose weights lie in a file of their own: a ready one is unpacked into a folder first."""
+
+    def unpack(self, file: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str], out: Path) -> None:
+        """Write the model as a folder that edgekd loads. Raises TeacherError."""
+        ...
+
+
+@runtime_checkable
+class GraphTeacher(Protocol):
+    """A teacher that is an ONNX graph: nothing of torch exports it."""
+
+    def export(
+        self,
+        folder: Path,
+        architecture: Mapping[str, Any],
+        task: str,
+        out: Path,
+        finish: Callable[[Any, Path], object],
+    ) -> None:
+        """Write the graph to the file `out` under the task's names; `finish(graph, out)` does the writing."""
+        ...
+
 
 class Quantizer(Protocol):
     """One recipe: from an fp32 ONNX file to a candidate."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     suffix: ClassVar[str]  # of the file's name, as transformers.js expects it
     calibrates: ClassVar[bool]
     providers: ClassVar[tuple[str, ...]]  # execution providers that have kernels for what it writes
@@ -306,12 +401,21 @@ class Quantizer(Protocol):
 
 
 class Exporter(Protocol):
-    """From a student's folder to ONNX, and the proof that the ecosystem opens the result."""
+    """From a torch model to ONNX."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     least_opset: ClassVar[int]  # the lowest that it can write
 
     def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Path:
         """Write one ONNX file into `out`, within the target's opset and IR version; its path."""
+        ...
+
+
+class EcosystemLoader(Exporter, Protocol):
+    """The exporter `optimum`, whose loaders open what it exported: the proof that a bundle works without edgekd."""
+
+    def opens(self, task: str) -> bool:
+        """Return whether it has a loader for the task."""
         ...
 
     def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
@@ -321,6 +425,8 @@ class Exporter(Protocol):
 
 class Search(Protocol):
     """The loop over quantization candidates."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
 
     def run(
         self, names: Sequence[str], trial: Callable[[str], float], *, time_limit_s: float, goal: float | None = None
@@ -332,10 +438,10 @@ class Search(Protocol):
 class Task(Protocol):
     """How rows become model inputs, and outputs become a metric.
 
-    A task that is not `labelled` has neither `correct` nor `baseline`, one without families no `student_files`. One
-    whose inputs may not fit has `check_inputs(inputs, survey, source, what)`.
+    A task that is `labelled` is a `LabelledTask`, too; one with families a `StudentTask`.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     families: ClassVar[tuple[str, ...]]  # of students, the default first
@@ -351,8 +457,22 @@ class Task(Protocol):
     output: ClassVar[str]  # the graph's output, as transformers.js expects it: logits, last_hidden_state
     pool: ClassVar[str | None]  # of outputs with a row for each token: mask_mean, as embeddings are taken
 
-    def read(self, source: str) -> dict[str, list[dict[str, Any]]]:
+    def read(self, source: str) -> Mapping[str, list[dict[str, Any]]]:
         """Tables by split, or one called `all`. Raises DataError."""
+        ...
+
+    def columns(self, table: list[dict[str, Any]], source: str, *, labelled: bool = ...) -> tuple[str, str]:
+        """The input and the label column; that may lack (empty) where rows need not be `labelled`. Raises DataError."""
+        ...
+
+    def input_column(self, table: list[dict[str, Any]], source: str) -> str:
+        """The input's column alone, for a file without labels. Raises DataError."""
+        ...
+
+    def examples(
+        self, table: list[dict[str, Any]], columns: tuple[str, str], source: str, *, labelled: bool = ...
+    ) -> list[Any]:
+        """Rows as `edgekd.data.splits.Example`s; a missing label makes a row unlabelled. Raises DataError."""
         ...
 
     def survey(
@@ -365,8 +485,8 @@ class Task(Protocol):
         """
         ...
 
-    def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> Any:
-        """Write the student's tokenizer or preprocessing to `out`; what `Student.start_from` is to keep."""
+    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+        """Raise DataError where inputs can be neither cut nor resized to what the student takes."""
         ...
 
     def encode(self, model_folder: Path, inputs: Iterable[Any], max_size: int) -> Sequence[Sample]:
@@ -377,16 +497,8 @@ class Task(Protocol):
         """The inputs as the ecosystem's loaders take them (needed where optimum opens the task)."""
         ...
 
-    def correct(self, outputs: Any, labels: Sequence[int]) -> Any:
-        """Per row 1.0 or 0.0 for a metric that is a mean over rows."""
-        ...
-
     def agrees(self, outputs: Any, reference: Any) -> Any:
         """Per row how far two models' outputs say the same, from 0 to 1: the same class, or the cosine."""
-        ...
-
-    def baseline(self, train: Sequence[Any], test: Sequence[Any], seed: int) -> Any:
-        """What a linear model on the labelled rows says of each test row: class names (rows,)."""
         ...
 
     def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
@@ -396,3 +508,42 @@ class Task(Protocol):
     def sized(self, samples: Sequence[Sample], size: int) -> Sample:
         """One sample of exactly that size."""
         ...
+
+
+@runtime_checkable
+class LabelledTask(Protocol):
+    """A task whose rows may carry labels."""
+
+    def correct(self, outputs: Any, labels: Sequence[int]) -> Any:
+        """Per row 1.0 or 0.0 for a metric that is a mean over rows."""
+        ...
+
+    def baseline(self, train: Sequence[Any], test: Sequence[Any], seed: int) -> Any:
+        """What a linear model on the labelled rows says of each test row: class names (rows,)."""
+        ...
+
+
+@runtime_checkable
+class StudentTask(Protocol):
+    """A task that students are distilled for."""
+
+    def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> Any:
+        """Write the student's tokenizer or preprocessing to `out`; what `Student.start_from` is to keep."""
+        ...
+
+
+def lacking(plugin: type[Any], protocol: type[Any]) -> list[str]:
+    """Return the names of what a protocol asks for and a plug-in's class lacks, sorted.
+
+    >>> lacking(object, Search)
+    ['__dataclass_fields__', 'run']
+    """
+    asked = {
+        name
+        for part in protocol.__mro__
+        if getattr(part, "_is_protocol", False) and part is not Protocol
+        for name in (*part.__annotations__, *vars(part))
+        if not name.startswith("_") or name in ("__call__", "__dataclass_fields__")
+    }
+    fields = getattr(plugin, "__dataclass_fields__", {})  # one without a default is no attribute of the class
+    return sorted(name for name in asked if name not in fields and not hasattr(plugin, name))

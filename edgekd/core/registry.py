@@ -12,12 +12,26 @@ import pkgutil
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from edgekd.core.errors import UsageError, suggestion
 
+if TYPE_CHECKING:
+    from edgekd.core import protocols
+
 UNKNOWN = "an unknown package"
 _SINGULAR = {"losses": "loss", "searches": "search"}
+PROTOCOLS = {  # what a plug-in of each folder keeps to: a class of edgekd.core.protocols
+    "augmentations": "Augmentation",
+    "devices": "Device",
+    "exporters": "Exporter",
+    "losses": "Loss",
+    "quantizers": "Quantizer",
+    "searches": "Search",
+    "students": "Student",
+    "tasks": "Task",
+    "teachers": "Teacher",
+}
 
 
 def folder_name(name: str) -> str:
@@ -51,6 +65,30 @@ def made_elsewhere(kind: str, name: str) -> str:
     return f"{dist.name} {dist.version}" if dist else UNKNOWN
 
 
+@overload
+def plugin(kind: Literal["losses"], name: str) -> type[protocols.Loss]: ...
+@overload
+def plugin(kind: Literal["augmentations"], name: str) -> type[protocols.Augmentation]: ...
+@overload
+def plugin(kind: Literal["teachers"], name: str) -> type[protocols.Teacher]: ...
+@overload
+def plugin(kind: Literal["students"], name: str) -> type[protocols.Student]: ...
+@overload
+def plugin(kind: Literal["tasks"], name: str) -> type[protocols.Task]: ...
+@overload
+def plugin(kind: Literal["exporters"], name: str) -> type[protocols.Exporter]: ...
+@overload
+def plugin(kind: Literal["quantizers"], name: str) -> type[protocols.Quantizer]: ...
+@overload
+def plugin(kind: Literal["searches"], name: str) -> type[protocols.Search]: ...
+@overload
+def plugin(kind: Literal["devices"], name: Literal["qemu"]) -> type[protocols.CoreEmulator]: ...
+@overload
+def plugin(kind: Literal["devices"], name: Literal["guest"]) -> type[protocols.Emulator]: ...
+@overload
+def plugin(kind: Literal["devices"], name: str) -> type[protocols.Device]: ...
+@overload
+def plugin(kind: str, name: str) -> type[Any]: ...
 def plugin(kind: str, name: str) -> type[Any]:
     """The plug-in's class. Raises UsageError with a suggestion where there is none of that name."""
     spelled = folder_name(name)
@@ -59,12 +97,56 @@ def plugin(kind: str, name: str) -> type[Any]:
         raise UsageError(f"there is no {_SINGULAR.get(kind, kind[:-1])} called {name!r}", fix=suggestion(name, shown))
     if spelled not in _inside(kind):
         loaded: type[Any] = _outside(kind)[spelled].load()
+        _check_protocol(kind, name, loaded)
         return loaded
     module = importlib.import_module(f"edgekd.{kind}.{spelled}")
-    found: type[Any] = getattr(module, "".join(part.capitalize() for part in spelled.split("_")))
+    found: type[Any] = getattr(module, class_name(spelled))
     return found
 
 
+def class_name(name: str) -> str:
+    """Return the class that the file of that name holds: `Response` of `response`, in CamelCase."""
+    return "".join(part.capitalize() for part in folder_name(name).split("_"))
+
+
+def _check_protocol(kind: str, name: str, outside: type[Any]) -> None:
+    """Raise UsageError for a class of another package that lacks what this edgekd asks of its kind."""
+    from edgekd.core import protocols
+
+    lacking = protocols.lacking(outside, getattr(protocols, PROTOCOLS[kind]))
+    if lacking:
+        raise UsageError(
+            f"{name!r} of {made_elsewhere(kind, name)} was written for another edgekd: "
+            f"a {PROTOCOLS[kind]} also has {', '.join(lacking)}",
+            fix=f"install a release of that package for this edgekd ({PROTOCOLS[kind]} in edgekd/core/protocols.py "
+            "says what each member does), or remove it",
+        )
+
+
+@overload
+def make(kind: Literal["losses"], name: str, **options: Any) -> protocols.Loss: ...
+@overload
+def make(kind: Literal["augmentations"], name: str, **options: Any) -> protocols.Augmentation: ...
+@overload
+def make(kind: Literal["teachers"], name: str, **options: Any) -> protocols.Teacher: ...
+@overload
+def make(kind: Literal["students"], name: str, **options: Any) -> protocols.Student: ...
+@overload
+def make(kind: Literal["tasks"], name: str, **options: Any) -> protocols.Task: ...
+@overload
+def make(kind: Literal["exporters"], name: Literal["optimum"], **options: Any) -> protocols.EcosystemLoader: ...
+@overload
+def make(kind: Literal["exporters"], name: str, **options: Any) -> protocols.Exporter: ...
+@overload
+def make(kind: Literal["quantizers"], name: str, **options: Any) -> protocols.Quantizer: ...
+@overload
+def make(kind: Literal["searches"], name: str, **options: Any) -> protocols.Search: ...
+@overload
+def make(kind: Literal["devices"], name: Literal["local"], **options: Any) -> protocols.ThisMachine: ...
+@overload
+def make(kind: Literal["devices"], name: str, **options: Any) -> protocols.Device: ...
+@overload
+def make(kind: str, name: str, **options: Any) -> Any: ...
 def make(kind: str, name: str, **options: Any) -> Any:
     """A plug-in, ready for work: `make("losses", "response", temperature=2.0)`."""
     return plugin(kind, name)(**options)

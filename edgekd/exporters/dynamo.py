@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -77,10 +76,6 @@ class Dynamo:
                 ) from error
             graph = onnx.load(raw)
         return finish(graph, out / "model.onnx", target)
-
-    def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
-        """No loader of its own."""
-        raise EdgeKDError("dynamo is an exporter only", fix="open the bundle through optimum or onnxruntime")
 
 
 def _example(model: Any) -> dict[str, Tensor]:

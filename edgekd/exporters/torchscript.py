@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgekd.core.errors import EdgeKDError
 from edgekd.core.quiet import quiet
 from edgekd.exporters._onnx import finish
 
@@ -60,7 +58,3 @@ class Torchscript:
             )
             graph = onnx.load(raw)
         return finish(graph, out / "model.onnx", target)
-
-    def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
-        """No loader of an ecosystem opens every family of ours."""
-        raise EdgeKDError("torchscript is an exporter only", fix="open the bundle through optimum or onnxruntime")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core import calibration, child
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.profile import parse_profile
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import Running, Survey
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
 from edgekd.core.store import Store
@@ -211,7 +211,8 @@ class _Lab:
         self.reference = reference(folder / "reference.onnx")
         self.sizes = list(request["survey"]["sizes"])
         self.teacher_ms = 0.0
-        self.open, self._guest = open_guests, None
+        self.open = open_guests
+        self._guest: Running | None = None
 
     def teacher(self) -> dict[str, Any]:
         """Build the teacher with a head of this many classes; its footprint and latency in fp32."""
@@ -237,7 +238,7 @@ class _Lab:
         self.teacher_ms, self.reference_ms = (statistics.median(times[name]) for name in ("teacher", "reference"))
         return {"kind": "measured", "latency_ms": self.teacher_ms, **said}
 
-    def guest(self) -> Any:
+    def guest(self) -> Running | None:
         """An arm64 guest for a target of that architecture, booted once; None where there is none."""
         if self._guest is None and self.target.needs_guest and plugin("devices", "guest").available():
             self._guest = self.open.enter_context(make("devices", "guest", cpu=self.target.emulator_cpu).up())
@@ -250,9 +251,10 @@ class _Lab:
         inputs = file.with_name("guest.npz")
         pack(probe, inputs)
         try:
-            if self.guest() is None:
+            guest = self.guest()
+            if guest is None:
                 return None
-            job = self.guest().run("footprint", model=str(file), inputs=[str(inputs)], threads=self.target.threads)
+            job = guest.run("footprint", model=str(file), inputs=[str(inputs)], threads=self.target.threads)
         except EdgeKDError:  # this host's figure is left, and the build's own guest run will say what is wrong
             return None
         return float(job["peak_rss_mib"][0])

@@ -68,6 +68,9 @@ class FeatureExtraction:
         """Tokens of the texts. `sizes` may say `tokens`."""
         return _texts.survey(teacher, texts, sizes, store, whole=whole)
 
+    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+        """Nothing: longer texts are cut."""
+
     def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:
         """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""
         return tokenize(model_folder, list(texts), max_size)

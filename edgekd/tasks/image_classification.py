@@ -102,6 +102,9 @@ class ImageClassification:
         grey = channels in (None, 1) and all(images.is_grey(image) for image in inputs)
         return Survey(side, (side,), channels=1 if grey else channels or 3)
 
+    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+        """Nothing: images are resized."""
+
     def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> None:
         """Write preprocessor_config.json: the shape's side, the teacher's normalization where it has one."""
         told: dict[str, Any] = {}

@@ -75,6 +75,9 @@ class TextClassification:
         """
         return _texts.survey(teacher, texts, sizes, store, whole=whole)
 
+    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+        """Nothing: longer texts are cut."""
+
     def student_files(self, teacher_folder: Path, texts: Iterable[str], survey: Survey, shape: Any, out: Path) -> Any:
         """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending.
 

@@ -120,6 +120,10 @@ class TimeSeriesClassification:
             )
         return samples
 
+    def ordinary(self, model_folder: Path, inputs: Iterable[Any]) -> list[Any]:
+        """The series as they are: no loader of the ecosystem takes them."""
+        return list(inputs)
+
     def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
         return hits(outputs, labels)

