@@ -31,8 +31,9 @@ from edgekd.data.augment import augment
 from edgekd.data.splits import Splits
 from edgekd.onboard.runner import peak_rss_mib
 from edgekd.plan import Plan
-from edgekd.training import batches, engine, models, teach
+from edgekd.training import batches, engine, models, teach, teacher_outputs
 from edgekd.training.learner import Learner
+from edgekd.training.teacher_outputs import TRAINED_ON, TeacherOutputs
 
 TASK, EPOCHS, ROWS, PAIRS = "text-classification", 5, 256, 3
 SHAPE = {"layers": 4, "hidden": 384, "heads": 12, "feed_forward": 384}  # the demo's student
@@ -68,12 +69,11 @@ def ours(work: Work, student: Any, spent: dict[str, float]) -> None:
     with tempfile.TemporaryDirectory(prefix="edgekd-cache-", dir=work.folder) as name:
         out = Path(name)
         with timed(spent, "cache"):
-            (out / "done").mkdir()
-            teach.keep_outputs(
-                work.plan, work.splits, work.plan.matched(work.shape.as_dict()).teacher, work.teacher_folder,
-                out / "done", out / "work", Quiet(),
-            )  # fmt: skip
-            said = teach.Said(out / "done", teach.TRAINED_ON, len(work.splits.classes))
+            wanted = work.plan.matched(work.shape.as_dict()).teacher
+            names = teacher_outputs.pieces(wanted)
+            teacher_outputs.compute(work.plan, work.splits, wanted, names, work.teacher_folder, out, Quiet())
+            kept = {name: out / name for name in names}
+            said = TeacherOutputs(kept, TRAINED_ON, len(work.splits.classes))
         with timed(spent, "tokens"):
             samples = work.encode(work.folder)
 

@@ -285,12 +285,12 @@ class Plan:
             Wanted(tuple(others), attention[1], embedding, positions),
         )
 
-    def outputs(self, wanted: Wanted) -> dict[str, Any]:
-        """The key of what the teacher says about the training rows, of what losses want."""
-        return {
-            "teaching": self.teaching, "wanted": asdict(wanted),
-            "augmentations": [asdict(one) for one in self.student.augmentations],
-        }  # fmt: skip
+    def outputs(self, piece: str = "", positions: int | None = None) -> dict[str, Any]:
+        """Return the key of a piece of what the teacher says about the rows, or what the keys of all pieces share."""
+        shared = {"teaching": self.teaching, "augmentations": [asdict(one) for one in self.student.augmentations]}
+        if piece.startswith("features."):  # alone they are averaged to so many positions
+            return shared | {"piece": piece, "positions": positions}
+        return shared | {"piece": piece}
 
     def distilling(self, shape: dict[str, Any]) -> dict[str, Any]:
         """The key of the student of this shape."""

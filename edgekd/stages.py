@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,16 +85,43 @@ class Stages:
             lambda out, work: teach.fine_tune(self.plan, self.splits, out, work, self.progress),
         )
 
-    def outputs(self, teacher: Path) -> Path:
-        """What the teacher says about every row that it may see, as a student of the shape needs it."""
-        from edgekd.training import teach
+    def outputs(self, teacher: Path) -> dict[str, Path]:
+        """Return the folders of what the teacher says about every row that it may see, by piece.
 
-        wanted = self.plan.matched(self.shape).teacher
-        return self._long(
-            "outputs",
-            self.plan.outputs(wanted),
-            lambda out, work: teach.keep_outputs(self.plan, self.splits, wanted, teacher, out, work, self.progress),
-        )
+        A piece that an earlier run has kept, for a student of another depth or of other losses, is not made again.
+        """
+        from edgekd.training import teach, teacher_outputs
+
+        name, wanted, common = "outputs", self.plan.matched(self.shape).teacher, self.plan.outputs()
+        keys = {piece: self.plan.outputs(piece, wanted.positions) for piece in teacher_outputs.pieces(wanted)}
+        work = self.store.workspace(name, common)
+
+        def missing() -> list[str]:
+            return [piece for piece, key in keys.items() if not self.store.has(name, key)]
+
+        def compute(asked: list[str]) -> None:
+            teacher_outputs.compute(self.plan, self.splits, wanted, asked, teacher, work, self.progress)
+            if teacher_outputs.LOGITS in asked:
+                teach.check_order(self.plan, self.splits, {teacher_outputs.LOGITS: work / teacher_outputs.LOGITS})
+
+        def produce(piece: str, out: Path) -> None:
+            if not (work / piece).exists():  # it was there a moment ago, and is damaged or pruned
+                compute([piece])
+            teacher_outputs.move(piece, work, out)
+
+        def kept() -> dict[str, Path]:
+            return {piece: self.stage(name, key, partial(produce, piece)) for piece, key in keys.items()}
+
+        if not missing():
+            return kept()
+        with self.store.alone(name, common):  # another build may want other pieces of the same teacher and rows
+            if work.exists():
+                self.progress.say(f"{name}: goes on where it was stopped")
+            if asked := missing():
+                compute(asked)
+            found = kept()
+            shutil.rmtree(work, ignore_errors=True)
+        return found
 
     def tried(self, fit: Fit, teacher: Path) -> tuple[Fit, tuple[Tried, ...]]:
         """The fit with the best of `tries` finalists as its choice, each trained briefly; as it is for one try."""

@@ -24,7 +24,8 @@ from edgekd.core.store import Store
 from edgekd.core.tensors import Wanted
 from edgekd.planning import Options, make_plan
 from edgekd.stages import Stages, augmented
-from edgekd.training import teach
+from edgekd.training import teach, teacher_outputs
+from edgekd.training.teacher_outputs import TRAINED_ON, TeacherOutputs, pieces
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_what_the_teacher_says_is_kept_as_the_losses_need_it(trained: tuple[Stag
 
     stages, teacher, _ = trained
     plan, splits = stages.plan, stages.splits
-    said = teach.Said(stages.outputs(teacher), teach.TRAINED_ON, 3)
+    said = TeacherOutputs(stages.outputs(teacher), TRAINED_ON, 3)
     rows = (*splits.train, *splits.unlabelled, *splits.augmented)
     assert len(said) == len(rows) > 1.9 * (len(splits.train) + len(splits.unlabelled))
     outputs = said.outputs([3, len(rows) - 1, 0])
@@ -136,7 +137,7 @@ def test_a_teacher_whose_outputs_do_not_fit_is_stopped_at_the_first_shard(
     stages, teacher, _ = trained
     plan, deep = replace(stages.plan, cache_mib=0.1), Wanted((0, 2, 5), None, False, 16)
     with pytest.raises(UsageError, match=r"takes \d.\d+ MiB on disk or more, above 0.1") as raised:
-        teach.keep_outputs(plan, stages.splits, deep, teacher, tmp_path, tmp_path / "work", Quiet())
+        teacher_outputs.compute(plan, stages.splits, deep, pieces(deep), teacher, tmp_path, Quiet())
     assert "--cache-mib" in raised.value.fix
 
 
@@ -144,40 +145,58 @@ def test_outputs_go_on_after_a_kill_to_the_same_bytes(
     trained: tuple[Stages, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages, teacher, _ = trained
-    monkeypatch.setattr(teach, "SHARD_ROWS", 50)
+    monkeypatch.setattr(teacher_outputs, "DEEP_SHARD_ROWS", 50)
+    wanted = Wanted((0, 1), None, True, 4)
 
     class Killed(Quiet):
         def step(self, done: int, note: str = "") -> None:
             if done > 100:
                 raise KeyboardInterrupt
 
-    arguments = stages.plan, stages.splits, Wanted(), teacher
-    for name in ("whole", "again"):
-        (tmp_path / name).mkdir()
-    teach.keep_outputs(*arguments, tmp_path / "whole", tmp_path / "work", Quiet())
+    def compute(place: str, progress: Quiet) -> None:
+        parts = stages.plan, stages.splits, wanted, pieces(wanted), teacher, tmp_path / place
+        teacher_outputs.compute(*parts, progress)
+
+    compute("whole", Quiet())
     with pytest.raises(KeyboardInterrupt):
-        teach.keep_outputs(*arguments, tmp_path / "again", tmp_path / "work", Killed())
-    kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "work" / "train").glob("*.safetensors")}
+        compute("again", Killed())
+    (tmp_path / "again" / "features.1" / "train" / "00000.safetensors").unlink()  # as if killed between two pieces
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "again" / "features.0").rglob("*.safetensors")}
     assert kept
-    teach.keep_outputs(*arguments, tmp_path / "again", tmp_path / "work", Quiet())
-    for file in (tmp_path / "whole").rglob("*"):
-        if file.is_file():
-            other = tmp_path / "again" / file.relative_to(tmp_path / "whole")
-            assert file.read_bytes() == other.read_bytes()
-    assert {name: (tmp_path / "again" / "train" / name).stat().st_mtime_ns for name in kept} == kept
+    compute("again", Quiet())
+    for file in (tmp_path / "whole").rglob("*.[js]*"):
+        assert file.read_bytes() == (tmp_path / "again" / file.relative_to(tmp_path / "whole")).read_bytes()
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def test_a_second_depth_asks_the_teacher_for_nothing_that_is_kept(
+    trained: tuple[Stages, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages, teacher, _ = trained
+    first = stages.outputs(teacher)
+    asked: list[list[str]] = []
+    compute = teacher_outputs.compute
+    monkeypatch.setattr(teacher_outputs, "compute", lambda *a: (asked.append(list(a[3])), compute(*a))[1])
+    assert stages.outputs(teacher) == first
+    other = replace(stages, shape=stages.shape | {"depth": 2}).outputs(teacher)
+    new = [piece for piece in other if piece not in first]
+    assert asked == ([new] if new else [])
+    assert other["logits"] == first["logits"]
+    assert other["embedding"] == first["embedding"]
+    logits_alone = replace(stages.plan.student, losses=stages.plan.student.losses[:1])
+    few = replace(stages, plan=replace(stages.plan, student=logits_alone)).outputs(teacher)
+    assert few == {"logits": first["logits"]}
+    assert len(asked) <= 1
 
 
 def test_of_many_classes_the_largest_logits_and_the_mass_of_the_rest_are_kept() -> None:
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)) * 3
-    kept = teach._top(logits)
-    said = teach.Said.__new__(teach.Said)
-    said.classes = 1000
-    spread = said._spread(kept)
-    assert spread.shape == (4, 1000)
+    top, classes, rest = teacher_outputs._top(logits).values()
+    assert top.shape == classes.shape == (4, teacher_outputs.TOP)
+    assert rest.shape == (4, 1)
+    spread = rest.expand(-1, 1000).clone().scatter_(1, classes, top)
     probabilities, near = logits.softmax(dim=1), spread.softmax(dim=1)
-    top = logits.topk(teach.TOP, dim=1).indices
-    assert torch.allclose(probabilities.gather(1, top), near.gather(1, top), rtol=0.02)
-    assert sum(value.nelement() for value in kept.values()) == 4 * (2 * teach.TOP + 1)
+    assert torch.allclose(probabilities.gather(1, classes), near.gather(1, classes), rtol=1e-4)
 
 
 def test_classes_in_another_order_are_told_before_anything_is_trained(

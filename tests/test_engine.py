@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Quiet
-from edgekd.core.tensors import Outputs, Targets
+from edgekd.core.tensors import NO_LABEL, Outputs, Targets, TopLogits
 from edgekd.plan import LossTerm, Training
 from edgekd.students.conv1d import Conv1d
 from edgekd.students.convnet import Convnet
 from edgekd.training import batches, engine
-from edgekd.training.learner import Learner, aligned
+from edgekd.training.learner import Learner, aligned, scored
 
 LABELS = (LossTerm("hard_labels", 1.0),)
 SHAPE = Conv1d(8, 2, 3, 1, separable=False, dilated=False, steps=16, channels=1, classes=2)
@@ -216,6 +216,30 @@ def test_texts_cut_into_other_tokens_are_masked_out() -> None:
     assert wider.features[0].shape == (2, 6, 5)
     assert wider.mask is not None
     assert not wider.mask.any()
+
+
+def test_logits_of_positions_are_scored_where_neither_of_two_models_has_padding() -> None:
+    own = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()
+    logits = torch.arange(2 * 3 * 4.0).reshape(2, 3, 4)
+    labels = torch.tensor([[0, NO_LABEL, 2], [3, 1, NO_LABEL]])
+    student = Outputs(logits, mask=own, exits=(logits + 1,))
+    alone, targets = scored(student, Targets(None, labels))
+    assert alone.logits.tolist() == logits[own].tolist()
+    assert alone.exits[0].tolist() == (logits + 1)[own].tolist()
+    assert targets.labels.tolist() == [0, NO_LABEL, 2, 3, 1]
+    theirs = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()  # the second text is cut into other tokens
+    wide = torch.arange(2 * 4 * 4.0).reshape(2, 4, 4)
+    dense = aligned(Outputs(wide, mask=theirs), own)
+    taught, targets = scored(student, Targets(dense, labels))
+    assert targets.teacher is not None
+    assert targets.teacher.logits.tolist() == wide[0, :3].tolist()
+    assert taught.logits.tolist() == logits[0].tolist()
+    top = TopLogits(*wide[..., :2].topk(2), wide[..., 2], 4)
+    _, targets = scored(student, Targets(aligned(Outputs(torch.empty(0), mask=theirs, top=top), own), labels))
+    assert targets.teacher is not None
+    assert targets.teacher.top is not None
+    assert targets.teacher.top.values.tolist() == top.values[0, :3].tolist()
+    assert targets.teacher.top.rest.tolist() == top.rest[0, :3].tolist()
 
 
 def test_a_losss_own_weights_are_trained() -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from edgekd.core.errors import UsageError
 from edgekd.core.registry import make
-from edgekd.core.tensors import NO_LABEL, Outputs, Targets
+from edgekd.core.tensors import NO_LABEL, Outputs, Targets, TopLogits
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])
@@ -343,3 +343,35 @@ def test_a_loss_that_was_not_given_what_it_needs_says_so(name, message):
     bare = Outputs(torch.zeros(2, CLASSES))
     with pytest.raises(AssertionError, match=message):
         make("losses", name)(bare, Targets(bare, torch.tensor([0, 1])))
+
+
+def of_many(rows, classes, k, seed):
+    """A student, labels of which one is unknown, and a teacher twice: dense, and as its largest logits."""
+    draw = torch.Generator().manual_seed(seed)
+    student, logits = (2 * torch.randn(rows, classes, generator=draw, dtype=torch.float64) for _ in range(2))
+    values, picked = logits.topk(k, dim=-1)
+    rest = logits.scatter(-1, picked, -math.inf).logsumexp(dim=-1) - math.log(classes - k)
+    dense = rest[:, None].expand(-1, classes).clone().scatter_(1, picked, values)
+    labels = torch.randint(classes, (rows,), generator=draw)
+    labels[0] = NO_LABEL
+    top = TopLogits(values, picked, rest, classes)
+    return student, Targets(Outputs(dense), labels), Targets(Outputs(torch.empty(0), top=top), labels)
+
+
+@fast
+@given(
+    seed=st.integers(0, 999),
+    temperature=st.floats(0.5, 8),
+    k=st.integers(2, 9),
+    name=st.sampled_from(["response", "decoupled"]),
+)
+def test_the_largest_logits_give_what_they_give_spread_over_all_classes(seed, temperature, k, name):
+    student, dense, sparse = of_many(5, 12, k, seed)
+    loss, gradients = make("losses", name, temperature=temperature), []
+    for targets in (dense, sparse):
+        own = student.clone().requires_grad_()
+        value = loss(Outputs(own), targets)
+        value.backward()
+        gradients.append((value.item(), own.grad))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-9)
+    assert torch.allclose(gradients[0][1], gradients[1][1], atol=1e-9)

@@ -132,6 +132,20 @@ class Store:
             produce(fresh)
         self._uses.hold(place / SEAL)
 
+    @contextlib.contextmanager
+    def alone(self, name: str, key: Mapping[str, Any]) -> Iterator[None]:
+        """Hold a key that several stages share within the block: another build that asks for it waits until then.
+
+        Raises StoreError where the disk is full or the store cannot be written.
+        """
+        place = self.path(name, key)
+        try:
+            make_folder(place.parent)
+            with self._making(name, place):
+                yield
+        except OSError as error:
+            raise storage_error(error, self.root) from error
+
     def path(self, name: str, key: Mapping[str, Any]) -> Path:
         """Where the result of this stage and key lies, made or not."""
         return self.root / name / self._key(key)[:32]

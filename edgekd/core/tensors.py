@@ -22,20 +22,42 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What a model gave for a batch; what no loss asked for is left empty."""
+class TopLogits:
+    """The largest of many logits, and the mass of the others: never spread over all classes again.
 
-    logits: Tensor  # (batch, classes)
+    The leading axes are those that dense logits would have, without their classes.
+    """
+
+    values: Tensor  # (..., k), descending
+    classes: Tensor  # (..., k), which classes they are of
+    rest: Tensor  # (...): the logit that each other class has instead of its own, so that their mass is kept
+    count: int  # of all classes
+
+    def argmax(self) -> Tensor:
+        """Return the class of the largest logit: (...)."""
+        return self.classes[..., 0]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gave for a batch; what no loss asked for is left empty.
+
+    Losses see logits of what is scored, one row each: a classifier's rows, or the positions of a batch of texts that
+    hold data, end to end. Before that (`Learner` does it) a model's logits may be (batch, positions, classes).
+    """
+
+    logits: Tensor  # (scored, classes)
     features: tuple[Tensor, ...] = ()  # of each wanted layer: (batch, positions, width)
     attention: tuple[Tensor, ...] = ()  # queries, keys, values of one layer: (batch, positions, width) each
     embedding: Tensor | None = None  # the last layer's features, averaged over positions: (batch, width)
     mask: Tensor | None = None  # (batch, positions): True where features and attention hold data; None: everywhere
-    exits: tuple[Tensor, ...] = ()  # of a student: logits (batch, classes) of its early exits, the shallowest first
+    exits: tuple[Tensor, ...] = ()  # of a student: logits (scored, classes) of its early exits, the shallowest first
+    top: TopLogits | None = None  # of a teacher of many classes: stands for its logits, which are then empty
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch is trained towards: the teacher's cached outputs, and labels (batch,), NO_LABEL where unknown.
+    """What a batch is trained towards: the teacher's cached outputs, and labels (scored,), NO_LABEL where unknown.
 
     The teacher's features are of the layers that the student's are mapped to, in the same order, with the same
     positions; widths may differ.

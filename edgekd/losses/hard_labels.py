@@ -22,7 +22,7 @@ class HardLabels:
     kind: ClassVar[str] = "labels"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
-        """Logits (batch, classes) and labels (batch,) to a scalar; zero where no row of the batch has a label."""
+        """Return a scalar, of logits (scored, classes) and labels (scored,); zero where there is no label."""
         from torch.nn.functional import cross_entropy
 
         total = cross_entropy(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgekd.core.tensors import Outputs, Targets
+from edgekd.losses._divergence import divergence
 from edgekd.losses._parts import teacher_of
 
 if TYPE_CHECKING:
@@ -23,14 +24,6 @@ class Response:
     kind: ClassVar[str] = "response"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
-        """Logits (batch, classes) of both to a scalar."""
-        from torch.nn.functional import kl_div, log_softmax
-
-        said = teacher_of(targets).logits.to(student.logits)
-        kl = kl_div(
-            log_softmax(student.logits / self.temperature, dim=-1),
-            log_softmax(said / self.temperature, dim=-1),
-            reduction="batchmean",
-            log_target=True,
-        )
+        """Return a scalar, of logits (scored, classes) of both; the teacher's may be its largest ones alone."""
+        kl = divergence(student.logits, teacher_of(targets), self.temperature)
         return kl * self.temperature**2  # keeps the gradient's size as temperature grows

@@ -30,7 +30,7 @@ class SelfDistillation:
     kind: ClassVar[str] = "self"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
-        """Logits (batch, classes), the last layer's and each exit's, to a scalar: the mean over exits."""
+        """Return the mean over exits, of logits (scored, classes): the last layer's and each exit's."""
         import torch
 
         assert student.exits, "the engine gives a student exits where a loss needs them"

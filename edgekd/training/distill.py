@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ from edgekd.data.splits import Example, Splits
 from edgekd.plan import Plan
 from edgekd.training import batches, engine, models
 from edgekd.training.learner import Learner
-from edgekd.training.teach import TRAINED_ON, Said, label_tensor
+from edgekd.training.teach import label_tensor
+from edgekd.training.teacher_outputs import TRAINED_ON, TeacherOutputs
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
@@ -28,7 +29,7 @@ TRAINING, CONFIDENCE = "training.json", "confidence.json"
 
 
 def distill(
-    plan: Plan, splits: Splits, shape: dict[str, Any], teacher_folder: Path, outputs_folder: Path, out: Path,
+    plan: Plan, splits: Splits, shape: dict[str, Any], teacher_folder: Path, outputs: Mapping[str, Path], out: Path,
     work: Path, progress: Progress,
 ) -> None:  # fmt: skip
     """Train the student of this shape and write it to `out` as a Hugging Face folder, its early exits in `exits`.
@@ -46,18 +47,18 @@ def distill(
     student = _begun(plan, student_shape, teacher_folder, kept, inputs)
     samples = task.encode(out, [row.input for row in rows], survey.max_size)
     truth = label_tensor(splits, rows)
-    said = Said(outputs_folder, TRAINED_ON, len(splits.classes)) if plan.needs_teacher else None
+    teacher = TeacherOutputs(outputs, TRAINED_ON, len(splits.classes)) if plan.needs_teacher else None
     heads = {}
     if "exits" in plan.needs:
         heads = {layer: student_shape.exit_head(student, layer) for layer in student_shape.exits}
 
     def targets(numbers: list[int]) -> Targets:
-        return Targets(said.outputs(numbers) if said else None, truth[numbers])
+        return Targets(teacher.outputs(numbers) if teacher else None, truth[numbers])
 
     learner = Learner(student, plan.student.losses, targets, plan.matched(shape).student, heads)
     few = list(range(min(4, len(samples))))
     learner.begin(batches.padded(samples, few, engine.pad_of(student), student.device), few)
-    judge = _Judge(plan, splits, outputs_folder, task, out)
+    judge = _Judge(plan, splits, outputs, task, out)
     progress.stage("distill: the student learns", engine.steps_of(samples, plan.student.schedule, plan.student.seed))
     trained = engine.fit(
         learner, samples, plan.student.schedule, seed=plan.student.seed, progress=progress,
@@ -75,10 +76,10 @@ def distill(
     (out / TRAINING).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
-def score(plan: Plan, splits: Splits, folder: Path, outputs_folder: Path) -> float:
+def score(plan: Plan, splits: Splits, folder: Path, outputs: Mapping[str, Path]) -> float:
     """The share of selection rows on which a student is right or, where labels are unknown, agrees with the teacher."""
     engine.prepare(plan.seed, plan.threads)
-    judge = _Judge(plan, splits, outputs_folder, make("tasks", plan.task), folder)
+    judge = _Judge(plan, splits, outputs, make("tasks", plan.task), folder)
     return judge.right(models.load(folder, plan.task))
 
 
@@ -112,11 +113,13 @@ def _write(model: Any, judge: _Judge, out: Path) -> None:
 class _Judge:
     """Scores models on the selection rows: by their labels or, where those are unknown, by the teacher's word."""
 
-    def __init__(self, plan: Plan, splits: Splits, outputs_folder: Path, task: Any, student_folder: Path) -> None:
+    def __init__(
+        self, plan: Plan, splits: Splits, outputs: Mapping[str, Path], task: Any, student_folder: Path
+    ) -> None:
         rows = [row.input for row in splits.selection]
         self.plan, self.task, self.labelled = plan, task, splits.selection_labelled
         self.samples: Sequence[Sample] = task.encode(student_folder, rows, plan.student.survey.max_size)
-        self.teacher = Said(outputs_folder, ("selection",), len(splits.classes)).logits()
+        self.teacher = TeacherOutputs(outputs, ("selection",), len(splits.classes)).logits()
         self.truth = label_tensor(splits, splits.selection) if self.labelled else self.teacher.argmax(dim=1)
         self.words = "selection_accuracy" if self.labelled else "selection_agreement"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgekd.core.registry import make
-from edgekd.core.tensors import Outputs, Targets, Wanted
+from edgekd.core.tensors import Outputs, Targets, TopLogits, Wanted
 from edgekd.plan import LossTerm
 from edgekd.training.taps import Taps
 
@@ -51,11 +51,31 @@ class Learner(torch.nn.Module):
         outputs, targets = self.taps(batch), self.targets(rows)
         device = outputs.logits.device
         teacher = None if targets.teacher is None else aligned(_moved(targets.teacher, device), outputs.mask)
-        return outputs, Targets(teacher, targets.labels.to(device))
+        return scored(outputs, Targets(teacher, targets.labels.to(device)))
+
+
+def scored(outputs: Outputs, targets: Targets) -> tuple[Outputs, Targets]:
+    """Return both with logits and labels of what is scored, end to end: (scored, classes) and (scored,).
+
+    A classifier's are that already. Of a model that says something at each position, (batch, positions, classes), those
+    positions count that are padding for neither the student nor its teacher; `labels` are (batch, positions) then.
+    """
+    if outputs.logits.dim() == 2:
+        return outputs, targets
+    counts = outputs.logits.new_ones(outputs.logits.shape[:2]).bool() if outputs.mask is None else outputs.mask
+    teacher = targets.teacher
+    if teacher is not None:
+        counts = counts if teacher.mask is None else counts & teacher.mask
+        top = teacher.top
+        if top is not None:
+            top = TopLogits(top.values[counts], top.classes[counts], top.rest[counts], top.count)
+        teacher = replace(teacher, logits=teacher.logits if top is not None else teacher.logits[counts], top=top)
+    student = replace(outputs, logits=outputs.logits[counts], exits=tuple(early[counts] for early in outputs.exits))
+    return student, Targets(teacher, targets.labels[counts])
 
 
 def aligned(teacher: Outputs, mask: Tensor | None) -> Outputs:
-    """The teacher's outputs at the positions of the student's, whose `mask` is (batch, positions).
+    """Return the teacher's outputs at the positions of the student's, whose `mask` is (batch, positions).
 
     A trimmed vocabulary may cut a text into other tokens: rows whose numbers of tokens differ are masked out.
     """
@@ -65,20 +85,28 @@ def aligned(teacher: Outputs, mask: Tensor | None) -> Outputs:
     room = max(0, mask.shape[1] - teacher.mask.shape[1])
 
     def fitted(values: Tensor) -> Tensor:
-        return torch.nn.functional.pad(values, (0, 0, 0, room))[:, : mask.shape[1]]
+        trailing = (0, 0) * (values.dim() - 2)
+        return torch.nn.functional.pad(values, (*trailing, 0, room))[:, : mask.shape[1]]
 
+    top = teacher.top
+    if top is not None and top.values.dim() == 3:
+        top = TopLogits(fitted(top.values), fitted(top.classes), fitted(top.rest), top.count)
     return replace(
         teacher,
+        logits=fitted(teacher.logits) if teacher.logits.dim() == 3 else teacher.logits,
         features=tuple(map(fitted, teacher.features)),
         attention=tuple(map(fitted, teacher.attention)),
         mask=mask & alike[:, None],
+        top=top,
     )
 
 
-def _moved(said: Outputs, device: torch.device) -> Outputs:
-    """The same on another device."""
+def _moved(outputs: Outputs, device: torch.device) -> Outputs:
+    """Return the same on another device."""
 
     def move(value: Any) -> Any:
+        if isinstance(value, TopLogits):
+            return TopLogits(value.values.to(device), value.classes.to(device), value.rest.to(device), value.count)
         return tuple(map(move, value)) if isinstance(value, tuple) else None if value is None else value.to(device)
 
-    return Outputs(**{one.name: move(getattr(said, one.name)) for one in fields(said)})
+    return Outputs(**{one.name: move(getattr(outputs, one.name)) for one in fields(outputs)})

@@ -47,7 +47,7 @@ class Taps:
             features=tuple(by_position(layers[layer], batch, wanted.positions) for layer in wanted.layers),
             attention=tuple(kept[module] for module in self._projections),
             embedding=_mean(by_position(layers[-1], batch, None), mask) if wanted.embedding else None,
-            mask=mask if wanted.layers or self._projections else None,
+            mask=mask if wanted.layers or self._projections or said.logits.dim() == 3 else None,
             exits=tuple(head(layers[layer]) for layer, head in self.exits.items()),
         )
 
