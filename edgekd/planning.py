@@ -243,7 +243,7 @@ def _family(options: Options, task: Any) -> str:
         raise UsageError(
             f"no family of students serves {options.task}", fix="compress the teacher itself: --student none"
         )
-    if name is not None and options.task not in plugin("students", name).tasks:
+    if name is not None and task.modality not in plugin("students", name).modalities:
         raise UsageError(
             f"the {name} family cannot serve {options.task}",
             fix=f"choose one of: {', '.join(task.families)} (--student)",

@@ -16,7 +16,8 @@ from edgekd.data.images import ChangedImage, ImageFile, decode, is_grey, read_im
 from edgekd.data.splits import Example
 
 TEXT, IMAGE, SERIES = "text-classification", "image-classification", "time-series-classification"
-OF_TASK = [(name, task) for name in names("augmentations") for task in plugin("augmentations", name).tasks]
+TASK_OF = {"text": TEXT, "image": IMAGE, "series": SERIES}
+OF_TASK = [(name, TASK_OF[one]) for name in names("augmentations") for one in plugin("augmentations", name).modalities]
 WORDS = [
     "what",
     "who",

@@ -1,7 +1,8 @@
-"""Print the SHA-256 of every artifact file of one small build a task: `python tools/artifact_hashes.py > before.txt`.
+"""Print the SHA-256 of every artifact file of one small build a task: `python tools/artifact_hashes.py INPUTS`.
 
-What a refactoring must not change: run it before and after, and compare the two. What measuring decides is pinned: the
-recipe is forced, the shape is the most capable one, one thread trains. It takes some minutes.
+What a refactoring must not change: run it before and after, and compare the two. Teacher and data are made in the
+folder INPUTS by the first run, and read by the second. What measuring decides is pinned: the recipe is forced, the
+shape is the most capable one, one thread trains. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def images(place: Path) -> Path:
 
 def builds(folder: Path) -> dict[str, list[str | Path]]:
     """Return the options of each task's build, its teacher and data made in the folder."""
-    teacher, few = save_teacher(folder / "bert"), ("--epochs", "2")
+    few = ("--epochs", "2")
+    teacher = folder / "bert"
+    if not teacher.exists():  # a tokenizer that is trained anew has other words
+        save_teacher(teacher)
     rows = write_csv(folder / "texts.csv", texts(600, seed=1))
     raw = write_csv(folder / "raw.csv", [(text,) for text, _ in texts(300, seed=3)], ("text",))
     return {
@@ -57,17 +61,18 @@ def builds(folder: Path) -> dict[str, list[str | Path]]:
 
 
 def main() -> None:
-    """Build each task's bundle, or those of the tasks named, and print its files' hashes."""
+    """Build each task's bundle and print its files' hashes."""
+    inputs = Path(sys.argv[1]).absolute()
+    inputs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="edgekd-artifacts-") as name:
         folder = Path(name)
-        target = loose_target(folder, latency_ms=10_000.0, min_teacher_agreement=0.0, max_drop_points=100.0)
-        for task, options in builds(folder).items():
-            if sys.argv[1:] and task not in sys.argv[1:]:
-                continue
+        target = loose_target(inputs, latency_ms=10_000.0, min_teacher_agreement=0.0, max_drop_points=100.0)
+        for task, options in builds(inputs).items():
             pinned = PINNED[-2:] if "none" in options else PINNED
             command = ["build", "--task", task, "--target", target, *options, *pinned, "--out", folder / task]
             environment = os.environ | {"EDGEKD_STORE": str(folder / "store")}
-            subprocess.run([sys.executable, "-m", "edgekd", *map(str, command)], check=True, env=environment)
+            build = [sys.executable, "-m", "edgekd", *map(str, command)]
+            subprocess.run(build, check=True, env=environment, stdout=sys.stderr)
             files = json.loads((folder / task / "manifest.json").read_text("utf-8"))["artifact"]["files"]
             for file, told in sorted(files.items()):
                 print(f"{told['sha256']}  {task}/{file}", flush=True)

@@ -17,7 +17,7 @@ class Brightness:
 
     share: float = 0.4
 
-    tasks: ClassVar[tuple[str, ...]] = ("image-classification",)
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
 
     def __call__(self, value: np.ndarray[Any, Any], others: Sequence[Any], random: Random) -> np.ndarray[Any, Any]:
         """uint8 (height, width, channels); what is lighter than 255 is 255."""

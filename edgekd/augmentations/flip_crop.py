@@ -23,7 +23,7 @@ class FlipCrop:
 
     share: float = 0.1
 
-    tasks: ClassVar[tuple[str, ...]] = ("image-classification",)
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
 
     def __call__(self, value: np.ndarray[Any, Any], others: Sequence[Any], random: Random) -> np.ndarray[Any, Any]:
         """uint8 (height, width, channels)."""

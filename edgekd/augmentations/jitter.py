@@ -17,7 +17,7 @@ class Jitter:
 
     share: float = 0.1
 
-    tasks: ClassVar[tuple[str, ...]] = ("time-series-classification",)
+    modalities: ClassVar[tuple[str, ...]] = ("series",)
 
     def __call__(self, value: np.ndarray[Any, Any], others: Sequence[Any], random: Random) -> np.ndarray[Any, Any]:
         """float32 (steps, channels); a channel that never changes gets none."""

@@ -20,7 +20,7 @@ class Mix:
 
     share: float = 0.5
 
-    tasks: ClassVar[tuple[str, ...]] = ("image-classification", "time-series-classification")
+    modalities: ClassVar[tuple[str, ...]] = ("image", "series")
     borrows: ClassVar[bool] = True
 
     def __call__(

@@ -20,7 +20,7 @@ class Scale:
 
     share: float = 0.2
 
-    tasks: ClassVar[tuple[str, ...]] = ("time-series-classification",)
+    modalities: ClassVar[tuple[str, ...]] = ("series",)
 
     def __call__(self, value: np.ndarray[Any, Any], others: Sequence[Any], random: Random) -> np.ndarray[Any, Any]:
         """float32 (steps, channels)."""

@@ -19,7 +19,7 @@ class Shift:
 
     share: float = 0.1
 
-    tasks: ClassVar[tuple[str, ...]] = ("image-classification", "time-series-classification")
+    modalities: ClassVar[tuple[str, ...]] = ("image", "series")
 
     def __call__(self, value: np.ndarray[Any, Any], others: Sequence[Any], random: Random) -> np.ndarray[Any, Any]:
         """uint8 (height, width, channels) or float32 (steps, channels), by one pixel or step at least."""

@@ -15,7 +15,7 @@ class Splice:
     CutMix along one axis, Yun et al. 2019, arXiv 1905.04899.
     """
 
-    tasks: ClassVar[tuple[str, ...]] = ("text-classification", "time-series-classification")
+    modalities: ClassVar[tuple[str, ...]] = ("text", "series")
     borrows: ClassVar[bool] = True
 
     def __call__(self, value: Any, others: Sequence[Any], random: Random) -> Any:

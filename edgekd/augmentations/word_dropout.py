@@ -14,7 +14,7 @@ class WordDropout:
 
     share: float = 0.1
 
-    tasks: ClassVar[tuple[str, ...]] = ("text-classification",)
+    modalities: ClassVar[tuple[str, ...]] = ("text",)
 
     def __call__(self, value: str, others: Sequence[str], random: Random) -> str:
         """Words are what spaces part; a text of one word stays as it is."""

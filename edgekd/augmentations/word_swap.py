@@ -14,7 +14,7 @@ class WordSwap:
 
     share: float = 0.2
 
-    tasks: ClassVar[tuple[str, ...]] = ("text-classification",)
+    modalities: ClassVar[tuple[str, ...]] = ("text",)
     borrows: ClassVar[bool] = True
 
     def __call__(self, value: str, others: Sequence[str], random: Random) -> str:

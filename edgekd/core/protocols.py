@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import Field, dataclass
+from dataclasses import Field, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -61,6 +61,18 @@ class Work:
     def weights(self) -> int:
         """All weights."""
         return self.lookup_weights + self.matrix_weights + self.other_weights
+
+
+@dataclass(frozen=True)
+class Hub:
+    """How the Hugging Face ecosystem knows a task; empty what it has not."""
+
+    task: str = ""  # its name there: what optimum exports
+    auto_model: str = ""  # transformers' class
+    onnx_loader: str = ""  # optimum's class for a model that was exported
+    processor: str = ""  # transformers' class that prepares inputs
+    processor_options: Mapping[str, Any] = field(default_factory=dict)
+    in_javascript: bool = False  # whether transformers.js opens it
 
 
 class Progress(Protocol):
@@ -194,7 +206,7 @@ class Augmentation(Protocol):
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
-    tasks: ClassVar[tuple[str, ...]]  # whose inputs it can change
+    modalities: ClassVar[tuple[str, ...]]  # whose inputs it can change: text, image, series
 
     def __call__(self, value: Any, others: Sequence[Any], random: Random) -> Any:
         """A changed copy of an input; `others` are all inputs it may borrow from. The input itself stays as it is."""
@@ -205,7 +217,7 @@ class Student(Protocol):
     """A shape of a family: it knows its cost on paper, and how to come to be. `str` of it says it in words."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
-    tasks: ClassVar[tuple[str, ...]]  # what the family can serve
+    modalities: ClassVar[tuple[str, ...]]  # whose inputs its networks read: text, image, series
     recipes: ClassVar[tuple[str, ...]]  # that shapes are measured under, where the profile has them
     exporter: ClassVar[str]
     gives: ClassVar[tuple[str, ...]]  # to losses, beside logits: features, embedding, attention, exits
@@ -445,7 +457,8 @@ class Task(Protocol):
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     families: ClassVar[tuple[str, ...]]  # of students, the default first
-    auto_model: ClassVar[str]  # transformers' class for the task
+    modality: ClassVar[str]  # of its inputs: text, image, series
+    hub: ClassVar[Hub]  # how the Hugging Face ecosystem knows it
     unit: ClassVar[str]  # of sizes: tokens, pixels, steps
     sizes: ClassVar[tuple[str, ...]]  # that a user may ask for: tokens, vocabulary, pixels
     headline_size: ClassVar[int]  # at which peak RSS is quoted, where inputs have sizes of their own

@@ -43,7 +43,13 @@ class Optimum:
             # a fresh folder: saving with external data appends to a file that is there
             opset = min(self.opset, target.max_opset)
             onnx_export_from_model(
-                model, Path(folder), task=task, opset=opset, do_validation=False, device="cpu", no_post_process=True
+                model,
+                Path(folder),
+                task=plugin("tasks", task).hub.task,
+                opset=opset,
+                do_validation=False,
+                device="cpu",
+                no_post_process=True,
             )
             graph = onnx.load(Path(folder, "model.onnx"))
         return finish(graph, out / "model.onnx", target)
@@ -58,27 +64,27 @@ class Optimum:
         import optimum.onnxruntime
         import transformers
 
-        loader, processor, arguments = _LOADERS[task]
         kind, rows = plugin("tasks", task), []
+        hub = kind.hub
         try:
             with quiet():
-                model = getattr(optimum.onnxruntime, loader).from_pretrained(
+                model = getattr(optimum.onnxruntime, hub.onnx_loader).from_pretrained(
                     folder, subfolder="onnx", file_name=file, trust_remote_code=False
                 )
-                prepare = getattr(transformers, processor).from_pretrained(folder, trust_remote_code=False)
+                prepare = getattr(transformers, hub.processor).from_pretrained(folder, trust_remote_code=False)
                 for one in inputs:
-                    fed = prepare(one, return_tensors="np", **arguments)
+                    fed = prepare(one, return_tensors="np", **hub.processor_options)
                     rows.append(_row(np.asarray(model(**fed)[kind.output]), fed, kind.pool))
         except Exception as error:  # whatever optimum raises, the bundle does not open
             raise EdgeKDError(
                 f"the bundle does not open with optimum: {type(error).__name__}: {error}",
                 fix="this is a fault of edgekd: please report it with the command you ran",
             ) from error
-        return loader, np.concatenate(rows)
+        return hub.onnx_loader, np.concatenate(rows)
 
     def opens(self, task: str) -> bool:
         """Whether optimum has a loader for the task."""
-        return task in _LOADERS
+        return bool(plugin("tasks", task).hub.onnx_loader)
 
 
 def _row(said: np.ndarray[Any, Any], fed: Mapping[str, Any], pool: str | None) -> np.ndarray[Any, Any]:
@@ -88,10 +94,3 @@ def _row(said: np.ndarray[Any, Any], fed: Mapping[str, Any], pool: str | None) -
     mask = fed["attention_mask"][..., None]
     mean: np.ndarray[Any, Any] = (said * mask).sum(axis=1) / mask.sum(axis=1)
     return mean
-
-
-_LOADERS: dict[str, tuple[str, str, dict[str, Any]]] = {  # the model's class, the processor's, its arguments
-    "text-classification": ("ORTModelForSequenceClassification", "AutoTokenizer", {"truncation": True}),
-    "feature-extraction": ("ORTModelForFeatureExtraction", "AutoTokenizer", {"truncation": True}),
-    "image-classification": ("ORTModelForImageClassification", "AutoImageProcessor", {}),
-}

@@ -45,7 +45,7 @@ class Conv1d:
     channels: int
     classes: int
 
-    tasks: ClassVar[tuple[str, ...]] = ("time-series-classification",)
+    modalities: ClassVar[tuple[str, ...]] = ("series",)
     recipes: ClassVar[tuple[str, ...]] = ("static_int8", "float32")
     exporter: ClassVar[str] = "torchscript"
     gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "exits")

@@ -86,7 +86,7 @@ class Convnet:
     expand: int = 6
     stem_stride: int = 2  # 1 for small images
 
-    tasks: ClassVar[tuple[str, ...]] = ("image-classification",)
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
     recipes: ClassVar[tuple[str, ...]] = ("static_int8", "float32")
     exporter: ClassVar[str] = "torchscript"
     gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "exits")

@@ -38,7 +38,7 @@ class Mlp:
     classes: int
     input_name: str  # past_values or pixel_values
 
-    tasks: ClassVar[tuple[str, ...]] = ("time-series-classification", "image-classification")
+    modalities: ClassVar[tuple[str, ...]] = ("series", "image")
     recipes: ClassVar[tuple[str, ...]] = ("dynamic_int8", "float32")
     exporter: ClassVar[str] = "torchscript"
     gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "exits")

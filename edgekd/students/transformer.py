@@ -38,7 +38,7 @@ class Transformer:
     max_tokens: int
     classes: int
 
-    tasks: ClassVar[tuple[str, ...]] = ("text-classification",)
+    modalities: ClassVar[tuple[str, ...]] = ("text",)
     recipes: ClassVar[tuple[str, ...]] = ("dynamic_int8",)
     exporter: ClassVar[str] = "optimum"
     gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "attention", "exits")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import cosines
 from edgekd.core.store import Store
 from edgekd.data.read import Table, read_tables
@@ -34,7 +34,15 @@ class FeatureExtraction:
     metric: ClassVar[str] = "cosine"
     higher_is_better: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ()  # only the teacher itself, compressed
-    auto_model: ClassVar[str] = "AutoModel"
+    modality: ClassVar[str] = "text"
+    hub: ClassVar[Hub] = Hub(
+        task="feature-extraction",
+        auto_model="AutoModel",
+        onnx_loader="ORTModelForFeatureExtraction",
+        processor="AutoTokenizer",
+        processor_options={"truncation": True},
+        in_javascript=True,
+    )
     unit: ClassVar[str] = "tokens"
     sizes: ClassVar[tuple[str, ...]] = ("tokens",)
     headline_size: ClassVar[int] = 32  # tokens at which peak RSS is quoted

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import DataError, UsageError
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data import images, pixels
@@ -40,7 +40,14 @@ class ImageClassification:
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("convnet", "mlp")
-    auto_model: ClassVar[str] = "AutoModelForImageClassification"
+    modality: ClassVar[str] = "image"
+    hub: ClassVar[Hub] = Hub(
+        task="image-classification",
+        auto_model="AutoModelForImageClassification",
+        onnx_loader="ORTModelForImageClassification",
+        processor="AutoImageProcessor",
+        in_javascript=True,
+    )
     unit: ClassVar[str] = "pixels"
     sizes: ClassVar[tuple[str, ...]] = ("pixels",)
     headline_size: ClassVar[int] = 1 << 16  # beyond any: images have the graph's size

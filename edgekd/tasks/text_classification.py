@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.loading import by_transformers
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data import vocabulary
@@ -36,7 +36,15 @@ class TextClassification:
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("transformer",)
-    auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
+    modality: ClassVar[str] = "text"
+    hub: ClassVar[Hub] = Hub(
+        task="text-classification",
+        auto_model="AutoModelForSequenceClassification",
+        onnx_loader="ORTModelForSequenceClassification",
+        processor="AutoTokenizer",
+        processor_options={"truncation": True},
+        in_javascript=True,
+    )
     unit: ClassVar[str] = "tokens"
     sizes: ClassVar[tuple[str, ...]] = ("tokens", "vocabulary")
     headline_size: ClassVar[int] = 32  # tokens at which peak RSS is quoted

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import DataError
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data.read import Table
@@ -32,7 +32,8 @@ class TimeSeriesClassification:
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("conv1d", "mlp")
-    auto_model: ClassVar[str] = ""  # transformers has no class for the task
+    modality: ClassVar[str] = "series"
+    hub: ClassVar[Hub] = Hub()  # it knows no such task
     unit: ClassVar[str] = "steps"
     sizes: ClassVar[tuple[str, ...]] = ()
     headline_size: ClassVar[int] = 1 << 30  # beyond any: series have the graph's size

@@ -63,7 +63,7 @@ class Huggingface:
         if beside == _TOKENIZERS:
             _checks.check_tokenizer(folder, config, weights.shapes)
         kind = plugin("tasks", task)
-        head = kind.auto_model.removeprefix("AutoModel")
+        head = kind.hub.auto_model.removeprefix("AutoModel")
         heads = _architectures(config)
         # every encoder gives embeddings; classes need a head
         ready = bool(own) or not kind.labelled or any(name.endswith(head) for name in heads)
@@ -93,7 +93,7 @@ class Huggingface:
         numbers = {name: number for number, name in enumerate(labels)}
         with by_transformers(folder):
             return (
-                getattr(transformers, plugin("tasks", task).auto_model)
+                getattr(transformers, plugin("tasks", task).hub.auto_model)
                 .from_pretrained(
                     folder,
                     num_labels=len(labels),
@@ -202,7 +202,7 @@ def _check_own(config: dict[str, Any], folder: Path, task: str) -> None:
     """Raises TeacherError for a student of ours whose family, or whose own inputs, are of another task."""
     family, kind = _family(config["edgekd"], folder), task.title().replace("-", "")
     made_for_it = any(name.endswith(kind) for name in _architectures(config))
-    if made_for_it and task in plugin("students", family).tasks:
+    if made_for_it and plugin("tasks", task).modality in plugin("students", family).modalities:
         return
     raise TeacherError(
         f"the teacher {folder} is one of our own {family} models, which was not trained for {task}",
@@ -233,7 +233,7 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
 
 def _check_type(config: dict[str, Any], folder: Path, task: str) -> None:
     model_type, known = config.get("model_type"), IMAGE_TYPES if _sees(task) else MODEL_TYPES
-    if not plugin("tasks", task).auto_model:
+    if not plugin("tasks", task).hub.auto_model:
         raise TeacherError(
             f"the teacher {folder} is a {model_type!r} model; transformers has none for {task}",
             fix="give --teacher labels, or a folder that edgekd wrote",
@@ -249,7 +249,7 @@ def _check_type(config: dict[str, Any], folder: Path, task: str) -> None:
 
 def _beside(task: str) -> tuple[str, ...]:
     """Files of which one must stand beside the model; none where our own networks prepare inputs in their graphs."""
-    if not plugin("tasks", task).auto_model:
+    if not plugin("tasks", task).hub.auto_model:
         return ()
     return (pixels.CONFIG,) if _sees(task) else _TOKENIZERS
 

@@ -73,7 +73,7 @@ def _own(folder: Path, config: dict[str, Any]) -> torch.nn.Module:
 def _hugging_face(folder: Path, task: str) -> torch.nn.Module:
     import transformers
 
-    auto = getattr(transformers, plugin("tasks", task).auto_model)
+    auto = getattr(transformers, plugin("tasks", task).hub.auto_model)
     with by_transformers(folder):
         model: torch.nn.Module = auto.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).float()
     return model

@@ -77,8 +77,9 @@ def augmentations(said: Iterable[str], task: str) -> tuple[Augmenting, ...]:
         if text == "none":
             continue
         name, _, copies = text.partition("=")
-        if task not in plugin("augmentations", name).tasks:
-            able = [one for one in names("augmentations") if task in plugin("augmentations", one).tasks]
+        modality = plugin("tasks", task).modality
+        if modality not in plugin("augmentations", name).modalities:
+            able = [one for one in names("augmentations") if modality in plugin("augmentations", one).modalities]
             raise UsageError(
                 f"the augmentation {name} cannot change the inputs of {task}",
                 fix=f"choose among: {', '.join(able)} (--augment NAME=COPIES)",
