@@ -13,6 +13,7 @@ from edgekd.core import licences
 from edgekd.papers import licences as papers
 
 APACHE = "                                 Apache License\n                           Version 2.0, January 2004\n"
+UNREAD = "not stated in the teacher's folder (README.md cannot be read: "
 MIT = "Copyright (c) 2026 Somebody\n\nPermission is hereby granted, free of charge, to any person obtaining a copy\n"
 BSD = "Redistribution and use in source and binary forms, with or\nwithout modification, are permitted"
 
@@ -39,9 +40,10 @@ def card(front: str) -> str:
         ({"README_dot_md": card("license: gemma"), "LICENSE": MIT}, "gemma (as its model card says)", None),
         ({"README_dot_md": card("license: 5"), "LICENSE": MIT}, "MIT (as its LICENSE says)", "MIT"),
         ({"README_dot_md": "# no front matter\nlicense: mit\n"}, "not stated in the teacher's folder", None),
-        ({"README_dot_md": card("license: mit\n a: [")}, "not stated in the teacher's folder", None),
-        ({"README_dot_md": card("a: &a [b]\nlicense: *a")}, "b (as its model card says)", None),
-        ({"README_dot_md": card("[" * 5000)}, "not stated in the teacher's folder", None),
+        ({"README_dot_md": card("license: mit\n a: [")}, f"{UNREAD}line 3: mapping values are not allowed here)", None),
+        ({"README_dot_md": card("a: &a [b]\nlicense: *a")},
+         f"{UNREAD}line 2: a is an anchor's name or its alias)", None),
+        ({"README_dot_md": card("[" * 5000)}, f"{UNREAD}line 2: nested deeper than 32 levels)", None),
         ({"README_dot_md": card('license: "a\\x1b[31m\\n| b <i>"')}, "a 31m b i (as its model card says)", None),
         ({"LICENSE": APACHE}, "Apache-2.0 (as its LICENSE says)", "Apache-2.0"),
         ({"LICENCE_dot_txt": BSD}, "BSD-2-Clause (as its LICENCE.txt says)", "BSD-2-Clause"),

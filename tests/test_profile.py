@@ -12,7 +12,9 @@ from edgekd.core.registry import names
 
 SHIPPED = [name for name in target_names() if name != "local"]
 CHECK_KEYS = "correct these keys; `edgekd targets show rpi4 --yaml` prints a profile with every key explained"
-READABLE = "give a readable YAML file; `edgekd targets show rpi4 --yaml` prints one to start from"
+START = "`edgekd targets show rpi4 --yaml` prints one to start from"
+CANNOT = "cannot read the target profile {path}: "
+READABLE = f"give a readable YAML file; {START}"
 BUDGETS = {"memory_mib": 1 << 22, "artifact_mib": 1 << 22, "latency_ms": 3_600_000, "cold_start_ms": 3_600_000}
 
 
@@ -144,12 +146,24 @@ def test_every_bad_key_is_named_at_once():
 @pytest.mark.parametrize(
     ("content", "problem", "fix"),
     [
-        (b"name: \xff\xfe", "cannot read the target profile {path}: 'utf-8' codec can't decode byte 0xff", READABLE),
-        (b"name: [", "cannot read the target profile {path}: while parsing a flow node", READABLE),
-        (b"!!python/object/apply:os.getcwd []", "cannot read the target profile {path}: could not determine", READABLE),
+        (
+            b"name: \xff\xfe",
+            "cannot read the target profile {path}: line 1: byte 0xff is not UTF-8",
+            "save the file as UTF-8; " + START,
+        ),
+        (
+            b"name: [",
+            "cannot read the target profile {path}: line 1: expected the node content",
+            "correct that line; " + START,
+        ),
+        (
+            b"!!python/object/apply:os.getcwd []",
+            "cannot read the target profile {path}: line 1: tag:yaml.org",
+            "leave it out; quote text that begins with !; " + START,
+        ),
         (None, "cannot read the target profile {path}: [Errno 2] No such file or directory", READABLE),
-        (b"- rpi4\n", "the target profile {path} is not a list of `key: value` lines", READABLE.partition("; ")[2]),
-        (b"", "the target profile {path} is not a list of `key: value` lines", READABLE.partition("; ")[2]),
+        (b"- rpi4\n", "the target profile {path} is not a list of `key: value` lines", START),
+        (b"", "the target profile {path} is not a list of `key: value` lines", START),
     ],
 )
 def test_a_file_that_is_no_profile_is_refused(content, problem, fix, tmp_path):

@@ -10,11 +10,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from edgekd.compression.diagnose import diagnose, what_if
 from edgekd.compression.side_by_side import read
 from edgekd.compression.sqnr import Ratios
+from edgekd.core import plain_yaml
 from edgekd.core.errors import DataError, UsageError, suggestion
 from edgekd.core.profile import load_profile
 from edgekd.core.registry import make, plugin
@@ -127,7 +126,7 @@ def recipe(words: str) -> Any:
         key, _, value = part.partition("=")
         if key not in known:
             raise UsageError(f"the recipe {name} has no option {key!r}", fix=suggestion(key, known))
-        options[key] = yaml.safe_load(value)
+        options[key] = plain_yaml.scalar(value)
         if type(options[key]) is not type(getattr(made, key)):
             raise UsageError(
                 f"--recipe {words}: {key} cannot be {value!r}", fix=f"its value here is {getattr(made, key)!r}"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edgekd.core import plain_yaml
 from edgekd.core.files import user_path
 
 NAMES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
@@ -53,7 +54,9 @@ _UNSTATED = ("not stated in", "none stated")
 
 def of_teacher(folder: Path) -> str:
     """What a teacher's folder says of its licence, in words; that it says nothing where it does not."""
-    return _said(folder, "its model card", "its {}") or "not stated in the teacher's folder"
+    return _said(folder, "its model card", "its {}") or (
+        "not stated in the teacher's folder" + _unread(folder / "README.md")
+    )
 
 
 def of_data(source: str) -> str:
@@ -65,7 +68,9 @@ def of_data(source: str) -> str:
     if not path.exists():
         return f"not read here: see the dataset's card, {_plain(source)}"
     folder = path if path.is_dir() else path.parent
-    return _said(folder, "the card beside the data", "{} beside the data") or "not stated: the data are yours"
+    return _said(folder, "the card beside the data", "{} beside the data") or (
+        "not stated: the data are yours" + _unread(folder / "README.md")
+    )
 
 
 def spdx(words: str) -> str | None:
@@ -110,16 +115,27 @@ def _said(folder: Path, card: str, file: str) -> str:
 
 def _of_card(card: Path) -> str:
     """`license` of a card's front matter; of `other` its `license_name`. Several are joined by commas."""
-    import yaml
-
-    parts = re.split(r"^---\s*$", _text(card), maxsplit=2, flags=re.MULTILINE)
-    if len(parts) < 3 or parts[0].strip():
-        return ""
     try:
-        values = yaml.safe_load(parts[1])
-    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date that is none
+        return _named(front_matter(_text(card)))
+    except plain_yaml.PlainYamlError:
         return ""
-    return _named(values)
+
+
+def front_matter(text: str) -> Any:
+    """The YAML between the dashes that a card begins with; None without. Raises PlainYamlError."""
+    parts = re.split(r"^---[ \t\r]*$", text, maxsplit=2, flags=re.MULTILINE)
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    return plain_yaml.read(parts[1], first_line=1 + parts[0].count("\n"))
+
+
+def _unread(card: Path) -> str:
+    """Why a card's front matter cannot be read, in brackets; empty where it can."""
+    try:
+        front_matter(_text(card))
+    except plain_yaml.PlainYamlError as error:
+        return f" ({card.name} cannot be read: {_plain(str(error))})"
+    return ""
 
 
 def _of_info(file: Path) -> str:

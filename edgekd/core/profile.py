@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgekd.core import releases
+from edgekd.core import plain_yaml, releases
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
@@ -33,7 +33,7 @@ _SHARE_MIB, _SHARES = 64, 32  # of a machine's memory one process gets a thirty-
 # QEMU's name for a core; it knows no Cortex-A78AE before its release 8, and a Cortex-A76 has the same instruction sets
 _EMULATED = {name: name for name in ("cortex-a53", "cortex-a72", "cortex-a76")} | {"cortex-a78ae": "cortex-a76"}
 
-_shown = Repr()  # a value in an error: a few lines of YAML, by aliases of aliases, can stand for gigabytes
+_shown = Repr()  # a value in an error, shortened
 _shown.maxlevel, _shown.maxlist, _shown.maxdict, _shown.maxstring, _shown.maxother = 2, 4, 4, 80, 80
 
 Megabytes = Annotated[float, Field(gt=0, le=1 << 22)]
@@ -206,12 +206,13 @@ def load_profile(target: str, *, budgets: dict[str, float] | None = None) -> Pro
             raw = stream.read(_LARGEST + 1)
         if len(raw) > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST:,} bytes")
-        values = yaml.safe_load(raw.decode("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        values = plain_yaml.read(raw)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
+        own = error.fix if isinstance(error, plain_yaml.PlainYamlError) else "give a readable YAML file"
         raise UsageError(
             f"cannot read the target profile {path}: {reason}",
-            fix="give a readable YAML file; `edgekd targets show rpi4 --yaml` prints one to start from",
+            fix=f"{own}; `edgekd targets show rpi4 --yaml` prints one to start from",
         ) from error
     if not isinstance(values, dict):
         raise UsageError(
