@@ -91,9 +91,15 @@ def choose(forms: Sequence[Form], control: tuple[float, float, float] | None) ->
 
 
 def improve(
-    plan: Plan, model_folder: Path, inputs: list[Any], exported: Path, out: Path, *, recipe: str | None = None,
+    plan: Plan,
+    model_folder: Path,
+    inputs: list[Any],
+    exported: Path,
+    out: Path,
+    *,
+    recipe: str | None = None,
     exporters: Sequence[str] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Write the best form of the file `exported` to `out/model.onnx`, and beside it `graph.json`.
 
     Folding is always tried. With a `recipe` the fused graph and those of other `exporters` are tried as well, each
@@ -118,9 +124,13 @@ def improve(
         verdict = choose(forms, control)
         shutil.copyfile(bench.files[verdict.kept], out / "model.onnx")
     said = {
-        **asdict(verdict), "recipe": asked, "control": control, "tried": [asdict(form) for form in forms],
-        "threads": target.threads, "host": asdict(this_host()),
-    }  # fmt: skip
+        **asdict(verdict),
+        "recipe": asked,
+        "control": control,
+        "tried": [asdict(form) for form in forms],
+        "threads": target.threads,
+        "host": asdict(this_host()),
+    }
     (out / GRAPH).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
@@ -277,8 +287,10 @@ class _Bench:
         # each input's own length divided out: the ratio is of two runs of the same input in the same process
         speeds = {name: paired_ratio(np.ones_like(first), np.array(own) / first) for name, own in medians.items()}
         for name, file in variants.items():
-            runs = [self.device.run("footprint", model=str(file), inputs=[str(timed)], threads=self.threads)
-                    for _ in range(_PROCESSES)]  # fmt: skip
+            runs = [
+                self.device.run("footprint", model=str(file), inputs=[str(timed)], threads=self.threads)
+                for _ in range(_PROCESSES)
+            ]
             self.forms[name] = replace(
                 self.forms[name],
                 speed=speeds[name],

@@ -75,8 +75,10 @@ def merge(plain: Path, quantized: Path) -> Merged:
             fix="diagnose an integer recipe; judge half precision by the model's outputs",
         )
     opset = max(_opset(float32), _opset(integer))
-    models = [model if _opset(model) == opset else version_converter.convert_version(model, opset)
-              for model in (float32, integer)]  # fmt: skip
+    models = [
+        model if _opset(model) == opset else version_converter.convert_version(model, opset)
+        for model in (float32, integer)
+    ]
     merged = _Merger(*(model.graph for model in models)).merged()
     if not merged.sites:
         raise EdgeKDError(
@@ -156,8 +158,9 @@ class _Merger:
             nodes.append(helper.make_node("Where", [EXACT, before, f"q/{last}"], [f"on/{last}"]))
         needed = {name for node in nodes for name in node.input}
         constants = [tensor for tensor in self.plain.initializer if tensor.name in needed]
-        constants += [_copy(tensor, f"q/{tensor.name}") for tensor in self.quantized.initializer
-                      if f"q/{tensor.name}" in needed]  # fmt: skip
+        constants += [
+            _copy(tensor, f"q/{tensor.name}") for tensor in self.quantized.initializer if f"q/{tensor.name}" in needed
+        ]
         fetched = {name for site in sites for name in (site.plain, site.quantized, *site.bare)}
         output = self._from_plain(self.plain.output[0].name)
         inputs = [value for value in self.plain.input if value.name not in self.constants]
@@ -168,8 +171,12 @@ class _Merger:
         outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
         graph = helper.make_graph(_sorted(nodes), "side by side", inputs, outputs, constants)
         graph.sparse_initializer.extend(self.plain.sparse_initializer)
-        return Merged(helper.make_model(graph, opset_imports=[]), tuple(sites), output,
-                      sum(_size(shape) for shape in self.constants.values()))  # fmt: skip
+        return Merged(
+            helper.make_model(graph, opset_imports=[]),
+            tuple(sites),
+            output,
+            sum(_size(shape) for shape in self.constants.values()),
+        )
 
     def _site(self, node: Any) -> Site | None:
         name = str(node.output[0])
@@ -189,8 +196,18 @@ class _Merger:
         bare = (f"q/{name}", name) if own else (f"q/{last}", plain)
         does = self._before(node)
         weights = tuple(self.constants[each] for each in does.input if each in self.constants)
-        return Site(does.name or name, does.op_type, does.name, plain, f"q/{last}", f"switch/{name}", bare, readers,
-                    weights, _multiplies(does, weights))  # fmt: skip
+        return Site(
+            does.name or name,
+            does.op_type,
+            does.name,
+            plain,
+            f"q/{last}",
+            f"switch/{name}",
+            bare,
+            readers,
+            weights,
+            _multiplies(does, weights),
+        )
 
     def _before(self, node: Any) -> Any:
         """The node that makes what a Relu or Clip that rounding replaced only cuts; else the node itself."""

@@ -61,10 +61,14 @@ class Kept:
     def as_dict(self) -> dict[str, object]:
         """As `--json` prints it."""
         return {
-            "stage": self.stage, "key": self.path.stem, "kind": "work" if self.is_work else "result",
-            "mib": round(self.size_mib, 3), "edgekd": self.edgekd, "of": self.of,
+            "stage": self.stage,
+            "key": self.path.stem,
+            "kind": "work" if self.is_work else "result",
+            "mib": round(self.size_mib, 3),
+            "edgekd": self.edgekd,
+            "of": self.of,
             "used": datetime.fromtimestamp(self.used_s, UTC).isoformat(timespec="seconds"),
-        }  # fmt: skip
+        }
 
 
 def kept(root: Path) -> tuple[Kept, ...]:

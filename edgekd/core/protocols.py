@@ -401,9 +401,14 @@ class Quantizer(Protocol):
         ...
 
     def quantize(
-        self, model: Path, out: Path, calibration: Sequence[Sample], *, keep: Sequence[str] = (),
+        self,
+        model: Path,
+        out: Path,
+        calibration: Sequence[Sample],
+        *,
+        keep: Sequence[str] = (),
         cache: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Write the candidate to `out`, the nodes named in `keep` left in float.
 
         Ranges of activations are read from the folder `cache`, or written there, where one is given: candidates of
@@ -489,9 +494,14 @@ class Task(Protocol):
         ...
 
     def survey(
-        self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Store, *,
+        self,
+        teacher: dict[str, Any],
+        inputs: Sequence[Any],
+        sizes: dict[str, int],
+        store: Store,
+        *,
         whole: bool = False,
-    ) -> Survey:  # fmt: skip
+    ) -> Survey:
         """What the training inputs ask of a student; `sizes` holds what the user asked for.
 
         `whole`: of the teacher itself, where nothing is trimmed and its size is its own.

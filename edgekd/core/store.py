@@ -91,9 +91,14 @@ class Store:
     _uses: Uses = field(default_factory=Uses, compare=False, repr=False)
 
     def stage(
-        self, name: str, key: Mapping[str, Any], produce: Callable[[Path], None], *,
-        of: str = "", kept: Callable[[], None] = lambda: None,
-    ) -> Path:  # fmt: skip
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        produce: Callable[[Path], None],
+        *,
+        of: str = "",
+        kept: Callable[[], None] = lambda: None,
+    ) -> Path:
         """The folder of the stage's result: read where it is whole, else made by `produce(folder)`.
 
         `key` must hold everything that the result depends on; `of` says it in a few words; `kept()` is called, once,

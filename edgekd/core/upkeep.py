@@ -145,8 +145,10 @@ def _keep_to(cap: float, store: Store, say: Callable[[str], None]) -> None:
     done = prune(store.root, Which(to_mib=cap))
     left = sum(one.size_mib for one in kept(store.root))
     if done.removed:
-        say(f"store: {len(done.removed)} least recently used results removed, {done.mib:.1f} MiB "
-            f"(${CAP} is {cap:g}): {_names(done.removed)}")  # fmt: skip
+        say(
+            f"store: {len(done.removed)} least recently used results removed, {done.mib:.1f} MiB "
+            f"(${CAP} is {cap:g}): {_names(done.removed)}"
+        )
     if left > cap:
         say(f"store: {left:.1f} MiB are in use, more than ${CAP} = {cap:g}")
 
@@ -169,12 +171,13 @@ def _asked(found: Sequence[Kept], which: Which) -> list[Kept]:
     now_s = time.time()
     days = WORK_DAYS if which.says_nothing else which.older_than_days
     return [
-        one for one in found
+        one
+        for one in found
         if (which.stage is None or one.stage == which.stage)
         and (days is None or one.age_s(now_s) >= days * _DAY_S)
         and (not which.says_nothing or one.is_work)
         and (not which.damaged or not (one.is_work or damage(one.path) is None))
-    ]  # fmt: skip
+    ]
 
 
 @contextlib.contextmanager

@@ -10,9 +10,16 @@ _INT8_ACTIVATIONS = 4  # `accuracy_level` of the kernel: it quantizes activation
 
 
 def quantize_blocks(
-    model: Path, out: Path, *, bits: int, block_size: int, symmetric: bool, embeddings: bool, keep: Sequence[str],
+    model: Path,
+    out: Path,
+    *,
+    bits: int,
+    block_size: int,
+    symmetric: bool,
+    embeddings: bool,
+    keep: Sequence[str],
     recipe: str,
-) -> None:  # fmt: skip
+) -> None:
     """Write the model with each MatMul of a constant matrix, and each plain Gemm, as MatMulNBits.
 
     With `embeddings` its lookup tables are int8.

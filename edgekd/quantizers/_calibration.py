@@ -27,9 +27,15 @@ _LEVELS = 128  # to which entropy quantizes a histogram, as TensorRT does
 
 
 def calibrate(
-    model: Path, samples: Sequence[Sample], *, rows: int, method: str, percentile: float, operators: Sequence[str],
+    model: Path,
+    samples: Sequence[Sample],
+    *,
+    rows: int,
+    method: str,
+    percentile: float,
+    operators: Sequence[str],
     folder: Path,
-) -> Path:  # fmt: skip
+) -> Path:
     """A file in `folder` with the range of each float tensor at these operators, in ONNX Runtime's form.
 
     Its name is a digest of the model, the first `rows` samples and the options: what is there already is not made
@@ -107,9 +113,13 @@ def _lowest_highest(model: Path, feeds: Iterator[Sample], operators: Sequence[st
 
 
 def _cut(
-    model: Path, feeds: Iterator[Sample], operators: Sequence[str], scratch: Path, ranges: Ranges,
+    model: Path,
+    feeds: Iterator[Sample],
+    operators: Sequence[str],
+    scratch: Path,
+    ranges: Ranges,
     cut: Callable[[Counts], tuple[int, int]],
-) -> Ranges:  # fmt: skip
+) -> Ranges:
     """Narrower ranges, by a histogram of each tensor between its known ends.
 
     ONNX Runtime's own histograms grow without bound from the first row's width, want rows of one length, and differ

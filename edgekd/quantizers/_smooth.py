@@ -84,8 +84,9 @@ def _widths(model: Any, names: list[str], calibration: Sequence[Sample], rows: i
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     known = {value.name for value in probe.graph.output}
-    probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-                              for name in names if name not in known)  # fmt: skip
+    probe.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in known
+    )
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])

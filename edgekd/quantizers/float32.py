@@ -20,8 +20,10 @@ class Float32:
     suffix: ClassVar[str] = ""
     calibrates: ClassVar[bool] = False
     providers: ClassVar[tuple[str, ...]] = (
-        "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider",
-    )  # fmt: skip
+        "CPUExecutionProvider",
+        "CUDAExecutionProvider",
+        "TensorrtExecutionProvider",
+    )
     least_opset: ClassVar[int] = 7
     least_ort: ClassVar[str] = "1.15.0"
 

@@ -116,12 +116,18 @@ def read(family: str, shape: Any) -> list[dict[str, Any]]:
                 }
                 for row, size in enumerate(sizes)
             ]
-            said.append({
-                "family": family, "name": _name(shape), "shape": shape.as_dict(), "recipe": recipe,
-                **bench.footprint(file, random_samples(shape, [headline])),
-                "headline": {"size": headline, "work": asdict(shape.work(headline))}, "runs": runs,
-                "reference_ms": median(turn["reference"][0] for turn in turns),
-            })  # fmt: skip
+            said.append(
+                {
+                    "family": family,
+                    "name": _name(shape),
+                    "shape": shape.as_dict(),
+                    "recipe": recipe,
+                    **bench.footprint(file, random_samples(shape, [headline])),
+                    "headline": {"size": headline, "work": asdict(shape.work(headline))},
+                    "runs": runs,
+                    "reference_ms": median(turn["reference"][0] for turn in turns),
+                }
+            )
     return said
 
 
@@ -132,8 +138,9 @@ def file_name() -> str:
 
 
 def _name(shape: Any) -> str:
-    return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-                    for key, value in shape.as_dict().items())  # fmt: skip
+    return " ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in shape.as_dict().items()
+    )
 
 
 def _write(path: Path, readings: list[dict[str, Any]], fits: dict[str, Any]) -> None:

@@ -63,10 +63,12 @@ class Bench:
         said = self.device.run("time", models=jobs, threads=self.threads, rounds=_ROUNDS, seed=seed)["latency_ms"]
         count = len(next(iter(said.values()))[0]) // repeats
         return {
-            name: [statistics.median(turn[row + count * again] for turn in said[name] for again in range(repeats))
-                   for row in range(count)]
+            name: [
+                statistics.median(turn[row + count * again] for turn in said[name] for again in range(repeats))
+                for row in range(count)
+            ]
             for name in models
-        }  # fmt: skip
+        }
 
 
 def random_model(shape: Any, teacher_folder: Path | None = None) -> Any:

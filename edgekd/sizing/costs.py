@@ -138,8 +138,12 @@ class Candidates:
         memory, figures = self._paper(shape, recipe)
         last = next((cost for cost in reversed(measured) if cost.recipe == recipe), None)
         if last is not None:
-            own = {"memory_mib": last.memory_mib, "artifact_mib": last.artifact_mib, "latency_ms": last.latency_ms,
-                   "cold_start_ms": last.cold_start_ms}  # fmt: skip
+            own = {
+                "memory_mib": last.memory_mib,
+                "artifact_mib": last.artifact_mib,
+                "latency_ms": last.latency_ms,
+                "cold_start_ms": last.cold_start_ms,
+            }
             figures = {name: value * own[name] / last.predicted[name] for name, value in figures.items()}
         return self.cost(shape, recipe, "predicted", figures, memory)
 
@@ -153,21 +157,33 @@ class Candidates:
         memory = self.predictor.predict(self.family, recipe, headline)
         latency = self.predictor.predict(self.family, recipe, typical).latency_ratio
         return memory, {
-            "memory_mib": memory.memory_mib, "artifact_mib": memory.artifact_mib,
-            "latency_ms": latency * self.reference_ms, "cold_start_ms": memory.cold_start_ms,
-        }  # fmt: skip
+            "memory_mib": memory.memory_mib,
+            "artifact_mib": memory.artifact_mib,
+            "latency_ms": latency * self.reference_ms,
+            "cold_start_ms": memory.cold_start_ms,
+        }
 
     def cost(
-        self, shape: Any, recipe: str, kind: str, figures: Mapping[str, float], memory: Prediction,
+        self,
+        shape: Any,
+        recipe: str,
+        kind: str,
+        figures: Mapping[str, float],
+        memory: Prediction,
         predicted: Mapping[str, float] | None = None,
-    ) -> Cost:  # fmt: skip
+    ) -> Cost:
         """A cost from its figures, held against the budgets."""
         work = shape.work(size_of(shape, self.survey, self.survey.typical))
         on_target = predict_latency(work, self.target, recipe, self.readings)
         here = self.target.runs_here
         made = Cost(
-            shape=shape.as_dict(), words=str(shape), recipe=recipe, kind=kind,
-            memory_mib=figures["memory_mib"], artifact_mib=figures["artifact_mib"], latency_ms=figures["latency_ms"],
+            shape=shape.as_dict(),
+            words=str(shape),
+            recipe=recipe,
+            kind=kind,
+            memory_mib=figures["memory_mib"],
+            artifact_mib=figures["artifact_mib"],
+            latency_ms=figures["latency_ms"],
             cold_start_ms=figures["cold_start_ms"],
             speedup=self.teacher_ms / figures["latency_ms"],
             target_latency_ms=figures["latency_ms"] if here else on_target.value,
@@ -175,7 +191,7 @@ class Candidates:
             target_memory_mib=figures.get("target_memory_mib"),
             memory_parts=_parts(figures["memory_mib"], figures["artifact_mib"], memory),
             predicted=dict(predicted or {}),
-        )  # fmt: skip
+        )
         return replace(made, breaks=breaks(made, self.target, self.min_speedup))
 
     def ranked(self, measured: Sequence[Cost] = ()) -> list[Cost]:

@@ -76,9 +76,10 @@ def _request(plan: Plan, root: Path) -> dict[str, Any]:
         "tries": plan.student.tries,
         "finalists": FINALISTS + plan.student.tries - 1,
         "target": plan.target.as_dict(),
-        "readings": [asdict(one) for one in ([] if plan.target.runs_here else
-                                             calibration.load(root, plan.target.microarch))],
-    }  # fmt: skip
+        "readings": [
+            asdict(one) for one in ([] if plan.target.runs_here else calibration.load(root, plan.target.microarch))
+        ],
+    }
 
 
 def _shown(progress: Progress) -> Any:
@@ -136,8 +137,13 @@ def _teacher_on_paper(request: dict[str, Any], reference_ms: float) -> dict[str,
     headline, typical = (
         known.predict(family, "float32", shape.work(size_of(shape, survey, size))) for size in (32, survey.typical)
     )
-    return {"kind": "predicted", "memory_mib": headline.memory_mib, "artifact_mib": headline.artifact_mib,
-            "latency_ms": typical.latency_ratio * reference_ms, "cold_start_ms": headline.cold_start_ms}  # fmt: skip
+    return {
+        "kind": "predicted",
+        "memory_mib": headline.memory_mib,
+        "artifact_mib": headline.artifact_mib,
+        "latency_ms": typical.latency_ratio * reference_ms,
+        "cold_start_ms": headline.cold_start_ms,
+    }
 
 
 def teacher_shape(request: dict[str, Any]) -> Any:
@@ -161,13 +167,19 @@ def _table(
         )
     checked = calibration.calibration(among.readings, chosen.recipe)
     return Fit(
-        teacher=teacher, candidates=shown(ranked, chosen), chosen=chosen,
-        finalists=tuple(finalists), considered=len(ranked), fitting=sum(not cost.breaks for cost in ranked),
+        teacher=teacher,
+        candidates=shown(ranked, chosen),
+        chosen=chosen,
+        finalists=tuple(finalists),
+        considered=len(ranked),
+        fitting=sum(not cost.breaks for cost in ranked),
         errors={recipe: known.errors(among.family, recipe) for recipe in among.recipes},
         anchors=f"{known.host['cpu']} ({known.host['arch']}), onnxruntime {known.host['ort_version']}",
-        reference_ms=among.reference_ms, warnings=tuple(notes), host=this_host().name,
+        reference_ms=among.reference_ms,
+        warnings=tuple(notes),
+        host=this_host().name,
         calibrated=checked.says if checked else "",
-    )  # fmt: skip
+    )
 
 
 def reference_ms() -> float:
@@ -193,9 +205,13 @@ def search(request: dict[str, Any]) -> dict[str, Any]:
         teacher = lab.teacher()
         among = _candidates(request, lab.reference_ms, lab.teacher_ms)
         ranked, finalists, warnings = settle(
-            among, lambda cost: lab.measure(cost, among), tries=request["tries"], most=request["finalists"],
-            classes=request["classes"], unit=plugin("tasks", request["task"]).unit,
-        )  # fmt: skip
+            among,
+            lambda cost: lab.measure(cost, among),
+            tries=request["tries"],
+            most=request["finalists"],
+            classes=request["classes"],
+            unit=plugin("tasks", request["task"]).unit,
+        )
         teacher["latency_ms"] = lab.teacher_ms
     return asdict(_table(among, ranked, finalists[: request["tries"]], teacher, warnings))
 
@@ -231,10 +247,12 @@ class _Lab:
         survey = Survey.read(request["survey"])
         self.whole_samples = random_samples(shape, [size_of(shape, survey, size) for size in self.sizes])
         said = self.bench.footprint(self.whole, random_samples(shape, [size_of(shape, survey, 32)]))
-        times = self.bench.time({
-            "teacher": (self.whole, self.whole_samples),
-            "reference": (self.reference, reference_samples(len(self.sizes))),
-        })  # fmt: skip
+        times = self.bench.time(
+            {
+                "teacher": (self.whole, self.whole_samples),
+                "reference": (self.reference, reference_samples(len(self.sizes))),
+            }
+        )
         self.teacher_ms, self.reference_ms = (statistics.median(times[name]) for name in ("teacher", "reference"))
         return {"kind": "measured", "latency_ms": self.teacher_ms, **said}
 
@@ -271,8 +289,9 @@ class _Lab:
         calibration = random_samples(shape, [headline] * CALIBRATION)
         samples = random_samples(shape, [size_of(shape, among.survey, size) for size in self.sizes])
         files = {recipe: self.bench.quantize(plain, recipe, self.target, calibration) for recipe in among.recipes}
-        times = self.bench.time({"teacher": (self.whole, self.whole_samples)}
-                                | {recipe: (file, samples) for recipe, file in files.items()})  # fmt: skip
+        times = self.bench.time(
+            {"teacher": (self.whole, self.whole_samples)} | {recipe: (file, samples) for recipe, file in files.items()}
+        )
         self.teacher_ms = statistics.median(times["teacher"])
         beside = replace(among, teacher_ms=self.teacher_ms)
         said = []

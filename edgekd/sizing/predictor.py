@@ -196,8 +196,11 @@ def _fit_group(recipe: str, readings: Sequence[Mapping[str, Any]]) -> dict[str, 
             out = owner_of == owner
             guesses[out] = table[out] @ _coefficients(table[~out], truth[~out])
         errors = np.abs(guesses / truth - 1)
-        said[figure] = {"coefficients": list(_coefficients(table, truth)), "p90": float(np.percentile(errors, 90)),
-                        "median": float(np.median(errors))}  # fmt: skip
+        said[figure] = {
+            "coefficients": list(_coefficients(table, truth)),
+            "p90": float(np.percentile(errors, 90)),
+            "median": float(np.median(errors)),
+        }
         for owner, checked in enumerate(said["checked"]):
             last = np.flatnonzero(owner_of == owner)[-1]
             checked[figure] = [float(truth[last]), float(guesses[last])]

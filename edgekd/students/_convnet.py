@@ -59,9 +59,14 @@ class _Convolution(torch.nn.Conv2d):
     def __init__(self, one: Convolution) -> None:
         before, after = one.padding
         super().__init__(
-            one.inputs, one.outputs, one.kernel, one.stride, padding=before,
-            groups=one.inputs if one.depthwise else 1, bias=False,
-        )  # fmt: skip
+            one.inputs,
+            one.outputs,
+            one.kernel,
+            one.stride,
+            padding=before,
+            groups=one.inputs if one.depthwise else 1,
+            bias=False,
+        )
         self.uneven = (before, after) if after != before else None
 
     def forward(self, values: Tensor) -> Tensor:
@@ -91,9 +96,15 @@ class _Exported(torch.autograd.Function):
     @staticmethod
     def symbolic(graph: Any, values: Any, weight: Any, before: int, after: int, stride: int, groups: int) -> Any:
         return graph.op(
-            "Conv", values, weight, pads_i=[before, before, after, after], strides_i=[stride, stride], group_i=groups,
-            dilations_i=[1, 1], kernel_shape_i=weight.type().sizes()[2:],
-        )  # fmt: skip
+            "Conv",
+            values,
+            weight,
+            pads_i=[before, before, after, after],
+            strides_i=[stride, stride],
+            group_i=groups,
+            dilations_i=[1, 1],
+            kernel_shape_i=weight.type().sizes()[2:],
+        )
 
 
 class _Block(torch.nn.Module):

@@ -56,8 +56,17 @@ class Conv1d:
         stride = 1
         while survey.max_size // (2 * stride) >= _LEAST_POSITIONS:
             stride *= 2
-        return cls(64, 6, 7, stride, separable=False, dilated=True, steps=survey.max_size, channels=survey.channels,
-                   classes=classes)  # fmt: skip
+        return cls(
+            64,
+            6,
+            7,
+            stride,
+            separable=False,
+            dilated=True,
+            steps=survey.max_size,
+            channels=survey.channels,
+            classes=classes,
+        )
 
     @classmethod
     def of_teacher(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Conv1d | None:

@@ -112,12 +112,16 @@ class Convnet:
         sides = sorted({max(_LEAST, round(top.image_size * part / 8) * 8) for part in _RESOLUTIONS[1:]})
         shapes = {
             replace(
-                top, image_size=side, width=top.width * width, depth=top.depth * depth,
-                stages=min(top.stages, stages), expand=min(top.expand, expand),
+                top,
+                image_size=side,
+                width=top.width * width,
+                depth=top.depth * depth,
+                stages=min(top.stages, stages),
+                expand=min(top.expand, expand),
             )
             for width, depth, stages, expand in steps
             for side in {top.image_size, *(side for side in sides if side < top.image_size)}
-        }  # fmt: skip
+        }
         distinct = {(shape.image_size, *shape.convolutions): shape for shape in sorted(shapes, key=repr)}
         return sorted(distinct.values(), key=lambda shape: shape.capability, reverse=True)
 
@@ -132,9 +136,14 @@ class Convnet:
     def of_labels(cls, survey: Survey, *, classes: int) -> Convnet:
         """A teacher to be trained from the labels alone: half of Lite0's width, so that few labels can train it."""
         return cls(
-            survey.max_size, survey.channels, classes, width=0.5, depth=0.5, stages=5,
+            survey.max_size,
+            survey.channels,
+            classes,
+            width=0.5,
+            depth=0.5,
+            stages=5,
             stem_stride=_stem_stride(survey),
-        )  # fmt: skip
+        )
 
     @classmethod
     def training(cls, rows: int) -> dict[str, Any]:

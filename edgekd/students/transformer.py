@@ -50,14 +50,18 @@ class Transformer:
         parts = [1] if heads % 2 or architecture.get("model_type") in _SHARED_HEADS else [1, 2]
         shapes = {
             cls(
-                layers, hidden // part, heads // part,
+                layers,
+                hidden // part,
+                heads // part,
                 max(_MULTIPLE, int(wide / part * width) // _MULTIPLE * _MULTIPLE),
-                survey.vocabulary, survey.max_size, classes,
+                survey.vocabulary,
+                survey.max_size,
+                classes,
             )
             for layers in range(1, architecture["layers"] + 1)
             for part in parts
             for width in _WIDTHS
-        }  # fmt: skip
+        }
         return sorted(shapes, key=lambda shape: (shape.capability, shape.hidden), reverse=True)
 
     @property
@@ -145,9 +149,14 @@ class Transformer:
         return model.eval()
 
     def start_from(
-        self, teacher: PreTrainedModel, teacher_folder: Path, *, kept: Sequence[int], samples: Iterable[Sample],
+        self,
+        teacher: PreTrainedModel,
+        teacher_folder: Path,
+        *,
+        kept: Sequence[int],
+        samples: Iterable[Sample],
         copy: bool = True,
-    ) -> PreTrainedModel:  # fmt: skip
+    ) -> PreTrainedModel:
         """A student that starts as a cut of its teacher; without `copy` at random.
 
         Layers: evenly spaced, first and last among them. Feed-forward: the neurons that matter most on `samples`

@@ -119,10 +119,12 @@ class ImageClassification:
             told = pixels.read_config(teacher_folder)
         same = bool(told.get("do_normalize", True)) and len(told.get("image_mean") or ()) == shape.channels
         pixels.write_config(
-            out, shape.max_size, resample=told.get("resample", pixels.BICUBIC),
+            out,
+            shape.max_size,
+            resample=told.get("resample", pixels.BICUBIC),
             mean=told["image_mean"] if same else _NORMAL * shape.channels,
             std=told["image_std"] if same else _NORMAL * shape.channels,
-        )  # fmt: skip
+        )
 
     def encode(self, model_folder: Path, inputs: Iterable[Any], max_size: int) -> pixels.Pixels:
         """Pixel values float32 (1, channels, side, side) of each image, as the folder's processor says.

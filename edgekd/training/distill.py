@@ -29,9 +29,15 @@ TRAINING, CONFIDENCE = "training.json", "confidence.json"
 
 
 def distill(
-    plan: Plan, splits: Splits, shape: dict[str, Any], teacher_folder: Path, outputs: Mapping[str, Path], out: Path,
-    work: Path, progress: Progress,
-) -> None:  # fmt: skip
+    plan: Plan,
+    splits: Splits,
+    shape: dict[str, Any],
+    teacher_folder: Path,
+    outputs: Mapping[str, Path],
+    out: Path,
+    work: Path,
+    progress: Progress,
+) -> None:
     """Train the student of this shape and write it to `out` as a Hugging Face folder, its early exits in `exits`.
 
     Beside it `training.json`, how the run went, and `confidence.json`, the temperature folded into its last layer.
@@ -61,9 +67,14 @@ def distill(
     judge = _Judge(plan, splits, outputs, task, out)
     progress.stage("distill: the student learns", engine.steps_of(samples, plan.student.schedule, plan.student.seed))
     trained = engine.fit(
-        learner, samples, plan.student.schedule, seed=plan.student.seed, progress=progress,
-        validate=(lambda: judge.score(student)) if judge.may_choose else None, work=work,
-    )  # fmt: skip
+        learner,
+        samples,
+        plan.student.schedule,
+        seed=plan.student.seed,
+        progress=progress,
+        validate=(lambda: judge.score(student)) if judge.may_choose else None,
+        work=work,
+    )
     _write(student, judge, out)
     exits = {}
     for layer, head in heads.items():

@@ -72,9 +72,15 @@ def steps_of(samples: Sequence[Sample], training: Training, seed: int) -> int:
 
 
 def fit(
-    learner: Any, samples: Sequence[Sample], training: Training, *, seed: int, progress: Progress,
-    validate: Callable[[], Score] | None = None, work: Path | None = None,
-) -> Trained:  # fmt: skip
+    learner: Any,
+    samples: Sequence[Sample],
+    training: Training,
+    *,
+    seed: int,
+    progress: Progress,
+    validate: Callable[[], Score] | None = None,
+    work: Path | None = None,
+) -> Trained:
     """Train `learner` in place; `learner(batch, rows)` is a batch's loss, `learner.model` the model that reads it.
 
     AdamW, linear warm-up, cosine to zero. With `validate` the weights of its best epoch are kept, and a run that no
@@ -136,9 +142,13 @@ def fit(
 
 
 def evaluate(
-    run: Callable[[dict[str, Tensor]], Any], samples: Sequence[Sample], *, device: torch.device, pad: int = 0,
+    run: Callable[[dict[str, Tensor]], Any],
+    samples: Sequence[Sample],
+    *,
+    device: torch.device,
+    pad: int = 0,
     batch_size: int = 64,
-) -> Iterator[tuple[list[int], Any]]:  # fmt: skip
+) -> Iterator[tuple[list[int], Any]]:
     """What `run(batch)` says of all samples, batch by batch with the rows' numbers, without gradients.
 
     In order of length, so that padding is small, and as many tokens as `batch_size` rows of the median length. `device`

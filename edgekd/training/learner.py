@@ -19,9 +19,13 @@ class Learner(torch.nn.Module):
     """`learner(batch, rows)` is the weighted sum of the losses of a batch; `targets(rows)` is what they compare to."""
 
     def __init__(
-        self, model: Any, terms: Sequence[LossTerm], targets: Callable[[list[int]], Targets],
-        wanted: Wanted = Wanted(), exits: Mapping[int, torch.nn.Module] | None = None,  # noqa: B008 (frozen)
-    ) -> None:  # fmt: skip
+        self,
+        model: Any,
+        terms: Sequence[LossTerm],
+        targets: Callable[[list[int]], Targets],
+        wanted: Wanted = Wanted(),
+        exits: Mapping[int, torch.nn.Module] | None = None,  # noqa: B008 (frozen)
+    ) -> None:
         super().__init__()
         self.model, self.targets = model, targets
         self.exits = torch.nn.ModuleDict({str(layer): head for layer, head in (exits or {}).items()})

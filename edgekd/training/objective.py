@@ -12,10 +12,13 @@ from edgekd.core.registry import make, names, plugin
 from edgekd.plan import Augmenting, LossTerm, TeacherPlan
 
 _NEEDS = {
-    "logits": "logits", "features": "features (the outputs of its layers)",
-    "attention": "attention (queries, keys and values)", "embedding": "an embedding (its last layer's outputs)",
-    "exits": "early exits", "text": "text",
-}  # fmt: skip
+    "logits": "logits",
+    "features": "features (the outputs of its layers)",
+    "attention": "attention (queries, keys and values)",
+    "embedding": "an embedding (its last layer's outputs)",
+    "exits": "early exits",
+    "text": "text",
+}
 
 
 def losses(said: Iterable[str], temperature: float | None) -> tuple[LossTerm, ...]:
