@@ -76,6 +76,7 @@ def test_edgekd_diagnose_prints_what_build_found(forced: Path) -> None:
     assert worst["name"] in done.stdout
 
 
+@pytest.mark.slow
 def test_an_onnx_file_goes_the_same_way(
     tiny_teacher: Path, store: Path, target: Path, rows: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_an_onnx_file_goes_the_same_way(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_search_that_the_user_ends_ships_its_best_and_goes_on_later(
     tiny_teacher: Path, rows: Path, target: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

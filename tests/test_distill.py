@@ -114,6 +114,7 @@ def test_an_exit_that_the_shape_has_not_is_refused_before_training(trained: tupl
     assert "leave self_distillation out" in raised.value.fix
 
 
+@pytest.mark.slow
 def test_a_bundle_of_an_early_exit(series: Path, store: Path, tmp_path: Path) -> None:
     """The command itself: what ships is the exit, measured, calibrated and proved as any student is."""
     done = run(
@@ -221,6 +222,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_a_build_that_was_killed_ends_bit_identical_to_one_that_was_not(series: Path, tmp_path: Path) -> None:
     """The command itself, killed by SIGKILL in the middle of the student's training."""
     target = loose_target(tmp_path)

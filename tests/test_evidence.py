@@ -138,6 +138,7 @@ def test_more_seeds_narrow_it() -> None:
     assert widths[1] < widths[0] / 2
 
 
+@pytest.mark.slow
 def test_a_build_with_evidence_says_what_the_teacher_gave(store: Path, tmp_path: Path) -> None:
     """Few labels, many raw series: trained with and without the teacher, and no arm that another has trained twice."""
     values, names = waves(400)

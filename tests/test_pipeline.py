@@ -84,6 +84,7 @@ def test_plan_predicts_in_seconds_and_shows_what_was_measured(build_of, tiny_bun
     assert kinds == {"as built": "measured", "another wish": "predicted"}
 
 
+@pytest.mark.slow
 def test_tries_train_the_finalists_briefly_and_keep_the_best(build_of, tiny_bundle: Path, tmp_path: Path) -> None:
     done = run(*build_of(tmp_path / "tried"), "--try", "2", "--json")
     assert done.returncode == 0, done.stderr
@@ -126,6 +127,7 @@ def test_other_plan_into_the_same_folder_is_refused(tiny_bundle: Path, build_of)
     assert "is not empty" in done.stderr
 
 
+@pytest.mark.slow
 def test_killed_build_goes_on_where_it_was(tiny_teacher, tiny_data, tmp_path: Path) -> None:
     arguments = (
         "build", "--target", loose_target(tmp_path), "--teacher", tiny_teacher, "--data", tiny_data,
@@ -198,6 +200,7 @@ def test_memory_of_an_arm_target_is_measured_in_a_guest(arm_build) -> None:
     assert report["target_figures"]["latency_p50"]["kind"] == "predicted"
 
 
+@pytest.mark.slow
 def test_without_a_guest_an_arm_target_is_never_measured_here(arm_build, tmp_path: Path) -> None:
     out = arm_build({"EDGEKD_GUEST": str(tmp_path / "none")})
     said = json.loads((out / "report.json").read_text(encoding="utf-8"))["target_figures"]

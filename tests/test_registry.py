@@ -164,6 +164,7 @@ def test_a_package_of_an_older_edgekd_is_refused_by_name_with_what_it_lacks(outs
     assert "install a release of that package" in caught.value.fix
 
 
+@pytest.mark.slow
 def test_a_plugin_with_a_misspelled_method_fails_the_check(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
     monkeypatch.setenv("MYPYPATH", str(Path(__file__).parent))

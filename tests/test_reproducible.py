@@ -121,6 +121,7 @@ def test_a_teacher_that_is_compressed_alone(pair: Pair, tiny_teacher: Path, tmp_
             assert "aarch64" in expected.files, "answers of the target's own kernels are part of the artifact"
 
 
+@pytest.mark.slow
 def test_the_same_plan_again_on_an_empty_store(
     tiny_bundle: Path, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

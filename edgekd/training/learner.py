@@ -23,8 +23,8 @@ class Learner(torch.nn.Module):
         model: Any,
         terms: Sequence[LossTerm],
         targets: Callable[[list[int]], Targets],
-        wanted: Wanted = Wanted(),
-        exits: Mapping[int, torch.nn.Module] | None = None,  # noqa: B008 (frozen)
+        wanted: Wanted = Wanted(),  # noqa: B008 (frozen)
+        exits: Mapping[int, torch.nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.targets = model, targets
