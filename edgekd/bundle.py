@@ -40,6 +40,7 @@ _ONBOARD = {  # of edgekd/onboard: where it lies in a bundle, to be run on the d
     "machine.py": "bench/machine.py",
 }  # fmt: skip
 _PROOF_ROWS = 8
+_NAME_BYTES, _PATH_BYTES = 200, 3800  # of 255 and 4096: a signature, receipts and fresh folders have longer names
 _REBUILD = "look who changed it, remove the folder, and run the same command again: finished stages are kept"
 _UNKNOWN = "0" * 64  # stands for the manifest's own hash while it is taken
 
@@ -57,6 +58,7 @@ def check_free(out: Path, *, plan_sha256: str = "", store: Path | None = None) -
 
     Nor is anything added to a finished bundle or to the store. Raises StoreError where nothing can be written there.
     """
+    _check_name(out)
     _check_above(out, store)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"the output {out} is not a folder", fix="give --out a new or an empty folder")
@@ -82,6 +84,25 @@ def check_free(out: Path, *, plan_sha256: str = "", store: Path | None = None) -
     except OSError as error:  # found now, not after the whole build
         why = "no file can be made in it" if error.errno == errno.ENOENT else error.strerror  # as in /proc
         raise storage_error(OSError(error.errno, why), there) from error
+
+
+def _check_name(out: Path) -> None:
+    """Raises UsageError where the names of `out` leave no room for those beside and inside it, or are no text."""
+    place = Path(os.path.abspath(out))
+    try:
+        str(place).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the output {place.name!a} has a name that is no UTF-8",
+            fix="give --out a folder with a path in UTF-8",
+        ) from error
+    longest = max(len(part.encode()) for part in place.parts)
+    if longest > _NAME_BYTES or len(str(place).encode()) > _PATH_BYTES:
+        raise UsageError(
+            f"the output has {longest} bytes in one name and {len(str(place).encode())} in all; at most {_NAME_BYTES} "
+            f"and {_PATH_BYTES} leave room for what is written beside and inside it",
+            fix="give --out a folder with a shorter path",
+        )
 
 
 def _check_above(out: Path, store: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,5 +84,9 @@ def read_splits(
 
 
 def shown(source: str) -> str:
-    """A folder's or file's own name; a hub id whole: no path of this machine reaches a bundle."""
-    return Path(source).name if user_path(source).exists() else source
+    """A folder's or file's own name; a hub id whole: no path of this machine reaches a bundle.
+
+    On one line and as text, whatever bytes the name is made of: reports and cards are UTF-8.
+    """
+    name = Path(os.path.abspath(user_path(source))).name if user_path(source).exists() else source
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)

@@ -13,6 +13,7 @@ from edgekd.core import versions as bundle_versions
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.files import user_path
 from edgekd.core.profile import Profile, load_profile
+from edgekd.core.ranges import check_ranges
 from edgekd.core.registry import folder_name, made_elsewhere, make, names, plugin
 from edgekd.core.results import digest, this_host, versions
 from edgekd.core.store import Store, open_store
@@ -29,6 +30,7 @@ PACKAGES = (
 )  # fmt: skip
 GOLDEN = ("synthetic", "test")
 GOLDEN_MOST = 64  # rows of a file of golden inputs
+NAME_BYTES = 80  # of a bundle: with the target's name and what is written beside it well below 255
 MIN_SPEEDUP = 5.0  # of a student over its teacher, where the user does not say
 _SIZES = {"tokens": "max_tokens", "vocabulary": "vocabulary", "pixels": "image_size"}  # a task's word: the option's
 # options that say how a student is made: the field's name, and the flag's where that is another
@@ -91,7 +93,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
     Raises EdgeKDError for whatever cannot work, with its fix.
     """
     store = store or open_store()
-    _check_numbers(options)
+    check_ranges({one.name: getattr(options, one.name) for one in fields(options)} | options.budgets)
     bundle_versions.numbers(options.version, where="--bundle-version")
     target = load_profile(options.target, budgets=options.budgets | _floors(options))
     task = _task(options)
@@ -293,24 +295,6 @@ def _golden(options: Options, task: Any) -> tuple[Example, ...]:
     return tuple(rows[:GOLDEN_MOST])
 
 
-def _check_numbers(options: Options) -> None:
-    bounds: dict[str, tuple[float | None, float, float]] = {
-        "--labels": (options.labels, 2, 1e9), "--patience": (options.patience, 1, 10_000),
-        "--evidence": (options.evidence, 0, 100), "--exit": (options.exit, 1, 1000),
-        "--price-per-hour": (options.price_per_hour, 0, 1e6), "--cache-mib": (options.cache_mib, 1, 1e9),
-        "--temperature": (options.temperature, 0.05, 100),
-        "--epochs": (options.epochs, 1, 10_000), "--learning-rate": (options.learning_rate, 1e-8, 1),
-        "--vocabulary": (options.vocabulary, 16, 1e7), "--image-size": (options.image_size, 8, 2048),
-        "--try": (options.tries, 1, 8), "--min-speedup": (options.min_speedup, 0.01, 1e4),
-        "--min-agreement": (options.min_agreement, 0, 1), "--max-drop": (options.max_drop, 0, 100),
-        "--min-retained": (options.min_retained, 0, 1.5), "--threads": (options.threads, 1, 1024),
-        "--time-limit": (options.time_limit_s, 1, 1e7), "--emulate-minutes": (options.emulate_minutes, 0, 1e4),
-    }  # fmt: skip
-    for flag, (value, low, high) in bounds.items():
-        if value is not None and not low <= value <= high:
-            raise UsageError(f"{flag} {value:g} makes no sense", fix=f"give a number from {low:g} to {high:g}")
-
-
 def _student_training(family: str, rows: int, options: Options) -> Training:
     """The family's own defaults, with what the user says."""
     made = Training(**plugin("students", family).training(rows))
@@ -321,11 +305,13 @@ def _student_training(family: str, rows: int, options: Options) -> Training:
 
 
 def _name(options: Options, demo: demos.Demo | None) -> str:
-    if options.name:
-        name = options.name
-    elif demo:
-        name = demo.name
-    else:
-        name = Path(options.data or "model").stem
-    clean = "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-")
-    return clean or "model"
+    """The bundle's name: small letters, digits and dashes. One that the user gives is not cut, but refused."""
+    given = options.name or (demo.name if demo else Path(options.data or "model").stem)
+    clean = "".join(letter if letter.isalnum() else "-" for letter in given.lower()).strip("-")
+    short = clean.encode()[:NAME_BYTES].decode(errors="ignore").strip("-")
+    if options.name and short != clean:
+        raise UsageError(
+            f"--name has {len(clean.encode())} bytes; at most {NAME_BYTES} leave room for the names made of it",
+            fix=f"give a shorter one: --name {short}",
+        )
+    return short or "model"

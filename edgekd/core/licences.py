@@ -7,6 +7,7 @@ plain ones are read, and no link is followed out of the folder.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgekd.core.files import user_path
 
 NAMES = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
 MOST_FILES, MOST_BYTES = 10, 256 << 10
+_LONGEST_NAME = 200  # with what stands before it within the 255 bytes of a name
 _MOST_LETTERS = 120  # of a card's own words
 _TEXTS = (  # what a licence's text begins with or must contain: its SPDX id, or its name where it has none
     (r"apache license\s+version 2\.0", "Apache-2.0"),
@@ -179,14 +181,14 @@ def _is_plain(path: Path) -> bool:
         target, repository = path.resolve(), path.parent.resolve().parents
         if len(repository) < 2 or target.parent != repository[1] / "blobs":
             return False
-    return path.is_file() and path.stat().st_size <= MOST_BYTES
+    return path.is_file() and path.stat().st_size <= MOST_BYTES and os.access(path, os.R_OK)
 
 
 def copied_names(paths: list[Path], prefix: str) -> Iterator[tuple[Path, str]]:
     """Each file with the name that it gets in a bundle: plain letters, and no two that differ only in case."""
     taken: set[str] = set()
     for path in paths:
-        name = prefix + re.sub(r"[^A-Za-z0-9._-]", "_", path.name)
+        name = prefix + re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[:_LONGEST_NAME]
         if name.casefold() not in taken:
             taken.add(name.casefold())
             yield path, name

@@ -43,6 +43,8 @@ class Axis:
 
     def at(self, value: float) -> float:
         """The place of a value, cut at both ends."""
+        if self.high <= self.low:  # all values are one: the middle
+            return round((self.start + self.end) / 2, 2)
         value = min(max(value, self.low), self.high)
         part = log10(value / self.low) / log10(self.high / self.low) if self.log else (
             (value - self.low) / (self.high - self.low))  # fmt: skip
@@ -54,6 +56,8 @@ class Axis:
         >>> Axis(0, 1.1).ticks(6), Axis(0.2, 300, log=True).ticks(5)
         ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [1.0, 10.0, 100.0])
         """
+        if self.high <= self.low:
+            return [self.low]
         if not self.log:
             step = round_step(self.high - self.low, most - 1)
             first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
