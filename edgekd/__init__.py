@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Load the public functions on first use, so that importing edgekd costs nothing."""
+    if name in __all__:
+        from edgekd.core.cpus import set_thread_defaults
+
+        set_thread_defaults()  # here, since what is imported next loads NumPy
     if name == "build":
         from edgekd.pipeline import build
 

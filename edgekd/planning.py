@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from edgekd import gate
 from edgekd.core import licences
 from edgekd.core import versions as bundle_versions
+from edgekd.core.cpus import usable_cpus
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.files import user_path
 from edgekd.core.profile import Profile, load_profile
@@ -185,7 +185,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         golden="file" if golden else options.golden,
         golden_digest=digest([row.identity for row in golden]) if golden else None,
         seed=options.seed,
-        threads=options.threads or os.cpu_count() or 1,
+        threads=options.threads or usable_cpus(),
         versions=versions(*PACKAGES),
         plugins=_of_others({
             "tasks": [options.task], "teachers": [kind], "losses": [one.name for one in losses],

@@ -71,3 +71,7 @@ def nest(depth):
 
 def number():
     return json.loads("1" * 50)
+
+
+def threads():
+    return {name: os.environ.get(name) for name in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")}

@@ -21,6 +21,7 @@ from edgekd.cli.report import report
 from edgekd.cli.store import store as store_commands
 from edgekd.cli.targets import targets
 from edgekd.cli.verify import verify
+from edgekd.core.cpus import set_thread_defaults
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -208,6 +209,7 @@ cli.add_command(store_commands)
 
 def main() -> None:
     """Run the command; every mistake of the user's ends as two lines and an exit code."""
+    set_thread_defaults()  # before anything loads torch, NumPy or tokenizers
     as_json = "--json" in sys.argv[1:]
     before = signal.signal(signal.SIGTERM, _end)
     try:

@@ -9,6 +9,8 @@ import os
 import warnings
 from collections.abc import Iterator
 
+from edgekd.core.cpus import set_thread_defaults
+
 _TALKATIVE = (
     "", "accelerate", "neural_compressor", "optimum", "torch.onnx", "torch.utils._pytree", "torchao", "transformers",
 )  # fmt: skip
@@ -32,6 +34,7 @@ def quiet() -> Iterator[None]:
 
 def hush() -> None:
     """For the rest of this process: what the training libraries say as they are imported."""
+    set_thread_defaults()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: else it writes files of its own

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.cpus import usable_cpus
 from edgekd.core.errors import DataError
 from edgekd.core.files import user_path
 from edgekd.core.protocols import Augmentation
@@ -241,7 +241,7 @@ def _facts(cells: Sequence[Path | bytes], store: Store) -> list[dict[str, Any]]:
     key = {"images": [_stamp(cell) for cell in cells], "pixels": MOST_PIXELS, "versions": versions("pillow")}
 
     def produce(out: Path) -> None:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside Python's lock
+        with ThreadPoolExecutor(usable_cpus()) as pool:  # PIL decodes outside Python's lock
             facts = list(pool.map(_fact, cells))
         (out / "images.json").write_text(json.dumps(facts), encoding="utf-8")
 

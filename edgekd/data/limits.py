@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 import stat
 from collections.abc import Mapping
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import child
+from edgekd.core.cpus import usable_cpus, usable_memory
 from edgekd.core.errors import DataError
 
-_MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+_MACHINE = usable_memory()
 MOST_BYTES = min(8 << 30, _MACHINE // 2)  # of one array or table as it is in memory, and of a text file
 MOST_CELLS = MOST_BYTES // 64  # of a table of columns, which becomes so many Python objects: 134 million at 8 GiB
 MOST_IMAGE_BYTES = 256 << 20  # of one encoded image
@@ -84,7 +84,7 @@ def look_first(function: str, path: Path) -> None:
     machine_mib = _MACHINE >> 20
     limits = child.Limits(
         memory_mib=min(machine_mib, _BASE_MIB + _FACTOR * (MOST_BYTES >> 20)),
-        cpu_s=int(seconds) * (os.cpu_count() or 1),
+        cpu_s=int(seconds) * usable_cpus(),
     )
     try:
         found = child.call(function, {"path": str(path)}, timeout_s=seconds, limits=limits)

@@ -8,13 +8,13 @@ The order of ids is kept, so special tokens that come first stay where configs e
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekd.core import child
+from edgekd.core.cpus import usable_cpus
 from edgekd.core.errors import TeacherError
 from edgekd.core.loading import by_transformers
 from edgekd.core.results import file_sha256, versions
@@ -61,7 +61,7 @@ def survey_apart(tokenizer_file: Path, texts: Sequence[str], *, limit: int | Non
     """
     size_mib = sum(map(len, texts)) >> 20
     seconds = _BASE_S + size_mib / _MIB_PER_S
-    limits = child.Limits(memory_mib=4096 + _FACTOR * size_mib, cpu_s=int(seconds) * (os.cpu_count() or 1))
+    limits = child.Limits(memory_mib=4096 + _FACTOR * size_mib, cpu_s=int(seconds) * usable_cpus())
     job = {"file": str(tokenizer_file), "texts": list(texts), "limit": limit}
     try:
         lengths, kept = child.call("edgekd.data.vocabulary:surveyed", job, timeout_s=seconds, limits=limits)
@@ -195,7 +195,7 @@ def tokenizer_file(folder: Path, store: Store) -> Path:
 
     def produce(out: Path) -> None:
         seconds = _BASE_S + _CONVERT_S_PER_MIB * size_mib
-        limits = child.Limits(memory_mib=8192, cpu_s=int(seconds) * (os.cpu_count() or 1))
+        limits = child.Limits(memory_mib=8192, cpu_s=int(seconds) * usable_cpus())
         job = {"folder": str(folder), "out": str(out)}
         try:
             child.call("edgekd.data.vocabulary:write_tokenizer", job, timeout_s=seconds, limits=limits)

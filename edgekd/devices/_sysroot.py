@@ -91,6 +91,7 @@ def face(place: Path, root: Path, cpu: str) -> None:
             (place / path.name).symlink_to(path)
     clock = "sys/devices/system/cpu/cpu0/cpufreq"
     files = {
+        # for each CPU of the host, by its number: a program under QEMU may be moved to any of them
         "proc/cpuinfo": "\n".join(_cpuinfo(cpu, number) for number in range(os.cpu_count() or 1)),
         # in place of the host's own clock and heat: a core that is emulated has neither
         f"{clock}/scaling_governor": "", f"{clock}/scaling_cur_freq": "", f"{clock}/cpuinfo_max_freq": "0\n",

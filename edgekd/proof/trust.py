@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import child, keys, signing, versions
+from edgekd.core.cpus import usable_cpus
 from edgekd.core.errors import BelowAccuracy, EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
 from edgekd.core.signing import PublicKey
 from edgekd.onboard import verify
@@ -110,7 +111,7 @@ def answers(checked: Checked) -> str:
     model = checked.folder / str(checked.manifest["model"])
     size_mib = model.stat().st_size >> 20
     seconds = _ANSWERS_S + size_mib / _ANSWERS_MIB_PER_S
-    limits = child.Limits(_ANSWERS_MIB + 8 * size_mib, cpu_s=int(seconds) * (os.cpu_count() or 1))
+    limits = child.Limits(_ANSWERS_MIB + 8 * size_mib, cpu_s=int(seconds) * usable_cpus())
     given = {"folder": str(checked.folder.absolute())}
     try:
         said = child.call("edgekd.proof.trust:_answers", given, timeout_s=seconds, limits=limits)

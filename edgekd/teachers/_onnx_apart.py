@@ -7,11 +7,11 @@ or have them ask for any amount of memory.
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from edgekd.core import child
+from edgekd.core.cpus import usable_cpus, usable_memory
 from edgekd.core.errors import TeacherError
 from edgekd.teachers import _onnx_checks, _onnx_graph
 from edgekd.teachers._onnx_graph import FEEDS
@@ -34,9 +34,9 @@ def call(
     """
     size_mib = _size_mib(path)
     seconds = base_s + size_mib / mib_per_s
-    machine_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    machine_mib = usable_memory() >> 20
     limits = child.Limits(
-        memory_mib=min(_BASE_MIB + _FACTOR * size_mib, machine_mib), cpu_s=max(1, int(seconds)) * (os.cpu_count() or 1)
+        memory_mib=min(_BASE_MIB + _FACTOR * size_mib, machine_mib), cpu_s=max(1, int(seconds)) * usable_cpus()
     )
     try:
         return child.call(f"edgekd.teachers.{function}", job, timeout_s=seconds, limits=limits)
