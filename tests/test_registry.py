@@ -5,7 +5,7 @@ import doctest
 import importlib
 import inspect
 import re
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
@@ -135,8 +135,8 @@ def outside(monkeypatch):
     """A package that adds a loss of its own, and one by the name of one of ours."""
     held = {"mean_squares": "MeanSquares", "response": "MeanSquares", "older": "OlderLoss"}
     points = [EntryPoint(name, f"outside_plugins:{of}", "edgekd.losses") for name, of in held.items()]
-    caches = (registry.names, registry._outside)
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "edgekd.losses" else [])
+    caches = (registry.names, registry._outside, registry._all_outside)
+    monkeypatch.setattr(registry, "entry_points", lambda: EntryPoints(points))
     for cached in caches:
         cached.cache_clear()
     yield

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -40,8 +40,13 @@ def folder_name(name: str) -> str:
 
 
 @cache
+def _all_outside() -> EntryPoints:
+    return entry_points()  # reads every installed package's metadata: once for all kinds
+
+
+@cache
 def _outside(kind: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=f"edgekd.{kind}")}
+    return {point.name: point for point in _all_outside().select(group=f"edgekd.{kind}")}
 
 
 @cache
