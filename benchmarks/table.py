@@ -1,4 +1,7 @@
-"""The README's tables, from the kept results: `python -m benchmarks.table` writes, `--check` compares."""
+"""The tables of README.md and docs/results.md, from the kept results.
+
+`python -m benchmarks.table` writes them, `--check` compares.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,35 @@ from typing import Any
 
 from benchmarks import results
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+SUMMARY = ("summary",)  # of README.md; the others stand in docs/results.md
+
+
+def summary() -> str:
+    """What the demo and compression alone gave, and who was faster."""
+    demo, quantization = results.read("demo"), results.read("quantization")
+    f, model = demo["figures"], quantization["figures"]["models"]["MiniLM-L6"]
+    low, high = f["speedup_interval"]
+    ours = model["lengths"]["128"]["edgekd"]
+    lines = [
+        "| what | result |",
+        "|---|---|",
+        f"| the demo's student, beside its teacher in fp32 | {f['retained']:.1%} of the accuracy, "
+        f"{f['speedup']:.1f}x as fast [{low:.1f}, {high:.1f}], {f['smaller']:.1f}x smaller |",
+        f"| its peak memory above the import baseline | {f['teacher']['peak_rss_mib']:.0f} to "
+        f"{f['shipped']['peak_rss_mib']:.0f} MiB |",
+        f"| MiniLM compressed alone, 128 tokens | cosine {ours['fidelity']['value']:.4f}, "
+        f"{ours['speedup']['value']:.2f}x as fast as ONNX Runtime fp32 |",
+    ]
+    for name in model["ahead_of_us"] or ():
+        peer, _, length = name.rpartition(" at ")
+        theirs = model["lengths"][length][peer]
+        lines.append(
+            f"| {peer}, {length} tokens: faster than edgekd | cosine {theirs['fidelity']['value']:.4f}, "
+            f"{theirs['speedup']['value']:.2f}x |"
+        )
+    foot = f"{demo['host']['cpu']}, one thread, {demo['date']}; brackets are 95% intervals."
+    return "\n".join([*lines, "", foot])
 
 
 def demo() -> str:
@@ -230,26 +261,34 @@ MODALITIES = {
     "time-series-classification": "FordA",
 }  # fmt: skip
 TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary,
     "demo": demo, "sizing": sizing, "distillation": distillation, "throughput": throughput,
     "quantization": quantization, "instructions": instructions, "faults": faults,
 }  # fmt: skip
 
 
+def pages() -> dict[Path, tuple[str, ...]]:
+    """Return each page with the tables that stand in it."""
+    return {ROOT / "README.md": SUMMARY, ROOT / "docs" / "results.md": tuple(set(TABLES) - set(SUMMARY))}
+
+
 def main() -> int:
     """Put each table between its markers; with --check, say whether they are there already."""
-    text = README.read_text(encoding="utf-8")
-    fresh = text
-    for name, table in TABLES.items():
-        start, end = f"<!-- table:{name} -->\n", "\n<!-- end -->"
-        before, _, rest = fresh.partition(start)
-        assert end in "\n" + rest, f"README.md: no {name} table, or no end of it"
-        fresh = before + start + table() + end + ("\n" + rest).partition(end)[2]
-    if "--check" in sys.argv[1:]:
-        if fresh != text:
-            print("README.md: a table is not that of benchmarks/results; run `python -m benchmarks.table`")
-        return int(fresh != text)
-    README.write_text(fresh, encoding="utf-8")
-    return 0
+    stale = 0
+    for page, names in pages().items():
+        text = page.read_text(encoding="utf-8")
+        fresh = text
+        for name in names:
+            start, end = f"<!-- table:{name} -->\n", "\n<!-- end -->"
+            before, _, rest = fresh.partition(start)
+            assert end in "\n" + rest, f"{page.name}: no {name} table, or no end of it"
+            fresh = before + start + TABLES[name]() + end + ("\n" + rest).partition(end)[2]
+        if "--check" not in sys.argv[1:]:
+            page.write_text(fresh, encoding="utf-8")
+        elif fresh != text:
+            print(f"{page.name}: a table is not that of benchmarks/results; run `python -m benchmarks.table`")
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":
