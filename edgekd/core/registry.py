@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -40,13 +40,15 @@ def folder_name(name: str) -> str:
 
 
 @cache
-def _all_outside() -> EntryPoints:
-    return entry_points()  # reads every installed package's metadata: once for all kinds
+def _all_outside() -> tuple[EntryPoint, ...]:
+    groups = [f"edgekd.{kind}" for kind in PROTOCOLS]
+    found = entry_points()  # reads every installed package's metadata: once for all kinds
+    return tuple(point for group in groups for point in found.select(group=group))
 
 
 @cache
 def _outside(kind: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in _all_outside().select(group=f"edgekd.{kind}")}
+    return {point.name: point for point in _all_outside() if point.group == f"edgekd.{kind}"}
 
 
 @cache
