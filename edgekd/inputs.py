@@ -10,6 +10,7 @@ from typing import Any
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
 from edgekd.core.profile import Profile
+from edgekd.core.protocols import FolderTeacher
 from edgekd.core.registry import make
 from edgekd.data.given import class_names, read_given, read_inputs, without_labels
 from edgekd.data.leaks import distinct
@@ -51,6 +52,9 @@ def read_teacher(
             fix=f"give a model that was fine-tuned on the task{embeds}; or leave --student none out: "
             "the base model is then fine-tuned on your labels and distilled",
         )
+    teacher = make("teachers", kind)
+    if isinstance(teacher, FolderTeacher):
+        found = teacher.settled(found, task, compressed=compressed)
     return kind, found
 
 

@@ -362,6 +362,15 @@ class PackedTeacher(Protocol):
 
 
 @runtime_checkable
+class FolderTeacher(Protocol):
+    """A teacher whose weights and config may be of two models: held against each other before anything is planned."""
+
+    def settled(self, info: dict[str, Any], task: str, *, compressed: bool) -> dict[str, Any]:
+        """Return what `inspect` said, of weights that are the model's. Raises TeacherError where they are not."""
+        ...
+
+
+@runtime_checkable
 class GraphTeacher(Protocol):
     """A teacher that is an ONNX graph: nothing of torch exports it."""
 

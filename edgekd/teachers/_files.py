@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -152,12 +152,11 @@ def _check_places(index: Path, names: Mapping[str, str], headers: Mapping[str, _
 
 def _as_safetensors(folder: Path, files: list[Path], copies: list[Path]) -> Path:
     """A folder in the store like the teacher's, with the safetensors copies in place of its pickles."""
-    beside = list(_beside(folder))
+    others = beside(folder)
     key = {"weights": [file_sha256(copy) for copy in copies], "names": [file.stem for file in files]}
 
     def produce(out: Path) -> None:
-        for file in beside:
-            shutil.copyfile(file, out / file.name)
+        copy_files(others, out)
         if len(copies) == 1:
             shutil.copyfile(copies[0], out / "model.safetensors")
             return
@@ -170,11 +169,25 @@ def _as_safetensors(folder: Path, files: list[Path], copies: list[Path]) -> Path
         (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
     return open_store().stage(
-        "unpickled", key | {"beside": digest([[f.name, file_sha256(f)] for f in beside])}, produce
+        "unpickled", key | {"beside": digest([[f.name, file_sha256(f)] for f in others])}, produce
     )
 
 
-def _beside(folder: Path) -> Iterator[Path]:
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files that transformers would load of a folder that `check_weights` has passed."""
+    whole = folder / _WEIGHTS[0]
+    if whole.exists():
+        return (whole,)
+    return tuple(folder / name for name in sorted({*_weight_map(folder / _WEIGHTS[1]).values()}))
+
+
+def copy_files(files: Iterable[Path], out: Path) -> None:
+    """Copy files into the folder `out`, under their own names."""
+    for file in files:
+        shutil.copyfile(file, out / file.name)
+
+
+def beside(folder: Path) -> list[Path]:
     """What lies beside the weights. Raises TeacherError where that is more than a model's settings can be."""
     found = sorted({path for pattern in _BESIDE for path in folder.glob(pattern) if is_plain(path)})
     kept = [path for path in found if not path.name.endswith(".index.json")]
@@ -183,4 +196,4 @@ def _beside(folder: Path) -> Iterator[Path]:
             f"the files beside the teacher's weights in {folder} have more than {_COPY_MOST >> 20} MiB",
             fix="leave only the model's own files in the folder",
         )
-    yield from kept
+    return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,6 +59,26 @@ def check(file: Path) -> Header:
             f"the teacher's weights {file} are damaged: {error}", fix="fetch or save the file again"
         ) from error
     return header
+
+
+def header(file: Path) -> Header:
+    """The tensors of a file that `check` has passed, without reading their values."""
+    with file.open("rb") as stream:
+        return _header(stream, file.stat().st_size)[0]
+
+
+def renamed(file: Path, out: Path, names: Mapping[str, str]) -> list[str]:
+    """Write the file to `out` with its tensors under these new names, which it returns; their bytes are the same."""
+    with file.open("rb") as stream:
+        told, start = _header(stream, file.stat().st_size)
+        fresh = {names[name]: tensor for name, tensor in told.items()}
+        raw = json.dumps({"__metadata__": {"format": "pt"}} | fresh).encode()
+        raw += b" " * (-len(raw) % 8)  # data begin at a multiple of eight
+        stream.seek(start)
+        with out.open("wb") as target:
+            target.write(struct.pack("<Q", len(raw)) + raw)
+            shutil.copyfileobj(stream, target, _BLOCK)
+    return list(fresh)
 
 
 def _header(stream: BinaryIO, size: int) -> tuple[Header, int]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
-from edgekd.core.loading import by_transformers
+from edgekd.core.loading import BODY, by_transformers, pretrained
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
 from edgekd.data import hub, pixels
-from edgekd.teachers import _checks, _files, _own, _settings, _sizes
+from edgekd.teachers import _checks, _files, _names, _own, _settings, _sizes
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
@@ -88,23 +88,23 @@ class Huggingface:
             network = make("students", architecture["family"], **shape).random()
             network.name_classes(labels)
             return network
-        import transformers
-
         numbers = {name: number for number, name in enumerate(labels)}
-        with by_transformers(folder):
-            return (
-                getattr(transformers, plugin("tasks", task).hub.auto_model)
-                .from_pretrained(
-                    folder,
-                    num_labels=len(labels),
-                    id2label={number: name for name, number in numbers.items()},
-                    label2id=numbers,
-                    ignore_mismatched_sizes=True,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                )
-                .float()
-            )
+        return pretrained(
+            folder,
+            plugin("tasks", task).hub.auto_model,
+            BODY,
+            num_labels=len(labels),
+            id2label={number: name for name, number in numbers.items()},
+            label2id=numbers,
+            problem_type="single_label_classification",  # whatever the folder's own head was for
+        )
+
+    def settled(self, info: dict[str, Any], task: str, *, compressed: bool) -> dict[str, Any]:
+        """Return `info`, of a copy where a wrapper's prefix is stripped from the weights' names.
+
+        Raises TeacherError where weights are missing, are another model's, or have another shape.
+        """
+        return _names.check(info, task)
 
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
         """The tokenizer or the preprocessing, beside the fine-tuned model."""

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core import loading
 from edgekd.core.errors import EdgeKDError, TeacherError
-from edgekd.core.loading import by_transformers
 from edgekd.core.registry import make, plugin
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ def load(folder: Path, task: str) -> Any:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     try:
         model = _own(folder, config) if OWN in config else _hugging_face(folder, task)
+    except EdgeKDError:
+        raise
     except Exception as error:  # a foreign checkpoint fails in as many ways as there are checkpoints
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TeacherError(
@@ -64,16 +66,18 @@ def _own(folder: Path, config: dict[str, Any]) -> torch.nn.Module:
     from safetensors.torch import load_file
 
     model = make("students", config[OWN]["family"], **config[OWN]["shape"]).random()
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    state = load_file(folder / "model.safetensors")
+    expected, held = ({name: value.shape for name, value in one.items()} for one in (model.state_dict(), state))
+    if found := loading.compared(expected, held):
+        raise loading.refusal(folder, type(model).__name__, found)
+    model.load_state_dict(state)
     model.name_classes([config["id2label"][str(number)] for number in range(len(config["id2label"]))])
     loaded: torch.nn.Module = model
     return loaded
 
 
 def _hugging_face(folder: Path, task: str) -> torch.nn.Module:
-    import transformers
-
-    auto = getattr(transformers, plugin("tasks", task).hub.auto_model)
-    with by_transformers(folder):
-        model: torch.nn.Module = auto.from_pretrained(folder, use_safetensors=True, trust_remote_code=False).float()
+    kind = plugin("tasks", task)
+    purpose = loading.WHOLE if kind.labelled else loading.ENCODER
+    model: torch.nn.Module = loading.pretrained(folder, kind.hub.auto_model, purpose)
     return model
