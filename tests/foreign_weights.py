@@ -11,7 +11,11 @@ from typing import Any
 State = dict[str, Any]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = [
+_PLAIN = (
+    "what", "is", "the", "name", "of", "a", "red", "green", "blue", "cat", "dog", "horse", "bread", "rice", "soup",
+    "kind", "that", "people", "like",
+)
+WORDS = [*SPECIAL, *_PLAIN]
     *SPECIAL,
     *[
         "what",
@@ -49,7 +53,7 @@ def tokenizer(folder: Path, most: int = 32) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
         mask_token="[MASK]", model_max_length=most, model_input_names=["input_ids", "attention_mask"],
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
 
 
 def classifier(folder: Path, **settings: Any) -> Path:
@@ -62,7 +66,7 @@ def classifier(folder: Path, **settings: Any) -> Path:
         vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=32, **{"id2label": dict(enumerate(LABELS)),
                                        "label2id": {name: at for at, name in enumerate(LABELS)}} | settings,
-    )  # fmt: skip
+    )
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer(folder)
     return folder
@@ -174,7 +178,7 @@ HARMLESS: dict[str, Callable[[Path], Path]] = {
         )
     ),
     "a head of pre-training beside": lambda folder: rewrite(folder, and_also("cls.predictions.bias")),
-}  # fmt: skip
+}
 
 
 def saved(name: str, folder: Path, original: Path) -> Path:

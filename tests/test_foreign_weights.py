@@ -69,7 +69,7 @@ def test_weights_of_another_model_are_refused_before_and_at_loading(name, origin
     assert why.value.fix
     if "positions in config" in name:
         return  # loading it would take gigabytes
-    with pytest.raises(TeacherError, match="which would be part random|corrupted"):
+    with pytest.raises(TeacherError, match=r"which would be part random|corrupted"):
         models.load(Path(Huggingface().inspect(str(folder), TEXT)["folder"]), TEXT)
 
 
@@ -85,7 +85,7 @@ def test_the_names_and_the_way_out_are_told(original, tmp_path):
     model = Huggingface().base(folder, found["architecture"], TEXT, ("yes", "no"))
     assert model.config.problem_type == "single_label_classification"
     other = saved("more positions in config.json", tmp_path / "other", original)
-    with pytest.raises(TeacherError, match="1 of another shape: bert.embeddings.position_embeddings.weight") as why:
+    with pytest.raises(TeacherError, match=r"1 of another shape: bert.embeddings.position_embeddings.weight") as why:
         settled(other)
     assert "model._orig_mod" in why.value.fix
 
@@ -96,9 +96,9 @@ def test_a_base_model_may_lack_a_head_and_a_pooler_but_no_layer(original, tmp_pa
     assert not settled(folder, compressed=False)["ready"]
     Huggingface().base(folder, {}, TEXT, ("yes", "no"))
     rewrite(folder, without("layer.0.output"))
-    with pytest.raises(TeacherError, match="missing: bert.encoder.layer.0.output"):
+    with pytest.raises(TeacherError, match=r"missing: bert.encoder.layer.0.output"):
         settled(folder, compressed=False)
-    with pytest.raises(TeacherError, match="missing: bert.encoder.layer.0.output"):
+    with pytest.raises(TeacherError, match=r"missing: bert.encoder.layer.0.output"):
         Huggingface().base(folder, {}, TEXT, ("yes", "no"))
 
 

@@ -18,8 +18,16 @@ ENCODER = "encoder"  # what token outputs are made of: a head is dropped, a pool
 _SHOWN = 3
 _POOLER = "pooler"  # of BERT and its like: no token's output depends on it, and a fresh head trains it anew
 # heads of pre-training that a classifier is often saved with, and that nothing of it uses
-_PRETRAINING = ("cls", "discriminator_predictions", "generator_predictions", "lm_head", "mlm_head", "vocab_layer_norm",
-                "vocab_projector", "vocab_transform")  # fmt: skip
+_PRETRAINING = (
+    "cls",
+    "discriminator_predictions",
+    "generator_predictions",
+    "lm_head",
+    "mlm_head",
+    "vocab_layer_norm",
+    "vocab_projector",
+    "vocab_transform",
+)
 # modules of torch that hold a model as their one part, and put their name before or between its own
 _WRAPPERS = frozenset({"_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "module"})
 _MOST_LEADING = 3  # components that all names may begin with: `base_model.model.model.`
@@ -36,6 +44,11 @@ class Faults:
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.mismatched)
+
+
+def faults_from(said: Mapping[str, Any]) -> Faults:
+    """The faults that `asdict` wrote, JSON in between."""
+    return Faults(tuple(said["missing"]), tuple(said["unexpected"]), tuple(said["mismatched"]), said["head_alone"])
 
 
 def faults(told: Mapping[str, Iterable[Any]], held: Collection[str], base: str, purpose: str) -> Faults:
@@ -72,9 +85,10 @@ def compared(expected: Mapping[str, Collection[int]], held: Mapping[str, Collect
     return Faults(
         missing=tuple(sorted(expected.keys() - held.keys())),
         unexpected=tuple(sorted(held.keys() - expected.keys())),
-        mismatched=tuple(name for name in sorted(expected.keys() & held.keys())
-                         if tuple(expected[name]) != tuple(held[name])),
-    )  # fmt: skip
+        mismatched=tuple(
+            name for name in sorted(expected.keys() & held.keys()) if tuple(expected[name]) != tuple(held[name])
+        ),
+    )
 
 
 def refusal(folder: Path, model: str, found: Faults, base_model: str = "") -> TeacherError:
@@ -85,9 +99,12 @@ def refusal(folder: Path, model: str, found: Faults, base_model: str = "") -> Te
     said = [
         f"{len(names)} {words}: {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
         for names, words in (
-            (found.missing, "missing"), (found.unexpected, "of another model"), (found.mismatched, "of another shape"),
-        ) if names
-    ]  # fmt: skip
+            (found.missing, "missing"),
+            (found.unexpected, "of another model"),
+            (found.mismatched, "of another shape"),
+        )
+        if names
+    ]
     fix = (
         "save the model itself, with the config.json that belongs to it: model.save_pretrained(folder); of a compiled "
         "or wrapped one what is inside: model._orig_mod, or model.module"
@@ -130,9 +147,13 @@ def pretrained(folder: Path, auto_model: str, purpose: str, **settings: Any) -> 
 
     with by_transformers(folder):
         model, told = getattr(transformers, auto_model).from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True,
-            output_loading_info=True, **settings,
-        )  # fmt: skip
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+        )
     found = faults(told, _held(folder), model.base_model_prefix, purpose)
     if found:
         raise refusal(folder, type(model).__name__, found, type(model.base_model).__name__)

@@ -34,8 +34,7 @@ def check(found: dict[str, Any], task: str) -> dict[str, Any]:
     shapes = _shapes(folder)
     job = {"folder": str(folder), "shapes": shapes, "auto_model": kind.hub.auto_model, "purpose": purpose}
     told = _asked(folder, job)
-    wrong = loading.Faults(**{name: value if isinstance(value, bool) else tuple(value)
-                              for name, value in told["faults"].items()})  # fmt: skip
+    wrong = loading.faults_from(told["faults"])
     if wrong and told["names"] is None:
         raise loading.refusal(folder, told["model"], wrong, told["base_model"])
     if told["names"] is None:
@@ -55,9 +54,11 @@ def _asked(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     def ask(out: Path) -> None:
         try:
             said = child.call(
-                "edgekd.teachers._names:look", job, timeout_s=_SECONDS,
+                "edgekd.teachers._names:look",
+                job,
+                timeout_s=_SECONDS,
                 limits=child.Limits(memory_mib=_MEMORY_MIB, cpu_s=_SECONDS),
-            )  # fmt: skip
+            )
         except child.ChildError as error:
             raise TeacherError(
                 f"the model that {folder}/config.json describes cannot be made: {error.why}",
@@ -128,9 +129,14 @@ class _Matched:
         state = {name: torch.empty(size, device="meta") for name, size in shapes.items()}
         with loading.by_transformers(self.folder):
             model, told = self.kind.from_pretrained(
-                None, config=self.config, state_dict=state, device_map="meta", output_loading_info=True,
-                ignore_mismatched_sizes=True, attn_implementation="eager",
-            )  # fmt: skip
+                None,
+                config=self.config,
+                state_dict=state,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                attn_implementation="eager",
+            )
         return loading.faults(told, shapes.keys(), model.base_model_prefix, self.purpose)
 
     def plainly(self, shapes: Mapping[str, list[int]]) -> loading.Faults:
@@ -161,8 +167,11 @@ def _renamed(folder: Path, names: Mapping[str, str]) -> Path:
     """A folder in the store like this one, whose weights have these names; in one file."""
     files = _files.weight_files(folder)
     beside = _files.beside(folder)
-    key = {"weights": [file_sha256(file) for file in files], "names": digest(dict(names)),
-           "beside": digest([[one.name, file_sha256(one)] for one in beside])}  # fmt: skip
+    key = {
+        "weights": [file_sha256(file) for file in files],
+        "names": digest(dict(names)),
+        "beside": digest([[one.name, file_sha256(one)] for one in beside]),
+    }
 
     def produce(out: Path) -> None:
         _files.copy_files(beside, out)
