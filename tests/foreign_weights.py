@@ -12,33 +12,27 @@ State = dict[str, Any]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _PLAIN = (
-    "what", "is", "the", "name", "of", "a", "red", "green", "blue", "cat", "dog", "horse", "bread", "rice", "soup",
-    "kind", "that", "people", "like",
+    "what",
+    "is",
+    "the",
+    "name",
+    "of",
+    "a",
+    "red",
+    "green",
+    "blue",
+    "cat",
+    "dog",
+    "horse",
+    "bread",
+    "rice",
+    "soup",
+    "kind",
+    "that",
+    "people",
+    "like",
 )
 WORDS = [*SPECIAL, *_PLAIN]
-    *SPECIAL,
-    *[
-        "what",
-        "is",
-        "the",
-        "name",
-        "of",
-        "a",
-        "red",
-        "green",
-        "blue",
-        "cat",
-        "dog",
-        "horse",
-        "bread",
-        "rice",
-        "soup",
-        "kind",
-        "that",
-        "people",
-        "like",
-    ],
-]
 LABELS = ("animal", "colour", "food")
 
 
@@ -51,8 +45,14 @@ def tokenizer(folder: Path, most: int = 32) -> None:
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]", model_max_length=most, model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=made,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=most,
+        model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder)
 
 
@@ -63,9 +63,13 @@ def classifier(folder: Path, **settings: Any) -> Path:
 
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, **{"id2label": dict(enumerate(LABELS)),
-                                       "label2id": {name: at for at, name in enumerate(LABELS)}} | settings,
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        **{"id2label": dict(enumerate(LABELS)), "label2id": {name: at for at, name in enumerate(LABELS)}} | settings,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer(folder)
@@ -173,9 +177,8 @@ HARMLESS: dict[str, Callable[[Path], Path]] = {
         folder, lambda state: state | {"bert.embeddings.position_ids": state["classifier.weight"].long()}
     ),
     "gamma and beta": lambda folder: rewrite(
-        folder, lambda state: inside("LayerNorm.weight", "LayerNorm.gamma")(
-            inside("LayerNorm.bias", "LayerNorm.beta")(state)
-        )
+        folder,
+        lambda state: inside("LayerNorm.weight", "LayerNorm.gamma")(inside("LayerNorm.bias", "LayerNorm.beta")(state)),
     ),
     "a head of pre-training beside": lambda folder: rewrite(folder, and_also("cls.predictions.bias")),
 }
