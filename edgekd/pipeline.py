@@ -16,6 +16,7 @@ from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemo
 from edgekd.core.latency import held_to
 from edgekd.core.protocols import Progress, Quiet
 from edgekd.core.quiet import hush
+from edgekd.core.registry import plugin
 from edgekd.core.signing import Signer
 from edgekd.core.store import Store
 from edgekd.data.splits import Splits
@@ -177,8 +178,7 @@ def _hold_to_floor(plan: Plan, said: dict[str, Any]) -> None:
         raise BelowAccuracy(
             f"the student keeps {least:.1%} of its teacher's {summary['metric']}{where}, "
             f"less than the {plan.min_retained:.1%} asked for",
-            fix="give more unlabelled rows, train longer (--epochs), allow a larger student (--min-speedup 3), "
-            "or lower --min-retained",
+            fix=_KEEP_MORE_OF_ITSELF if plan.compresses_only else _KEEP_MORE,
         )
 
 
@@ -189,14 +189,31 @@ def _hold_to_budgets(plan: Plan, shipped: dict[str, Any], memory: dict[str, Any]
         raise OverMemory(
             f"the finished student's peak memory is {memory['value']:.1f} MiB ({memory['kind']}) > "
             f"{target.memory_mib:g}",
-            fix="raise memory_mib in the profile, or make it smaller (--vocabulary, --image-size)",
+            fix=f"raise memory_mib in the profile, or {_SMALLER_TEACHER if plan.compresses_only else _smaller(plan)}",
         )
     latency_ms, what = held_to(shipped, target.latency_percentile)
     if target.runs_here and latency_ms > target.latency_ms:
         raise OverLatency(
             f"the finished student's {what} is {latency_ms:.2f} ms > {target.latency_ms:g}",
-            fix="raise latency_ms in the profile, or ask for a faster student (--min-speedup)",
+            fix="raise latency_ms in the profile, or "
+            + (_SMALLER_TEACHER if plan.compresses_only else "ask for a faster student (--min-speedup)"),
         )
+
+
+_KEEP_MORE = (
+    "give more unlabelled rows, train longer (--epochs), allow a larger student (--min-speedup 3), or lower "
+    "--min-retained"
+)
+_KEEP_MORE_OF_ITSELF = "give more rows to calibrate on (--calibration), or lower --min-retained"
+_SMALLER_TEACHER = "give a smaller --teacher, or leave --student none out: a student is smaller and faster"
+
+
+def _smaller(plan: Plan) -> str:
+    """The option that makes a student smaller, of those that its task has."""
+    sizes = plugin("tasks", plan.task).sizes
+    known = {"vocabulary": "--vocabulary", "pixels": "--image-size"}
+    flag = next((known[size] for size in sizes if size in known), "--min-speedup")
+    return f"make it smaller ({flag})"
 
 
 def teacher_mib(plan: Plan) -> int:

@@ -26,13 +26,16 @@ _CHANGES = {
 @click.option("--quantized", metavar="FILE", type=click.Path(path_type=Path), help="The quantized form of MODEL.")
 @click.option("--data", help="The inputs: rows as --task reads them, or an .npz of packed samples.")
 @click.option("--task", default="text-classification", show_default=True, help="Hugging Face's task name.")
-@click.option("--samples", type=click.IntRange(min=1), default=16, show_default=True, help="Rows to look at.")
-@click.option("--max-tokens", type=click.IntRange(min=2), default=128, show_default=True, help="Longest text.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--text-column", help="The column that holds the text.")
+@click.option("--image-column", help="The column that holds the image, or its path.")
+@click.option("--samples", type=click.IntRange(1, 100_000), default=16, show_default=True, help="Rows to look at.")
+@click.option("--max-tokens", type=click.IntRange(2, 1_000_000), default=128, show_default=True, help="Longest text.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def diagnose(
     source: Path, recipe: str | None, quantized: Path | None, data: str | None, task: str, samples: int,
     max_tokens: int, threads: int, as_json: bool,
+    **columns: str | None,
 ) -> None:  # fmt: skip
     """Which layers a quantized model loses most in, and what each in float would buy and cost.
 
@@ -51,7 +54,8 @@ def diagnose(
     else:
         if data is None:
             raise UsageError("the diagnosis of a model needs real inputs", fix="give them: --data FILE")
-        given = examine.Given(source, data, task, recipe, quantized, samples, max_tokens, threads)
+        given = examine.Given(source, data, task, recipe, quantized, samples, max_tokens, threads,
+                              {name: one for name, one in columns.items() if one is not None})  # fmt: skip
         with shown_on_stderr() as progress:
             found = examine.examine(given, progress)
     if as_json:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Given:
     samples: int = 16
     max_tokens: int = 128
     threads: int = 1
+    columns: Mapping[str, str] = field(default_factory=dict)  # the task's options: text_column, image_column
 
 
 def examine(given: Given, progress: Progress) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
     models = [given.model, *([given.quantized] if given.quantized else ())]
     for model in models:  # refused before any row is read
         _checked(model)
-    task = make("tasks", given.task)
+    task = _task(given)
     rows = _samples(given, task)
     if len(rows) < 2:
         raise DataError(f"{given.data} holds {len(rows)} row", fix="give two at least: to calibrate on, and to look at")
@@ -81,6 +82,15 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
         judge = Judge(given.model, looked_at, task, given.threads)
         own = judge(candidate)
         return said | {"candidate": own} | found.as_dict(what_if(found, own, quantize, judge))
+
+
+def _task(given: Given) -> Any:
+    """The task with the column that the user named. Raises UsageError for one that it has no use for."""
+    known = {one.name for one in fields(plugin("tasks", given.task))}
+    if foreign := sorted(given.columns.keys() - known):
+        flag = foreign[0].replace("_", "-")
+        raise UsageError(f"--{flag} means nothing to {given.task}", fix="leave it out, or name another --task")
+    return make("tasks", given.task, **given.columns)
 
 
 def _checked(model: Path) -> None:

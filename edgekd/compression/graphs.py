@@ -191,8 +191,12 @@ def fuse(model: Path, out: Path, target: Profile, config: Mapping[str, Any]) -> 
         raise EdgeKDError(
             f"no fusion is known for the model type {config.get('model_type')!r}", fix="keep the standard operators"
         )
-    heads = config.get("num_attention_heads") or config["n_heads"]
-    width = config.get("hidden_size") or config["dim"]
+    heads = config.get("num_attention_heads") or config.get("n_heads")
+    width = config.get("hidden_size") or config.get("dim")
+    if not (isinstance(heads, int) and isinstance(width, int)):  # a config.json that somebody wrote for its class names
+        raise EdgeKDError(
+            "config.json names neither heads nor width, which fusing attention takes", fix="keep the standard operators"
+        )
     from onnxruntime.transformers.optimizer import optimize_model
 
     try:

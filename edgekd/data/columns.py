@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +22,16 @@ def find_column(given: str | None, usual: Sequence[str], present: list[str], sou
     if not found:
         raise DataError(
             f"{source} has no {what} column by a usual name; its columns are {', '.join(map(repr, present))}",
-            fix=f"name it: --{what}-column {present[0] if present else 'NAME'}",
+            fix=_separate(present) or f"name it: --{what}-column {shlex.quote(present[0]) if present else 'NAME'}",
         )
     return found[0]
+
+
+def _separate(present: list[str]) -> str:
+    """What to do where the header is one cell that another delimiter would cut; else nothing."""
+    if len(present) != 1 or not set(present[0]) & set(";|\t"):
+        return ""
+    return "separate the columns by commas, or by tabs in a file that ends in .tsv"
 
 
 def find_label(given: str | None, present: list[str], source: str, *, needed: bool = True) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,33 @@ def _text_table(path: Path) -> Table:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path} is not UTF-8: line {line} holds byte 0x{raw[error.start]:02x}",
-            fix=f"convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}",
+            fix=_convert(path, raw),
         ) from error
     if "\x00" in text:
-        raise DataError(f"{path} holds NUL bytes: it is not a text file", fix="give a CSV, TSV or JSONL text file")
+        raise DataError(
+            f"{path} holds NUL bytes: it is not a text file",
+            fix=f"give a CSV, TSV or JSONL text file; if it is UTF-16, {_convert(path, raw)}",
+        )
     return _json_lines(path, text) if path.suffix == ".jsonl" else _delimited(path, text)
+
+
+_QUOTES = "quote cells that hold the delimiter, and escape quotes by doubling them"
+_NO_QUOTES = "write one tab between two cells, and no tab inside a cell: .tsv has no quotes; .csv and .jsonl have"
+
+
+def _convert(path: Path, raw: bytes) -> str:
+    """The command that writes the same text as UTF-8 beside the file."""
+    narrow = raw.count(b"\0") < len(raw) // 4
+    if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        encoding = "UTF-32"
+    elif raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "UTF-16"
+    elif not narrow:
+        encoding = "UTF-16BE" if raw.startswith(b"\0") else "UTF-16LE"
+    else:  # of these two every byte is a letter in the second only
+        encoding = "WINDOWS-1252" if not set(raw) & set(b"\x81\x8d\x8f\x90\x9d") else "ISO-8859-1"
+    new = path.with_name(f"utf8-{path.name}")
+    return f"convert it first: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}"
 
 
 def _delimited(path: Path, text: str) -> Table:
@@ -119,7 +142,7 @@ def _delimited(path: Path, text: str) -> Table:
             if len(cells) != len(header):
                 raise DataError(
                     f"{path}, line {reader.line_num}: {len(cells)} cells where the header names {len(header)}",
-                    fix="quote cells that hold the delimiter, and escape quotes by doubling them",
+                    fix=_NO_QUOTES if path.suffix == ".tsv" else _QUOTES,
                 )
             rows.append(dict(zip(header, cells, strict=True)))
     except csv.Error as error:

@@ -1,0 +1,61 @@
+"""A fix of build's last word names no option that the same mode refuses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers import profile
+
+from edgekd import pipeline
+from edgekd.core.errors import EdgeKDError
+from edgekd.core.registry import make
+from edgekd.planning import _OF_STUDENTS, _SIZES, Options, _family, _sizes
+
+TASKS = ("text-classification", "image-classification", "time-series-classification", "feature-extraction")
+
+
+def refusals(task: str, compressed: bool) -> list[str]:
+    """The fixes of the refusals for accuracy, memory and latency."""
+    plan: Any = SimpleNamespace(
+        task=task, compresses_only=compressed, min_retained=0.9, target=profile(memory_mib=1.0, latency_ms=1.0)
+    )
+    said = {"summary": {"retained": 0.5, "metric": "accuracy", "teacher": {"metric_value": 1.0}}, "on_target": None}
+    shipped = {"latency_p50_ms": 9.0, "latency_p90_ms": 9.0, "latency_notes": {}}
+    fits, over = ({"value": mib, "kind": "measured"} for mib in (0.5, 2.0))
+    found = []
+    for check in (
+        lambda: pipeline._hold_to_floor(plan, said),
+        lambda: pipeline._hold_to_budgets(plan, shipped, over),
+        lambda: pipeline._hold_to_budgets(plan, shipped, fits),
+    ):
+        with pytest.raises(EdgeKDError) as error:
+            check()
+        found.append(error.value.fix)
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_the_options_that_the_last_refusals_name_are_taken_by_the_same_mode(task: str, compressed: bool):
+    refused_with_none = set(_OF_STUDENTS.values())
+    for fix in refusals(task, compressed):
+        flags = re.findall(r"--([a-z-]+)", fix)
+        if compressed:
+            assert not refused_with_none & set(flags), fix
+        for size, name in _SIZES.items():
+            if name.replace("_", "-") in flags:
+                assert _sizes(replace(Options("rpi4", task=task), **{name: 64}), make("tasks", task)), size
+        assert flags or "profile" in fix
+
+
+def test_what_student_none_refuses_is_taken_when_its_fix_is_obeyed():
+    for field, value in (("min_speedup", 3.0), ("epochs", 2), ("temperature", 1.0), ("losses", ("response",))):
+        asked = Options("rpi4", student="none", **{field: value})
+        with pytest.raises(EdgeKDError, match="means nothing with --student none"):
+            _family(asked, make("tasks", asked.task))
+        assert _family(replace(asked, **{field: getattr(Options, field)}), make("tasks", asked.task)) == "none"
+        assert _family(replace(asked, student=None), make("tasks", asked.task)) != "none"
