@@ -25,6 +25,7 @@ from edgekd.core.signing import Signer
 from edgekd.data.splits import Splits
 from edgekd.export import outputs
 from edgekd.onboard import verify
+from edgekd.onboard.bench import CHECKS
 from edgekd.papers import dossier, licences
 from edgekd.plan import Plan
 from edgekd.report import page
@@ -175,7 +176,7 @@ def sign(out: Path, signers: Sequence[Signer]) -> None:
 def _sign(out: Path, signers: Sequence[Signer]) -> None:
     _check_subject(out)
     place, away = signing.beside(out), "move it away, or give another --out"
-    before = signing.Envelope((out / "manifest.json").read_bytes(), ())
+    before = signing.Envelope(verify.read_small(out / "manifest.json"), ())
     if os.path.lexists(place):
         try:
             there = signing.read_envelope(place)
@@ -190,11 +191,18 @@ def _sign(out: Path, signers: Sequence[Signer]) -> None:
 
 
 def _check_subject(out: Path) -> None:
-    """Raises EdgeKDError where the artifact is not the one that provenance.json is about: it was altered since."""
+    """Raises EdgeKDError where a file is not the one that provenance.json tells of: it was altered since.
+
+    The artifact's files are its subject, the reports and the other papers are its byproducts.
+    """
     try:
-        files = verify.read_manifest(out)["artifact"]["files"]
-        said = json.loads((out / "provenance.json").read_bytes())["subject"]
-        subject = {one["name"]: one["digest"]["sha256"] for one in said}
+        manifest = verify.read_manifest(out)
+        files = {**manifest["artifact"]["files"], **manifest["evidence"]["files"]}
+        files.pop(dossier.PROVENANCE, None)  # which cannot hold its own hash
+        said = json.loads(verify.read_small(out / dossier.PROVENANCE, verify.LARGEST_PAPER))
+        beside = said["predicate"]["runDetails"]["byproducts"] if "predicate" in said else []
+        told = [*said["subject"], *(one for one in beside if one["name"] != CHECKS)]
+        subject = {one["name"]: one["digest"]["sha256"] for one in told}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EdgeKDError(
             f"{out} is not signed: it does not tell what was built, its provenance.json cannot be used", fix=_REBUILD

@@ -1,12 +1,15 @@
 """A signed bundle, and every way to tamper with it that the verifier is held to."""
 
+import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from helpers import matmul_model
 from made_bundle import listed, make_bundle, write_manifest
 
@@ -97,6 +100,7 @@ class Tampering:
 
 
 PLACE = "a link, folder or device in place of what was shipped"
+MADE_UP = {"size": 1, "sha256": "0" * 64}
 OTHER = "bundle.sig is the signature of another bundle"
 TAMPERING = {
     "a byte of the model": Tampering(lambda lab: flip(lab.bundle / "onnx/model.onnx"), "its content was changed"),
@@ -106,6 +110,18 @@ TAMPERING = {
     "a hidden folder": Tampering(lambda lab: (lab.bundle / ".git/hooks").mkdir(parents=True), ".git/: not part"),
     "an empty folder": Tampering(lambda lab: (lab.bundle / "golden/x").mkdir(), "golden/x/: not part of the bundle"),
     "a file removed": Tampering(lambda lab: (lab.bundle / "verify.py").unlink(), "verify.py: missing"),
+    "a manifest without end": Tampering(
+        lambda lab: os.truncate(lab.bundle / "manifest.json", 8 << 40), "manifest.json has 8796093022208 bytes"
+    ),
+    "a manifest nested without end, not signed": Tampering(
+        lambda lab: (lab.bundle / "manifest.json").write_bytes(b"[" * 4_000_000), OTHER
+    ),
+    "a million files, not signed": Tampering(
+        lambda lab: relist(lab.bundle, artifact={"files": {f"f{i}": MADE_UP for i in range(5000)}}), OTHER
+    ),
+    "a pipe as manifest": Tampering(
+        lambda lab: _replaced(lab.bundle / "manifest.json", os.mkfifo), "is a link, folder or device, not a file"
+    ),
     "the manifest removed": Tampering(lambda lab: (lab.bundle / "manifest.json").unlink(), "it has no manifest.json"),
     "a link to the same": Tampering(
         lambda lab: _replaced(lab.bundle / "onnx/model.onnx",
@@ -136,8 +152,8 @@ TAMPERING = {
     ),
     "a manifest with its own hash made right": Tampering(lambda lab: relist(lab.bundle, version="9.0.0"), OTHER),
     "a manifest of the older schema": Tampering(lambda lab: relist(lab.bundle, schema=1), OTHER),
-    "a manifest of a newer schema": Tampering(lambda lab: relist(lab.bundle, schema=3), "made by a newer edgekd"),
-    "a byte of the manifest": Tampering(lambda lab: flip(lab.bundle / "manifest.json", 8 * 90), "manifest.json"),
+    "a manifest of a newer schema": Tampering(lambda lab: relist(lab.bundle, schema=3), OTHER),
+    "a byte of the manifest": Tampering(lambda lab: flip(lab.bundle / "manifest.json", 8 * 90), OTHER),
     "no signature": Tampering(lambda lab: lab.sig.unlink(), "bundle is not signed: there is no bundle.sig beside it"),
     "the signature of another bundle": Tampering(lambda lab: shutil.copy(lab.root / "other.sig", lab.sig), OTHER),
     "a byte of the signature": Tampering(lambda lab: flip(lab.sig, 8 * 300 + 1), "bundle.sig"),
@@ -163,6 +179,46 @@ TAMPERING = {
         lambda lab: shutil.copy(lab.other / "onnx/model.onnx", lab.bundle / "onnx/model.onnx"),
         "its content was changed",
     ),
+}  # fmt: skip
+
+
+def _sparse(bundle: Path, size: int) -> None:
+    with (bundle / "big.bin").open("wb") as file:
+        file.truncate(size)
+    _list(bundle, {"big.bin": {"size": size, "sha256": "0" * 64}})
+
+
+def _list(bundle: Path, files: dict[str, object]) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["artifact"]["files"] |= files
+    write_manifest(bundle, manifest)
+
+
+def repeat_arrays(bundle: Path, times: int) -> None:
+    """An archive of few bytes whose members, each no larger than the file, make many together."""
+    place = bundle / "golden" / "inputs.npz"
+    header = io.BytesIO()
+    np.save(header, np.zeros((1, 250_000), np.float32))
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+        noise = io.BytesIO()
+        np.save(noise, np.frombuffer(os.urandom(1_100_000), np.uint8))
+        archive.writestr("0.pad.npy", noise.getvalue(), zipfile.ZIP_STORED)
+        for row in range(times):
+            archive.writestr(f"{row}.x.npy", header.getvalue())
+    relist(bundle)
+
+
+# what a manifest with right hashes may ask for: builders that take a bundle, and words of the refusal
+TOO_MUCH = {
+    "a file of 8 TiB": (lambda bundle: _sparse(bundle, 8 << 40), "more than 4294967296 in all"),
+    "paths without end": (
+        lambda bundle: _list(bundle, {"/".join("d" * 100) + f"/{i}": MADE_UP for i in range(300)}), "folders deep"
+    ),
+    "very many files": (lambda bundle: _list(bundle, {f"f{i}": MADE_UP for i in range(5000)}), "more than 4096 files"),
+    "very many files that are not listed": (
+        lambda bundle: [(bundle / f"f{i}").touch() for i in range(4200)], "files and folders: "
+    ),
+    "a size below zero": (lambda bundle: _list(bundle, {"x": {**MADE_UP, "size": -1}}), "no size and SHA-256"),
 }  # fmt: skip
 
 

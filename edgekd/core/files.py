@@ -136,9 +136,9 @@ def make_folder(folder: Path) -> None:
 
 def flush(path: Path) -> None:
     """A file's content, or a folder's names, to disk."""
-    if path.is_symlink():
-        return
     folder = path.is_dir()
+    if path.is_symlink() or not (folder or path.is_file()):
+        return
     try:
         handle = os.open(path, os.O_RDONLY)
         try:

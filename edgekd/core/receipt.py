@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 LIMIT_MIB = 4
 Positive = Annotated[float, Field(gt=0, lt=1e9)]
+Mib = Annotated[float, Field(ge=0, lt=1 << 30)]
+Ms = Annotated[float, Field(gt=0, lt=1e8)]  # up to a day
+Clock = Annotated[float, Field(ge=0, lt=1e6)]  # MHz
+Celsius = Annotated[float, Field(ge=-60, le=1000)]
+Load = Annotated[float, Field(ge=0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Cores = Annotated[int, Field(ge=1, le=65_536)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Known = Literal["measured", "unknown"]
 _VIRTUAL = "a virtual machine's time is no board's"
@@ -46,27 +53,34 @@ class Outputs(_Strict):
     float32: str
 
 
-class Span(_Strict):
-    """A reading before and after; None where the kernel does not tell."""
+class Loads(_Strict):
+    """The load of a minute before and after; None where the kernel does not tell."""
 
-    before: Annotated[float, Field(ge=-60, le=1e5)] | None
-    after: Annotated[float, Field(ge=-60, le=1e5)] | None
+    before: Load | None
+    after: Load | None
+
+
+class Temperatures(_Strict):
+    """Degrees Celsius before and after; None where the kernel does not tell."""
+
+    before: Celsius | None
+    after: Celsius | None
 
 
 class Point(_Strict):
     """A sustained run at one moment."""
 
     at_s: Positive
-    p50_ms: Positive
-    temperature_c: Annotated[float, Field(ge=-60, le=200)] | None
-    clock_mhz: Annotated[float, Field(ge=0)] | None
+    p50_ms: Ms
+    temperature_c: Celsius | None
+    clock_mhz: Clock | None
 
 
 class Sustained(_Strict):
     """Latency over minutes; `slowdown` is the last tenth's median over the first's."""
 
     minutes: Positive
-    points: Annotated[tuple[Point, ...], Field(min_length=1)]
+    points: Annotated[tuple[Point, ...], Field(min_length=1, max_length=100_000)]
     throttled: bool
     slowdown: Positive
 
@@ -101,33 +115,33 @@ class Receipt(_Strict):
     arch: Words
     cpu: Words
     microarch: Words
-    isa: tuple[Words, ...]
-    cores: Annotated[int, Field(ge=1)]
-    clock_mhz: Annotated[int, Field(ge=1)] | None
-    memory_mib: Annotated[int, Field(ge=1)]
+    isa: Annotated[tuple[Words, ...], Field(max_length=100)]
+    cores: Cores
+    clock_mhz: Annotated[int, Field(ge=1, lt=1_000_000)] | None
+    memory_mib: Annotated[int, Field(ge=1, lt=1 << 30)]
     os: Words
     python: Words
     numpy_version: Words
     ort_version: Words
     provider: Words
-    threads: Annotated[int, Field(ge=1)]
+    threads: Cores
     accuracy: Annotated[float, Field(ge=0, le=1)]
-    accuracy_n: Annotated[int, Field(ge=1)]
+    accuracy_n: Count
     accuracy_of: Words
     outputs: Outputs
     output_sha256: Sha256
-    latency_ms: tuple[tuple[Positive, ...], ...] | None
-    aa_latency_ms: tuple[tuple[Positive, ...], ...] | None
+    latency_ms: tuple[tuple[Ms, ...], ...] | None
+    aa_latency_ms: tuple[tuple[Ms, ...], ...] | None
     latency_note: Words
-    peak_rss_mib: Annotated[tuple[Annotated[float, Field(ge=0, lt=1e9)], ...], Field(min_length=1)] | None
-    cold_start_ms: Annotated[tuple[Positive, ...], Field(min_length=1)] | None
-    load: Span
+    peak_rss_mib: Annotated[tuple[Mib, ...], Field(min_length=1, max_length=1000)] | None
+    cold_start_ms: Annotated[tuple[Ms, ...], Field(min_length=1, max_length=1000)] | None
+    load: Loads
     governor: Words | None
-    temperature_c: Span
+    temperature_c: Temperatures
     throttled: bool | None
     sustained: Sustained | None
     protocol: Protocol
-    started: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    started: Annotated[str, Field(pattern=r"^2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
     seconds: Positive
     kind: Kinds
     digest: Sha256

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
@@ -87,9 +90,11 @@ def digest(value: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in blocks."""
+    """SHA-256 of a file's bytes, read in blocks. Raises OSError; for a pipe or a device as well, at once."""
     hasher = sha256()
-    with path.open("rb") as stream:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
         while block := stream.read(1 << 20):
             hasher.update(block)
     return hasher.hexdigest()

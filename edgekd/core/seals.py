@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from edgekd.core.results import digest, file_sha256
 
 SEAL = ".seal.json"
+_LARGEST = 64 << 20  # bytes of a seal
 FORMAT = 2  # of the store: its layout and its seals; 1 had the files' hashes alone
 _OWN = "sha256"  # of the seal's other values
 
@@ -37,7 +39,10 @@ def seal(folder: Path, says: Mapping[str, Any]) -> None:
 def read_seal(folder: Path) -> Seal | None:
     """The folder's seal; None where it is missing or damaged."""
     try:
-        said = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        with open(folder / SEAL, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe would be waited for
+                return None
+            said = json.loads(file.read(_LARGEST))
         if "files" not in said:
             return Seal(1, "", "", "", _texts(said))
         if said.pop(_OWN) != digest(said):
@@ -55,8 +60,9 @@ def _texts(said: dict[str, str]) -> dict[str, str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file of a folder but its seal, with its SHA-256. Raises OSError."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / SEAL)
+    """Every file of a folder but its seal, with its SHA-256. Raises OSError, for pipes and devices as well."""
+    there = (path for path in sorted(folder.rglob("*")) if path.exists() and not path.is_dir())
+    files = (path for path in there if path != folder / SEAL)
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 

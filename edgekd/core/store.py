@@ -27,6 +27,7 @@ from platformdirs import user_cache_dir
 from edgekd.core.files import NO_LOCKS, make_folder, storage_error, user_path, writing
 from edgekd.core.results import digest, versions
 from edgekd.core.seals import FORMAT, SEAL, damage, is_whole
+from edgekd.core.signing import read_limited
 
 EDGEKD = versions("edgekd")["edgekd"]  # whose entries these are
 WORK, LOCK, USING = ".work", ".lock", ".using"
@@ -44,7 +45,7 @@ class Uses:
         """Hold a file until the end; False where it is not there. Where nothing can be locked it is only there."""
         while True:
             try:
-                handle = os.open(file, os.O_RDONLY)
+                handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
             except FileNotFoundError:
                 return False
             with contextlib.suppress(OSError):
@@ -163,7 +164,7 @@ class Store:
         """The same, for a stage that was stopped and is read from there: nobody sweeps it while this process lives."""
         using = self.path(name, key).with_suffix(USING)
         with contextlib.suppress(OSError):
-            using.touch()
+            os.close(os.open(using, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666))
             self._uses.hold(using)
         return self.workspace(name, key)
 
@@ -210,13 +211,22 @@ class Store:
                 break  # two builds may make it twice, and both are whole
         try:
             with contextlib.suppress(OSError):  # only who waits would miss it
-                Path(f"{place}{LOCK}").write_text(f"{os.getpid()} {socket.gethostname()}", encoding="utf-8")
+                _note(Path(f"{place}{LOCK}"), f"{os.getpid()} {socket.gethostname()}")
             yield waits_for is not None
         finally:
             if not any(map(os.path.lexists, (place, place.with_suffix(WORK)))):
                 with contextlib.suppress(OSError):  # of nothing: who waits for it takes a new one
                     os.unlink(f"{place}{LOCK}")
             lock.release()
+
+
+def _note(file: Path, text: str) -> None:
+    """Write a few words into a file that is there; never through a link. Raises OSError."""
+    handle = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
@@ -231,7 +241,7 @@ def _identity(file: Path) -> tuple[int, int] | None:
 def _holder(place: Path) -> str:
     """Who holds a key's lock, as far as that is known."""
     try:
-        number, _, host = Path(f"{place}{LOCK}").read_text(encoding="utf-8").partition(" ")
+        number, _, host = read_limited(Path(f"{place}{LOCK}"), 1024).decode().partition(" ")
     except (OSError, ValueError):
         return ""
     return f" (process {number} on {host})" if number.isdigit() and host else ""

@@ -214,12 +214,14 @@ def _unused(path: Path) -> Iterator[bool]:
             yield False
             return
         try:
-            handle = os.open(held, os.O_RDWR | os.O_NOFOLLOW)  # NFS locks for one's own only what may be written
+            handle = os.open(
+                held, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+            )  # NFS locks for one's own only what may be written
         except FileNotFoundError:
             yield True
             return
         except PermissionError:  # another user's
-            handle = os.open(held, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = os.open(held, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             yield try_lock(handle) is True
         finally:

@@ -8,14 +8,22 @@ runner in fresh processes, which `run` carries out: here, on a board, or in an e
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__":  # in a bundle, which may be a stranger's: nothing that lies in it is imported by its name
+    _HERE = os.path.dirname(os.path.realpath(__file__))
+    sys.path = [place for place in sys.path if os.path.realpath(place) not in (_HERE, os.path.dirname(_HERE))]
+
 import argparse
 import base64
 import hashlib
+import importlib
 import json
+import runpy
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -23,7 +31,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +49,7 @@ TIMED_ROWS = 100
 FOOTPRINTS = 3
 MOST_MINUTES = 1440.0  # of a sustained run: a day
 SLOWDOWN = 1.10  # of a sustained run's last tenth over its first: above, the device throttles
+_LARGEST_PAPER = 64 << 20  # bytes of provenance.json
 _CHUNK_S = 9.0  # of timed work for each point of a sustained run
 _EMULATED = "the machine is emulated: its time is the emulator's"
 
@@ -134,14 +143,11 @@ def digest(found: dict[str, Any]) -> str:
 
 def golden_inputs(bundle: Path) -> list[dict[str, np.ndarray[Any, Any]]]:
     """The bundle's golden inputs, row by row. Raises ValueError where they are none."""
-    import numpy as np
-
     found: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
     try:
-        with (bundle / "golden" / "inputs.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            for key in file.files:
-                row, _, name = key.partition(".")
-                found.setdefault(int(row), {})[name] = file[key]
+        for key, values in _arrays(bundle / "golden" / "inputs.npz").items():
+            row, _, name = key.partition(".")
+            found.setdefault(int(row), {})[name] = values
         return [found[row] for row in range(len(found))]
     except _DAMAGED as error:
         raise ValueError(f"golden/inputs.npz cannot be used: {error or type(error).__name__}") from error
@@ -169,8 +175,10 @@ def _answers(lab: _Lab, bundle: Path, task: str, rows: Rows | None) -> dict[str,
 
     golden = golden_inputs(bundle)
     answers = lab.predict("golden", golden, "golden inputs")
-    with np.load(bundle / "golden" / "expected.npz", allow_pickle=False) as expected:
-        accuracy, n, of = likeness(task, answers, expected["float32"]), len(golden), likeness_says(task)
+    reference = _arrays(bundle / "golden" / "expected.npz")["float32"]
+    if answers.shape != reference.shape:
+        raise Refused(f"its answers to the golden inputs have the shape {answers.shape}, not {reference.shape}")
+    accuracy, n, of = likeness(task, answers, reference), len(golden), likeness_says(task)
     if rows is not None:
         said = lab.predict("rows", rows.samples, f"rows of {rows.source}")
         if rows.labels is not None:
@@ -203,9 +211,11 @@ class _Lab:
         self.say(f"answers to {len(samples)} {of}")
         chosen = _evenly(len(samples), TIMED_ROWS)
         _pack([samples[row] for row in chosen], self.folder / "timed.npz")
+        answers: np.ndarray[Any, Any] = np.load(outputs, allow_pickle=False).astype(np.float32)
+        if answers.ndim != 2 or not len(answers) == len(job["row_sha256"]) == len(samples):
+            raise Refused(f"it gave answers of the shape {answers.shape} to {len(samples)} {of}")
         self.hashes = [job["row_sha256"][row] for row in chosen]
         self.timed_rows, self.timed_of = len(chosen), of
-        answers: np.ndarray[Any, Any] = np.load(outputs, allow_pickle=False).astype(np.float32)
         return answers
 
     def timed(self, processes: int, rounds: int) -> dict[str, list[list[float]]]:
@@ -274,7 +284,7 @@ def made_by(bundle: Path) -> dict[str, Any]:
 
     Raises OSError, ValueError, KeyError, TypeError or RecursionError where it cannot be read or says neither.
     """
-    said = json.loads((bundle / "provenance.json").read_text(encoding="utf-8"))
+    said = json.loads(_beside("verify")["read_small"](bundle / "provenance.json", _LARGEST_PAPER))
     if "predicate" not in said:  # before edgekd wrote in-toto statements
         return {"plan": said["plan"], "checks": said.get("checks", {})}
     definition, run = said["predicate"]["buildDefinition"], said["predicate"]["runDetails"]
@@ -283,11 +293,21 @@ def made_by(bundle: Path) -> dict[str, Any]:
 
 
 def _pack(samples: Sequence[dict[str, Any]], path: Path) -> None:
+    _beside("runner")["pack"](list(samples), path)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    arrays: dict[str, np.ndarray[Any, Any]] = _beside("verify")["read_arrays"](path)
+    return arrays
+
+
+@cache
+def _beside(name: str) -> dict[str, Any]:
+    """What the module of that name defines: of this package; in a bundle, of the file itself, past every cache."""
     if __package__:
-        from edgekd.onboard.runner import pack
-    else:  # in a bundle
-        from runner import pack  # type: ignore[no-redef]
-    pack(list(samples), path)
+        return vars(importlib.import_module(f"{__package__}.{name}"))
+    here = Path(__file__).resolve()
+    return runpy.run_path(str(here.parents[1] / "verify.py" if name == "verify" else here.with_name(f"{name}.py")))
 
 
 def _evenly(rows: int, most: int) -> list[int]:
@@ -312,19 +332,20 @@ def _here(mode: str, **job: Any) -> dict[str, Any]:
         if last.startswith("ModuleNotFoundError: "):
             raise ImportError(last.partition(": ")[2])
         raise Refused(f"the process for a {mode} run ended with code {done.returncode}: {last}", 7)
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    if "refused" in answer:
-        raise Refused(f"ONNX Runtime refuses the model: {answer['refused']}", 7)
+    try:
+        answer: dict[str, Any] = _beside("verify")["read_json"](done.stdout.encode().strip().splitlines()[-1])
+        refused = answer.get("refused")
+    except (AttributeError, IndexError, ValueError) as error:
+        raise Refused(f"the process for a {mode} run ended without an answer", 7) from error
+    if refused:
+        raise Refused(f"ONNX Runtime refuses the model: {refused}", 7)
     return answer
 
 
 def _check(bundle: Path) -> None:
     """Raises Refused where the bundle's files are not those that were shipped."""
-    sys.path.append(str(bundle))  # at the end: its folder `onnx` is no package
-    import verify
-
-    sys.path.pop()
-    if problems := verify.changed_files(bundle, verify.read_manifest(bundle)):
+    verify = _beside("verify")
+    if problems := verify["changed_files"](bundle, verify["read_manifest"](bundle)):
         raise Refused(f"this is not the bundle that was shipped: {problems[0]}")
 
 
@@ -342,8 +363,8 @@ def main() -> int:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     try:
-        wanted = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["min"]["ort_version"]
         _check(bundle)
+        wanted = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["min"]["ort_version"]
         run = partial(_here, provider=made_by(bundle)["plan"]["target"]["execution_provider"])
         made = receipt(bundle, run, device="by hand", protocol="full" if given.full else "quick",
                        minutes=given.minutes, say=say)  # fmt: skip

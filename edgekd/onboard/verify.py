@@ -25,10 +25,17 @@ import re  # noqa: E402
 import stat  # noqa: E402
 import unicodedata  # noqa: E402
 import zipfile  # noqa: E402
+import zlib  # noqa: E402
 from pathlib import Path, PurePosixPath  # noqa: E402
 
 SCHEMAS = (1, 2)  # of manifest.json, that this script reads; 2 has self_sha256
 LARGEST_JSON = 4 << 20  # bytes
+LARGEST_PAPER = 64 << 20  # bytes of report.json and the like
+LARGEST_BUNDLE = 4 << 30  # bytes of all files that a manifest lists
+LARGEST_ARRAYS = 256 << 20  # bytes of all arrays of an .npz
+MOST_FILES, MOST_STEPS = 4096, 16  # that a manifest lists, and folders above one of them
+MOST_ARRAYS = 65_536  # in an .npz
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
 MOST_SHOWN = 20  # problems
 KINDS = {
     "name": str, "version": str, "task": str, "recipe": str, "model": str, "plan_sha256": str,
@@ -80,19 +87,32 @@ def read_json(raw):
         raise ValueError("it is nested too deeply") from None
 
 
-def read_small(path):
-    """The bytes of a file that is no link, device or giant. Raises OSError, ValueError."""
+def read_small(path, most=LARGEST_JSON):
+    """The bytes of a file that is no link, device or giant, more than `most` bytes. Raises OSError, ValueError."""
     found = os.lstat(path)
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path.name} is a link, folder or device, not a file")
-    if found.st_size > LARGEST_JSON:
-        raise ValueError(f"{path.name} has {found.st_size} bytes, more than {LARGEST_JSON}")
-    return path.read_bytes()
+    if found.st_size > most:
+        raise ValueError(f"{path.name} has {found.st_size} bytes, more than {most}")
+    with open_file(path) as file:
+        return file.read(most)
 
 
-def read_manifest(folder):
-    """What manifest.json says: every key that is needed, of its kind. Raises OSError, ValueError; Newer by name."""
-    raw = read_small(folder / "manifest.json")
+def open_file(path):
+    """A plain file for reading. Raises OSError; ValueError for a pipe or device, which is never waited for."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError(f"{path.name} is a link, folder or device, not a file")
+    return file
+
+
+def read_manifest(folder, raw=None):
+    """What manifest.json says: every key that is needed, of its kind. Raises OSError, ValueError; Newer by name.
+
+    `raw` are its bytes where they were read before, as a signature is held against them.
+    """
+    raw = read_small(folder / "manifest.json") if raw is None else raw
     manifest = read_json(raw)
     if not isinstance(manifest, dict):
         raise ValueError("it is no JSON object")
@@ -127,10 +147,9 @@ def check_own_hash(raw, own):
 def check_list(manifest):
     """Raises ValueError where the list of files could mean anything but plain files of this folder, each once."""
     spelled = {}
+    check_amount(manifest)
     for part in ("artifact", "evidence"):
-        files = manifest[part].get("files")
-        if not isinstance(files, dict):
-            raise ValueError(f"its {part} has no files")
+        files = manifest[part]["files"]
         for name, entry in files.items():
             if not is_plain(name) or "\\" in name or any(step in ("", ".", "..") for step in name.split("/")):
                 raise ValueError(f"it lists {shown(name)}, which is no plain path inside the bundle")
@@ -146,6 +165,26 @@ def check_list(manifest):
         raise ValueError(f"it lists {shown(min(both))} as a file and as a folder")
     if manifest["model"] not in manifest["artifact"]["files"]:
         raise ValueError("it names no model of this bundle")
+
+
+def check_amount(manifest):
+    """Raises ValueError where the list has more files, deeper ones or more bytes than are read in reasonable time."""
+    total = count = 0
+    for part in ("artifact", "evidence"):
+        files = manifest[part].get("files")
+        if not isinstance(files, dict):
+            raise ValueError(f"its {part} has no files")
+        count += len(files)
+        if count > MOST_FILES:
+            raise ValueError(f"it lists more than {MOST_FILES} files")
+        if deep := next((name for name in files if name.count("/") > MOST_STEPS), None):
+            raise ValueError(f"it lists {shown(deep)}, which lies more than {MOST_STEPS} folders deep")
+        sizes = [entry.get("size") for entry in files.values() if isinstance(entry, dict)]
+        if any(type(size) is not int or size < 0 for size in sizes):
+            raise ValueError("it lists an entry that is no size and SHA-256")
+        total += sum(sizes)
+    if total > LARGEST_BUNDLE:
+        raise ValueError(f"it lists files of {total} bytes, more than {LARGEST_BUNDLE} in all")
 
 
 def is_plain(text):
@@ -166,14 +205,20 @@ def folders_of(names):
     return {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}
 
 
-def walk(folder, inside):
-    """Every entry of the folder and of the folders `inside` it, links not followed: name to os.lstat."""
+def walk(folder, inside, most):
+    """Every entry of the folder and of the folders `inside` it, links not followed: name to os.lstat.
+
+    It ends as soon as there are more than `most`.
+    """
     found = {}
     for place in ("", *sorted(inside)):  # a folder comes before those in it
         if place and (place not in found or not stat.S_ISDIR(found[place].st_mode)):
             continue
         with os.scandir(folder / place) as entries:
-            found.update((f"{place}/{one.name}" if place else one.name, os.lstat(one.path)) for one in entries)
+            for one in entries:
+                found[f"{place}/{one.name}" if place else one.name] = os.lstat(one.path)
+                if len(found) > most:
+                    return found
     return found
 
 
@@ -184,7 +229,10 @@ def changed_files(folder, manifest):
     """
     listed = {**manifest["artifact"]["files"], **manifest["evidence"]["files"]}
     folders = folders_of(listed)
-    present = walk(folder, folders)
+    most = len(listed) + len(folders) + MOST_FILES
+    present = walk(folder, folders, most)
+    if len(present) > most:
+        return [f"more than {most} files and folders: {len(listed) + 1} files are part of the bundle"]
     problems = [f"{shown(name)}: missing" for name in sorted({*listed, "manifest.json"} - set(present))]
     for name in sorted(set(present) - {*listed, *folders, "manifest.json"}):
         slash = "/" if stat.S_ISDIR(present[name].st_mode) else ""
@@ -205,7 +253,7 @@ def changed_files(folder, manifest):
 def sha256_of(path):
     """SHA-256 of a file, read in blocks: a small board has little memory."""
     hasher = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             hasher.update(block)
     return hasher.hexdigest()
@@ -230,21 +278,37 @@ def answer(output):
     return output.reshape(1, -1, output.shape[-1]).mean(axis=1)
 
 
-def read_arrays(path):
-    """The arrays of an .npz by name. Raises ValueError for objects, and where one claims more than its file holds."""
+def read_arrays(path, largest=LARGEST_ARRAYS):
+    """The arrays of an .npz by name. Raises ValueError for objects, and where they claim more than their file holds."""
     import numpy as np
 
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            with archive.open(member) as file:
-                first = np.lib.format.read_magic(file)[0] == 1
-                read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                shape, _, kind = read_header(file)
-                size = file.tell() + kind.itemsize * math.prod(shape)
-                if kind.kind not in "biuf" or size != member.file_size or size > os.path.getsize(path):
-                    raise ValueError(f"{shown(member.filename)} is no plain array of numbers")
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    with open_file(path) as stream:
+        most, total = min(os.fstat(stream.fileno()).st_size, largest), 0
+        with zipfile.ZipFile(stream) as archive:
+            members = archive.infolist()
+            if len(members) > MOST_ARRAYS:
+                raise ValueError(f"it holds {len(members)} arrays, more than {MOST_ARRAYS}")
+            for member in members:
+                total += member.file_size  # of all together: members may share one place in the file
+                if total > most:
+                    raise ValueError(f"its arrays have more than {most} bytes in all")
+                with archive.open(member) as file:
+                    check_array(file, member)
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def check_array(file, member):
+    """Raises ValueError where a member's header is not that of numbers of just its size."""
+    import numpy as np
+
+    first = np.lib.format.read_magic(file)[0] == 1
+    read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, _, kind = read_header(file)
+    size = file.tell() + kind.itemsize * math.prod(shape)
+    if kind.kind not in "biuf" or size != member.file_size:
+        raise ValueError(f"{shown(member.filename)} is no plain array of numbers")
 
 
 def read_inputs(folder):
@@ -324,10 +388,13 @@ def listed(problems):
     return "".join(f"\n  {problem}" for problem in problems[:MOST_SHOWN] + more)
 
 
-def check_files(folder, ignore_modes=False):
-    """The manifest of a bundle whose files are those that it lists. Raises Failed; loads nothing."""
+def check_files(folder, ignore_modes=False, raw=None):
+    """The manifest of a bundle whose files are those that it lists. Raises Failed; loads nothing.
+
+    `raw` are the manifest's bytes where they were read, and held against a signature, before.
+    """
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, raw)
     except Newer as error:
         raise Failed(f"manifest.json cannot be used: {error}", fix=NEWER) from error
     except (OSError, ValueError) as error:

@@ -72,10 +72,10 @@ def made(bundle: Path) -> Made:
     """Read a bundle. Raises UsageError where the folder is none, or one of before receipts, or of a newer edgekd."""
     try:
         manifest = verify.read_manifest(bundle)
-        raw = (bundle / "manifest.json").read_bytes()
-        report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
+        raw = verify.read_small(bundle / "manifest.json")
+        report = json.loads(verify.read_small(bundle / "report.json", verify.LARGEST_PAPER))
         provenance = made_by(bundle)
-        golden = json.loads((bundle / "golden" / "golden.json").read_text(encoding="utf-8"))
+        golden = json.loads(verify.read_small(bundle / "golden" / "golden.json"))
         expected = verify.read_arrays(bundle / "golden" / "expected.npz")
         _ = expected["float32"]
         created = datetime.strptime(report["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)

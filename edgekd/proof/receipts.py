@@ -20,6 +20,7 @@ from edgekd.core.errors import StoreError
 from edgekd.core.files import storage_error, write_file
 from edgekd.core.latency import Percentile, aa_ratio, is_stable, percentile
 from edgekd.core.receipt import LIMIT_MIB, Receipt, ReceiptRefused, parse, refused
+from edgekd.core.signing import read_limited
 from edgekd.proof.doubts import doubts, made
 
 
@@ -73,6 +74,17 @@ def folder(bundle: Path) -> Path:
     return whole.with_name(f"{whole.name}.receipts")
 
 
+def writable_folder(bundle: Path) -> Path:
+    """The same, to write into. Raises StoreError where it is a link: what is written would land somewhere else."""
+    place = folder(bundle)
+    if place.is_symlink():
+        raise StoreError(
+            f"{place} is a link: nothing is written through it",
+            fix=f"put the folder itself there: `rm {place} && mkdir {place}`",
+        )
+    return place
+
+
 def read_all(bundle: Path) -> tuple[list[tuple[Path, Receipt]], list[tuple[Path, tuple[str, ...]]]]:
     """The receipts beside a bundle that hold, oldest first, and those that do not, each with its reasons.
 
@@ -106,7 +118,7 @@ def check(said: bytes | dict[str, Any], bundle: Path, now: datetime | None = Non
 
 def check_writable(bundle: Path) -> None:
     """Raises StoreError where no receipt can be written beside the bundle: told before anything is measured."""
-    place = folder(bundle)
+    place = writable_folder(bundle)
     try:
         tempfile.TemporaryFile(dir=place if place.exists() else place.parent).close()
     except OSError as error:
@@ -119,7 +131,7 @@ def check_writable(bundle: Path) -> None:
 def write(said: dict[str, Any], bundle: Path) -> Path:
     """Write a receipt beside its bundle, over no other one; its path. Raises StoreError where that cannot be."""
     name = re.sub(r"[^a-z0-9.]+", "-", str(said["device"]).lower()).strip("-")
-    path = _taken(folder(bundle), f"{name}-{said['started'].replace(':', '').replace('-', '')}")
+    path = _taken(writable_folder(bundle), f"{name}-{said['started'].replace(':', '').replace('-', '')}")
     try:
         write_file(path, json.dumps(said, ensure_ascii=False) + "\n")
     except StoreError:
@@ -147,8 +159,8 @@ def _read(path: Path) -> Receipt:
     if not path.is_file():
         raise refused(["it is no file"])
     try:
-        if path.stat().st_size > LIMIT_MIB << 20:
-            raise refused([f"it has more than the {LIMIT_MIB} MiB that a receipt may have"])
-        return parse(path.read_bytes())
+        return parse(read_limited(path, LIMIT_MIB << 20))
     except OSError as error:
         raise refused([f"it cannot be read: {error.strerror}"]) from error
+    except ValueError as error:
+        raise refused([f"it has more than the {LIMIT_MIB} MiB that a receipt may have"]) from error

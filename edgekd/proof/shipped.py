@@ -85,7 +85,7 @@ def open_bundle(folder: Path) -> Shipped:
         golden_inputs(folder)
     except ValueError as error:
         raise EdgeKDError(f"{folder}: {error}", fix="take the bundle anew from where it was built") from error
-    return Shipped(folder, of, json.loads((folder / "report.json").read_text("utf-8")))
+    return Shipped(folder, of, json.loads(verify.read_small(folder / "report.json", verify.LARGEST_PAPER)))
 
 
 @dataclass(frozen=True)

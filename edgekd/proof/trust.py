@@ -1,7 +1,7 @@
 """Trust: whether a bundle is the one that was shipped, by whom, how new, and for which device. Runs no model.
 
-The order matters: first the strict walk and the hashes, then the signature, then what the manifest says. The model is
-opened by others (`answers`), after all this.
+The order matters: first the signature over the manifest's bytes, then the strict walk and the hashes, then what the
+manifest says. The model is opened by others (`answers`), after all this.
 """
 
 from __future__ import annotations
@@ -90,10 +90,14 @@ def check(bundle: Path, asked: Asked | None = None) -> Checked:
     """All but the model's answers. Raises EdgeKDError where the bundle is not what was shipped or asked for."""
     asked = asked or Asked()
     try:
-        manifest = verify.check_files(bundle, asked.ignore_modes)
+        raw = verify.read_small(bundle / "manifest.json")
+    except (OSError, ValueError) as error:
+        raise EdgeKDError(f"manifest.json cannot be used: {signing.why(error)}", fix=_ANEW) from error
+    signed, notes = _signed(bundle, raw, asked.trust)  # before any of its bytes is parsed, or a file hashed
+    try:
+        manifest = verify.check_files(bundle, asked.ignore_modes, raw)
     except verify.Failed as error:
         raise EdgeKDError(str(error), fix=error.fix or _ANEW) from error
-    signed, notes = _signed(bundle, asked.trust)
     if asked.after is not None:
         _newer(manifest["version"], asked.after)
         notes += [] if signed else ["the version is what the manifest says; only a signature (--key) vouches for it"]
@@ -143,8 +147,8 @@ def _answers(folder: str) -> dict[str, str]:
         raise _KINDS[error.code](str(error), fix=fix) from error
 
 
-def _signed(bundle: Path, trust: Trust | None) -> tuple[list[PublicKey], list[str]]:
-    """The trusted keys that signed the bundle, and notes. Raises EdgeKDError where none did."""
+def _signed(bundle: Path, raw: bytes, trust: Trust | None) -> tuple[list[PublicKey], list[str]]:
+    """The trusted keys that signed the manifest's bytes `raw`, and notes. Raises EdgeKDError where none did."""
     place = signing.beside(bundle)
     name = place.name.removesuffix(".sig")
     if trust is None:
@@ -156,9 +160,10 @@ def _signed(bundle: Path, trust: Trust | None) -> tuple[list[PublicKey], list[st
             fix="take the .sig from where the bundle was built: `edgekd build ... --sign KEY` makes one",
         )
     envelope = signing.read_envelope(place)
-    if envelope.payload != (bundle / "manifest.json").read_bytes():
+    if envelope.payload != raw:
         raise EdgeKDError(
-            f"{place.name} is the signature of another bundle", fix="take the .sig that belongs to this one"
+            f"{place.name} is the signature of another bundle, or manifest.json was changed",
+            fix="take the bundle and its .sig anew from where they were built",
         )
     known = {key.key_id: key for key in (*trust.revoked_keys, *trust.keys)}
     for one in envelope.signatures:

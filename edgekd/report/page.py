@@ -13,6 +13,7 @@ from typing import Any
 
 from edgekd.core import licences
 from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.core.files import write_file
 from edgekd.onboard import verify
 from edgekd.proof import doubts, receipts
 from edgekd.report.drawing import Axis, Mark, placed, round_step
@@ -28,7 +29,7 @@ def read(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{folder} is no bundle: it has no report.json", fix=fix)
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(verify.read_small(path, verify.LARGEST_PAPER))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no whole JSON: {error}", fix=fix) from error
     if not isinstance(said, dict) or "summary" not in said:
@@ -82,10 +83,13 @@ def text(bundle: Path) -> str:
 
     Without control characters: it goes to a terminal, and a bundle may be a stranger's.
     """
-    said, path = with_receipts(bundle), bundle / "report.md"
+    said, path, fix = with_receipts(bundle), bundle / "report.md", "give the folder that build wrote"
     if not path.is_file():
-        raise UsageError(f"{bundle} is no whole bundle: it has no report.md", fix="give the folder that build wrote")
-    own = path.read_text(encoding="utf-8", errors="replace")
+        raise UsageError(f"{bundle} is no whole bundle: it has no report.md", fix=fix)
+    try:
+        own = verify.read_small(path, verify.LARGEST_PAPER).decode(errors="replace")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{bundle} has no report.md that can be read: {error}", fix=fix) from error
     own = "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in own)
     return own if not _any(said) else f"{own.rstrip()}\n\n{_filled('_receipts.md', said, bundle).rstrip()}\n"
 
@@ -99,8 +103,8 @@ def write_page(bundle: Path) -> Path:
     if not _any(said):
         return bundle / "report.html"
     whole = _filled("report.html", said, bundle)
-    path = receipts.folder(bundle) / "report.html"
-    path.write_text(whole, encoding="utf-8")
+    path = receipts.writable_folder(bundle) / "report.html"
+    write_file(path, whole)  # by a rename: where a link lies there it is replaced, never followed
     return path
 
 
