@@ -16,8 +16,8 @@ from edgekd import planning
 from edgekd.core import protocols, registry
 from edgekd.core.errors import UsageError
 from edgekd.core.protocols import Survey, lacking
+from edgekd.core.ranges import check_ranges
 from edgekd.core.registry import PROTOCOLS, make, names, plugin
-from edgekd.planning import Options, _check_numbers
 
 NEEDED = {"ssh": {"host": "board"}}  # options without a default
 PLUGINS = [(kind, name) for kind in PROTOCOLS for name in names(kind)]
@@ -80,7 +80,7 @@ def test_a_family_offers_relief_that_planning_accepts(name):
         assert isinstance(said, str)
         assert (said == "") == ("--" not in said)
         for option, value in re.findall(r"--([a-z-]+) (\d+)", said):
-            _check_numbers(Options("rpi4", **{option.replace("-", "_"): int(value)}))
+            check_ranges({option.replace("-", "_"): int(value)})
 
 
 _HEAVY = """
