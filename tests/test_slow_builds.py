@@ -1,7 +1,7 @@
 """Real models and data: the demo's figures, and a second data set on two targets. Minutes each.
 
-The floors asserted here leave room for another CPU and another training run; the figures themselves are
-measured by `python -m benchmarks.demo` and stand in the README.
+The default demo's floors are what the README says is asked, `benchmarks/asked.py`; those of the others leave room for
+another CPU and another training run. The figures themselves are measured by `python -m benchmarks.demo`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import run, write_csv
 
+from benchmarks import asked
 from edgekd.core.registry import make, plugin
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -28,9 +29,9 @@ def test_demo(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     summary = json.loads(first.stdout)["summary"]
     assert summary["target"] == "rpi4"
-    assert summary["retained"] >= 0.92
-    assert summary["speedup"] >= 4.5
-    assert summary["smaller"] >= 10
+    assert summary["retained"] >= asked.RETAINED
+    assert summary["speedup"] >= asked.SPEEDUP
+    assert summary["smaller"] >= asked.SMALLER
     assert summary["shipped"]["metric_value"] > summary["baseline"]["metric_value"] + 0.03
     assert summary["shipped"]["peak_rss_mib"] <= 32
     report = json.loads((tmp_path / "first" / "report.json").read_text(encoding="utf-8"))
@@ -43,7 +44,7 @@ def test_demo(tmp_path: Path) -> None:
     started = time.monotonic()
     again = run("build", "--target", "rpi4", "--out", tmp_path / "again", "--json", env=environment)
     assert again.returncode == 0, again.stderr
-    assert time.monotonic() - started < 30  # 15 s asked for; twice that on a busy machine
+    assert time.monotonic() - started < asked.AGAIN_S
     assert json.loads(again.stdout)["summary"] == summary
     assert run("verify", tmp_path / "first").returncode == 0
 
@@ -70,7 +71,7 @@ def test_all_labels(tmp_path: Path) -> None:
                env={"EDGEKD_STORE": str(tmp_path / "store")}, timeout=1400)  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)["summary"]
-    assert summary["retained"] >= 0.95
+    assert summary["retained"] >= asked.RETAINED
     assert summary["speedup"] >= 4.5
 
 
