@@ -61,7 +61,7 @@ def test_parquet(tmp_path):
             "a.csv",
             b"a,b\nx,\xe9\n",
             "{path} is not UTF-8: line 2 holds byte 0xe9",
-            "convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8 a.csv > utf8-a.csv",
+            "convert it first: iconv -f WINDOWS-1252 -t UTF-8 {path} > {path.parent}/utf8-a.csv",
         ),
         (
             "a.tsv",
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_refused(name, content, problem, fix, tmp_path):
     with pytest.raises(DataError) as refusal:
         read_tables(str(path))
     assert refusal.value.message.startswith(problem.format(path=path))
-    assert (refusal.value.fix, refusal.value.exit_code) == (fix, 1)
+    assert (refusal.value.fix, refusal.value.exit_code) == (fix.format(path=path), 1)
 
 
 def test_a_cell_of_the_absurd_is_refused(tmp_path):

@@ -98,7 +98,7 @@ def _text_table(path: Path) -> Table:
     if "\x00" in text:
         raise DataError(
             f"{path} holds NUL bytes: it is not a text file",
-            fix=f"give a CSV, TSV or JSONL text file; if it is UTF-16, {_convert(path, raw)}",
+            fix=_convert(path, raw) if _is_wide(raw) else "give a CSV, TSV or JSONL text file",
         )
     return _json_lines(path, text) if path.suffix == ".jsonl" else _delimited(path, text)
 
@@ -107,14 +107,18 @@ _QUOTES = "quote cells that hold the delimiter, and escape quotes by doubling th
 _NO_QUOTES = "write one tab between two cells, and no tab inside a cell: .tsv has no quotes; .csv and .jsonl have"
 
 
+def _is_wide(raw: bytes) -> bool:
+    """Whether a third of the bytes or more is NUL, as in UTF-16 of mostly Latin letters."""
+    return 3 * raw.count(b"\0") >= len(raw)
+
+
 def _convert(path: Path, raw: bytes) -> str:
     """The command that writes the same text as UTF-8 beside the file."""
-    narrow = raw.count(b"\0") < len(raw) // 4
     if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         encoding = "UTF-32"
     elif raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "UTF-16"
-    elif not narrow:
+    elif _is_wide(raw):
         encoding = "UTF-16BE" if raw.startswith(b"\0") else "UTF-16LE"
     else:  # of these two every byte is a letter in the second only
         encoding = "WINDOWS-1252" if not set(raw) & set(b"\x81\x8d\x8f\x90\x9d") else "ISO-8859-1"
