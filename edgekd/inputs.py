@@ -27,7 +27,7 @@ def read_teacher(
 
     Raises TeacherError or UsageError: among others where it is to be `compressed` itself and is not ready for that.
     """
-    kind = "labels" if source == "labels" else _KINDS.get(Path(source).suffix, "huggingface")
+    kind = "labels" if source == "labels" else _KINDS.get(Path(source).suffix.lower(), "huggingface")
     if kind == "onnx_model" and not compressed:
         raise UsageError(
             f"the teacher {source} is an ONNX file; a student is cut from, or taught by, a torch model",

@@ -285,7 +285,7 @@ def _golden(options: Options, task: Any) -> tuple[Example, ...]:
     """The first rows of the file that `--golden` names; none for the words it knows."""
     if options.golden in GOLDEN:
         return ()
-    if Path(options.golden).suffix not in READERS and not user_path(options.golden).exists():
+    if Path(options.golden).suffix.lower() not in READERS and not user_path(options.golden).exists():
         raise UsageError(
             f"--golden {options.golden!r} is unknown", fix=f"{suggestion(options.golden, GOLDEN)}; or give a data file"
         )

@@ -46,7 +46,7 @@ from edgekd.teachers.onnx_model import OnnxModel
     ("data", "why"),
     [
         (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS, not the model"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS, not the file itself"),
         (b"<!DOCTYPE html><html></html>", "it ends too early, or it is another kind of file"),
         (b"\0" * 100, "it ends too early, or it is another kind of file"),
         (b"\x08\x09", "it holds no graph with an opset and an IR version"),

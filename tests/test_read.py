@@ -48,7 +48,7 @@ def test_parquet(tmp_path):
     [
         ("a.csv", b"", "{path} is empty", "give a file with a header line and rows"),
         ("a.csv", b"a,b\n", "{path} holds a header and no rows", "give a file with at least one row for each class"),
-        ("a.csv", b"a,a\n1,2\n", "{path} has two columns called 'a'", "rename one in the header line"),
+        ("a.csv", b"a,a\n1,2\n", "{path} has 2 columns called 'a'", "rename them in the header line"),
         (
             "a.csv",
             b"a,b\n1,2\n1,2,3\n",

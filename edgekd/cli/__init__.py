@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekd import __version__
+from edgekd.cli import stopping
 from edgekd.cli.bench import bench, compare
 from edgekd.cli.diagnose import diagnose
 from edgekd.cli.keygen import ask_passphrase, keygen
-from edgekd.cli.printing import print_json
+from edgekd.cli.printing import OutputLostError, echo, one_line, print_json, written
 from edgekd.cli.report import report
+from edgekd.cli.stopping import EndedError, signals_end_the_command
 from edgekd.cli.store import store as store_commands
 from edgekd.cli.targets import targets
 from edgekd.cli.verify import verify
@@ -132,7 +134,7 @@ def build(out: Path | None, keys: tuple[Path, ...], as_json: bool, **values: Any
     from edgekd.planning import make_plan
 
     signers = open_signers(keys, ask_passphrase)  # first: nobody waits an hour for a key that does not open
-    store = open_store(say=partial(click.echo, err=True))
+    store = open_store(say=partial(echo, err=True))
     made, splits = make_plan(_options(values), store)
     from edgekd.pipeline import build as run  # after the plan: what is refused is refused quickly
 
@@ -144,9 +146,9 @@ def build(out: Path | None, keys: tuple[Path, ...], as_json: bool, **values: Any
         return
     from edgekd.cli import show
 
-    click.echo(show.summary(built.summary, built.folder, fresh=built.fresh, on_target=built.on_target_says))
+    echo(show.summary(built.summary, built.folder, fresh=built.fresh, on_target=built.on_target_says))
     if signed:
-        click.echo(f"signed  {built.folder}.sig, by {', '.join(one[:16] for one in signed)}")
+        echo(f"signed  {built.folder}.sig, by {', '.join(one[:16] for one in signed)}")
 
 
 @cli.command()
@@ -161,10 +163,10 @@ def plan(measure: bool, as_json: bool, **values: Any) -> None:
     from edgekd.planning import make_plan
     from edgekd.sizing.fitting import fit
 
-    store = open_store(say=partial(click.echo, err=True))
+    store = open_store(say=partial(echo, err=True))
     made, _ = make_plan(_options(values), store)
     if not as_json:
-        click.echo(show.plan(made))
+        echo(show.plan(made))
     shape = None
     if not made.compresses_only:  # the teacher has the size that it has
         with shown_on_stderr() as progress:
@@ -173,7 +175,7 @@ def plan(measure: bool, as_json: bool, **values: Any) -> None:
     if as_json:
         print_json({"plan": made.as_dict(), "plan_sha256": made.digest, "fit": asdict(shape) if shape else None})
     elif shape is not None:
-        click.echo(show.fit_table(shape, made))
+        echo(show.fit_table(shape, made))
 
 
 cli.add_command(diagnose)
@@ -198,7 +200,7 @@ def doctor(fix: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"checks": [asdict(check) for check in found]})
     else:
-        click.echo(show.doctor(found))
+        echo(show.doctor(found))
 
 
 cli.add_command(verify)
@@ -211,52 +213,59 @@ def main() -> None:
     """Run the command; every mistake of the user's ends as two lines and an exit code."""
     set_thread_defaults()  # before anything loads torch, NumPy or tokenizers
     as_json = "--json" in sys.argv[1:]
-    before = signal.signal(signal.SIGTERM, _end)
     try:
-        code = cli.main(prog_name="edgekd", standalone_mode=False) or 0
+        with signals_end_the_command():
+            code = _run(as_json)
+    except EndedError as error:  # between two commands' lines
+        code = error.exit_code
+    except OutputLostError as error:
+        code = _lost(error)
+    sys.exit(code if written() else code or 1)
+
+
+def _run(as_json: bool) -> int:
+    try:
+        return cli.main(prog_name="edgekd", standalone_mode=False) or 0
     except EdgeKDError as error:
-        code = _refuse(error, as_json)
+        return _refuse(error, as_json)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else "")
-        code = 2
+        echo(error.ctx.get_help() if error.ctx else "")
+        return 2
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edgekd"
-        code = _refuse(UsageError(error.format_message(), fix=f"see `{where} --help`"), as_json)
-    except (KeyboardInterrupt, click.Abort):
-        code = _stopped(130, as_json)
-    except _Ended:
-        code = _stopped(143, as_json)
+        return _refuse(UsageError(error.format_message(), fix=f"see `{where} --help`"), as_json)
+    except (KeyboardInterrupt, click.Abort, EndedError) as error:
+        return _stopped(error, as_json)
     except OSError as error:
         from edgekd.core.files import storage_error
 
-        code = _refuse(storage_error(error, Path(error.filename or ".")), as_json)
+        return _refuse(storage_error(error, Path(error.filename or ".")), as_json)
     except MemoryError:
-        code = _refuse(StoreError("out of memory", fix="close other programs, or give shorter texts"), as_json)
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-    sys.exit(code)
+        return _refuse(StoreError("out of memory", fix="close other programs, or give shorter texts"), as_json)
 
 
-class _Ended(BaseException):
-    """SIGTERM: what is open is closed, temporary folders are removed, and children end."""
-
-
-def _end(*_: object) -> None:
-    raise _Ended
-
-
-def _stopped(code: int, as_json: bool) -> int:
+def _stopped(error: BaseException, as_json: bool) -> int:
+    code, words, fix = stopping.told(error)
     if as_json:
-        print_json({"error": "stopped", "fix": "run the same command again: finished stages are kept", "exit": code})
+        print_json({"error": words.partition(";")[0], "fix": fix, "exit": code})
     else:
-        click.echo("stopped; finished stages are kept: the same command goes on from there", err=True)
+        echo(words, err=True)
     return code
+
+
+def _lost(error: OutputLostError) -> int:
+    """141, as of a command that SIGPIPE ends, where nobody reads any more; 1 where the answer cannot be written."""
+    if error.closed:
+        return 128 + signal.SIGPIPE
+    echo(f"error: cannot write the answer to stdout: {error}", err=True)
+    echo("  fix: free some space where it is written to, then run the same command again", err=True)
+    return 1
 
 
 def _refuse(error: EdgeKDError, as_json: bool) -> int:
     if as_json:
         print_json(error.as_dict())
     else:
-        click.echo(f"error: {error.message}", err=True)
-        click.echo(f"  fix: {error.fix}", err=True)
+        echo(f"error: {one_line(error.message)}", err=True)
+        echo(f"  fix: {one_line(error.fix)}", err=True)
     return error.exit_code

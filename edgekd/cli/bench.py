@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgekd.cli.printing import print_json
+from edgekd.cli.printing import echo, print_json
+from edgekd.cli.stopping import nothing_is_kept
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.onboard.bench import MOST_MINUTES
 
@@ -48,16 +48,6 @@ def _minutes(_context: click.Context, _option: click.Parameter, given: float) ->
     return given
 
 
-@contextlib.contextmanager
-def _nothing_kept() -> Iterator[None]:
-    """Says so where the user stops what is in this block: unlike a build's, its stages are not kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo("stopped; nothing was kept", err=True)
-        sys.exit(130)
-
-
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--device", default="local", show_default=True,
@@ -80,14 +70,14 @@ def bench(
     from edgekd.core.store import open_store
     from edgekd.proof.prove import prove
 
-    with _nothing_kept(), shown_on_stderr() as progress:
+    with nothing_is_kept(), shown_on_stderr() as progress:
         proof = prove(bundle, progress, open_store(), device=device, full=full, minutes=minutes,
                       data=_data(data, columns), install=install)  # fmt: skip
     broken, report = proof.broken[0] if proof.broken else None, _report(bundle)
     if as_json:
         print_json(proof.as_dict() | {"report": report} | (broken.as_dict() if broken else {}))
         sys.exit(broken.exit_code if broken else 0)
-    click.echo(_shown(proof, report, minutes))
+    echo(_shown(proof, report, minutes))
     if broken:
         raise broken
 
@@ -159,12 +149,12 @@ def compare(
     from edgekd.cli.progress import shown_on_stderr
     from edgekd.proof.versus import compare as run
 
-    with _nothing_kept(), shown_on_stderr() as progress:
+    with nothing_is_kept(), shown_on_stderr() as progress:
         found = run(bundles, progress, device=device, full=full, data=_data(data, columns), install=install)
     if as_json:
         print_json(found.as_dict())
     else:
-        click.echo(_compared(found))
+        echo(_compared(found))
 
 
 def _compared(found: Comparison) -> str:

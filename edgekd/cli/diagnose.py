@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekd.cli.printing import print_json
+from edgekd.cli.printing import echo, print_json
 from edgekd.core.errors import UsageError
 
 _WORST = 5
@@ -61,9 +61,7 @@ def diagnose(
     if as_json:
         print_json({"diagnosis": found})
     else:
-        click.echo(
-            _text(found) if found else f"{source} ships float32, and no quantized variant was made: nothing is lost"
-        )
+        echo(_text(found) if found else f"{source} ships float32, and no quantized variant was made: nothing is lost")
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from edgekd.cli.printing import echo
 from edgekd.core.errors import UsageError
 
 
@@ -21,7 +22,7 @@ def keygen(path: Path, encrypted: bool) -> None:
     from edgekd.core import keys
 
     public = keys.make_key(path, _new_passphrase(path) if encrypted else None)
-    click.echo(
+    echo(
         f"private {path}  (mode 600: keep it off devices, repositories and backups that others read)\n"
         f"public  {path}.pub  (give it to device teams by another way than the bundles)\n"
         f"key id  {public.key_id}\n\n"

@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
+from edgekd.cli.printing import echo, one_line, visible
 from edgekd.core.protocols import Progress
 
 STAGES = ("size", "teach", "distill", "export", "compress", "measure", "ship")
@@ -25,8 +24,10 @@ def shown_on_stderr() -> Iterator[Progress]:
     from rich import progress as bars
     from rich.console import Console
 
-    columns = ("[progress.description]{task.description}", bars.BarColumn(), bars.MofNCompleteColumn(),
-               bars.TimeRemainingColumn(), "{task.fields[note]}")  # fmt: skip
+    # no markup: a name with [red] in it, or [link=...], is a name
+    title = bars.TextColumn("{task.description}", style="progress.description", markup=False)
+    note = bars.TextColumn("{task.fields[note]}", markup=False)
+    columns = (title, bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn(), note)
     with bars.Progress(*columns, console=Console(stderr=True)) as shown:
         yield _Bars(shown)
 
@@ -47,7 +48,7 @@ class _Lines:
 
     def stage(self, name: str, total: int | None = None) -> None:
         self.total, self.began, self.last = total, time.monotonic(), time.monotonic()
-        click.echo(f"{self.began - self.start:5.0f} s  {_title(name)}", err=True)
+        echo(f"{self.began - self.start:5.0f} s  {one_line(_title(name))}", err=True)
 
     def step(self, done: int, note: str = "") -> None:
         now = time.monotonic()
@@ -55,13 +56,13 @@ class _Lines:
             return
         self.last = now
         if not self.total:  # nobody knows how many there are
-            click.echo(f"{now - self.start:5.0f} s    {done}: {note}", err=True)
+            echo(f"{now - self.start:5.0f} s    {done}: {note}", err=True)
             return
         left = (now - self.began) / max(done, 1) * (self.total - done)
-        click.echo(f"{now - self.start:5.0f} s    {done}/{self.total}, about {left:.0f} s left  {note}", err=True)
+        echo(f"{now - self.start:5.0f} s    {done}/{self.total}, about {left:.0f} s left  {note}", err=True)
 
     def say(self, line: str) -> None:
-        click.echo(f"{time.monotonic() - self.start:5.0f} s  {line}", err=True)
+        echo(f"{time.monotonic() - self.start:5.0f} s  {line}", err=True)
 
 
 class _Bars:
@@ -72,14 +73,14 @@ class _Bars:
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish()
-        self.task = self.shown.add_task(_title(name), total=total, note="")
+        self.task = self.shown.add_task(one_line(_title(name)), total=total, note="")
 
     def step(self, done: int, note: str = "") -> None:
         if self.task is not None:
-            self.shown.update(self.task, completed=done, note=note)
+            self.shown.update(self.task, completed=done, note=one_line(note))
 
     def say(self, line: str) -> None:
-        self.shown.console.print(line, markup=False, highlight=False)
+        self.shown.console.print(visible(line), markup=False, highlight=False, emoji=False)
 
     def _finish(self) -> None:
         if self.task is not None:

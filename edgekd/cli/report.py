@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgekd.cli.printing import print_json
+from edgekd.cli.printing import echo, print_json
 
 
 @click.command()
@@ -23,11 +23,11 @@ def report(bundle: Path, open_it: bool, as_json: bool) -> None:
     said = page.with_receipts(bundle) if as_json else {}
     changed = page.altered(bundle)
     if changed:
-        click.echo(f"warning: {bundle} is not the bundle that was shipped: {changed[0]}", err=True)
-        click.echo("  fix: do not believe these figures; take the bundle anew from where it was built", err=True)
+        echo(f"warning: {bundle} is not the bundle that was shipped: {changed[0]}", err=True)
+        echo("  fix: do not believe these figures; take the bundle anew from where it was built", err=True)
     if as_json:
         print_json(said | {"altered": changed})
     elif open_it:
         click.launch(str(page.write_page(bundle)))
     else:
-        click.echo(page.text(bundle), nl=False)
+        echo(page.text(bundle), nl=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.cli.printing import one_line
 from edgekd.core.confidence import evidence_says
 from edgekd.core.registry import plugin
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Columns padded to their widest cell."""
+    """Columns padded to their widest cell; a cell is one line, whatever a name in it holds."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
+    header = [one_line(cell) for cell in header]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     return "\n".join(line.rstrip() for line in lines)
@@ -57,7 +60,7 @@ def plan(made: Plan) -> str:
         ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "
                 f"{made.digest[:12]}"),
     ]  # fmt: skip
-    return "\n".join(f"{name:<9} {text}" for name, text in rows)
+    return "\n".join(f"{name:<9} {one_line(text)}" for name, text in rows)
 
 
 def _student(made: Plan, inputs: str) -> list[tuple[str, str]]:
@@ -107,7 +110,7 @@ def fit_table(shape: Fit, made: Plan) -> str:
         *([f"latency on {target.name}: {shape.calibrated}"] if shape.calibrated else []),
         *(f"warning: {warning}" for warning in shape.warnings),
     ]
-    return "\n".join(["", table(header, rows), "", *tail])
+    return "\n".join(["", table(header, rows), "", *map(one_line, tail)])
 
 
 def layers(made: Plan, shape: dict[str, Any]) -> list[str]:
@@ -133,7 +136,7 @@ def targets(profiles: list[Profile]) -> str:
 def profile(shown: Profile) -> str:
     """Key and value, a line each."""
     return "\n".join(
-        f"{key:<22} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        f"{key:<22} {one_line(', '.join(map(str, value)) if isinstance(value, list) else str(value))}"
         for key, value in shown.as_dict().items()
         if value is not None
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekd.cli.printing import print_json
+from edgekd.cli.printing import echo, one_line, print_json
 from edgekd.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def store_list(as_json: bool) -> None:
         return
     limit = f"no cap (${CAP} is not set)" if cap is None else f"cap {cap:g} MiB"
     if found:
-        click.echo(_table(found))
-    click.echo(f"{len(found)} entries, {total:.1f} MiB in {root}; {limit}")
+        echo(_table(found))
+    echo(f"{len(found)} entries, {total:.1f} MiB in {root}; {limit}")
 
 
 @store.command("verify")
@@ -64,10 +64,10 @@ def store_verify(context: click.Context, remove_damaged: bool, as_json: bool) ->
         print_json({"store": str(root), "whole": whole, "damaged": damaged} | ({"fix": fix} if wrong else {}))
     else:
         for one, why in wrong.items():
-            click.echo(f"{one.name}: {why}{'; removed' if one.name in removed else ''}")
-        click.echo(f"{whole} of {whole + len(wrong)} results in {root} are whole")
+            echo(f"{one_line(one.name)}: {one_line(why)}{'; removed' if one.name in removed else ''}")
+        echo(f"{whole} of {whole + len(wrong)} results in {root} are whole")
         if len(removed) < len(wrong):
-            click.echo(f"  fix: {fix}", err=True)
+            echo(f"  fix: {fix}", err=True)
     if wrong:
         context.exit(1)
 
@@ -103,11 +103,11 @@ def store_prune(
         })  # fmt: skip
         return
     if done.removed:
-        click.echo(_table(done.removed))
+        echo(_table(done.removed))
     if done.in_use:
-        click.echo(f"in use, left: {', '.join(one.name for one in done.in_use)}")
+        echo(f"in use, left: {', '.join(one.name for one in done.in_use)}")
     what = "would be removed" if dry_run else f"removed, {len(done.litter)} leftovers of killed builds swept"
-    click.echo(f"{done.mib:.1f} MiB in {len(done.removed)} entries {what}")
+    echo(f"{done.mib:.1f} MiB in {len(done.removed)} entries {what}")
 
 
 def _check_stage(stage: str, root: Path) -> None:
@@ -127,9 +127,10 @@ def _table(found: Sequence[Kept]) -> str:
         used = datetime.fromtimestamp(one.used_s).astimezone().strftime("%Y-%m-%d %H:%M")
         of = "(a stopped build's work)" if one.is_work else one.of
         rows.append((one.stage, one.path.name[:8], f"{one.size_mib:.1f}", used, one.edgekd or "-", of))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines_of = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in lines_of) for column in range(5)]
     lines = []
-    for row in rows:
+    for row in lines_of:
         cells = [cell.rjust(width) if column == 2 else cell.ljust(width)
                  for column, (cell, width) in enumerate(zip(row, widths, strict=False))]  # fmt: skip
         lines.append("  ".join((*cells, row[5])).rstrip())

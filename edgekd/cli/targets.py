@@ -7,7 +7,7 @@ import re
 import click
 
 from edgekd import __version__
-from edgekd.cli.printing import print_json
+from edgekd.cli.printing import echo, print_json
 from edgekd.core.errors import UsageError
 
 _PROBER = f"edgekd {__version__}"
@@ -29,7 +29,7 @@ def targets_list(as_json: bool) -> None:
     if as_json:
         print_json({"targets": [profile.as_dict() for profile in profiles]})
     else:
-        click.echo(show.targets(profiles))
+        echo(show.targets(profiles))
 
 
 @targets.command("show")
@@ -45,7 +45,7 @@ def targets_show(name: str, as_yaml: bool, as_json: bool) -> None:
     if as_json:
         print_json(profile.as_dict())
     else:
-        click.echo(profile_text(name) if as_yaml else show.profile(profile), nl=not as_yaml)
+        echo(profile_text(name) if as_yaml else show.profile(profile), nl=not as_yaml)
 
 
 @targets.command("check")
@@ -59,7 +59,7 @@ def targets_check(file: str, as_json: bool) -> None:
     if as_json:
         print_json({"target": profile.name, "valid": True})
     else:
-        click.echo(f"{file}: a valid profile for {profile.title} ({profile.name})")
+        echo(f"{file}: a valid profile for {profile.title} ({profile.name})")
 
 
 @targets.command("probe")
@@ -87,7 +87,7 @@ def targets_probe(device: str, name: str | None, as_json: bool) -> None:
     if as_json:
         print_json(made)
     else:
-        click.echo(probed_text(made, facts), nl=False)
+        echo(probed_text(made, facts), nl=False)
 
 
 def _slug(host: str) -> str:

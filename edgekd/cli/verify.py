@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekd.cli.printing import print_json
+from edgekd.cli.printing import echo, one_line, print_json
 from edgekd.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def verify(
     asked = trust.Asked(believed, after, target, ignore_modes)
     checked = trust.check(bundle, asked)
     if not as_json:
-        click.echo("\n".join(_lines(checked, asked.after, asked.target)))
+        echo("\n".join(_lines(checked, asked.after, asked.target)))
     if sys.stderr.isatty():  # the one part that may take a minute; a cron job is to be silent where all is well
-        click.echo("running the golden inputs ...", err=True)
+        echo("running the golden inputs ...", err=True)
     words = trust.answers(checked)
     if as_json:
         print_json(_values(checked) | {"golden": words})
     else:
-        click.echo(f"ok      {checked.model} loads and runs\nok      golden vectors: {words}")
+        echo(f"ok      {checked.model} loads and runs\nok      golden vectors: {words}")
 
 
 def _lines(checked: Checked, after: str | None, target: str | None) -> list[str]:
@@ -58,7 +58,7 @@ def _lines(checked: Checked, after: str | None, target: str | None) -> list[str]
     lines += [f"signed by {key}" for key in checked.signed_by]
     lines += [f"version {checked.manifest['version']} is newer than {after}"] if after else []
     lines += [f"built for {target}"] if target else []
-    return [f"ok      {line}" for line in lines] + [f"note    {note}" for note in checked.notes]
+    return [f"ok      {one_line(line)}" for line in lines] + [f"note    {one_line(note)}" for note in checked.notes]
 
 
 def _values(checked: Checked) -> dict[str, Any]:

@@ -179,7 +179,7 @@ class Judge:
 
 def _samples(given: Given, task: Any) -> Sequence[Sample]:
     path = Path(given.data)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         if not path.is_file():
             raise DataError(f"there is no file {path}", fix="give an .npz of packed samples, or a file of rows")
         try:

@@ -15,8 +15,11 @@ EdgeKDError              exit 1
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
+
+_MOST_NAMES = 1000  # that are searched for one like a wrong name
+_LONGEST_NAME = 80  # letters of one in a message
 
 
 class EdgeKDError(Exception):
@@ -91,6 +94,12 @@ class RuntimeCannotLoad(EdgeKDError):
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """`did you mean 'rpi4'? ` where a choice is near, then the list of choices."""
     known = sorted(choices)
-    near = difflib.get_close_matches(name.lower(), known, n=1)
+    near = difflib.get_close_matches(name.lower()[:_LONGEST_NAME], known[:_MOST_NAMES], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}choose one of: {', '.join(known)}"
+    return f"{hint}choose one of: {listed(known)}"
+
+
+def listed(names: Sequence[str], *, most: int = 40) -> str:
+    """Names with commas between them; of very many, or very long ones, the beginning."""
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names[:most]]
+    return ", ".join(shown) + (f" ... and {len(names) - most} more" if len(names) > most else "")

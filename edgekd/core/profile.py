@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgekd.core import plain_yaml, releases
 from edgekd.core.errors import UsageError, suggestion
+from edgekd.core.pointers import check_no_pointer
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
 from edgekd.onboard import machine
@@ -195,12 +196,13 @@ def load_profile(target: str, *, budgets: dict[str, float] | None = None) -> Pro
     if target == "local":
         return parse_profile(probe_local() | (budgets or {}), where="target local")
     path = Path(target)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix.lower() not in (".yaml", ".yml"):
         if target not in target_names():
             raise UsageError(
                 f"unknown target {target!r}", fix=f"{suggestion(target, target_names())}; or give a YAML file's path"
             )
         path = targets_folder() / f"{target}.yaml"
+    check_no_pointer(path, UsageError)
     try:
         with path.open("rb") as stream:
             raw = stream.read(_LARGEST + 1)

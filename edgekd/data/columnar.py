@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import DataError
-from edgekd.data.limits import MOST_BYTES, MOST_CELLS, read_json
+from edgekd.data.limits import CELLS_OF_A_ROW, MOST_BYTES, MOST_CELLS, read_json
 
-_OF_A_ROW = 4  # a row is a dict, which takes as much memory as four numbers: a few kilobytes may hold 10^8 of them
 _ROWS = 128  # that are unpacked at once: a dictionary's long text may stand in each of them
 
 
@@ -22,7 +21,7 @@ def parquet(path: str) -> dict[str, int]:
         with pyarrow.parquet.ParquetFile(path) as file:
             about = file.metadata
             size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
-            cells = about.num_rows * (about.num_columns + _OF_A_ROW)
+            cells = about.num_rows * (about.num_columns + CELLS_OF_A_ROW)
             if size <= MOST_BYTES and cells <= MOST_CELLS:
                 size, cells = _sum(file.iter_batches(batch_size=_ROWS, use_threads=False))
     except (pyarrow.ArrowException, OSError, ValueError, RecursionError) as error:
@@ -56,7 +55,7 @@ def _sum(batches: Iterable[Any]) -> tuple[int, int]:
     size, cells = 0, 0
     for batch in batches:
         size += batch.nbytes
-        cells += _OF_A_ROW * batch.num_rows + sum(map(_values, batch.columns))
+        cells += CELLS_OF_A_ROW * batch.num_rows + sum(map(_values, batch.columns))
         if size > MOST_BYTES or cells > MOST_CELLS:
             break
     return size, cells
@@ -106,6 +105,6 @@ def _read(file: Path) -> Any:
 
 def unreadable(path: Path, error: Exception) -> DataError:
     """The error of a file that is not what it should be."""
-    kind = "a readable Parquet file" if path.suffix == ".parquet" else "a readable dataset"
+    kind = "a readable Parquet file" if path.suffix.lower() == ".parquet" else "a readable dataset"
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return DataError(f"{path} is not {kind}: {reason}", fix="write the file again")

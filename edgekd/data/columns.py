@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from edgekd.core.errors import DataError, suggestion
+from edgekd.core.errors import DataError, listed, suggestion
 
 _LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sentiment", "fine_label")
 
@@ -21,7 +21,7 @@ def find_column(given: str | None, usual: Sequence[str], present: list[str], sou
     found = [by_name[name] for name in usual if name in by_name]
     if not found:
         raise DataError(
-            f"{source} has no {what} column by a usual name; its columns are {', '.join(map(repr, present))}",
+            f"{source} has no {what} column by a usual name; its columns are {listed([*map(repr, present)])}",
             fix=_separate(present) or f"name it: --{what}-column {shlex.quote(present[0]) if present else 'NAME'}",
         )
     return found[0]

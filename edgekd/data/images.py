@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core import pointers
 from edgekd.core.cpus import usable_cpus
 from edgekd.core.errors import DataError
 from edgekd.core.files import user_path
@@ -71,7 +72,7 @@ def read_images(source: str, *, column: str | None = None, store: Store | None =
     left out, and the table's `notes` count them.
     """
     path = user_path(source)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return {split: NotedTable(rows) for split, rows in read_npz(path).items()}
     if path.is_dir() and is_idx_folder(path):
         return {split: NotedTable(rows) for split, rows in read_idx(path).items()}
@@ -150,7 +151,9 @@ def _opened(source: Path | bytes) -> Image:
 def _holds_tables(folder: Path) -> bool:
     """Whether it is a saved dataset, or tables named by split."""
     saved = (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists()
-    return saved or any(file.suffix in READERS and file.stem.lower() in SPLIT_NAMES for file in folder.iterdir())
+    return saved or any(
+        file.suffix.lower() in READERS and file.stem.lower() in SPLIT_NAMES for file in folder.iterdir()
+    )
 
 
 def _folders(folder: Path) -> dict[str, Table]:
@@ -230,7 +233,9 @@ def _notes(broken: Sequence[tuple[Path | bytes, str]], total: int, source: str) 
     if len(broken) > MAX_BROKEN * total:
         raise DataError(
             f"{len(broken)} of {total} images in {source} cannot be decoded (the first: {first})",
-            fix="fetch or save them again; up to 5% are left out and counted",
+            fix=pointers.FIX
+            if reason == pointers.REASON
+            else "fetch or save them again; up to 5% are left out and counted",
         )
     name = cell.name if isinstance(cell, Path) else "bytes in the table"
     return (f"{len(broken)} of {total} images left out, they cannot be decoded (the first: {name}: {reason})",)
@@ -267,7 +272,10 @@ def _raw(file: Path) -> bytes:
     size = file.stat().st_size
     if not is_plain(file) or size > MOST_IMAGE_BYTES:
         raise ValueError(f"it is no plain file of at most {MOST_IMAGE_BYTES >> 20} MiB")
-    return file.read_bytes()
+    raw = file.read_bytes()
+    if pointers.is_pointer(raw):
+        raise ValueError(pointers.REASON)
+    return raw
 
 
 def _fact(cell: Path | bytes) -> dict[str, Any]:

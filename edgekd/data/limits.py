@@ -12,10 +12,14 @@ from typing import Any
 from edgekd.core import child
 from edgekd.core.cpus import usable_cpus, usable_memory
 from edgekd.core.errors import DataError
+from edgekd.core.pointers import check_no_pointer
 
 _MACHINE = usable_memory()
 MOST_BYTES = min(8 << 30, _MACHINE // 2)  # of one array or table as it is in memory, and of a text file
-MOST_CELLS = MOST_BYTES // 64  # of a table of columns, which becomes so many Python objects: 134 million at 8 GiB
+# of a table, which becomes so many Python objects of about 64 bytes: a gigabyte
+MOST_CELLS = min(MOST_BYTES // 64, 16 << 20)
+CELLS_OF_A_ROW = 4  # a row is a dict, which takes as much memory as four numbers: a few kilobytes may hold 10^8 of them
+_DEEPEST = 32  # lists in lists of a JSON row
 MOST_IMAGE_BYTES = 256 << 20  # of one encoded image
 _JSON_MOST = 64 << 20  # of a file beside data or weights: the largest tokenizer.json in use has 33 MB
 _FACTOR = 3  # memory of the process that looks, over what it may find
@@ -42,6 +46,7 @@ def check_plain(path: Path, most: int = MOST_BYTES) -> None:
         return
     if not is_plain(path):
         raise DataError(f"{path} is no plain file", fix="give a file, not a folder, pipe or device")
+    check_no_pointer(path, DataError)
     if path.stat().st_size > most:
         raise DataError(
             f"{path} has {path.stat().st_size:,} bytes; at most {most:,} are read",
@@ -50,13 +55,42 @@ def check_plain(path: Path, most: int = MOST_BYTES) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """JSON of a small plain file. Raises ValueError for what is none, OSError."""
+    """JSON of a small plain file. Raises ValueError for what is none, OSError, DataError for a pointer of Git LFS."""
+    check_no_pointer(file, DataError)
     if not is_plain(file) or file.stat().st_size > _JSON_MOST:
         raise ValueError(f"it is no plain file of at most {_JSON_MOST >> 20} MiB")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+class Cells:
+    """Counts a table's cells while it is read, so that one of too many is refused before it fills the memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count = path, 0
+
+    def add(self, cells: int) -> None:
+        """A row of so many cells. Raises DataError."""
+        self.count += cells + CELLS_OF_A_ROW
+        if self.count > MOST_CELLS:
+            raise DataError(
+                f"{self.path} holds more than {MOST_CELLS:,} cells (a row counts as {CELLS_OF_A_ROW} more)",
+                fix="give fewer rows or columns; series take less as an .npz file",
+            )
+
+
+def json_values(value: Any) -> int:
+    """Values in it, those in lists and objects counted too. Raises ValueError where they are nested too deeply."""
+    level, count = [value], 0
+    for _ in range(_DEEPEST):
+        inner = [one for one in level if isinstance(one, dict | list)]
+        count += len(level)
+        if not inner:
+            return count
+        level = [item for one in inner for item in (one.values() if isinstance(one, dict) else one)]
+    raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
 
 
 def shown(value: Any) -> str:

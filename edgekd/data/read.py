@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class NotedTable(list[dict[str, Any]]):
         self.notes = notes
 
 
+_LONGEST = 16 << 20  # characters of a cell, and of a line of JSON
 READERS = (".csv", ".tsv", ".jsonl", ".parquet")
 SPLIT_NAMES = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
@@ -46,20 +48,20 @@ def read_tables(source: str) -> dict[str, Table]:
     if path.is_dir():
         saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()
         return _hugging_face(str(path), saved=True) if saved else _folder(path)
-    if path.exists() or path.suffix in READERS:
+    if path.exists() or path.suffix.lower() in READERS:
         return {"all": read_file(path)}
     return _hugging_face(source, saved=False)
 
 
 def read_file(path: Path) -> Table:
     """One file's rows. Raises DataError."""
-    if path.suffix not in READERS:
+    if path.suffix.lower() not in READERS:
         raise DataError(f"cannot tell what {path} is", fix=f"give a file that ends in one of {', '.join(READERS)}")
     limits.check_plain(path)
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty", fix="give a file with a header line and rows")
-        table = _parquet(path) if path.suffix == ".parquet" else _text_table(path)
+        table = _parquet(path) if path.suffix.lower() == ".parquet" else _text_table(path)
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror or error}", fix="check the path and its permissions"
@@ -73,7 +75,7 @@ def _folder(folder: Path) -> dict[str, Table]:
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         split = SPLIT_NAMES.get(path.stem.lower())
-        if split and path.suffix in READERS:
+        if split and path.suffix.lower() in READERS:
             if split in files:
                 raise DataError(f"{files[split]} and {path} both name the {split} split", fix="keep one of them")
             files[split] = path
@@ -100,7 +102,7 @@ def _text_table(path: Path) -> Table:
             f"{path} holds NUL bytes: it is not a text file",
             fix=_convert(path, raw) if _is_wide(raw) else "give a CSV, TSV or JSONL text file",
         )
-    return _json_lines(path, text) if path.suffix == ".jsonl" else _delimited(path, text)
+    return _json_lines(path, text) if path.suffix.lower() == ".jsonl" else _delimited(path, text)
 
 
 _QUOTES = "quote cells that hold the delimiter, and escape quotes by doubling them"
@@ -127,27 +129,31 @@ def _convert(path: Path, raw: bytes) -> str:
 
 
 def _delimited(path: Path, text: str) -> Table:
-    csv.field_size_limit(16 << 20)
+    csv.field_size_limit(_LONGEST)
     reader = csv.reader(
         io.StringIO(text, newline=""),
-        delimiter="\t" if path.suffix == ".tsv" else ",",
-        quoting=csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL,  # TSV has no quoting (IANA)
+        delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
+        quoting=csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL,  # TSV has no quoting (IANA)
         strict=True,
     )
     try:
         header = [name.strip() for name in next(reader, [])]
-        if len(set(header)) != len(header):
-            twice = next(name for name in header if header.count(name) > 1)
-            raise DataError(f"{path} has two columns called {twice!r}", fix="rename one in the header line")
+        name, times = next(iter(Counter(header).most_common(1)), ("", 1))
+        if times > 1:
+            raise DataError(
+                f"{path} has {times} columns called {limits.shown(name)}", fix="rename them in the header line"
+            )
         rows: Table = []
+        size = limits.Cells(path)
         for cells in reader:
             if not cells:
                 continue
             if len(cells) != len(header):
                 raise DataError(
                     f"{path}, line {reader.line_num}: {len(cells)} cells where the header names {len(header)}",
-                    fix=_NO_QUOTES if path.suffix == ".tsv" else _QUOTES,
+                    fix=_NO_QUOTES if path.suffix.lower() == ".tsv" else _QUOTES,
                 )
+            size.add(len(cells))
             rows.append(dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}", fix="check the quotes on that line") from error
@@ -156,11 +162,15 @@ def _delimited(path: Path, text: str) -> Table:
 
 def _json_lines(path: Path, text: str) -> Table:
     rows: Table = []
+    size = limits.Cells(path)
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        if len(line) > _LONGEST:
+            raise DataError(f"{path}, line {number}: {len(line):,} characters", fix="one JSON object a line")
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_once)
+            size.add(limits.json_values(row))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})", fix="one JSON object a line") from error
         if not isinstance(row, dict):
@@ -172,6 +182,15 @@ def _json_lines(path: Path, text: str) -> Table:
             )
         rows.append(row)
     return rows
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ. Raises ValueError, since the last of two would win in silence."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {limits.shown(name)} stands there twice")
+    return made
 
 
 def _parquet(path: Path) -> Table:

@@ -44,7 +44,7 @@ def read_series(source: str, *, label_column: str | None = None) -> dict[str, Ta
             f"{path} holds {len(named)} training files: {', '.join(file.name for file in named[:4])}",
             fix="give a folder of one data set, or one of its files",
         )
-    if path.is_file() and path.suffix not in (*READERS, ".npz"):
+    if path.is_file() and path.suffix.lower() not in (*READERS, ".npz"):
         raise DataError(
             f"cannot tell what {path} is",
             fix="give a UCR .tsv, a NumPy .npz (numpy.savez(path, x=..., y=...)), or .csv, .jsonl, .parquet",
@@ -52,9 +52,9 @@ def read_series(source: str, *, label_column: str | None = None) -> dict[str, Ta
     if named:
         test = path / named[0].name.replace("_TRAIN", "_TEST")
         tables = {"train": _ucr(named[0])} | ({"test": _ucr(test)} if test.exists() else {})
-    elif path.is_file() and path.suffix == ".npz":
+    elif path.is_file() and path.suffix.lower() == ".npz":
         tables = _npz(path)
-    elif path.is_file() and path.suffix == ".tsv" and _is_ucr(path):
+    elif path.is_file() and path.suffix.lower() == ".tsv" and _is_ucr(path):
         tables = {"all": _ucr(path)}
     else:
         tables = {

@@ -202,7 +202,7 @@ def _serves(manifest: dict[str, Any], target: str) -> None:
     """Raises EdgeKDError where the bundle was not built for the target, or needs more than its profile has."""
     from edgekd.core.profile import load_profile, target_names
 
-    file = Path(target).suffix in (".yaml", ".yml")
+    file = Path(target).suffix.lower() in (".yaml", ".yml")
     profile = load_profile(target) if file or target in target_names() else None
     name = profile.name if profile else target
     if name not in manifest["compatible"]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
+from edgekd.core.pointers import check_no_pointer
 from edgekd.core.results import digest, file_sha256
 from edgekd.core.store import open_store
 from edgekd.data import limits
@@ -21,6 +22,7 @@ from edgekd.teachers import _pickles, _safetensors
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _SHARDS_MOST = 1000
+_SETTINGS = (".json", ".txt", ".model", ".jinja")  # which are read, and may be kept by Git LFS
 # files that transformers reads beside the weights, and that bundles take along
 _BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", *licences.NAMES, "README.md")
 _TREE = ("*", "additional_chat_templates/*")  # which transformers reads, and writes beside a tokenizer that it saves
@@ -61,6 +63,8 @@ def check_folder(folder: Path, *patterns: str) -> None:
                 f"{path} is no plain file: {'a link to nothing' if path.is_symlink() else 'a device, pipe or socket'}",
                 fix="remove it from the teacher's folder",
             )
+        if path.suffix in _SETTINGS:
+            check_no_pointer(path, TeacherError)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -94,6 +98,7 @@ def check_weights(folder: Path) -> Weights:
             raise TeacherError(f"the teacher's weight file {file} is missing", fix="copy the whole folder again")
         if not is_plain(file):
             raise TeacherError(f"the teacher's weight file {file} is no plain file", fix="copy the whole folder again")
+        check_no_pointer(file, TeacherError)
     if files[0].suffix == ".safetensors":
         headers = [_safetensors.check(file) for file in files]
         _check_places(found, names, dict(zip((file.name for file in files), headers, strict=True)))

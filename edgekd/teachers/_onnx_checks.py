@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.pointers import check_no_pointer
 
 _MOST_BYTES = (1 << 31) - (1 << 20)  # of one protobuf message, less what the graph's own structure may take
 _MOST_NODES = 100_000  # after local functions are inlined: ten that call each other ten times make 10^10
@@ -105,6 +106,7 @@ def _parsed(path: Path) -> Any:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
 
+    check_no_pointer(path, TeacherError)
     if path.stat().st_size > _MOST_BYTES:
         raise _too_large(path)
     with path.open("rb") as stream:
@@ -112,10 +114,6 @@ def _parsed(path: Path) -> Any:
         data += stream.read() if data != b"\0" else b""  # no message begins so: two gigabytes of nothing need no look
     if not data:
         raise TeacherError(f"the teacher {path} is empty", fix="fetch or export it again")
-    if data.startswith(b"version https://git-lfs"):
-        raise TeacherError(
-            f"the teacher {path} is a pointer of Git LFS, not the model", fix="fetch the model itself: git lfs pull"
-        )
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError as error:

@@ -233,7 +233,8 @@ def _free(dims: Dims, feed: Feed) -> list[int | str]:
 
 
 def _dims(value: Any) -> Dims:
-    return tuple(one.dim_value if one.HasField("dim_value") else None for one in value.type.tensor_type.shape.dim)
+    # some exporters write -1, or 0, for a size that is free
+    return tuple(one.dim_value if one.dim_value > 0 else None for one in value.type.tensor_type.shape.dim)
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.files import user_path
+from edgekd.core.pointers import check_no_pointer
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256
@@ -45,6 +46,7 @@ class EfficientnetLite:
             raise TeacherError(f"the teacher {source!r} is not a file", fix="give the path of the .pth file")
         if path.stat().st_size > _MOST_BYTES:
             raise TeacherError(f"{path} is larger than {_MOST_BYTES >> 20} MiB", fix="give an EfficientNet-Lite's file")
+        check_no_pointer(path, TeacherError)
         weights, checks = _pickles.converted(path)
         shapes = {name: tuple(told["shape"]) for name, told in _safetensors.check(weights).items()}
         sizes = {name: size for name, size in shapes.items() if len(size) == 4}

@@ -1,0 +1,57 @@
+"""Git LFS pointers in place of files: every reader says so, and what to run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgekd.core import pointers
+from edgekd.core.errors import EdgeKDError
+from edgekd.core.profile import load_profile
+from edgekd.data.images import read_images
+from edgekd.data.read import read_tables
+from edgekd.data.series import read_series
+from edgekd.teachers import _files, _onnx_checks
+from edgekd.teachers.efficientnet_lite import EfficientnetLite
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 32 + b"\nsize 12345\n"
+Reader = Callable[[str], object]
+
+
+def _teacher(name: str) -> tuple[str, Reader]:
+    def read(path: str) -> object:
+        folder = Path(path).parent
+        for other in ("config.json", "model.safetensors"):
+            if not (folder / other).exists() and name != "pytorch_model.bin":
+                (folder / other).write_text("{}")
+        _files.check_folder(folder)
+        return _files.check_weights(folder)
+
+    return name, read
+
+
+KINDS: list[tuple[str, Reader]] = [
+    ("rows.csv", read_tables), ("rows.tsv", read_tables), ("rows.jsonl", read_tables), ("rows.parquet", read_tables),
+    ("x_TRAIN.tsv", read_series), ("series.npz", read_series), ("images.npz", read_images),
+    ("a.png", lambda path: read_images(str(Path(path).parent))), ("mine.yaml", load_profile),
+    ("teacher.onnx", lambda path: _onnx_checks.check_form(path)),
+    ("lite.pth", lambda path: EfficientnetLite().inspect(path, "image-classification")),
+    *map(_teacher, ("model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "vocab.txt")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "read"), KINDS, ids=[name for name, _ in KINDS])
+def test_a_pointer_is_named_and_how_to_fetch_the_file(name: str, read: Reader, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(POINTER)
+    with pytest.raises(EdgeKDError, match="a pointer of Git LFS") as refusal:
+        read(str(path))
+    assert name in refusal.value.message
+    assert refusal.value.fix == pointers.FIX
+    assert "git lfs pull" in pointers.FIX
+
+
+def test_what_only_begins_like_a_pointer_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"version\nhttps://git-lfs.github.com/spec/v1\n")
+    assert read_tables(str(path)) == {"all": [{"version": "https://git-lfs.github.com/spec/v1"}]}
