@@ -19,7 +19,7 @@ from edgekd.core.profile import load_profile
 from edgekd.core.registry import make, plugin
 from edgekd.export import outputs
 from edgekd.onboard.runner import pack, unpack
-from edgekd.teachers import _onnx_apart, _onnx_smoke
+from edgekd.teachers import _checks, _onnx_apart, _onnx_graph, _onnx_inspect, _onnx_smoke
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Progress, Sample
@@ -53,6 +53,7 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
     for model in models:  # refused before any row is read
         _checked(model)
     task = _task(given)
+    _check_classes(given.model, task)
     rows = _samples(given, task)
     if len(rows) < 2:
         raise DataError(f"{given.data} holds {len(rows)} row", fix="give two at least: to calibrate on, and to look at")
@@ -98,6 +99,20 @@ def _checked(model: Path) -> None:
     if not model.is_file():
         read(model)  # says so
     _onnx_apart.call("_onnx_checks:check_form", {"source": str(model)}, model, "be read")
+
+
+def _check_classes(model: Path, task: Any) -> None:
+    """Raises TeacherError for a model of one value, or of several labels at once: agreement says nothing of them."""
+    if task.pool is not None:
+        return
+    graph = read(model)
+    output = graph.graph.output[0]
+    dims = output.type.tensor_type.shape.dim
+    places = (model.parent, model.parent.parent) if model.parent.name == "onnx" else (model.parent,)
+    config = next(filter(None, (_onnx_inspect.read_json(place / "config.json") for place in places)), {})
+    _checks.check_one_of_classes(config, dims[-1].dim_value or None if len(dims) else 1, model)
+    if _onnx_graph.ends_in_sigmoid(graph, output.name):
+        raise _checks.not_classes(model, "it ends in a sigmoid over each label")
 
 
 def _first_run(model: Path, samples: Sequence[Sample]) -> None:

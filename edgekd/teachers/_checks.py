@@ -75,6 +75,33 @@ def check_labels(config: Mapping[str, Any], folder: Path) -> None:
             raise _unordered(folder, f"{name!r} is {number} in id2label and {numbers[name]} in label2id")
 
 
+def check_one_of_classes(config: Mapping[str, Any], outputs: int | None, source: Path) -> None:
+    """Raises TeacherError for a model that does not name one of several classes: its largest output says nothing.
+
+    A regressor or a cross-encoder gives one value, of which the largest is always the first; of several labels at once
+    each is judged alone. `outputs` is None where their number is not known.
+    """
+    kind = config.get("problem_type")
+    cross_encoder = config.get("sentence_transformers")
+    said = [config.get("sbert_ce_default_activation_function"), config.get("function_to_apply")]
+    said += [cross_encoder.get("activation_fn")] if isinstance(cross_encoder, dict) else []
+    if kind in ("multi_label_classification", "regression"):
+        raise not_classes(source, f"its config.json says problem_type {kind}")
+    if outputs == 1:
+        raise not_classes(source, "it gives one value, not a value for each class")
+    if any(isinstance(one, str) and one.lower().endswith("sigmoid") for one in said):
+        raise not_classes(source, "its config.json has a sigmoid over each label, not one class of several")
+
+
+def not_classes(source: Path, why: str) -> TeacherError:
+    """The error for a model that the tasks of classification cannot judge."""
+    return TeacherError(
+        f"{source} does not name one of several classes: {why}; agreement of largest outputs would say nothing of it",
+        fix="give a model that was trained to name one of several classes (problem_type single_label_classification), "
+        "or an encoder with --task feature-extraction; scores and several labels at once are not supported yet",
+    )
+
+
 def _tokens(folder: Path, config: Mapping[str, Any]) -> tuple[Tokens, dict[str, Any]]:
     """Token to id, added ones included; and the tokenizer's special tokens, all of them and by role.
 

@@ -12,6 +12,7 @@ from typing import Any
 from edgekd.core.errors import TeacherError
 from edgekd.teachers._onnx_checks import graphs, inner_graphs, joined, opset, tensors
 
+_SAME_VALUES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 LEAST_OPSET = 13  # below it there are no scales per channel; such a model is converted
 Dims = tuple[int | None, ...]  # None for a dimension that is free
 
@@ -166,6 +167,15 @@ def embedding_rows(model: Any) -> int | None:
         if node.op_type == "Gather" and node.input[1] == "input_ids" and len(shapes.get(node.input[0], ())) == 2:
             return int(shapes[node.input[0]][0])
     return None
+
+
+def ends_in_sigmoid(model: Any, output: str) -> bool:
+    """Whether an output is a sigmoid of each value, behind operators that change no value."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get(output)
+    while node is not None and node.op_type in _SAME_VALUES:
+        node = makers.get(node.input[0])
+    return node is not None and node.op_type in ("HardSigmoid", "Sigmoid")
 
 
 def _reached(model: Any, output: str) -> tuple[list[Any], set[str]]:

@@ -28,6 +28,8 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
     feed = FEEDS[task]
     model, data_files = _onnx_checks.read(path, allow_loops=allow_loops)
     wiring = _onnx_graph.wire(model, path, feed)
+    if len(feed.gives) == 2 and _onnx_graph.ends_in_sigmoid(model, wiring.output):
+        raise _checks.not_classes(path, "it ends in a sigmoid over each label")
     folder = _folder(path, task)
     _files.check_folder(folder, *BESIDE, *licences.NAMES, "README.md")
     config = read_json(folder / "config.json")
@@ -155,9 +157,9 @@ def _max_tokens(config: Mapping[str, Any], tokenizer: Mapping[str, Any], folder:
 
 def _labels(config: Mapping[str, Any], folder: Path, path: Path, classes: int | None) -> tuple[str, ...] | None:
     """Names of the classes, in the order of the outputs, as config.json has them; None where it has none."""
-    if classes == 1:
-        raise TeacherError(f"{path} gives one value, not a value for each class", fix="give a model that classifies")
     named = config.get("id2label")
+    known = len(named) if classes is None and isinstance(named, dict) and named else classes
+    _checks.check_one_of_classes(config, known, path)
     if not named:
         return None
     _checks.check_labels(config, folder)

@@ -274,6 +274,7 @@ def _labels(config: dict[str, Any], folder: Path, shapes: Mapping[str, list[int]
         for number in range(min(_MOST_LABELS, _sizes.number(config, "num_labels", 2, folder)))
     }
     labels = tuple(str(named[key]) for key in sorted(named, key=int))
+    _checks.check_one_of_classes(config, len(labels), folder)
     head = next((shape for name, shape in shapes.items() if name in _HEADS), None)
     if head and head[:1] != [len(labels)]:
         raise TeacherError(
