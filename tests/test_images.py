@@ -16,6 +16,7 @@ from edgekd.core.errors import DataError
 from edgekd.core.store import Store
 from edgekd.data import images
 from edgekd.data.images import ImageFile, decode, is_grey, read_images, sides
+from edgekd.data.splits import Example
 from tests.conftest import write_csv
 
 
@@ -313,3 +314,13 @@ def test_demo_is_a_fixed_part_of_fashion_mnist(tmp_path: Path, store: Store, mon
     }  # fmt: skip
     hashes = [row["image"].tobytes() for row in tables["train"]]
     assert len(set(hashes)) == 12
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_the_same_picture_saved_twice_is_one_row(mode, tmp_path, store):
+    values = np.random.default_rng(0).integers(0, 256, (9, 12, 3)[: 2 if mode == "L" else 3], dtype=np.uint8)
+    for name in ("a.png", "b.bmp", "c.tiff"):  # none of them loses anything
+        Image.fromarray(values).save(tmp_path / name)
+    table = read_images(str(tmp_path), store=store)["all"]
+    assert len({row["image"].sha256 for row in table}) == 3
+    assert {Example(row["image"]).content for row in table} == {Example(values).content}

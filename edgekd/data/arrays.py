@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import DataError
+from edgekd.data.columns import row_label
 from edgekd.data.limits import MOST_BYTES, check_plain
 from edgekd.data.read import Table
 
@@ -137,7 +138,10 @@ def _rows(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None, pat
             f"{path}: {len(images)} images and labels of the shape {labels.shape}",
             fix="give one label an image, a class number or a name",
         )
-    return [{"image": image, "label": str(label)} for image, label in zip(images, labels[:, 0], strict=True)]
+    return [
+        {"image": image, "label": row_label(label, str(path))}
+        for image, label in zip(images, labels[:, 0], strict=True)
+    ]
 
 
 def _as_pixels(values: np.ndarray[Any, Any], path: Path) -> np.ndarray[Any, Any]:

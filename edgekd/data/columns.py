@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from ast import literal_eval
 from collections.abc import Sequence
 from typing import Any
 
 from edgekd.core.errors import DataError, listed, suggestion
+from edgekd.data.limits import shown
 
 _LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sentiment", "fine_label")
+_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # not 007: leading zeros tell codes apart
+_POWER = re.compile(r"[+-]?[0-9](\.[0-9]*)?[eE][+-]?[0-9]{1,2}")  # as UCR's files write 1: 1.0000000e+00
+_ARRAY = re.compile(r"\[[\s\d.,+-]*\]")  # a NumPy array's text, which has no commas
+_LONGEST = 10_000  # characters of a label that may be a list
 
 
 def find_column(given: str | None, usual: Sequence[str], present: list[str], source: str, what: str) -> str:
@@ -41,6 +48,44 @@ def find_label(given: str | None, present: list[str], source: str, *, needed: bo
     return find_column(given, _LABEL_NAMES, present, source, "label")
 
 
-def row_label(value: Any) -> str | None:
-    """A cell as a class name; None where it is empty: a row without a label."""
-    return None if value is None or str(value).strip() == "" else str(value).strip()
+def row_label(value: Any, where: str = "the data") -> str | None:
+    """A cell as a class name, by the one rule of all readers; None for a row without a label (empty, None, NaN).
+
+    `0`, `0.0`, `"0"` and `"0.0"` are the class `0`; True, `"True"` and `"true"` are `true`. Space around is dropped.
+    Raises DataError, naming `where`, for a cell that holds several values: a list, an array, an object.
+    """
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
+        value = value.tolist()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, list | tuple | set | frozenset | dict) or (isinstance(value, str) and _is_list(value)):
+        raise DataError(
+            f"{where}: the label is {shown(value)}, which is several values or an object, not one class",
+            fix="give one class a row, as a name or a number; several labels a row (multi-label, multi-hot) are not "
+            "supported: split them into one task a label",
+        )
+    text = "" if value is None else str(value).strip()
+    if text.lower() in ("", "nan", "<na>"):
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    if _WHOLE.fullmatch(text):
+        whole = text.partition(".")[0].removeprefix("+")
+        return "0" if whole == "-0" else whole
+    if _POWER.fullmatch(text) and float(text).is_integer():
+        return str(int(float(text)))
+    return text
+
+
+def _is_list(text: str) -> bool:
+    """Whether a text spells a list or an object, as pandas, NumPy and JSON write them into a cell."""
+    text = text.strip()
+    if not (text.startswith(("[", "{")) and text.endswith(("]", "}"))):
+        return False
+    if _ARRAY.fullmatch(text):
+        return True
+    try:
+        value = literal_eval(text) if len(text) <= _LONGEST else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return False
+    return isinstance(value, list | dict | set)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekd.core.errors import DataError, suggestion
+from edgekd.data.columns import row_label
 from edgekd.data.splits import Example
 
 Given = dict[str, list[Example]]
@@ -68,6 +69,9 @@ def class_names(given: Given) -> tuple[str, ...]:
 def _by_number(rows: list[Example], known: Sequence[str]) -> list[Example]:
     """Labels given as class numbers become the teacher's names for them."""
     seen = {row.label for row in rows if row.label is not None}
+    by_rule = {row_label(name): name for name in known}  # a teacher may call a class "True", or "1.0"
+    if not seen <= set(known) and seen <= set(by_rule) and len(by_rule) == len(known):
+        return [Example(row.input, by_rule[row.label] if row.label is not None else None) for row in rows]
     if seen <= set(known) or not seen <= {str(number) for number in range(len(known))}:
         return rows
     return [Example(row.input, known[int(row.label)] if row.label is not None else None) for row in rows]

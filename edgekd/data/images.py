@@ -49,6 +49,7 @@ class ImageFile:
     height: int
     width: int
     grey: bool
+    pixels: str = ""  # SHA-256 of the decoded pixels, as of an array's values: the same picture saved twice is one
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,12 @@ def _notes(broken: Sequence[tuple[Path | bytes, str]], total: int, source: str) 
 
 def _facts(cells: Sequence[Path | bytes], store: Store) -> list[dict[str, Any]]:
     """What decoding says of each image; kept in the store under the files' names, sizes and times."""
-    key = {"images": [_stamp(cell) for cell in cells], "pixels": MOST_PIXELS, "versions": versions("pillow")}
+    key = {
+        "images": [_stamp(cell) for cell in cells],
+        "pixels": MOST_PIXELS,
+        "facts": 2,
+        "versions": versions("pillow"),
+    }
 
     def produce(out: Path) -> None:
         with ThreadPoolExecutor(usable_cpus()) as pool:  # PIL decodes outside Python's lock
@@ -286,4 +292,18 @@ def _fact(cell: Path | bytes) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return {"error": reason.split(" <")[0] or type(error).__name__}
     grey = image.mode in ("1", "L", "LA", "La")
-    return {"sha256": sha256(raw).hexdigest(), "height": image.height, "width": image.width, "grey": grey}
+    return {
+        "sha256": sha256(raw).hexdigest(),
+        "height": image.height,
+        "width": image.width,
+        "grey": grey,
+        "pixels": _pixels(image.convert("L" if grey else "RGB")),
+    }
+
+
+def _pixels(image: Image) -> str:
+    """SHA-256 of decoded pixels, the same as that of an array with these values (see `Example.identity`)."""
+    import numpy as np
+
+    values = np.asarray(image)
+    return sha256(f"{values.dtype}{values.shape}".encode() + values.tobytes()).hexdigest()

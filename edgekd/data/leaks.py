@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd.core.errors import DataError
+from edgekd.data.limits import shown
 
 if TYPE_CHECKING:
     from edgekd.data.splits import Example
 
+_EXAMPLES = 3  # of inputs with two labels, in the note
 MAX_LEAK = 0.05  # of the test or validation rows that also stand in training, before we refuse
 
 
@@ -26,6 +29,37 @@ def distinct(rows: Sequence[Example], seen: set[str], notes: list[str], words: s
     return kept
 
 
+def two_labels(given: Mapping[str, Sequence[Example]]) -> list[str]:
+    """A note where one content has several labels, with how many such contents there are and up to three of them."""
+    first: dict[str, Example] = {}
+    labels: dict[str, list[str]] = {}
+    for rows in given.values():
+        for row in rows:
+            if row.label is None:
+                continue
+            before = first.setdefault(row.content, row)
+            if row.label != before.label:
+                others = labels.setdefault(row.content, [])
+                if row.label not in others:
+                    others.append(row.label)
+    if not labels:
+        return []
+    examples = [
+        f"{_called(first[content])}: {', '.join(shown(label) for label in (first[content].label, *others[:3]))}"
+        for content, others in list(labels.items())[:_EXAMPLES]
+    ]
+    what = "input has" if len(labels) == 1 else "inputs have"
+    return [f"{len(labels)} {what} more than one label ({'; '.join(examples)}): the first of a split counts"]
+
+
+def _called(row: Example) -> str:
+    """A row in a message: its text, its file's name, or the start of its content's digest."""
+    if isinstance(row.input, str):
+        return shown(row.input)
+    source = getattr(row.input, "source", None)
+    return shown(source.name) if isinstance(source, Path) else f"content {row.content[:12]}"
+
+
 def few_leaks(seen: Sequence[Example], held: Sequence[Example], name: str) -> None:
     """Raises DataError where more than MAX_LEAK of the rows held out are also seen in training."""
     contents = {row.content for row in held}
@@ -33,7 +67,7 @@ def few_leaks(seen: Sequence[Example], held: Sequence[Example], name: str) -> No
     if len(leaked) > MAX_LEAK * max(1, len(contents)):
         raise DataError(
             f"{len(leaked)} of {len(contents)} distinct {name} rows also stand in training (texts with case, space and "
-            f"punctuation folded): a figure on this {name} split would mean nothing",
+            f"the final mark folded): a figure on this {name} split would mean nothing",
             fix="remove repeated rows before splitting, or give one file and let edgekd split it by content",
         )
 

@@ -286,6 +286,15 @@ def _name_classes(table: Table, features: Mapping[str, Any]) -> None:
 
     for column, feature in features.items():
         if isinstance(feature, datasets.ClassLabel):
-            for row in table:
-                # the hub marks a row without a label by -1
-                row[column] = feature.int2str(row[column]) if row[column] not in (None, -1) else None
+            names = dict(enumerate(feature.names))
+            for number, row in enumerate(table, start=1):
+                value = row[column]
+                if value in (None, -1):  # the hub marks a row without a label by -1
+                    row[column] = None
+                elif value in names:
+                    row[column] = names[value]
+                else:
+                    raise DataError(
+                        f"row {number}: the column {column!r} holds class {value}, and its file names {len(names)}",
+                        fix="write the file again with the names of all classes",
+                    )

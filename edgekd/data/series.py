@@ -5,7 +5,6 @@ Every reader gives rows `{"series": float32 (steps, channels), "label": str}`, a
 
 from __future__ import annotations
 
-import math
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -105,7 +104,9 @@ def _ucr(path: Path) -> Table:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             label, *cells = line.split("\t")
-            rows.append({SERIES: _series(cells, f"{path}, line {number}"), LABEL: _class_name(label)})
+            rows.append(
+                {SERIES: _series(cells, f"{path}, line {number}"), LABEL: row_label(label, f"{path}, line {number}")}
+            )
     return _filled(rows, path)
 
 
@@ -148,7 +149,7 @@ def _rows(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None, whe
     rows: Table = [{SERIES: _series(row, f"{where}, row {n}")} for n, row in enumerate(values, start=1)]
     if labels is not None:
         for row, label in zip(rows, labels.ravel().tolist(), strict=True):
-            row[LABEL] = _class_name(label)
+            row[LABEL] = row_label(label, where)
     return _filled(rows, where)
 
 
@@ -185,7 +186,7 @@ def _table(table: Table, where: str, label_column: str | None, part: str) -> Tab
             )
         rows.append({SERIES: _series(value, place, steps if not lists else ())})
         if label is not None:
-            rows[-1][LABEL] = _class_name(cells.get(label))
+            rows[-1][LABEL] = row_label(cells.get(label), place)
     return rows
 
 
@@ -268,15 +269,3 @@ def _filled(rows: Table, where: Any) -> Table:
     if not rows:
         raise DataError(f"{where} holds no series", fix="give a file with at least one row for each class")
     return rows
-
-
-def _class_name(value: Any) -> str | None:
-    """`1`, `1.0` and `1.0000000e+00` are one class; None where it is empty or NaN: a row without a label."""
-    text = row_label(value)
-    try:
-        number = float(text or "")
-    except ValueError:
-        return text
-    if math.isnan(number):
-        return None
-    return str(int(number)) if number.is_integer() else text

@@ -1,12 +1,13 @@
 """Who may see which row: training, selection, calibration and test, disjoint by content.
 
-Content means a text after folding case, space and punctuation (a question asked twice is one question), an image
-file's bytes, or an array's values.
+Content means a text after folding case, space and the mark that ends its sentence (a question asked twice is one
+question), an image's decoded pixels, or an array's values.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,10 @@ from typing import Any
 
 from edgekd.core.errors import DataError
 from edgekd.core.results import digest
-from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside
+from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
 
-_WORDS = re.compile(r"\w+")
+# one mark behind a letter, digit or vowel sign: not the "!!" or the ":)" that a text may end in
+_SENTENCE_END = re.compile(r"(?<=[^\s!-/:-@\[-`{-~.?!。？！।؟])\s?[.?!。？！।؟]$")
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1  # of a single file, by content hash
 CALIBRATION_SHARE = 0.25  # of the validation or held-back rows; the rest selects
 HELD_BACK_SHARE, HELD_BACK_MOST = 0.15, 1000  # of the unlabelled rows, for selection and calibration
@@ -31,7 +33,8 @@ FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection th
 
 @lru_cache(maxsize=1 << 20)
 def _folded(text: str) -> str:
-    folded = " ".join(_WORDS.findall(text.casefold())) or text.strip()
+    # lower, not casefold: German "Maße" (measures) is not "Masse" (mass). NFC, not NFKC: "x²" is not "x2".
+    folded = _SENTENCE_END.sub("", " ".join(unicodedata.normalize("NFC", text.lower()).split()))
     return sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -45,7 +48,9 @@ class Example:
     @property
     def content(self) -> str:
         """SHA-256 of what the input says: rows that agree in it are the same row."""
-        return _folded(self.input) if isinstance(self.input, str) else self.identity
+        if isinstance(self.input, str):
+            return _folded(self.input)
+        return getattr(self.input, "pixels", "") or self.identity  # an image file knows its own
 
     @property
     def identity(self) -> str:
@@ -105,7 +110,7 @@ def split(
     Raises DataError where a class is alone, a label is unknown to a ready teacher (`classes`), more than 5% of the
     test or validation rows also stand in training, any of `calibration` in test or selection, or too little is left.
     """
-    notes: list[str] = []
+    notes = two_labels(given)
     train, loose, validation, test = _roles(given, notes)
     train, loose, validation = _without_leaks(train, loose, validation, test, notes)
     known = _classes(train, classes)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from edgekd.core.errors import DataError
-from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside
+from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
 from edgekd.data.splits import LEAST, TEACHER_KNOWS_NOT, TEST_SHARE, Example, Splits, check_labels, enough, place_of
 
 LEAST_ROWS = 30  # of all roles together
@@ -35,6 +35,7 @@ def split_untrained(
     notes: list[str] = []
     if not classes:
         given = {part: [replace(row, label=None) for row in rows] for part, rows in given.items()}
+    notes += two_labels(given)
     check_labels(given, classes, who=TEACHER_KNOWS_NOT, otherwise="; or give the rows without labels")
     validation = distinct(given.get("validation", []), set(), notes, "repeated validation rows dropped")
     rows = [row for part in ("all", "train", "unlabelled") for row in given.get(part, [])]

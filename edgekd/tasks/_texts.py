@@ -39,7 +39,7 @@ def examples(table: Table, columns: tuple[str, str], source: str, *, labelled: b
                 f"{source}, row {number}: the text column {text_column!r} holds {limits.shown(text)}",
                 fix="remove rows without text, or name another column with --text-column",
             )
-        rows.append(Example(text, row_label(label)))
+        rows.append(Example(text, row_label(label, f"{source}, row {number}")))
     return rows
 
 

@@ -78,7 +78,10 @@ class ImageClassification:
     ) -> list[Example]:
         """Rows as examples; a missing label makes a row unlabelled."""
         image, label = columns
-        return [Example(row[image], row_label(row.get(label)) if labelled else None) for row in table]
+        return [
+            Example(row[image], row_label(row.get(label), f"{source}, row {number}") if labelled else None)
+            for number, row in enumerate(table, start=1)
+        ]
 
     def survey(
         self,
