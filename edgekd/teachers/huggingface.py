@@ -15,7 +15,7 @@ from edgekd.core.loading import BODY, by_transformers, pretrained
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
 from edgekd.data import hub, pixels
-from edgekd.teachers import _checks, _files, _names, _own, _settings, _sizes
+from edgekd.teachers import _checks, _files, _names, _own, _sentences, _settings, _sizes
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
@@ -71,6 +71,11 @@ class Huggingface:
         shape = None if own else describe(config, folder)
         if shape:
             _sizes.check_weights(shape, weights.shapes, folder)
+        notes: tuple[str, ...] = ()
+        if not kind.labelled and shape:
+            most, notes = _sentences.read(folder)
+            shape["max_tokens"] = min(shape["max_tokens"], most or shape["max_tokens"])
+            beside = (*beside, *_sentences.read_files(folder))
         return {
             "folder": str(weights.folder),  # of pickles, their copies in the store
             "ready": ready,
@@ -78,7 +83,7 @@ class Huggingface:
             "labels": labels if kind.labelled else (),
             "sha256": _files.fingerprint(folder, weights.sources, beside),
             "licence": licences.of_teacher(folder),
-            "checks": weights.checks,
+            "checks": (*weights.checks, *notes),
         }
 
     def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
@@ -243,7 +248,8 @@ def _check_type(config: dict[str, Any], folder: Path, task: str) -> None:
     why = "it does not classify images" if _sees(task) else "no student can be copied from that"
     raise TeacherError(
         f"the teacher {folder} is a {model_type!r} model; {why}",
-        fix=f"give a teacher of one of these types: {', '.join(known)}",
+        fix=f"give a teacher of one of these types: {', '.join(known)}; or export it to ONNX and give the .onnx "
+        "file with --student none",
     )
 
 
