@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.protocols import GraphTeacher
 from edgekd.core.registry import make
+from edgekd.data import clean
 from edgekd.exporters._onnx import finish
 from edgekd.plan import Plan
 
@@ -54,9 +54,8 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
 def files(plan: Plan, teacher_folder: Path, out: Path) -> None:
     """Write what a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
     make("teachers", plan.teacher.kind).files(teacher_folder, plan.teacher.architecture, plan.task, out)
-    config = teacher_folder / "config.json"
-    if config.is_file() and not (out / "config.json").exists():
-        shutil.copyfile(config, out / "config.json")
+    if not (out / "config.json").exists():
+        clean.write_config(teacher_folder, out)
 
 
 def outputs(model: Path, samples: Sequence[Sample], *, threads: int, pool: str | None = None) -> np.ndarray[Any, Any]:

@@ -137,8 +137,8 @@ def unwrapped(names: Collection[str]) -> list[dict[str, str]]:
     return [way for way in distinct if any(old != new for old, new in way.items())]
 
 
-def pretrained(folder: Path, auto_model: str, purpose: str, **settings: Any) -> Any:
-    """The model of a folder in float32, through one of transformers' auto classes.
+def pretrained(place: Path, auto_model: str, purpose: str, *, folder: Path, **settings: Any) -> Any:
+    """The model at `place`, a private copy of a folder, in float32, through one of transformers' auto classes.
 
     Raises TeacherError where transformers cannot load it, and where weights that the purpose needs are not those in
     the folder: transformers itself would give random ones in their place, and say so in a warning.
@@ -147,14 +147,14 @@ def pretrained(folder: Path, auto_model: str, purpose: str, **settings: Any) -> 
 
     with by_transformers(folder):
         model, told = getattr(transformers, auto_model).from_pretrained(
-            folder,
+            place,
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **settings,
         )
-    found = faults(told, _held(folder), model.base_model_prefix, purpose)
+    found = faults(told, _held(place), model.base_model_prefix, purpose)
     if found:
         raise refusal(folder, type(model).__name__, found, type(model.base_model).__name__)
     return model.float()

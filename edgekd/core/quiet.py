@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -38,6 +39,8 @@ def hush() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: else it writes files of its own
+    # never imported, where it is installed: it loads code from the hub by names that a model's settings give
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
     for name in _TALKATIVE[1:]:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|optimum|onnxruntime|neural_compressor)\b")

@@ -21,7 +21,7 @@ MOST_CELLS = min(MOST_BYTES // 64, 16 << 20)
 CELLS_OF_A_ROW = 4  # a row is a dict, which takes as much memory as four numbers: a few kilobytes may hold 10^8 of them
 _DEEPEST = 32  # lists in lists of a JSON row
 MOST_IMAGE_BYTES = 256 << 20  # of one encoded image
-_JSON_MOST = 64 << 20  # of a file beside data or weights: the largest tokenizer.json in use has 33 MB
+JSON_MOST = 64 << 20  # of a file beside data or weights: the largest tokenizer.json in use has 33 MB
 _FACTOR = 3  # memory of the process that looks, over what it may find
 _BASE_MIB = 1024
 _BASE_S, _MIB_PER_S = 15.0, 20
@@ -57,8 +57,8 @@ def check_plain(path: Path, most: int = MOST_BYTES) -> None:
 def read_json(file: Path) -> Any:
     """JSON of a small plain file. Raises ValueError for what is none, OSError, DataError for a pointer of Git LFS."""
     check_no_pointer(file, DataError)
-    if not is_plain(file) or file.stat().st_size > _JSON_MOST:
-        raise ValueError(f"it is no plain file of at most {_JSON_MOST >> 20} MiB")
+    if not is_plain(file) or file.stat().st_size > JSON_MOST:
+        raise ValueError(f"it is no plain file of at most {JSON_MOST >> 20} MiB")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except RecursionError as error:

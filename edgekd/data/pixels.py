@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from edgekd.core.errors import EdgeKDError, TeacherError
+from edgekd.core.errors import DataError, EdgeKDError, TeacherError
 from edgekd.core.loading import by_transformers
-from edgekd.data import limits
+from edgekd.data import clean, limits, settings
 
 if TYPE_CHECKING:
     import numpy as np
 
     from edgekd.core.protocols import Sample
 
-CONFIG = "preprocessor_config.json"
+CONFIG = clean.PROCESSOR
 BICUBIC = 3  # PIL's number, as the file spells it
-_MOST_SIDE = 4096  # pixels of a side that a model may ask for
+_MOST_PIXELS = 16 << 20  # of an image between its file and the model's square: 4,096 x 4,096
 _IN_MEMORY = 256 << 20  # bytes of resized images; more lie in a temporary file
 
 
@@ -48,16 +48,13 @@ def write_config(out: Path, side: int, *, mean: Sequence[float], std: Sequence[f
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The processor's file. Raises TeacherError where there is none, or it is not JSON."""
-    try:
-        config = limits.read_json(folder / CONFIG)
-        if not isinstance(config, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
+    """The processor's settings, cleaned. Raises TeacherError where there are none, or one asks for what is no image."""
+    config = clean.cleaned(settings.clean_processor, folder, CONFIG)
+    if config is None:
         raise TeacherError(
             f"the folder {folder} has no usable {CONFIG}: how the model wants its images is unknown",
             fix="save it beside the model: AutoImageProcessor.from_pretrained(...).save_pretrained(folder)",
-        ) from error
+        )
     return config
 
 
@@ -66,12 +63,32 @@ def side_of(config: dict[str, Any], folder: Path) -> int:
     told = config.get("crop_size") if config.get("do_center_crop") else config.get("size")
     sides = list(told.values()) if isinstance(told, dict) else [told]
     side = sides[0] if sides and all(one == sides[0] for one in sides) else None
-    if not isinstance(side, int) or not 1 <= side <= _MOST_SIDE:
+    if not isinstance(side, int):
         raise TeacherError(
             f"{folder}/{CONFIG} names no square: it says {limits.shown(told)}",
             fix='give it one side: "size": {"height": 224, "width": 224}',
         )
     return side
+
+
+def check_resized(config: dict[str, Any], size: tuple[int, int], name: str) -> None:
+    """Raises DataError where an image of `size` (width, height) would be resized to more pixels than are taken.
+
+    With one edge named, the other follows from the image's own proportions: 1 x 10,000 becomes 224 x 2,240,000.
+    """
+    told = config.get("size")
+    edge = told.get("shortest_edge") if isinstance(told, dict) else told
+    if not isinstance(edge, int) or not config.get("do_resize", True):
+        return
+    shortest = edge / config.get("crop_pct", 1.0)
+    pixels = shortest**2 * max(size) / max(1, min(size))
+    if pixels > _MOST_PIXELS:
+        raise DataError(
+            f"the image {name} of {size[0]:,} x {size[1]:,} pixels is too narrow: the teacher's {CONFIG} resizes its "
+            f"shortest edge to {round(shortest)}, which makes {round(pixels):,} pixels; at most {_MOST_PIXELS:,} are "
+            "taken",
+            fix="remove the image from the data, or cut it to the part that matters",
+        )
 
 
 def channels_of(config: dict[str, Any]) -> int:
@@ -116,19 +133,23 @@ def prepare(folder: Path, images: Sequence[Any], decode: Callable[[Any, int], np
     import numpy as np
     from transformers import AutoImageProcessor
 
-    channels = channels_of(read_config(folder))
+    config = read_config(folder)
+    channels = channels_of(config)
     # include_top: EfficientNet's processor normalizes a second time
-    with by_transformers(folder):
+    with clean.processor_folder(folder) as place, by_transformers(folder):
         resize = AutoImageProcessor.from_pretrained(
-            folder, use_fast=False, do_rescale=False, do_normalize=False, include_top=False, trust_remote_code=False
+            place, use_fast=False, do_rescale=False, do_normalize=False, include_top=False, trust_remote_code=False
         )
         normalize = AutoImageProcessor.from_pretrained(
-            folder, use_fast=False, do_resize=False, do_center_crop=False, trust_remote_code=False
+            place, use_fast=False, do_resize=False, do_center_crop=False, trust_remote_code=False
         )
 
     rows: np.ndarray[Any, Any] = np.empty(0, dtype=np.uint8)
     for number, image in enumerate(images):
-        planes = _processed(resize, decode(image, channels))
+        decoded = decode(image, channels)
+        check_resized(config, (decoded.shape[1], decoded.shape[0]), f"number {number + 1}")
+        with by_transformers(folder):
+            planes = _processed(resize, decoded)
         if number == 0:
             rows = _room((len(images), *planes.shape))
         if planes.shape != rows.shape[1:]:
@@ -139,7 +160,13 @@ def prepare(folder: Path, images: Sequence[Any], decode: Callable[[Any, int], np
         rows[number] = planes
     # what becomes of each grey level is asked of the processor itself
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(channels, axis=2)
-    return Pixels(rows, _processed(normalize, ramp).reshape(channels, 256).astype(np.float32))
+    with by_transformers(folder):
+        values = _processed(normalize, ramp).reshape(channels, 256).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise TeacherError(
+            f"{folder}/{CONFIG} makes NaN or infinity of grey levels", fix="restore its image_mean and image_std"
+        )
+    return Pixels(rows, values)
 
 
 def _processed(processor: Any, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from edgekd.core.loading import by_transformers
+from edgekd.data import clean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,20 +58,17 @@ class Tokens(Sequence["Sample"]):
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(folder: Path, _changed_ns: int) -> Any:
+def _tokenizer(folder: Path, _state: object) -> Any:
     """The folder's tokenizer, loaded once: each load leaves some MiB behind, and rows are asked for in many parts."""
-    from transformers import AutoTokenizer
-
-    with by_transformers(folder):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with clean.tokenizer(folder) as loaded:
+        return loaded
 
 
 def tokenize(folder: Path, texts: Sequence[str], max_tokens: int) -> Tokens:
     """The texts as the folder's tokenizer cuts them, each at most `max_tokens` long, special tokens counted."""
     import numpy as np
 
-    file = folder / "tokenizer.json"
-    tokenizer = _tokenizer(folder, file.stat().st_mtime_ns if file.exists() else 0)
+    tokenizer = _tokenizer(folder, clean.state(folder))
     parts: dict[str, list[Array]] = {"input_ids": []}
     lengths: list[int] = []
     for start in range(0, len(texts), _CHUNK):

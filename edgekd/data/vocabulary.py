@@ -16,15 +16,14 @@ from typing import Any
 from edgekd.core import child
 from edgekd.core.cpus import usable_cpus
 from edgekd.core.errors import TeacherError
-from edgekd.core.loading import by_transformers
 from edgekd.core.results import file_sha256, versions
 from edgekd.core.store import Store
+from edgekd.data import clean
 
 Spec = dict[str, Any]
 _SAVE_AGAIN = "save it again beside the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
 _BASE_S, _MIB_PER_S, _FACTOR = 15.0, 0.2, 100  # a tenth of the speed, and twice the memory, of the slowest in use
 _CONVERT_S_PER_MIB = 10  # XLM-R's five take a few seconds
-_WEIGHTS = (".safetensors", ".bin", ".onnx", ".pt", ".pth", ".h5", ".msgpack", ".data")
 
 
 def survey(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> tuple[list[int], list[int]]:
@@ -186,11 +185,7 @@ def tokenizer_file(folder: Path, store: Store) -> Path:
     """The teacher's `tokenizer.json`; made by transformers, in a child process, where only older files are there."""
     if (folder / "tokenizer.json").exists():
         return folder / "tokenizer.json"
-    files = {
-        path.name: file_sha256(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix not in _WEIGHTS
-    }
+    files = {name: file_sha256(folder / name) for name in clean.READ if (folder / name).is_file()}
     size_mib = sum((folder / name).stat().st_size for name in files) >> 20
 
     def produce(out: Path) -> None:
@@ -210,8 +205,5 @@ def tokenizer_file(folder: Path, store: Store) -> Path:
 
 def write_tokenizer(folder: str, out: str) -> None:
     """Convert a tokenizer's older files into `tokenizer.json` (runs in a child process)."""
-    from transformers import AutoTokenizer
-
-    with by_transformers(Path(folder)):
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    tokenizer.save_pretrained(out)
+    with clean.tokenizer(Path(folder), use_fast=True) as tokenizer:
+        tokenizer.save_pretrained(out)

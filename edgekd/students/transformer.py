@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.layers import exit_layers, layer_map
 from edgekd.core.protocols import Survey, Work
+from edgekd.data import clean
 from edgekd.students._watch import watched
 
 if TYPE_CHECKING:
@@ -221,7 +222,8 @@ class Transformer:
                 hidden_size=self.hidden, num_attention_heads=self.heads, num_labels=self.classes, pad_token_id=0
             )
         else:
-            config = AutoConfig.from_pretrained(teacher_folder, num_labels=self.classes, trust_remote_code=False)
+            with clean.config_folder(teacher_folder) as place:
+                config = AutoConfig.from_pretrained(place, num_labels=self.classes, trust_remote_code=False)
         if getattr(config, "embedding_size", None) == config.hidden_size:
             config.embedding_size = self.hidden  # electra's, where they are one
         config.num_hidden_layers, config.hidden_size, config.num_attention_heads = self.layers, self.hidden, self.heads

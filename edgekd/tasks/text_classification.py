@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgekd.core.loading import by_transformers
 from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
-from edgekd.data import vocabulary
+from edgekd.data import clean, vocabulary
 from edgekd.data.columns import find_label
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
@@ -91,13 +90,10 @@ class TextClassification:
 
         `texts` are those that the student may see, never the test's.
         """
-        from transformers import AutoTokenizer
-
-        with by_transformers(teacher_folder):
-            tokenizer = AutoTokenizer.from_pretrained(teacher_folder, trust_remote_code=False)
         with tempfile.TemporaryDirectory(prefix="edgekd-tokenizer-") as name:
             folder = Path(name)
-            tokenizer.save_pretrained(folder)
+            with clean.tokenizer(teacher_folder) as tokenizer:
+                tokenizer.save_pretrained(folder)
             kept = vocabulary.kept_ids(folder / "tokenizer.json", texts, limit=survey.vocabulary_limit)
             vocabulary.trim_tokenizer(folder / "tokenizer.json", kept, folder / "tokenizer.json")
             config_file = folder / "tokenizer_config.json"
@@ -106,9 +102,9 @@ class TextClassification:
             config_file.write_text(json.dumps(config), encoding="utf-8")
             for stale in ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"):
                 (folder / stale).unlink(missing_ok=True)
-            trimmed = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            trimmed.model_max_length = survey.max_size
-            trimmed.save_pretrained(out)
+            with clean.tokenizer(folder) as trimmed:
+                trimmed.model_max_length = survey.max_size
+                trimmed.save_pretrained(out)
         return kept
 
     def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:

@@ -16,7 +16,7 @@ from edgekd.core.errors import TeacherError
 from edgekd.core.pointers import check_no_pointer
 from edgekd.core.results import digest, file_sha256
 from edgekd.core.store import open_store
-from edgekd.data import limits
+from edgekd.data import clean, limits
 from edgekd.data.limits import is_plain
 from edgekd.teachers import _pickles, _safetensors
 
@@ -25,6 +25,7 @@ _SHARDS_MOST = 1000
 _SETTINGS = (".json", ".txt", ".model", ".jinja")  # which are read, and may be kept by Git LFS
 # files that transformers reads beside the weights, and that bundles take along
 _BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", *licences.NAMES, "README.md")
+_MODULES = ("*/*.json", "*/*.safetensors", "*/*.bin")  # of sentence-transformers, named in modules.json
 _TREE = ("*", "additional_chat_templates/*")  # which transformers reads, and writes beside a tokenizer that it saves
 _COPY_MOST = 1 << 30  # bytes of all of them together
 
@@ -48,11 +49,11 @@ def check_folder(folder: Path, *patterns: str) -> None:
     Files of a teacher end up in bundles: a link to somebody's private key must not. The hub's own cache keeps its
     files as links into `blobs`, two folders up.
     """
-    homes = [folder.resolve()]
-    if folder.parent.name == "snapshots":
-        homes.append((folder.parent.parent / "blobs").resolve())
+    homes = clean.homes(folder)
     for path in sorted({path for pattern in patterns or _TREE for path in folder.glob(pattern)}):
-        real = path.resolve()
+        real = clean.resolved(path)
+        if real is None:
+            raise TeacherError(f"{path} is a link to itself", fix="remove it from the teacher's folder")
         if path.is_symlink() and not any(real.is_relative_to(home) for home in homes):
             raise TeacherError(
                 f"{path} is a link that leads out of the teacher's folder, to {real}",
@@ -111,12 +112,16 @@ def check_weights(folder: Path) -> Weights:
     return Weights(place, own, _shapes(map(_safetensors.check, own)), copies[0][1], tuple(files))
 
 
-def fingerprint(folder: Path, weights: Iterable[Path], others: Iterable[str]) -> str:
-    """SHA-256 over the weights, config.json, and those of the other files that are there."""
+def fingerprint(folder: Path, weights: Iterable[Path], others: Iterable[str] = ()) -> str:
+    """SHA-256 over the weights and every file of the folder that is read or copied, `others` too, under its name."""
     hasher = sha256()
-    beside = [folder / name for name in ("config.json", *others) if (folder / name).exists()]
-    for file in (*weights, *beside):
-        hasher.update(f"{file.name}:{file_sha256(file)}\n".encode())
+    patterns = (*_BESIDE, *clean.READ, *(_MODULES if (folder / "modules.json").exists() else ()))
+    beside = sorted({path for pattern in patterns for path in folder.glob(pattern) if is_plain(path)})
+    beside = sorted({*beside, *(folder / name for name in others if is_plain(folder / name))})
+    given = list(weights)
+    for file in (*given, *(path for path in beside if path not in given)):
+        name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+        hasher.update(f"{json.dumps(name)}:{file_sha256(file)}\n".encode())
     return hasher.hexdigest()
 
 

@@ -17,6 +17,7 @@ from edgekd.core.errors import TeacherError
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import digest, file_sha256, versions
 from edgekd.core.store import open_store
+from edgekd.data import clean
 from edgekd.teachers import _files, _safetensors
 
 _SECONDS = 180  # importing torch and transformers takes most of it, on a busy machine
@@ -102,8 +103,8 @@ class _Matched:
             return
         import transformers
 
-        with loading.by_transformers(folder):
-            self.config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with clean.config_folder(folder) as private, loading.by_transformers(folder):
+            self.config = transformers.AutoConfig.from_pretrained(private, trust_remote_code=False)
             known = getattr(transformers, auto_model)._model_mapping
             if type(self.config) not in known:
                 raise TeacherError(

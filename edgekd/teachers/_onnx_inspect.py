@@ -8,16 +8,13 @@ from typing import Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
-from edgekd.data import pixels
-from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph
+from edgekd.data import clean, pixels
+from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph, _settings
 from edgekd.teachers._onnx_graph import FEEDS, Wiring
 from edgekd.teachers._sizes import number
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
-BESIDE = (
-    *_VOCABULARIES, "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json",
-    "config.json", pixels.CONFIG,
-)  # fmt: skip
+BESIDE = clean.READ
 _MOST_TOKENS = 512  # where neither config nor tokenizer says
 _UNSAID_TOKENS = 10**6  # tokenizers without a limit write 10^30
 
@@ -32,6 +29,7 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
         raise _checks.not_classes(path, "it ends in a sigmoid over each label")
     folder = _folder(path, task)
     _files.check_folder(folder, *BESIDE, *licences.NAMES, "README.md")
+    _settings.check(folder)
     config = read_json(folder / "config.json")
     classes = wiring.gives[1] if len(wiring.gives) == 2 else None
     loops = sum(1 for node in model.graph.node if _onnx_checks.inner_graphs(node))
@@ -54,7 +52,7 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
         "ready": True,
         "architecture": architecture,
         "labels": _labels(config, folder, path, classes) if len(wiring.gives) == 2 else None,
-        "sha256": _files.fingerprint(folder, [path, *data_files], BESIDE),
+        "sha256": _files.fingerprint(folder, [path, *data_files]),
         "licence": licences.of_teacher(folder),
         "checks": _checks_made(data_files, loops),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ _ALIASES = {
     "vocabulary": ("vocab_size",),
     "max_tokens": ("max_position_embeddings",),
 }
+_TABLES = {
+    "max_position_embeddings": ".position_embeddings.weight",
+    "type_vocab_size": ".token_type_embeddings.weight",
+}
+_SIZED = re.compile(r"size|dim|position|layers|heads|channels|buckets|width|depth|repeats|stride|window|num_|ratio")
 _DEPTHS = ("depths", "num_block_repeats", "num_hidden_layers")
 _WIDTHS = ("hidden_size", "hidden_sizes", "hidden_dim", "last_hidden_size")
 # whose position embeddings or exported paddings fit one size of images
@@ -99,6 +105,23 @@ def check_weights(shape: Mapping[str, int], shapes: Mapping[str, list[int]], fol
         strange["layers"] = shape["layers"]
     for name, value in strange.items():
         raise _strange(folder, name, value)
+
+
+def check_tables(config: Mapping[str, Any], shapes: Mapping[str, list[int]], folder: Path) -> None:
+    """Raises TeacherError where config.json asks for larger tables than the weights have.
+
+    Those of positions and token types by their names; any other size by the largest that the weights have.
+    """
+    for key, table in _TABLES.items():
+        held = next((one[0] for name, one in shapes.items() if name.endswith(table) and len(one) == 2), None)
+        said = config.get(key)
+        if held is not None and isinstance(said, int) and said != held:
+            raise _strange(folder, key, said)
+    most = max([_LEAST_ROOM, *(size for one in shapes.values() for size in one)])
+    for key, value in config.items():
+        for one in value if isinstance(value, list) else [value]:
+            if key != "vocab_size" and _SIZED.search(key) and isinstance(one, int | float) and not abs(one) <= most:
+                raise _strange(folder, key, one)
 
 
 def check_own(own: Mapping[str, Any], shapes: Mapping[str, list[int]], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
-from edgekd.core.loading import BODY, by_transformers, pretrained
+from edgekd.core.loading import BODY
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
-from edgekd.data import hub, pixels
+from edgekd.data import clean, hub, pixels
 from edgekd.teachers import _checks, _files, _names, _own, _sentences, _settings, _sizes
 
 if TYPE_CHECKING:
@@ -71,6 +70,7 @@ class Huggingface:
         shape = None if own else describe(config, folder)
         if shape:
             _sizes.check_weights(shape, weights.shapes, folder)
+            _sizes.check_tables(config, weights.shapes, folder)
         notes: tuple[str, ...] = ()
         if not kind.labelled and shape:
             most, notes = _sentences.read(folder)
@@ -94,7 +94,7 @@ class Huggingface:
             network.name_classes(labels)
             return network
         numbers = {name: number for number, name in enumerate(labels)}
-        return pretrained(
+        return clean.pretrained(
             folder,
             plugin("tasks", task).hub.auto_model,
             BODY,
@@ -114,13 +114,10 @@ class Huggingface:
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
         """The tokenizer or the preprocessing, beside the fine-tuned model."""
         if _sees(task):
-            shutil.copyfile(folder / pixels.CONFIG, out / pixels.CONFIG)
+            clean.write_processor(folder, out)
             return
-        from transformers import AutoTokenizer
-
-        with by_transformers(folder):
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        tokenizer.save_pretrained(out)
+        with clean.tokenizer(folder) as tokenizer:
+            tokenizer.save_pretrained(out)
 
     def training(self, rows: int) -> dict[str, Any]:
         """About 750 steps of 16 for a small set, at least three epochs for a large one."""

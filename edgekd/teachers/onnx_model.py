@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +12,13 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import RuntimeCannotLoad, TeacherError, suggestion
 from edgekd.core.files import user_path
 from edgekd.core.protocols import Survey
+from edgekd.data import clean
 from edgekd.data.limits import is_plain
 from edgekd.teachers import _onnx_apart, _onnx_smoke
 from edgekd.teachers._onnx_graph import FEEDS
-from edgekd.teachers._onnx_inspect import BESIDE, read_json
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
-
-_WITH_PATHS = ("config.json", "tokenizer_config.json")
-_PATHS = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file")
 
 
 @dataclass(frozen=True)
@@ -88,14 +84,15 @@ class OnnxModel:
 
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
         """Copy config, tokenizer or preprocessing to `out`, of those that lie beside the file; paths stay behind."""
-        for name in (name for name in BESIDE if (folder / name).is_file()):
-            if name not in _WITH_PATHS:
-                shutil.copyfile(folder / name, out / name)
-                continue
-            said = {key: value for key, value in read_json(folder / name).items() if key not in _PATHS}
-            if name == "tokenizer_config.json" and "max_tokens" in architecture:
-                said["model_max_length"] = architecture["max_tokens"]  # where the ecosystem's loaders cut
-            (out / name).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if FEEDS[task].is_text:
+            clean.write_tokenizer(folder, out)
+        elif task == "image-classification":
+            clean.write_processor(folder, out)
+        clean.write_config(folder, out)
+        cut = out / "tokenizer_config.json"
+        if cut.exists() and "max_tokens" in architecture:  # where the ecosystem's loaders cut
+            told = json.loads(cut.read_text(encoding="utf-8")) | {"model_max_length": architecture["max_tokens"]}
+            cut.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def training(self, rows: int) -> dict[str, Any]:
         """None: it is never trained."""

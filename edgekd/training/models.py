@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core import loading
 from edgekd.core.errors import EdgeKDError, TeacherError
 from edgekd.core.registry import make, plugin
+from edgekd.data import clean
 
 if TYPE_CHECKING:
     import torch
@@ -79,5 +80,5 @@ def _own(folder: Path, config: dict[str, Any]) -> torch.nn.Module:
 def _hugging_face(folder: Path, task: str) -> torch.nn.Module:
     kind = plugin("tasks", task)
     purpose = loading.WHOLE if kind.labelled else loading.ENCODER
-    model: torch.nn.Module = loading.pretrained(folder, kind.hub.auto_model, purpose)
+    model: torch.nn.Module = clean.pretrained(folder, kind.hub.auto_model, purpose)
     return model
