@@ -134,6 +134,8 @@ class _Matched:
                 config=self.config,
                 state_dict=state,
                 device_map="meta",
+                trust_remote_code=False,
+                use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 attn_implementation="eager",
