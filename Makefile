@@ -10,10 +10,11 @@ FASHION_SHA256 := 39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beef
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
 
-.venv/.ready: locks/requirements.txt pyproject.toml
+.venv/.ready: locks/requirements.txt locks/torch.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "edgekd needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r locks/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r locks/torch.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -48,7 +49,7 @@ build/peers/.ready: .venv/.ready locks/peers.txt
 	$(BIN)/python -m venv build/peers
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > build/peers/project.pth
 	mv build/peers/project.pth "$$(build/peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	build/peers/bin/pip install --quiet --disable-pip-version-check --no-deps -r locks/peers.txt
+	build/peers/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/peers.txt
 	touch $@
 
 peers: build/peers/.ready  ## Olive, OpenVINO and NNCF in an environment of their own, for benchmarks.quantization

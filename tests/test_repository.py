@@ -90,14 +90,15 @@ def test_no_file_names_a_workplace_or_a_registry(files):
 
 
 def test_every_locked_package_is_exact():
-    for line, _ in locked("requirements.txt"):
+    for line, _ in [*locked("requirements.txt"), *locked("torch.txt")]:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), f"locks/requirements.txt: {line}"
 
 
 @pytest.mark.parametrize("group", ["dependencies", "build", "dev"])
 def test_the_lock_satisfies_pyproject(group):
     wanted = PROJECT["dependencies"] if group == "dependencies" else PROJECT["optional-dependencies"][group]
-    exact = [line.split("==") for line, _ in locked("requirements.txt") if "==" in line]
+    both = [*locked("requirements.txt"), *locked("torch.txt")]
+    exact = [line.split("==") for line, _ in both if "==" in line]
     versions = {canonicalize_name(name): Version(version) for name, version in exact}
     for text in wanted:
         requirement = Requirement(text)
@@ -106,13 +107,18 @@ def test_the_lock_satisfies_pyproject(group):
         assert requirement.specifier.contains(versions[name]), f"{text}, but the lock says {versions[name]}"
 
 
-def test_demo_packages_are_locked_by_hash():
-    names = [path.name for path in ROOT.glob("locks/demo-*.txt")]
-    assert "demo-text.txt" in names
+def test_every_package_but_torch_is_locked_by_hash():
+    names = {path.name for path in ROOT.glob("locks/*.txt")} - {"torch.txt"}
+    assert {"demo-text.txt", "peers.txt", "requirements.txt"} <= names
+    assert [line.partition("==")[0] for line, _ in locked("torch.txt")] == ["torch"]
     for name in names:
         for line, hashed in locked(name):
             assert "==" in line, f"locks/{name}: {line}"
             assert hashed, f"locks/{name}: {line} has no hash"
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for line in makefile.splitlines():
+        if "-r locks/" in line and "locks/torch.txt" not in line:
+            assert "--require-hashes" in line, line
 
 
 def test_the_node_lock_names_no_server(files):
