@@ -18,7 +18,7 @@ from edgekd.core.registry import folder_name, made_elsewhere, make, names, plugi
 from edgekd.core.results import digest, this_host, versions
 from edgekd.core.store import Store, open_store
 from edgekd.data import demos
-from edgekd.data.read import READERS
+from edgekd.data.read import is_table
 from edgekd.data.splits import Example, Splits
 from edgekd.inputs import read_splits, read_teacher, shown
 from edgekd.plan import NO_STUDENT, DataPlan, Measuring, Plan, StudentPlan, TeacherPlan, Training, needs
@@ -285,7 +285,7 @@ def _golden(options: Options, task: Any) -> tuple[Example, ...]:
     """The first rows of the file that `--golden` names; none for the words it knows."""
     if options.golden in GOLDEN:
         return ()
-    if Path(options.golden).suffix.lower() not in READERS and not user_path(options.golden).exists():
+    if not is_table(Path(options.golden)) and not user_path(options.golden).exists():
         raise UsageError(
             f"--golden {options.golden!r} is unknown", fix=f"{suggestion(options.golden, GOLDEN)}; or give a data file"
         )

@@ -76,7 +76,7 @@ def test_parquet(tmp_path):
             "a.txt",
             b"hi",
             "cannot tell what {path} is",
-            "give a file that ends in one of .csv, .tsv, .jsonl, .parquet",
+            "give a file that ends in one of .csv, .tsv, .jsonl, .ndjson, .json, .parquet",
         ),
         (
             "a.csv",

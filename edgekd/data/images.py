@@ -27,7 +27,7 @@ from edgekd.core.store import Store, open_store
 from edgekd.data.arrays import is_idx_folder, read_idx, read_npz
 from edgekd.data.columns import find_column
 from edgekd.data.limits import MOST_IMAGE_BYTES, is_plain, shown
-from edgekd.data.read import READERS, SPLIT_NAMES, NotedTable, Table, read_tables
+from edgekd.data.read import SPLIT_NAMES, NotedTable, Table, read_tables, split_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,9 +152,7 @@ def _opened(source: Path | bytes) -> Image:
 def _holds_tables(folder: Path) -> bool:
     """Whether it is a saved dataset, or tables named by split."""
     saved = (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists()
-    return saved or any(
-        file.suffix.lower() in READERS and file.stem.lower() in SPLIT_NAMES for file in folder.iterdir()
-    )
+    return saved or bool(split_files(folder))
 
 
 def _folders(folder: Path) -> dict[str, Table]:
@@ -173,7 +171,7 @@ def _classes(folder: Path) -> Table:
     rows: Table = [{"image": file, "label": None} for file in _images_in(folder)]
     for child in _visible(folder):
         if child.is_dir():
-            rows += [{"image": file, "label": child.name} for file in _images_in(child)]
+            rows += [{"image": file, "label": child.name} for file in _images_below(child)]
     if not rows:
         raise DataError(
             f"{folder} holds no images ({', '.join(SUFFIXES)})", fix="give a folder with a folder of images per class"
@@ -187,6 +185,12 @@ def _visible(folder: Path) -> list[Path]:
 
 def _images_in(folder: Path) -> list[Path]:
     return [file for file in _visible(folder) if file.suffix.lower() in SUFFIXES and file.is_file()]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Images of a class: also of the folders inside its own, such as one a camera or a day."""
+    inner = [child for child in _visible(folder) if child.is_dir() and not child.is_symlink()]
+    return _images_in(folder) + [file for child in inner for file in _images_below(child)]
 
 
 def _with_paths(table: Table, column: str | None, source: str, root: Path) -> tuple[str, Table]:

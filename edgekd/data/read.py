@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from edgekd.core.errors import DataError
 from edgekd.core.files import user_path
-from edgekd.data import columnar, hub, limits
+from edgekd.data import columnar, hub, limits, unpacked
 
 Table = list[dict[str, Any]]
 
@@ -30,7 +31,8 @@ class NotedTable(list[dict[str, Any]]):
 
 
 _LONGEST = 16 << 20  # characters of a cell, and of a line of JSON
-READERS = (".csv", ".tsv", ".jsonl", ".parquet")
+READERS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+_SHARD = re.compile(r"(.+?)-([0-9]{5})-of-([0-9]{5})")  # as the hub's dataset repositories name their files
 SPLIT_NAMES = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
@@ -48,14 +50,19 @@ def read_tables(source: str) -> dict[str, Table]:
     if path.is_dir():
         saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()
         return _hugging_face(str(path), saved=True) if saved else _folder(path)
-    if path.exists() or path.suffix.lower() in READERS:
+    if path.exists() or unpacked.kind_of(path) in READERS:
         return {"all": read_file(path)}
     return _hugging_face(source, saved=False)
 
 
+def is_table(path: Path) -> bool:
+    """Whether its name says that we read it as a table; text may be packed by gzip, Parquet packs itself."""
+    return unpacked.kind_of(path) in READERS and not path.name.lower().endswith(".parquet.gz")
+
+
 def read_file(path: Path) -> Table:
     """One file's rows. Raises DataError."""
-    if path.suffix.lower() not in READERS:
+    if not is_table(path):
         raise DataError(f"cannot tell what {path} is", fix=f"give a file that ends in one of {', '.join(READERS)}")
     limits.check_plain(path)
     try:
@@ -71,26 +78,57 @@ def read_file(path: Path) -> Table:
     return table
 
 
+def split_of(path: Path) -> str | None:
+    """The split that a table's name tells, `train` of `train-00000-of-00002.parquet`; None where it tells none."""
+    stem = unpacked.stem_of(path)
+    shard = _SHARD.fullmatch(stem)
+    return SPLIT_NAMES.get((shard[1] if shard else stem).lower()) if is_table(path) else None
+
+
+def split_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split: in the folder itself, else in its `data/`, as dataset repositories have them.
+
+    Raises DataError for two files of a split that are no shards, and for shards that lack.
+    """
+    for place in (folder, folder / "data"):
+        files: dict[str, list[Path]] = {}
+        for path in sorted(place.iterdir()) if place.is_dir() else []:
+            split = split_of(path)
+            if split:
+                files.setdefault(split, []).append(path)
+        if files:
+            for split, paths in files.items():
+                _check_shards(split, paths)
+            return files
+    return {}
+
+
+def _check_shards(split: str, paths: list[Path]) -> None:
+    shards = [_SHARD.fullmatch(unpacked.stem_of(path)) for path in paths]
+    if len(paths) > 1 and not all(shards):
+        raise DataError(f"{paths[0]} and {paths[1]} both name the {split} split", fix="keep one of them")
+    numbers = [(int(shard[2]), int(shard[3])) for shard in shards if shard]
+    if numbers and numbers != [(number, len(paths)) for number in range(len(paths))]:
+        raise DataError(
+            f"{paths[0].parent} holds {len(paths)} of the {numbers[0][1]} shards of the {split} split",
+            fix="fetch the shards that lack, all of one version",
+        )
+
+
 def _folder(folder: Path) -> dict[str, Table]:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        split = SPLIT_NAMES.get(path.stem.lower())
-        if split and path.suffix.lower() in READERS:
-            if split in files:
-                raise DataError(f"{files[split]} and {path} both name the {split} split", fix="keep one of them")
-            files[split] = path
+    files = split_files(folder)
     if "train" not in files:
         raise DataError(
             f"{folder} has no training split",
             fix="name the files train.csv, validation.csv, test.csv (or .tsv, .jsonl, .parquet); or give one file",
         )
-    return {split: read_file(path) for split, path in files.items()}
+    return {split: [row for path in paths for row in read_file(path)] for split, paths in files.items()}
 
 
 def _text_table(path: Path) -> Table:
-    raw = path.read_bytes()
+    raw = unpacked.raw_of(path)
     try:
-        text = raw.decode("utf-8-sig")
+        text = unpacked.decoded(raw)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(
@@ -102,7 +140,36 @@ def _text_table(path: Path) -> Table:
             f"{path} holds NUL bytes: it is not a text file",
             fix=_convert(path, raw) if _is_wide(raw) else "give a CSV, TSV or JSONL text file",
         )
-    return _json_lines(path, text) if path.suffix.lower() == ".jsonl" else _delimited(path, text)
+    kind = unpacked.kind_of(path)
+    if kind == ".json":
+        return _with_all_columns(_json_list(path, text))
+    return _delimited(path, text) if kind in (".csv", ".tsv") else _with_all_columns(_json_lines(path, text))
+
+
+def _with_all_columns(table: Table) -> Table:
+    """The first row, by which columns are found, gets the keys of all rows: a label may lack in it."""
+    if table:
+        table[0] = dict.fromkeys(key for row in table for key in row) | table[0]
+    return table
+
+
+def _json_list(path: Path, text: str) -> Table:
+    """A `.json` file: one list of objects, or, as some write it, one object a line."""
+    if not text.lstrip().startswith("["):
+        return _json_lines(path, text)
+    try:
+        rows = json.loads(text, object_pairs_hook=_once)
+        size = limits.Cells(path)
+        for number, row in enumerate(rows, start=1):
+            size.add(limits.json_values(row))
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, entry {number}: not a JSON object", fix="give a list of objects")
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})", fix="give a list of objects, or .jsonl") from error
+    if "\\u" in text and any(map(limits.has_odd_text, rows)):
+        raise DataError(f"{path} holds half a character (a lone surrogate)", fix="write the text as UTF-8")
+    table: Table = rows
+    return table
 
 
 _QUOTES = "quote cells that hold the delimiter, and escape quotes by doubling them"
@@ -130,10 +197,12 @@ def _convert(path: Path, raw: bytes) -> str:
 
 def _delimited(path: Path, text: str) -> Table:
     csv.field_size_limit(_LONGEST)
+    tabs = unpacked.kind_of(path) == ".tsv"
+    delimiter, text = ("\t", text) if tabs else unpacked.delimiter_of(text)
     reader = csv.reader(
         io.StringIO(text, newline=""),
-        delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
-        quoting=csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL,  # TSV has no quoting (IANA)
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,  # TSV has no quoting (IANA)
         strict=True,
     )
     try:

@@ -15,7 +15,7 @@ from edgekd.core.files import user_path
 from edgekd.data.arrays import BROKEN, declared_shape, unreadable
 from edgekd.data.columns import find_label, row_label
 from edgekd.data.limits import check_plain, shown
-from edgekd.data.read import READERS, Table, read_tables
+from edgekd.data.read import Table, is_table, read_tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SERIES, LABEL = "series", "label"
 _USUAL = ("series", "values", "past_values", "signal", "x", "sequence")
 _LEAST_STEPS = 8
+_TIMES = ("time", "timestamp", "datetime", "date", "ts", "time_stamp")  # of a log, whose rows are steps
 _PARTS = ("train", "validation", "test", "unlabelled")
 _ONE_LENGTH = (
     "bring all series to one length: cut them to the shortest, pad them with a value that means silence, or "
@@ -43,7 +44,7 @@ def read_series(source: str, *, label_column: str | None = None) -> dict[str, Ta
             f"{path} holds {len(named)} training files: {', '.join(file.name for file in named[:4])}",
             fix="give a folder of one data set, or one of its files",
         )
-    if path.is_file() and path.suffix.lower() not in (*READERS, ".npz"):
+    if path.is_file() and not is_table(path) and path.suffix.lower() != ".npz":
         raise DataError(
             f"cannot tell what {path} is",
             fix="give a UCR .tsv, a NumPy .npz (numpy.savez(path, x=..., y=...)), or .csv, .jsonl, .parquet",
@@ -175,6 +176,14 @@ def _table(table: Table, where: str, label_column: str | None, part: str) -> Tab
         raise DataError(
             f"{where} has a column without a name, which is an index more often than a step",
             fix="write the file without it (pandas: to_csv(path, index=False)), or name it where it is a step",
+        )
+    times = [name for name in steps if name.strip().lower() in _TIMES]
+    if not lists and times:
+        raise DataError(
+            f"{where} has the column {times[0]!r}: a log with a row for each time step, not a row for each series",
+            fix="cut the log into windows of one length and give a row a window, with its label: numpy.savez(path, "
+            "x=windows, y=labels), x of the shape (windows, steps, channels). Where a row is a series, remove that "
+            "column",
         )
     rows: Table = []
     for number, cells in enumerate(table, start=1):
