@@ -75,6 +75,7 @@ check: .venv/.ready  ## what CI checks beside the tests: lint, types, import con
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tools/check_plugins.py
+	$(BIN)/python tools/check_advisories.py
 	$(BIN)/python tools/code_figures.py
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m benchmarks.table --check
