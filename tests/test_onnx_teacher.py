@@ -98,9 +98,10 @@ def test_the_layout_of_transformers_js(tmp_path):
     out.mkdir()
     OnnxModel().files(tmp_path, found["architecture"], TEXT, out)
     assert {file.name for file in out.iterdir()} == {
-        "config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json",
-    }  # fmt: skip
-
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }  # of a text
     assert "/home" not in (out / "config.json").read_text()
     assert json.loads((out / "tokenizer_config.json").read_text())["model_max_length"] == 16
 
