@@ -107,7 +107,7 @@ def test_without_its_key_the_same_is_damage_or_malice_unseen(lab, monkeypatch, k
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     kind.change(lab)
     signed = {"bundle.sig", "signed by", "is not signed", "not its own", "version", "was built for"}
-    if any(words in kind.words for words in signed):
+    if not kind.shows and any(words in kind.words for words in signed):
         assert "hashes show damage, not malice" in trust.check(lab.bundle).notes[0]
     else:
         with pytest.raises(EdgeKDError):
