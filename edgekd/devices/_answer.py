@@ -1,33 +1,208 @@
-"""What the runner said in a process that ended well: read, and accepted or not."""
+"""What the runner answered in a process that ended well: read in bounds, held against its form, accepted or not."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.receipt import Clock, Cores, Mib, Ms, Sha256, Words
+from edgekd.devices._bounded import MOST_ANSWER, MOST_ERRORS, brief
+from edgekd.onboard import verify
+
+MOST_OUTPUTS = 512 << 20  # bytes of a file of outputs
+_MOST_VALUES, _MOST_LISTS = 4_000_000, 500_000  # in one answer: its bytes say nothing of the memory it takes
+_ONCE_MORE = (
+    "run the same command again; if it repeats, look for a package or a sitecustomize on that device "
+    "that prints or exits, and whether it is the device that you mean"
+)
+_Temperature = Annotated[float, Field(ge=-300, le=1e5)]  # some kernels tell of -274
 
 
-def spoken(stdout: str, run: str) -> dict[str, Any]:
-    """The JSON object on the last line; `run` names the run and its place. Raises EdgeKDError where there is none."""
-    last = (stdout.strip().splitlines() or [""])[-1]
+class Form(BaseModel):
+    """Keys, types and ranges of what a device may answer; no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Identity(Form):
+    """`machine.identity()`."""
+
+    arch: Words
+    cpu: Words
+    microarch: Words
+    isa: Annotated[list[Words], Field(max_length=100)]
+    cores: Cores
+    clock_mhz: Annotated[int, Field(ge=1, lt=1_000_000)] | None
+    memory_mib: Annotated[int, Field(ge=1, lt=1 << 30)]
+    os: Words
+    python: Words
+
+
+class _State(Form):
+    load: Annotated[float, Field(ge=0, le=1e6)] | None
+    governor: Words | None
+    temperature_c: _Temperature | None
+    clock_mhz: Clock | None
+    throttled: bool | None
+
+
+class _Facts(Identity):
+    state: _State
+    ort_version: Words
+    numpy_version: Words
+    providers: Annotated[list[Words], Field(max_length=100)]
+    provider: Words
+
+
+class _Footprint(Form):
+    baseline_mib: Mib
+    peak_rss_mib: Annotated[list[Mib], Field(min_length=1)]
+    load_ms: Annotated[float, Field(ge=0, lt=1e8)] | None
+    cold_start_ms: Ms | None
+
+
+class _Predict(Form):
+    n: Annotated[int, Field(ge=1)]
+    row_sha256: Annotated[list[Sha256], Field(min_length=1)]
+
+
+class _Answers(Form):
+    n: Annotated[int, Field(ge=1)]
+    row_sha256: dict[str, list[Sha256]]
+
+
+class _Count(Form):
+    n: dict[str, Annotated[int, Field(ge=1, le=1_000_000_000)]]
+
+
+class _Time(Form):
+    latency_ms: dict[str, list[list[Ms]]]
+    row_sha256: dict[str, list[Sha256]]
+    state: _State
+
+
+_FORMS: dict[str, type[Form]] = {
+    "facts": _Facts, "footprint": _Footprint, "predict": _Predict, "answers": _Answers, "count": _Count, "time": _Time,
+}  # fmt: skip
+
+
+def answer_of(said: bytes, mode: str, job: dict[str, Any], *, run: str, runtime: str) -> dict[str, Any]:
+    """The runner's answer to a job, on the last line of `said`; `run` and `runtime` name both with their place.
+
+    Raises RuntimeCannotLoad where ONNX Runtime refuses the model, EdgeKDError where it is no answer to that job.
+    """
+    last = (said.strip().splitlines() or [b""])[-1]
     try:
-        said = json.loads(last)
-    except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        raise EdgeKDError(
-            f"{run} ended without an answer: {last[:200] or 'it said nothing'}",
-            fix="run the same command again; if it repeats, look for a package or a sitecustomize that prints or exits",
-        )
-    return said
-
-
-def accepted(said: dict[str, Any], runtime: str) -> dict[str, Any]:
-    """The same answer. Raises RuntimeCannotLoad where it is that `runtime` refuses the model."""
-    if "refused" in said:
+        answer = parse(last)
+    except ValueError as error:
+        shown = brief(last[:1000].decode(errors="replace"), 200) or "it said nothing"
+        why = "" if not last.startswith(b"{") or isinstance(error, json.JSONDecodeError) else f" ({brief(str(error))})"
+        raise _wrong(f"{run} ended without an answer: {shown}{why}") from error
+    if "refused" in answer:
         raise RuntimeCannotLoad(
-            f"{runtime} refuses the model: {said['refused']}",
+            f"{runtime} refuses the model: {brief(str(answer['refused']), 500)}",
             fix="export it again with an opset and IR version that this runtime knows",
         )
-    return said
+    if mode == "footprint" and job.get("started") == 0.0:  # a guest, whose times mean nothing
+        answer |= {"load_ms": None, "cold_start_ms": None}
+    if problem := _problem(answer, mode, job):
+        raise _wrong(f"{run} gave no answer that can be used: {problem}")
+    return answer
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """A JSON object of a stranger's. Raises ValueError in words: too long, too deep, numbers that are none."""
+    if len(raw) > MOST_ANSWER:
+        raise ValueError(f"it has more than {MOST_ANSWER >> 20} MiB")
+    if raw.count(b",") > _MOST_VALUES or raw.count(b"[") + raw.count(b"{") > _MOST_LISTS:
+        raise ValueError("it has more values than any answer")
+    try:
+        answer = verify.read_json(raw)
+    except UnicodeDecodeError:
+        raise ValueError("it is no UTF-8") from None
+    if not isinstance(answer, dict):
+        raise ValueError("it is no JSON object")
+    return answer
+
+
+def held(values: Any, form: Any, what: str) -> Any:
+    """The values where they have the form, a type. Raises EdgeKDError that begins with `what`, the place among it."""
+    try:
+        TypeAdapter(form).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise _wrong(f"{what}: {_told(error)}") from error
+    return values
+
+
+def check_outputs(path: Path, mode: str, job: dict[str, Any], answer: dict[str, Any], run: str) -> None:
+    """Raises EdgeKDError where the file of outputs is not what the answer says: arrays of numbers, a row an input."""
+    import numpy as np
+
+    try:
+        if path.stat().st_size > MOST_OUTPUTS:
+            raise ValueError(f"it has more than {MOST_OUTPUTS >> 20} MiB")
+        if mode == "predict":
+            with verify.open_file(path) as file:
+                size = path.stat().st_size
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+                shape, _, kind = read(file)
+                wanted = file.tell() + kind.itemsize * int(np.prod(shape, dtype=object))
+                if kind.kind not in "biuf" or wanted != size or not shape or shape[0] < answer["n"]:
+                    raise ValueError(f"an array of shape {shape} for {answer['n']} inputs")
+            return
+        arrays = verify.read_arrays(path, MOST_OUTPUTS)
+        if set(arrays) != set(job["models"]) or any(len(one) < answer["n"] for one in arrays.values()):
+            raise ValueError(f"it has not {answer['n']} rows of each model")
+    except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, *verify.BROKEN_ZIP) as error:
+        raise _wrong(f"{run} gave no outputs that can be used: {brief(str(error))}") from error
+
+
+def _problem(answer: dict[str, Any], mode: str, job: dict[str, Any]) -> str:
+    """What is wrong with an answer to that job, in words; empty where nothing is."""
+    try:
+        _FORMS[mode].model_validate(answer)
+    except ValidationError as error:
+        return _told(error)
+    names = set(job.get("models", ()))
+    if mode == "time":
+        rows = {name: [len(turn) for turn in turns] for name, turns in answer["latency_ms"].items()}
+        count = len(answer["row_sha256"].get("aa", ()))
+        if set(rows) != names | {"aa"} or set(answer["row_sha256"]) != set(rows) or not count:
+            return "it is of other models than were asked for"
+        if any(turns != [count] * job["rounds"] for turns in rows.values()):
+            return f"latency_ms has not {job['rounds']} rounds of {count} rows for each model"
+        if any(len(hashes) != count for hashes in answer["row_sha256"].values()):
+            return f"row_sha256 has not {count} rows for each model"
+    elif mode == "footprint" and len(answer["peak_rss_mib"]) != len(job["inputs"]):
+        return f"peak_rss_mib has {len(answer['peak_rss_mib'])} values for {len(job['inputs'])} files of inputs"
+    elif mode == "predict" and len(answer["row_sha256"]) != answer["n"]:
+        return "row_sha256 has not n rows"
+    elif mode == "answers" and (
+        set(answer["row_sha256"]) != names or any(len(one) != answer["n"] for one in answer["row_sha256"].values())
+    ):
+        return "row_sha256 has not n rows for each model that was asked for"
+    elif mode == "count" and set(answer["n"]) != names:
+        return "it is of other models than were asked for"
+    return ""
+
+
+def _told(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = brief(".".join(map(str, first["loc"])), 100)
+    words = {"extra_forbidden": f"unknown key {key}", "missing": f"missing key {key}"}
+    return words.get(first["type"], f"{key} is {brief(repr(first['input'])[:200], 60)}: {brief(first['msg'].lower())}")
+
+
+def too_much(run: str, stream: str) -> EdgeKDError:
+    """The error of a run that said more on that stream than is read."""
+    most = {"stdout": MOST_ANSWER, "stderr": MOST_ERRORS}[stream]
+    return _wrong(f"{run} was ended: it said more than {most >> 20} MiB on {stream}")
+
+
+def _wrong(message: str) -> EdgeKDError:
+    return EdgeKDError(message, fix=_ONCE_MORE)

@@ -8,19 +8,24 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.core.receipt import Words
+from edgekd.devices._answer import MOST_OUTPUTS, Form, held, parse
+from edgekd.devices._bounded import MOST_ANSWER, Ends, last
 from edgekd.onboard import board
 
 LEAST_PYTHON = (3, 9)
 _CONNECT_S = 10
 _ANSWER_S = 60.0  # for a board's first word
+_LONGEST_LINE = 1 << 16  # bytes of what a login shell prints that are taken as one line
 _NOISE_LINES = 1000  # that a login shell may print before the board's first word
 # exits 3 where the Python is too old to read the program that follows on stdin
 _BOOT = (
@@ -28,6 +33,20 @@ _BOOT = (
     "exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
 )
 _TOO_OLD, _NOT_FOUND, _NOT_RUN, _SSH_FAILED = 3, 127, 126, 255
+_Size = Annotated[int, Field(ge=0, le=MOST_OUTPUTS)]
+_Mib = Annotated[float, Field(ge=0, lt=1e12)]
+
+
+class _Settled(Form):
+    folder: Annotated[str, Field(max_length=4096, pattern=r"^/\P{Cc}*$")]
+
+
+class _CannotWrite(Form):
+    cannot_write: Words
+    place: Words
+    free_mib: _Mib
+
+
 _HAND = "then connect once by hand with `{ssh}`"
 
 
@@ -95,21 +114,23 @@ class Session:
     def __init__(self, address: Address, remove: Iterable[str] = ()) -> None:
         self.address = address
         command = address.command()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         # a session of its own: Ctrl-C reaches us alone, and we end it
         self._ssh = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                     stderr=self._errors, start_new_session=True)  # fmt: skip
+                                     stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
         assert self._ssh.stdin is not None
         assert self._ssh.stdout is not None
+        assert self._ssh.stderr is not None
         self._to, self._from = self._ssh.stdin, self._ssh.stdout
+        self._errors = Ends(self._ssh.stderr, self._ssh.kill)
         self.folder = ""
         try:
             program = Path(board.__file__).read_bytes()
             with self._watched(_ANSWER_S):
                 self._send(f"{len(program)}\n".encode() + program)
-                if not any(self._from.readline().endswith(board.MARK) for _ in range(_NOISE_LINES)):
+                if not any(self._from.readline(_LONGEST_LINE).endswith(board.MARK) for _ in range(_NOISE_LINES)):
                     raise self._ended(met=False)
-            self.folder = self.ask({"do": "settle", "remove": list(remove)})["folder"]
+            settled = self.ask({"do": "settle", "remove": list(remove)})
+            self.folder = self.held(settled, _Settled)["folder"]
         except BaseException:
             self.close()
             raise
@@ -127,20 +148,44 @@ class Session:
                 with path.open("rb") as file:
                     while piece := file.read(1 << 20):
                         self._send(piece)
-            line = self._from.readline()
-            if not line.endswith(b"\n"):
-                raise self._ended()
-            answer: dict[str, Any] = json.loads(line)
-            if size := answer.get("outputs"):
-                content = self._from.read(size)
-                if len(content) < size:
-                    raise self._ended()
-                if outputs is not None:
-                    outputs.write_bytes(content)
+            answer = self._line()
+            if "outputs" in answer:
+                self._bring(held(answer["outputs"], _Size, f"{self._who} told no size of its outputs"), outputs)
         if "cannot_write" in answer:
+            self.held(answer, _CannotWrite)
             wanted_mib = sum(size for _, size in sizes) / 2**20
             raise disk_full(self.address.url, wanted_mib=wanted_mib, **answer)
         return answer
+
+    def held(self, answer: dict[str, Any], form: Any) -> dict[str, Any]:
+        """The answer where it has that form. Raises EdgeKDError that names the board."""
+        values: dict[str, Any] = held(answer, form, f"{self._who} gave no answer that can be used")
+        return values
+
+    @property
+    def _who(self) -> str:
+        return f"the board {self.address.url}"
+
+    def _line(self) -> dict[str, Any]:
+        line = self._from.readline(MOST_ANSWER + 1)
+        if not line.endswith(b"\n") and len(line) <= MOST_ANSWER:
+            raise self._ended()
+        try:
+            return parse(line)
+        except ValueError as error:
+            held(None, str, f"{self._who} gave no answer that can be read ({error})")
+            raise
+
+    def _bring(self, size: int, outputs: Path | None) -> None:
+        """Read so many bytes, into the file where there is one."""
+        with outputs.open("wb") if outputs else contextlib.nullcontext() as file:
+            while size:
+                piece = self._from.read(min(size, 1 << 20))
+                if not piece:
+                    raise self._ended()
+                size -= len(piece)
+                if file:
+                    file.write(piece)
 
     def close(self) -> None:
         """End the connection; the board kills what works for it and removes its folder before it lets go."""
@@ -154,7 +199,9 @@ class Session:
             self._ssh.kill()
             self._ssh.wait()
             self._from.close()
-            self._errors.close()
+            self._errors.join(timeout=5)
+            if self._ssh.stderr:
+                self._ssh.stderr.close()
 
     @contextlib.contextmanager
     def _watched(self, timeout_s: float) -> Iterator[None]:
@@ -179,8 +226,7 @@ class Session:
         with contextlib.suppress(OSError):
             self._to.close()
         code = self._ssh.wait()
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace")
+        said = self._errors.text()
         if met:
             return Lost(f"the connection to {self.address.url} was lost: {_last(said)}", fix=_REACH)
         if code == _SSH_FAILED:
@@ -256,7 +302,7 @@ def _no_python(code: int, said: str, address: Address) -> EdgeKDError:
 
 
 def _last(said: str) -> str:
-    return (said.strip().splitlines() or ["it said nothing"])[-1].strip().removeprefix("ssh: ")
+    return last(said).removeprefix("ssh: ")
 
 
 _REACH = "see that the board runs and that this machine reaches it (`ping`), then run the same command again"

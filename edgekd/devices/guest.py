@@ -26,7 +26,8 @@ from edgekd.core.protocols import Check, Progress
 from edgekd.core.results import versions
 from edgekd.devices import _arm64
 from edgekd.devices import _guest_image as images
-from edgekd.devices._answer import accepted, spoken
+from edgekd.devices._answer import answer_of
+from edgekd.devices._bounded import MOST_ANSWER
 
 _ONBOARD = Path(__file__).parents[1] / "onboard"
 _MODES = ("footprint", "predict", "facts")
@@ -175,7 +176,7 @@ class Running:
             self._exchange(sent, folder / "back.tar", place)
             with tarfile.open(folder / "back.tar") as back:
                 back.extractall(folder, filter="data")
-            answer = _answer(mode, folder / "out", self.guest)
+            answer = _answer(mode, job, folder / "out", self.guest)
             if mode == "predict":
                 Path(job["outputs"]).write_bytes((folder / "out" / "outputs.npy").read_bytes())
         return answer | ({"load_ms": None, "cold_start_ms": None} if mode == "footprint" else {})
@@ -234,7 +235,7 @@ class Running:
             )
 
 
-def _answer(mode: str, out: Path, guest: Guest) -> dict[str, Any]:
+def _answer(mode: str, job: dict[str, Any], out: Path, guest: Guest) -> dict[str, Any]:
     code = int((out / "code").read_text())
     if code == _TIMED_OUT:
         raise _too_slow(guest)
@@ -249,8 +250,10 @@ def _answer(mode: str, out: Path, guest: Guest) -> dict[str, Any]:
             f"ONNX Runtime's process for a {mode} run in the arm64 guest ended with code {code}: {last}",
             fix="run the same command again; if it repeats, the model is damaged",
         )
-    stdout = (out / "answer.json").read_text(errors="replace")
-    return accepted(spoken(stdout, f"a {mode} run in the arm64 guest"), "ONNX Runtime on arm64")
+    with (out / "answer.json").open("rb") as file:
+        stdout = file.read(MOST_ANSWER + 1)
+    run = f"a {mode} run in the arm64 guest"
+    return answer_of(stdout, mode, job | {"started": 0.0}, run=run, runtime="ONNX Runtime on arm64")
 
 
 def _too_slow(guest: Guest) -> EdgeKDError:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.results import this_host
-from edgekd.devices._answer import accepted, spoken
+from edgekd.devices import _bounded
+from edgekd.devices._answer import answer_of, check_outputs, too_much
 
 _RUNNER = Path(__file__).parents[1] / "onboard" / "runner.py"
 
@@ -51,19 +52,21 @@ class Local:
             path = Path(folder, "job.json")
             path.write_text(json.dumps(job), encoding="utf-8")
             try:
-                done = subprocess.run(
-                    [sys.executable, str(_RUNNER), str(path)],
-                    capture_output=True, text=True, errors="replace", timeout=self.timeout_s, check=False,
-                )  # fmt: skip
+                done = _bounded.run([sys.executable, str(_RUNNER), str(path)], timeout_s=self.timeout_s)
             except subprocess.TimeoutExpired as error:
                 raise EdgeKDError(
                     f"a {mode} run took longer than {self.timeout_s:.0f} s",
                     fix="look for a loop in the model, or measure on a quieter machine",
                 ) from error
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        run = f"a {mode} run"
+        if done.too_much:
+            raise too_much(run, done.too_much)
+        if done.code != 0:
             raise RuntimeCannotLoad(
-                f"ONNX Runtime's process for a {mode} run ended with code {done.returncode}: {last}",
+                f"ONNX Runtime's process for {run} ended with code {done.code}: {_bounded.last(done.stderr)}",
                 fix="run the same command again; if it repeats, the model or the onnxruntime package is damaged",
             )
-        return accepted(spoken(done.stdout, f"a {mode} run"), "ONNX Runtime")
+        answer = answer_of(done.stdout, mode, job, run=run, runtime="ONNX Runtime")
+        if "outputs" in job:
+            check_outputs(Path(job["outputs"]), mode, job, answer, run)
+        return answer

@@ -18,13 +18,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
 from edgekd.core.protocols import Check, Progress
+from edgekd.core.signing import read_limited, why
 from edgekd.devices import _arm64, _counter, _sysroot
-from edgekd.devices._answer import accepted, spoken
+from edgekd.devices._answer import answer_of, check_outputs, held, parse, too_much
+from edgekd.devices._bounded import Done, last, run
 
+_LARGEST_COUNTS = 1 << 20  # bytes
+_Counts = dict[str, Annotated[int, Field(ge=0)]]
 _RUNNER = Path(__file__).parents[1] / "onboard" / "runner.py"
 _REFUSED = {  # mode: why, and where to do it instead
     "time": ("its time is the emulator's", "measure latency on the device itself"),
@@ -127,8 +133,8 @@ class Running:
         not run on this core, EdgeKDError where `timeout_s` does not suffice or no answer comes.
         """
         if mode in _REFUSED:
-            why, fix = _REFUSED[mode]
-            raise UsageError(f"an emulated core cannot do a {mode} run: {why}", fix=fix)
+            reason, fix = _REFUSED[mode]
+            raise UsageError(f"an emulated core cannot do a {mode} run: {reason}", fix=fix)
         if mode == "count" and job["threads"] != 1:
             raise UsageError(f"instructions are counted on one thread, not on {job['threads']}",
                              fix="count with threads=1: more threads execute the same, and some to wait")  # fmt: skip
@@ -136,10 +142,10 @@ class Running:
             path, counted = Path(folder, "job.json"), Path(folder, "counted")
             path.write_text(json.dumps(job | {"mode": mode, "provider": "CPUExecutionProvider"}), encoding="utf-8")
             options = _counter.options(_counter.open_counter(), counted) if mode == "count" else []
-            answer = self._answer(mode, self.python([str(_RUNNER), str(path)], options))
-            return _per_inference(answer["n"], counted) if mode == "count" else answer
+            answer = self._answer(mode, job, self.python([str(_RUNNER), str(path)], options))
+            return self._per_inference(answer["n"], counted) if mode == "count" else answer
 
-    def python(self, arguments: list[str], options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    def python(self, arguments: list[str], options: Sequence[str] = ()) -> Done:
         """Run Python with these arguments on the emulated core; `options` are QEMU's. Raises as `run` does."""
         # setpriv has the kernel end it when this process dies, however it dies; a crash leaves no core file
         command = [
@@ -147,41 +153,48 @@ class Running:
             "-cpu", self.qemu.cpu, *options, str(self.root / _sysroot.PYTHON), "-S", "-s", *arguments,
         ]  # fmt: skip
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                                  timeout=self.qemu.timeout_s, check=False,
-                                  env=_ENVIRONMENT | {"PATH": os.environ["PATH"]})  # fmt: skip
+            done = run(command, timeout_s=self.qemu.timeout_s, env=_ENVIRONMENT | {"PATH": os.environ["PATH"]})
         except subprocess.TimeoutExpired as error:
             raise EdgeKDError(
                 f"a run on the emulated {self.qemu.cpu} took longer than {self.qemu.timeout_s:.0f} s",
                 fix="give fewer inputs, look for a loop in the model, or run it on the device itself",
             ) from error
+        if done.too_much:
+            raise too_much(f"a run on the emulated {self.qemu.cpu}", done.too_much)
         if "Could not load plugin" in done.stderr:
             raise EdgeKDError(f"QEMU {self.version} does not take the instruction counter",
                               fix=f"run `{_sysroot.BUILD}`, which says why")  # fmt: skip
         if "unable to find CPU model" in done.stderr:
             raise EdgeKDError(f"QEMU {self.version} knows no {self.qemu.cpu}", fix="install a newer QEMU")
-        if crash := _CRASHES.get(-done.returncode):
+        if crash := _CRASHES.get(-done.code):
             raise RuntimeCannotLoad(
                 f"onnxruntime {_arm64.runtime()} does not run on {self.qemu.cpu}: {crash}",
                 fix="install another version of onnxruntime; the profile's known_bad_ort is the place to note this one",
             )
         return done
 
-    def _answer(self, mode: str, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    def _answer(self, mode: str, job: dict[str, Any], done: Done) -> dict[str, Any]:
+        said = f"a {mode} run on the emulated {self.qemu.cpu}"
+        if done.code != 0:
             raise EdgeKDError(
-                f"a {mode} run on the emulated {self.qemu.cpu} ended with code {done.returncode}: {last}",
+                f"{said} ended with code {done.code}: {last(done.stderr)}",
                 fix=f"run the same command again; if it repeats, run `{_sysroot.BUILD}`",
             )
-        said = spoken(done.stdout, f"a {mode} run on the emulated {self.qemu.cpu}")
-        return accepted(said, f"ONNX Runtime on {self.qemu.cpu}")
+        answer = answer_of(done.stdout, mode, job, run=said, runtime=f"ONNX Runtime on {self.qemu.cpu}")
+        if "outputs" in job:
+            check_outputs(Path(job["outputs"]), mode, job, answer, said)
+        return answer
 
-
-def _per_inference(rows: dict[str, int], counted: Path) -> dict[str, Any]:
-    """What the counter wrote, a line a model in the runner's order, over each model's rows."""
-    answer = {}
-    for (name, n), line in zip(rows.items(), counted.read_text(encoding="utf-8").splitlines(), strict=True):
-        classes = {kind: count / n for kind, count in json.loads(line).items()}
-        answer[name] = {"instructions": sum(classes.values()), "classes": classes}
-    return answer
+    def _per_inference(self, rows: dict[str, int], counted: Path) -> dict[str, Any]:
+        """What the counter wrote, a line a model in the runner's order, over each model's rows."""
+        what = f"the instruction counter of {self.qemu.cpu} gave no counts that can be used"
+        answer = {}
+        try:
+            lines = [parse(line) for line in read_limited(counted, _LARGEST_COUNTS).splitlines()]
+        except (OSError, ValueError) as error:
+            raise EdgeKDError(f"{what}: {why(error)}", fix=f"run `{_sysroot.BUILD}`") from error
+        held(lines, Annotated[list[_Counts], Field(min_length=len(rows), max_length=len(rows))], what)
+        for (name, n), line in zip(rows.items(), lines, strict=True):
+            classes = {kind: count / n for kind, count in line.items()}
+            answer[name] = {"instructions": sum(classes.values()), "classes": classes}
+        return answer

@@ -16,19 +16,45 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
+
+from pydantic import Field
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.results import file_sha256
 from edgekd.devices import _board_packages
-from edgekd.devices._answer import accepted, spoken
+from edgekd.devices._answer import Form, Identity, answer_of, check_outputs
+from edgekd.devices._bounded import last
 from edgekd.devices._openssh import Address, Lost, Session, disk_full
 
 _ONBOARD = Path(__file__).parents[1] / "onboard"
 _TRAVELS = ("runner.py", "machine.py")
 _PAUSES_S = (1.0, 2.0, 5.0, 12.0, 25.0)  # before each new connection: a board that starts again is back by then
 _GRACE_S = 120.0  # for sending files and bringing outputs back, beside the job's own time
+_Path = Annotated[str, Field(max_length=4096, pattern=r"^\P{Cc}*$")]
+
+
+class _Told(Form):
+    identity: Identity
+    libc: list[_Path] | tuple[_Path, ...]
+    folder: _Path
+    installed: dict[_Path, _Path]  # fmt: skip
+
+
+class _Installed(Form):
+    installed: _Path
+
+
+class _Job(Form):
+    code: int
+    over: bool
+    said: str
+    outputs: int
+    errors: Annotated[str, Field(max_length=100000)]
+    free_mib: Annotated[float, Field(ge=0, lt=1000000000000.0)]  # fmt: skip
+
+
 _KILLED, _ILLEGAL = -9, -4  # a process's code where the kernel ended it
 _WRITE = "write ssh://host, ssh://user@host or ssh://user@host:port"
 
@@ -165,7 +191,8 @@ class Board:
             self._session = session = Session(self.ssh.address, self._left)
             self._left = [session.folder]
             self._sent.clear()
-            self.told = session.ask({"do": "files"}, {name: _ONBOARD / name for name in _TRAVELS})
+            told = session.ask({"do": "files"}, {name: _ONBOARD / name for name in _TRAVELS})
+            self.told = session.held(told, _Told)
         return self._session
 
     def close(self) -> None:
@@ -189,8 +216,9 @@ class Board:
     def _install(self) -> str:
         with tempfile.TemporaryDirectory(prefix="edgekd-wheels-") as folder:
             wheels = _board_packages.fetch(self.told, self.ssh.ort_version, Path(folder))
-            answer = self.connect().ask({"do": "install"}, {path.name: path for path in wheels})
-        place: str = answer["installed"]
+            session = self.connect()
+            answer = session.ask({"do": "install"}, {path.name: path for path in wheels})
+        place: str = session.held(answer, _Installed)["installed"]
         return place
 
     def _once(self, mode: str, job: dict[str, Any]) -> dict[str, Any]:
@@ -205,14 +233,15 @@ class Board:
         answer = session.ask(request, fresh, timeout_s=self.ssh.timeout_s + _GRACE_S,
                              outputs=Path(outputs) if outputs else None)  # fmt: skip
         self._sent |= set(fresh)
-        return self._judged(mode, answer)
+        said = self._judged(mode, job, session.held(answer, _Job))
+        if outputs:
+            check_outputs(Path(outputs), mode, job, said, f"a {mode} run on {self.ssh.address.url}")
+        return said
 
-    def _judged(self, mode: str, answer: dict[str, Any]) -> dict[str, Any]:
+    def _judged(self, mode: str, job: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
         """What the runner said. Raises what the way in which it ended means."""
         url, code, errors = self.ssh.address.url, answer["code"], answer["errors"]
-        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
-        said = spoken(answer["said"], f"a {mode} run on {url}") if code == 0 and not answer["over"] else {}
-        refused = str(said.get("refused", ""))
+        refused = answer["said"][:2000] if '"refused"' in answer["said"][:2000] else ""
         if answer["over"]:
             raise EdgeKDError(
                 f"a {mode} run on {url} took longer than {self.ssh.timeout_s:.0f} s",
@@ -231,10 +260,11 @@ class Board:
             raise _no_runtime(url, code, errors)
         if code != 0:
             raise RuntimeCannotLoad(
-                f"ONNX Runtime's process for a {mode} run on {url} ended with code {code}: {last}",
+                f"ONNX Runtime's process for a {mode} run on {url} ended with code {code}: {last(errors)}",
                 fix="run the same command again; if it repeats, the model or the onnxruntime there is damaged",
             )
-        return accepted(said, f"ONNX Runtime {self.facts.get('ort_version', '')} on {url}")
+        runtime = f"ONNX Runtime {self.facts.get('ort_version', '')} on {url}"
+        return answer_of(answer["said"].encode(), mode, job, run=f"a {mode} run on {url}", runtime=runtime)
 
 
 def _translated(job: dict[str, Any], folder: str) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -261,7 +291,7 @@ def _translated(job: dict[str, Any], folder: str) -> tuple[dict[str, Any], dict[
 
 def _no_runtime(url: str, code: int, errors: str) -> NoRuntime:
     """Why a Python there cannot load the packages."""
-    last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+    end = last(errors)
     fix = "let edgekd put them there with `--install`: into ~/.cache/edgekd, beside the system's own"
     if missing := re.search(r"No module named '(numpy|onnxruntime)", errors):
         return NoRuntime(f"the python3 of {url} has no {missing[1]}", fix=fix)
@@ -272,7 +302,7 @@ def _no_runtime(url: str, code: int, errors: str) -> NoRuntime:
         )
     if re.search(r"Error relocating|Error loading shared library|ld-linux", errors):
         return NoRuntime(
-            f"onnxruntime on {url} was built for glibc, and the system there has another C library (musl): {last}",
+            f"onnxruntime on {url} was built for glibc, and the system there has another C library (musl): {end}",
             fix="install a system with glibc there, such as Debian: onnxruntime has no wheels for musl",
         )
     if code == _ILLEGAL or "baseline optimizations" in errors:
@@ -280,4 +310,4 @@ def _no_runtime(url: str, code: int, errors: str) -> NoRuntime:
             f"onnxruntime on {url} has instructions that its core does not know, and dies of them on import",
             fix="install another release there; `known_bad_ort` of the target's profile lists those that fail",
         )
-    return NoRuntime(f"the python3 of {url} cannot load onnxruntime (code {code}): {last}", fix=fix)
+    return NoRuntime(f"the python3 of {url} cannot load onnxruntime (code {code}): {end}", fix=fix)
