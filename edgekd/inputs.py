@@ -11,7 +11,7 @@ from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import FolderTeacher
-from edgekd.core.registry import make
+from edgekd.core.registry import make, names, plugin
 from edgekd.data.given import class_names, read_given, read_inputs, without_labels
 from edgekd.data.leaks import distinct
 from edgekd.data.splits import Example, Splits, split
@@ -46,10 +46,9 @@ def read_teacher(
         found = make("teachers", kind).whole(found)
     make("teachers", kind).check(found, target)
     if compressed and not found["ready"]:
-        embeds = ", or --task feature-extraction for its embeddings" if task == "text-classification" else ""
         raise TeacherError(
             f"the teacher {source} is a base model: without a head for {task} there is nothing to compress",
-            fix=f"give a model that was fine-tuned on the task{embeds}; or leave --student none out: "
+            fix=f"give a model that was fine-tuned on the task{_headless(task)}; or leave --student none out: "
             "the base model is then fine-tuned on your labels and distilled",
         )
     teacher = make("teachers", kind)
@@ -94,3 +93,11 @@ def shown(source: str) -> str:
     """
     name = Path(os.path.abspath(user_path(source))).name if user_path(source).exists() else source
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+
+
+def _headless(task: str) -> str:
+    """Return the words that name a task on the same inputs that needs no head; empty where there is none."""
+    kinds = {name: plugin("tasks", name) for name in names("tasks")}
+    modality = plugin("tasks", task).modality
+    found = next((name for name, kind in kinds.items() if kind.modality == modality and not kind.labelled), None)
+    return f", or --task {found.replace('_', '-')} for its embeddings" if found else ""

@@ -34,7 +34,7 @@ from onnx_files import (
     value,
 )
 
-from edgekd.core.errors import RuntimeCannotLoad, TeacherError
+from edgekd.core.errors import RuntimeCannotLoad, TeacherError, UsageError
 from edgekd.teachers import _onnx_checks
 from edgekd.teachers._onnx_inspect import look
 from edgekd.teachers.onnx_model import OnnxModel
@@ -63,7 +63,7 @@ def test_no_file_and_no_task(tmp_path):
     for path in (tmp_path / "absent.onnx", tmp_path, tmp_path / "pipe.onnx", Path("/dev/zero")):
         with pytest.raises(TeacherError, match="is not a file"):
             OnnxModel().inspect(str(path), TEXT)
-    with pytest.raises(TeacherError, match="an ONNX file cannot be a teacher of text-generation"):
+    with pytest.raises(UsageError, match="there is no task called 'text-generation'"):
         OnnxModel().inspect(str(save(tmp_path, text_model())), "text-generation")
 
 

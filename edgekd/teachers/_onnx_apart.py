@@ -14,7 +14,7 @@ from edgekd.core import child
 from edgekd.core.cpus import usable_cpus, usable_memory
 from edgekd.core.errors import TeacherError
 from edgekd.teachers import _onnx_checks, _onnx_graph
-from edgekd.teachers._onnx_graph import FEEDS
+from edgekd.teachers._onnx_graph import feed_of
 
 _BASE_MIB, _FACTOR = 4096, 6  # of memory: whatever its size; and the file as bytes, parsed, checked, copied, as arrays
 _READ_S, _READ_MIB_PER_S = 12.0, 10.0  # for a file of any size; of file for each second more, an eighth of the usual
@@ -60,7 +60,7 @@ def prepare(source: str, task: str, out: str, *, loops: bool) -> dict[str, Any]:
     import onnx
     from onnx.version_converter import ConvertError
 
-    path, feed = Path(source), FEEDS[task]
+    path, feed = Path(source), feed_of(task)
     model, _ = _onnx_checks.read(path, allow_loops=loops)
     wiring = _onnx_graph.wire(model, path, feed)
     try:

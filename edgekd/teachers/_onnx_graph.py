@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.registry import plugin
 from edgekd.teachers._onnx_checks import graphs, inner_graphs, joined, opset, tensors
 
 _SAME_VALUES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -32,16 +33,22 @@ class Feed:
         return "tokens" in self.takes
 
 
-_TEXT = (("input_ids", "attention_mask", "token_type_ids"), ("batch", "tokens"))
-_IMAGE = (("pixel_values",), ("batch", "channels", "height", "width"))
-_SERIES = (("past_values",), ("batch", "steps", "channels"))
-_CLASSES = ("logits", ("batch", "classes"))
-FEEDS = {
-    "text-classification": Feed(*_TEXT, *_CLASSES),
-    "feature-extraction": Feed(*_TEXT, "last_hidden_state", ("batch", "tokens", "hidden")),
-    "image-classification": Feed(*_IMAGE, *_CLASSES),
-    "time-series-classification": Feed(*_SERIES, *_CLASSES),
+_TAKES = {  # by modality: the inputs' names, and the dimensions of the first
+    "text": (("input_ids", "attention_mask", "token_type_ids"), ("batch", "tokens")),
+    "image": (("pixel_values",), ("batch", "channels", "height", "width")),
+    "series": (("past_values",), ("batch", "steps", "channels")),
 }
+_GIVES = {"logits": ("batch", "classes"), "last_hidden_state": ("batch", "tokens", "hidden")}  # by the output's name
+
+
+def feed_of(task: str) -> Feed:
+    """Return what a task feeds a graph and takes from it. Raises TeacherError for one that no graph serves yet."""
+    kind = plugin("tasks", task)
+    if kind.modality not in _TAKES or kind.output not in _GIVES:
+        raise TeacherError(
+            f"an ONNX file cannot be a teacher of {task}", fix="give the model's Hugging Face folder as --teacher"
+        )
+    return Feed(*_TAKES[kind.modality], kind.output, _GIVES[kind.output])
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
+from edgekd.core.registry import plugin
 from edgekd.data import clean, pixels
 from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph, _settings
-from edgekd.teachers._onnx_graph import FEEDS, Wiring
+from edgekd.teachers._onnx_graph import Wiring, feed_of
 from edgekd.teachers._sizes import number
 
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
@@ -22,7 +23,7 @@ _UNSAID_TOKENS = 10**6  # tokenizers without a limit write 10^30
 def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]:
     """What `OnnxModel.inspect` says of a plain file. Raises TeacherError as it does."""
     path = Path(source)
-    feed = FEEDS[task]
+    feed = feed_of(task)
     model, data_files = _onnx_checks.read(path, allow_loops=allow_loops)
     wiring = _onnx_graph.wire(model, path, feed)
     if len(feed.gives) == 2 and _onnx_graph.ends_in_sigmoid(model, wiring.output):
@@ -82,11 +83,12 @@ def _folder(path: Path, task: str) -> Path:
     Raises TeacherError where it lies in neither.
     """
     places = [path.parent, *([path.parent.parent] if path.parent.name == "onnx" else [])]
-    if task == "time-series-classification":
+    modality = plugin("tasks", task).modality
+    if modality == "series":
         return places[0]
     names, what, processor = (
         ((pixels.CONFIG,), "preprocessing", "AutoImageProcessor")
-        if task == "image-classification"
+        if modality == "image"
         else (_VOCABULARIES, "tokenizer", "AutoTokenizer")
     )
     folder = next((place for place in places if any((place / name).is_file() for name in names)), None)
@@ -104,7 +106,7 @@ def _sizes(
     model: Any, path: Path, folder: Path, task: str, wiring: Wiring, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the task's survey asks of a teacher: tokens, an image's side, a series' shape."""
-    if FEEDS[task].is_text:
+    if feed_of(task).is_text:
         rows = _onnx_graph.embedding_rows(model)
         vocabulary = {} if rows is None else {"vocabulary": rows}
         if rows is not None:
@@ -115,7 +117,7 @@ def _sizes(
             | vocabulary
             | hidden
         )
-    if task == "image-classification":
+    if plugin("tasks", task).modality == "image":
         return _image_sizes(path, folder, wiring)
     _, steps, channels = wiring.takes
     return {"shape": {key: size for key, size in (("steps", steps), ("channels", channels)) if size is not None}}

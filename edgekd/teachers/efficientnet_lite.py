@@ -12,7 +12,7 @@ from edgekd.core.errors import TeacherError
 from edgekd.core.files import user_path
 from edgekd.core.pointers import check_no_pointer
 from edgekd.core.protocols import Survey
-from edgekd.core.registry import make
+from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256
 from edgekd.data import limits, pixels
 from edgekd.teachers import _own, _pickles, _safetensors
@@ -40,7 +40,7 @@ class EfficientnetLite:
     def inspect(self, source: str, task: str) -> dict[str, Any]:
         """Which of the Lite models the file holds. Raises TeacherError for any other file, and for code in it."""
         path = user_path(source)
-        if task != "image-classification":
+        if plugin("tasks", task).modality != "image":
             raise TeacherError(f"the teacher {source} classifies images, not {task}", fix="give another --teacher")
         if not limits.is_plain(path):
             raise TeacherError(f"the teacher {source!r} is not a file", fix="give the path of the .pth file")

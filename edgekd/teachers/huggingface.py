@@ -184,7 +184,7 @@ class Huggingface:
 
 
 def _sees(task: str) -> bool:
-    return task == "image-classification"
+    return plugin("tasks", task).modality == "image"
 
 
 def _config(folder: Path) -> dict[str, Any]:

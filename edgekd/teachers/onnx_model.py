@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import RuntimeCannotLoad, TeacherError, suggestion
+from edgekd.core.errors import RuntimeCannotLoad, TeacherError
 from edgekd.core.files import user_path
 from edgekd.core.protocols import Survey
+from edgekd.core.registry import plugin
 from edgekd.data import clean
 from edgekd.data.limits import is_plain
 from edgekd.teachers import _onnx_apart, _onnx_smoke
-from edgekd.teachers._onnx_graph import FEEDS
+from edgekd.teachers._onnx_graph import feed_of
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
@@ -36,8 +37,7 @@ class OnnxModel:
         where reading it meets the limits of `_onnx_apart`, or crashes.
         """
         path = user_path(source).absolute()
-        if task not in FEEDS:
-            raise TeacherError(f"an ONNX file cannot be a teacher of {task}", fix=suggestion(task, FEEDS))
+        feed_of(task)  # refuses a task that no graph serves
         if not is_plain(path):
             raise TeacherError(f"the teacher {path} is not a file", fix="give the path of the .onnx file")
         job = {"source": str(path), "task": task, "allow_loops": self.allow_loops}
@@ -84,9 +84,9 @@ class OnnxModel:
 
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
         """Copy config, tokenizer or preprocessing to `out`, of those that lie beside the file; paths stay behind."""
-        if FEEDS[task].is_text:
+        if feed_of(task).is_text:
             clean.write_tokenizer(folder, out)
-        elif task == "image-classification":
+        elif plugin("tasks", task).modality == "image":
             clean.write_processor(folder, out)
         clean.write_config(folder, out)
         cut = out / "tokenizer_config.json"
