@@ -132,7 +132,7 @@ def test_unreadable_and_missing_data(plan_of, tmp_path: Path) -> None:
 
 def test_test_split_that_leaks(plan_of, tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", ROWS)
-    write_csv(tmp_path / "test.csv", [(text.upper() + " !", label) for text, label in ROWS[:30]])
+    write_csv(tmp_path / "test.csv", [(text.rstrip("?").upper() + " !", label) for text, label in ROWS[:30]])
     error, fix = refused(1, *plan_of(tmp_path))
     assert "30 of 30 distinct test rows also stand in training" in error
     assert "split it by content" in fix
@@ -140,7 +140,7 @@ def test_test_split_that_leaks(plan_of, tmp_path: Path) -> None:
 
 def test_validation_split_that_shares_rows_with_training(plan_of, tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", ROWS[:40])
-    write_csv(tmp_path / "validation.csv", [(text.upper() + " !", label) for text, label in ROWS[37:]])
+    write_csv(tmp_path / "validation.csv", [(text.rstrip("?").upper() + " !", label) for text, label in ROWS[37:]])
     write_csv(tmp_path / "test.csv", texts(30, seed=9))
     error, fix = refused(1, *plan_of(tmp_path))
     assert "3 of 23 distinct validation rows also stand in training" in error
