@@ -51,10 +51,16 @@ def read_teacher(
             fix=f"give a model that was fine-tuned on the task{_headless(task)}; or leave --student none out: "
             "the base model is then fine-tuned on your labels and distilled",
         )
-    teacher = make("teachers", kind)
-    if isinstance(teacher, FolderTeacher):
-        found = teacher.settled(found, task, compressed=compressed)
     return kind, found
+
+
+def settle(kind: str, info: dict[str, Any], task: str, *, compressed: bool) -> dict[str, Any]:
+    """Return what `read_teacher` said, its weights held against its config: a child does it, and the store keeps it.
+
+    Raises TeacherError where they are two models'.
+    """
+    teacher = make("teachers", kind)
+    return teacher.settled(info, task, compressed=compressed) if isinstance(teacher, FolderTeacher) else info
 
 
 def read_splits(

@@ -20,7 +20,7 @@ from edgekd.core.store import Store, open_store
 from edgekd.data import demos
 from edgekd.data.read import is_table
 from edgekd.data.splits import Example, Splits
-from edgekd.inputs import read_splits, read_teacher, shown
+from edgekd.inputs import read_splits, read_teacher, settle, shown
 from edgekd.plan import NO_STUDENT, DataPlan, Measuring, Plan, StudentPlan, TeacherPlan, Training, needs
 from edgekd.training import objective
 
@@ -113,6 +113,7 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         target, this_host().ort_version, recipes=[*target.recipes, *filter(None, [force])],
         exporters=gate.exporters(family, kind, found["architecture"]),
     )  # fmt: skip
+    found = settle(kind, found, options.task, compressed=compressed)  # after the gate: it keeps something
     data_source = options.data or demos.demo_data(options.task, store)
     demo = demos.DEMOS[options.task] if options.data is None else None
     labels = options.labels if options.labels is not None or demo is None or compressed else demo.labels

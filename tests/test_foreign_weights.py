@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from edgekd.core import child, loading
 from edgekd.core.errors import TeacherError
-from edgekd.inputs import read_teacher
+from edgekd.inputs import read_teacher, settle
 from edgekd.teachers import _names
 from edgekd.teachers.huggingface import Huggingface
 from edgekd.training import models
@@ -142,11 +142,12 @@ def test_the_command_s_way_asks_a_limited_child_once(original, tmp_path, monkeyp
     from helpers import profile
 
     folder = saved("compiled", tmp_path / "teacher", original)
-    kind, found = read_teacher(str(folder), TEXT, profile(), compressed=True)
+    kind, read = read_teacher(str(folder), TEXT, profile(), compressed=True)
+    found = settle(kind, read, TEXT, compressed=True)
     assert kind == "huggingface"
     assert found["folder"] != str(folder)
     calls = []
     monkeypatch.setattr(child, "call", lambda *a, **k: calls.append(a))
-    assert read_teacher(str(folder), TEXT, profile(), compressed=True)[1] == found
+    assert settle(kind, read, TEXT, compressed=True) == found
     assert not calls
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == len(WORDS)
