@@ -1,8 +1,10 @@
 """Does each kind of distillation help, and where? `python -m benchmarks.distillation` (three quarters of an hour).
 
 For texts, images and series, with few labels and with all of them: one small student for all arms.
-Every arm but the last starts from random weights, so that its loss alone makes the difference; the last is what
-`build` does by itself. Differences to labels alone are paired by seed and sample. Needs the packages of all demos.
+The arms of a loss start from random weights, so that the loss alone makes the difference; "copied weights" starts as a
+cut of the teacher and has the labels alone; the last is what `build` does by itself. All take as many steps, and the
+best epoch of each is picked by the same rule on the same rows. Differences to labels alone are paired by seed and
+sample. Needs the packages of all demos.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ KINDS = {
     "relation": ("relational=1", "hard_labels=1"),
     "self": ("self_distillation=1", "hard_labels=1"),
 }
-BUILD, CONTROL = "as built", "labels alone"
+COPIED, BUILD, CONTROL = "copied weights", "as built", "labels alone"
 # Small on purpose: where a student could learn all from labels, a teacher has nothing to add. Epochs: of all rows.
 STUDENTS: dict[str, dict[str, Any]] = {
     "text-classification": {"layers": 2, "hidden": 192, "heads": 6, "feed_forward": 384},
@@ -70,7 +72,8 @@ def compared(plan: Plan, splits: Splits) -> dict[str, StudentPlan]:
         student = replace(plan.student, losses=terms, start="scratch")
         needs_teacher = replace(plan, student=student).needs_teacher
         found[kind] = student if needs_teacher else replace(student, training=control.training)
-    return found | {BUILD: plan.student, CONTROL: control}
+    copied = {COPIED: own[evidence.WEIGHTS]} if evidence.WEIGHTS in own else {}
+    return found | copied | {BUILD: plan.student, CONTROL: control}
 
 
 def setting(task: str, labels: int | None, root: str) -> dict[str, Any]:

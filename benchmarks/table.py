@@ -110,14 +110,14 @@ def distillation() -> str:
         task, labels = name.split("/")
         alone = said["control"]["accuracy"]
         cells = [f"{arm['difference']:+.1f} [{arm['low']:+.1f}, {arm['high']:+.1f}]" for arm in said["arms"]]
-        cells = [f"**{cell}**" if arm["low"] > 0 else cell for cell, arm in zip(cells, said["arms"], strict=True)]
+        cells = [f"**{cell}**" if clear(arm) else cell for cell, arm in zip(cells, said["arms"], strict=True)]
         many = f"{said['labels']:,} of {said['rows']:,}" if labels == "few" else f"all {said['labels']:,}"
         lines.append(f"| {MODALITIES[task]}, {many} | {said['teacher']:.1%} | {sum(alone) / len(alone):.1%} "
                      f"| {' | '.join(cells)} |")  # fmt: skip
     foot = (
         "Points of held-out accuracy over the same student on labels alone (random weights, as many steps), "
         f"{', '.join(f'{count} seeds {where}' for where, count in seeds.items())}; 95% intervals over seeds and "
-        f"samples; bold where clear of zero. {host['cpu']}, "
+        f"samples; bold where clear of zero, gain or loss. {host['cpu']}, "
         f"{kept['date']}; "
         "`python -m benchmarks.distillation`."
     )
@@ -242,6 +242,11 @@ def faults() -> str:
         f"{kills['seed']}; `python -m benchmarks.faults`."
     )
     return "\n".join([*lines, "", foot])
+
+
+def clear(arm: dict[str, Any]) -> bool:
+    """Whether a difference's interval leaves zero out, above or below."""
+    return bool(arm["low"] > 0 or arm["high"] < 0)
 
 
 def _short(millions: float) -> str:

@@ -33,7 +33,7 @@ from edgekd.plan import Plan
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA = 2  # of what is kept
+SCHEMA = 3  # of what is kept
 _COLD_STARTS = 3
 _GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest counts
 
@@ -64,7 +64,7 @@ def measure(
         latency = lab.latency({model: file for model, (file, _) in models.items()}, results)
     teacher = next(iter(models))
     for model in models:
-        results[model] |= latency[model] | _against(results[teacher], results[model])
+        results[model] |= latency[model] | _against(results[teacher], results[model], itself=model == teacher)
         results[model]["speedup"] = latency[model]["ratio"]
         if labels is not None:
             results[model]["recall"] = confidence.recalls(labels, results[model]["_correct"], len(splits.classes))
@@ -111,22 +111,25 @@ def linear_baseline(task: Any, splits: Splits, seed: int) -> dict[str, Any] | No
         return None
     said = task.baseline(splits.train, splits.test, seed)
     correct = np.array([guess == row.label for guess, row in zip(said, splits.test, strict=True)], dtype=float)
-    low, high = intervals.interval(correct)
+    low, high = intervals.share_interval(correct)
     return {
         "recipe": task.baseline_recipe,
         "metric_value": float(correct.mean()), "metric_interval": [low, high], "n": len(correct),
     }  # fmt: skip
 
 
-def _against(teacher: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """Agreement with the teacher, and the paired difference in points."""
-    agreement = model["_agreed"]
-    difference, low, high = intervals.paired_difference(teacher["_correct"], model["_correct"])
+def _against(teacher: dict[str, Any], model: dict[str, Any], *, itself: bool = False) -> dict[str, Any]:
+    """Agreement with the teacher, the paired difference in points, what is retained; of the `itself` all are exact."""
+    agreement, own, theirs = model["_agreed"], model["_correct"], teacher["_correct"]
+    difference, low, high = (0.0, 0.0, 0.0) if itself else intervals.paired_difference(theirs, own)
+    kept = intervals.Retained(1.0, 1.0, 1.0) if itself else intervals.retained(own, theirs)
     return {
         "agreement": float(agreement.mean()),
-        "agreement_interval": list(intervals.interval(agreement)),
+        "agreement_interval": [float(agreement.mean())] * 2 if itself else list(intervals.share_interval(agreement)),
         "difference_points": 100 * difference,
         "difference_interval": [100 * low, 100 * high],
+        "retained": kept.value,
+        "retained_interval": [kept.low, kept.high],
     }
 
 
@@ -137,9 +140,9 @@ def above(suggestion: Suggestion, certain: np.ndarray[Any, Any], correct: np.nda
     return {
         "suggestion": suggestion._asdict(),
         "coverage": float(answered.mean()),
-        "coverage_interval": list(intervals.interval(answered)),
+        "coverage_interval": list(intervals.share_interval(answered)),
         "accuracy": float(right.mean()) if len(right) else None,
-        "accuracy_interval": list(intervals.interval(right)) if len(right) else None,
+        "accuracy_interval": list(intervals.share_interval(right)) if len(right) else None,
         "n": len(right),
     }
 
@@ -177,7 +180,7 @@ class _Lab:
         self.step(f"{name}: {correct.mean():.1%} of {len(samples)}")
         return {
             "_agreed": agreed, "_correct": correct, "_hashes": hashes,
-            "metric_value": float(correct.mean()), "metric_interval": list(intervals.interval(correct)),
+            "metric_value": float(correct.mean()), "metric_interval": list(intervals.share_interval(correct)),
             "n": len(samples), "artifact_mib": file.stat().st_size / 2**20, **self._certainty(said, correct),
         }  # fmt: skip
 
@@ -238,18 +241,23 @@ class _Lab:
                         fix="the model is not deterministic on this host; report its operators and this CPU",
                     )
             self.step("latency, interleaved")
-        every = {name: np.concatenate(runs) for name, runs in samples.items()}
-        return {name: latency_figures(every[name], every[first], every["aa"]) for name in samples}
+        return {name: latency_figures(samples[name], samples[first], samples["aa"]) for name in samples}
 
 
 def latency_figures(
-    every: np.ndarray[Any, Any], first: np.ndarray[Any, Any], control: np.ndarray[Any, Any]
+    own_runs: Sequence[np.ndarray[Any, Any]],
+    first_runs: Sequence[np.ndarray[Any, Any]],
+    control_runs: Sequence[np.ndarray[Any, Any]],
 ) -> dict[str, Any]:
-    """A model's latency beside the first one's, whose A/A control decides what is resolvable: (runs, rows), in ms."""
+    """A model's latency beside the first one's, whose A/A control decides what is resolvable.
+
+    Each has one array a process: (runs, rows), in ms. The ratio's interval is over processes and over rows: the wider.
+    """
     import numpy as np
 
+    every, first, control = (np.concatenate(list(runs)) for runs in (own_runs, first_runs, control_runs))
     own = np.median(every, axis=0)  # one figure a row: the median over its repetitions, so that rows are independent
-    ratio, low, high = intervals.paired_ratio(np.median(first, axis=0), own)
+    ratio, low, high = speed_ratio(first_runs, own_runs)
     upper = {percent: percentile(percent, every, first, control) for percent in (90, 99)}
     return {
         "latency_p50_ms": float(np.median(own)),
@@ -262,6 +270,28 @@ def latency_figures(
         "ratio": ratio,
         "ratio_interval": [low, high],
     }
+
+
+def speed_ratio(
+    first_runs: Sequence[np.ndarray[Any, Any]], own_runs: Sequence[np.ndarray[Any, Any]]
+) -> tuple[float, float, float]:
+    """The first model's median latency over a model's own, and a 95% interval that holds over processes and rows.
+
+    Both have one array a process: (runs, rows), in ms. Of one process only its rows can tell.
+    """
+    import numpy as np
+
+    def by_row(runs: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        found: np.ndarray[Any, Any] = np.median(np.concatenate(list(runs)), axis=0)
+        return found
+
+    ratio, low, high = intervals.paired_ratio(by_row(first_runs), by_row(own_runs))
+    if len(own_runs) > 1:
+        each = [intervals.paired_ratio(by_row([one]), by_row([own]))[0]
+                for one, own in zip(first_runs, own_runs, strict=True)]  # fmt: skip
+        _, least, most = intervals.process_ratio(each)
+        low, high = min(low, least), max(high, most)
+    return ratio, low, high
 
 
 def _evenly(rows: Sequence[Any], count: int) -> list[Any]:

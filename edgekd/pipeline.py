@@ -168,16 +168,15 @@ def _cache_mib(plan: Plan) -> int:
 
 def _hold_to_floor(plan: Plan, said: dict[str, Any]) -> None:
     """What it keeps of its teacher's metric, on the held-out samples, must be what was asked for: here and there."""
-    summary, there = said["summary"], said["on_target"] and said["on_target"]["held_out"]
-    kept = {"": summary["retained"]}
-    if there and summary["teacher"]["metric_value"]:  # refused there only where the interval leaves no hope
-        at_best = summary["shipped"]["metric_value"] + there["moved_interval"][1]
-        kept[f" on {plan.target.arch} kernels, at best,"] = at_best / summary["teacher"]["metric_value"]
-    where, least = min(kept.items(), key=lambda item: item[1])
-    if least < plan.min_retained:
+    held = {one["name"]: one for one in said["floors"]["held"]}
+    places = {"min_retained": "", "min_retained_on_target": f" on {plan.target.arch} kernels"}
+    kept = {where: held[name] for name, where in places.items() if name in held}
+    where, least = min(kept.items(), key=lambda item: item[1]["value"])
+    if not least["held"]:
+        low, high = least["interval"]
         raise BelowAccuracy(
-            f"the student keeps {least:.1%} of its teacher's {summary['metric']}{where}, "
-            f"less than the {plan.min_retained:.1%} asked for",
+            f"the student keeps {least['value']:.1%} [{100 * low:.1f}, {100 * high:.1f}] of its "
+            f"teacher's {said['summary']['metric']}{where}, less than the {plan.min_retained:.1%} asked for",
             fix=_KEEP_MORE_OF_ITSELF if plan.compresses_only else _KEEP_MORE,
         )
 

@@ -40,11 +40,13 @@ def model(seed, skill, latency_ms, teacher=None, suggestion=None):
     logits[np.arange(len(LABELS)), LABELS] += skill
     correct, certain = statistics.hits(logits, LABELS), sure.certainty(logits)
     difference, low, high = statistics.paired_difference(correct if teacher is None else teacher, correct)
+    kept = statistics.retained(correct, correct if teacher is None else teacher)
     return {
         "metric_value": float(correct.mean()), "metric_interval": [0.7, 0.9], "n": len(LABELS), "artifact_mib": 1.5,
         "ece": sure.expected_calibration_error(certain, correct), "ece_interval": [0.01, 0.2],
         "recall": sure.recalls(LABELS, correct, 4),
         "above": above(suggestion, certain, correct) if suggestion else None,
+        "retained": kept.value, "retained_interval": [kept.low, kept.high], "import_baseline_mib": 48.6,
         "agreement": 0.9, "agreement_interval": [0.85, 0.95],
         "difference_points": 100 * difference, "difference_interval": [100 * low, 100 * high],
         "latency_p50_ms": latency_ms, "latency_interval": [0.9 * latency_ms, 1.1 * latency_ms],
@@ -61,6 +63,7 @@ def against_teacher(values, value):
     """The same model where rows have no labels: its metric is how far it agrees with the teacher."""
     values = {key: known for key, known in values.items() if key != "recall"}
     return values | {"metric_value": value, "metric_interval": [value - 0.001, value], "agreement": value,
+                     "retained": value, "retained_interval": [value - 0.001, value],
                      "ece": None, "ece_interval": None}  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from helpers import profile
 
 from edgekd.compression import compress
 from edgekd.compression.candidates import Candidate, variant_file
-from edgekd.compression.choose import Trial
+from edgekd.compression.choose import PLAIN, PROCESSES, Trial
 from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Quiet
@@ -33,12 +33,21 @@ class Bench:
 
     says: object
     asked: list = field(default_factory=list)
+    confirmed: list = field(default_factory=list)
+    made: dict = field(default_factory=dict)
+    speeds: dict = field(default_factory=dict)  # what several processes show where it is not what one showed
+
+    def confirm(self, files):
+        self.confirmed.append([PLAIN, *files])
+        known = {name: self.made[name].speed if name in self.made else 1.0 for name in (PLAIN, *files)}
+        return {name: (*self.speeds.get(name, (speed,) * 3), 5.0) for name, speed in known.items()}
 
     def trial(self, candidate, file):
         self.asked.append(candidate.name)
         found = self.says(candidate)
         if isinstance(found, BaseException):
             raise found
+        self.made[candidate.name] = found
         return found
 
 
@@ -65,6 +74,28 @@ def test_where_the_fastest_is_allowed_nothing_else_is_tried(search):
     one, bench = search(well)
     one.run()
     assert bench.asked == ["float32", "dynamic_int8", "static_int8"]
+
+
+def test_what_may_ship_is_timed_in_several_processes_before_it_ships(search, tmp_path):
+    one, bench = search(well)
+    one.run()
+    assert bench.confirmed == [["float32", "dynamic_int8"]], "static_int8 is not as fast by far"
+    told = {trial.name: trial.processes for trial in compress.read_trials(tmp_path)}
+    assert told == {"float32": PROCESSES, "dynamic_int8": PROCESSES, "static_int8": 1}
+
+
+def test_one_lucky_process_does_not_make_int8_ship(search, tmp_path):
+    """Rows of one process agree on 2x; fresh processes disagree on whether it is faster at all: fp32 ships."""
+
+    def lucky(candidate):
+        speed = {"float32": 1.0, "dynamic_int8": 2.0, "static_int8": 1.9}[candidate.recipe]
+        return trial(candidate.name, speed, speed_interval=(speed - 0.01, speed + 0.01))
+
+    one, bench = search(lucky)
+    bench.speeds = {"dynamic_int8": (1.3, 0.7, 2.3), "static_int8": (1.1, 0.9, 1.3), "float32": (1.0, 0.98, 1.02)}
+    one.run()
+    assert compress.read(tmp_path)["best"] == "float32"
+    assert len(bench.confirmed) <= 2, "each round of processes settles one candidate at least"
 
 
 def needing(places):

@@ -95,12 +95,20 @@ def test_quantiles_are_the_percentiles_from_the_fastest_to_the_slowest():
 
 def test_a_model_s_figures_hold_its_percentiles_beside_the_first_s():
     every = EVEN.reshape(5, 100)
-    found = latency_figures(every / 2, every, every)
+    found = latency_figures([every / 2], [every], [every])
     assert found["ratio"] == pytest.approx(2.0)
     assert found["latency_p90_ms"] == pytest.approx(0.95, rel=0.01)
     assert found["latency_n"] == 500
     assert json.dumps(found)
-    assert latency_figures(every / 2, every, 2 * every)["latency_p99_ms"] is None
+    assert latency_figures([every / 2], [every], [2 * every])["latency_p99_ms"] is None
+
+
+def test_the_speedup_s_interval_is_over_processes():
+    """Each process alone is sure of its speed; they disagree: so does the interval."""
+    every = EVEN.reshape(5, 100)
+    found = latency_figures([every / 2, every / 1.2, every / 1.6], [every] * 3, [every] * 3)
+    low, high = found["ratio_interval"]
+    assert low < 1.2 < found["ratio"] < 2.0 < high
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import re
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from helpers import elsewhere
@@ -77,10 +78,21 @@ def test_the_suggestion_is_the_selection_rows_and_what_it_gives_is_measured(full
 
 
 def test_a_threshold_that_no_test_row_reaches_answers_nothing():
-    said = composed(suggestion=sure.Suggestion(0.999999, 0.1, 0.9))["confidence"]
+    said = composed(suggestion=sure.Suggestion(0.999999, 0.1, 0.96))["confidence"]
     assert (said["coverage"]["value"], said["accuracy"]["value"], said["accuracy"]["n"]) == (0.0, None, 0)
     assert "and none of those answers are right" in said["says"]
-    assert "90.0% of the answers are right, 95% wanted: no threshold gives more." in said["says"]
+    assert "on the other 96.0% of the answers are right, 95% wanted." in said["says"]
+
+
+def test_a_threshold_that_does_not_deliver_is_not_suggested():
+    """A poor model above a low threshold: the held-out rows show that 95% is not kept."""
+    data = SimpleNamespace(selection_labelled=True, test_labelled=True, counts={"selection": 200})
+    plan = SimpleNamespace(task="time-series-classification", data=data)
+    shipped = model(3, 1.0, 0.72, suggestion=sure.Suggestion(0.2, 0.99, 0.96))
+    said = figures.sureness(plan, shipped, None)
+    assert figures.suggested(shipped["above"], plan) is said["suggestion"] is None
+    assert said["says"].startswith("No confidence threshold is suggested: the one that the selection rows gave")
+    assert said["missed"]["interval"][1] < sure.WANTED
 
 
 def test_evidence_is_the_whole_objectives(full):
@@ -120,7 +132,7 @@ def test_without_evidence_threshold_and_temperature_it_still_speaks():
     for name in ("report.md", "report.html"):
         text = render(name, said)
         assert "Not asked for: --evidence 5." in text
-        assert "No confidence threshold is suggested." in text
+        assert "No confidence threshold is suggested: none gave 95% on selection rows" in text
         assert "Temperature" not in text
 
 
@@ -182,11 +194,14 @@ def test_every_form_shows_the_search(form):
 def test_the_verdict_says_what_it_is_and_what_is_left():
     verdicts = {name: composed(**given)["summary"]["verdict"] for name, given in FORMS.items()}
     assert re.fullmatch(
-        r"ships as static_int8: keeps \d+\.\d% of the teacher's accuracy, 10\.00x as fast, 1\.0x smaller",
+        r"ships as static_int8: keeps \d+\.\d% \[\d+\.\d, \d+\.\d\] of the teacher's accuracy, 10\.00x as fast, "
+        r"1\.0x smaller",
         verdicts["distilled"],
     )
-    assert verdicts["none, without labels"].startswith("ships as static_int8: agrees with the teacher on 99.6% of the")
-    assert verdicts["none, embeddings"].startswith("ships as static_int8: mean cosine 0.9957 to the teacher, 10.00x")
+    assert verdicts["none, without labels"].startswith("ships as static_int8: agrees with the teacher on 99.6% [")
+    assert verdicts["none, embeddings"].startswith(
+        "ships as static_int8: mean cosine 0.9957 [0.9947, 0.9957] to the teacher, 10.00x"
+    )
     assert verdicts["fp32 ships"].startswith("ships as float32: no quantized variant is both allowed and faster; keeps")
     assert verdicts["forced"].startswith(
         "FORCED: ships as static_int8 against the guard (loses 4.2 points > 2 allowed): keeps "
@@ -222,7 +237,9 @@ def test_what_was_forced_is_marked_everywhere(tmp_path):
     assert said["summary"]["forced"] is said["choice"]["forced"] is True
     first, second = said["choice"]["against"]
     assert first == "loses 4.2 points > 2 allowed"
-    assert re.fullmatch(r"keeps \d+\.\d% of the teacher's accuracy on the held-out samples, 120.0% asked for", second)
+    assert re.fullmatch(
+        r"keeps \d+\.\d% \[.+\] of the teacher's accuracy on the held-out samples, 120.0% asked for", second
+    )
     for name in ("report.md", "report.html", "card.md"):
         text = render(name, said | CARD).replace("&gt;", ">").replace("&#39;", "'")
         assert "FORCED with" in text

@@ -94,6 +94,7 @@ def _report(bundle: Path) -> str:
 
 def _shown(proof: Proof, report: str, minutes: float) -> str:
     from edgekd.cli.show import table
+    from edgekd.core.results import IMPORT_BASELINE_MIB
 
     told, of = proof.receipt, proof.latency
     rows = [
@@ -112,7 +113,8 @@ def _shown(proof: Proof, report: str, minutes: float) -> str:
             rows.append([f"latency p{one.percent}", value, one.says])
         rows.append(["A/A", f"{of.aa:.3f}", f"the same model against itself, 1% allowed{unstable}"])
     if told.peak_rss_mib:
-        rows.append(["peak RSS", f"{max(told.peak_rss_mib):.1f} MiB", "highest of fresh processes, golden inputs"])
+        how = f"highest of fresh processes, golden inputs, above the import baseline (about {IMPORT_BASELINE_MIB} MiB)"
+        rows.append(["peak memory", f"{max(told.peak_rss_mib):.1f} MiB", how])
     if told.cold_start_ms:
         rows.append(["cold start", f"{sorted(told.cold_start_ms)[len(told.cold_start_ms) // 2]:.0f} ms", "median"])
     if told.sustained is not None:
@@ -166,7 +168,7 @@ def _compared(found: Comparison) -> str:
          f"{one.peak_rss_mib:.1f}", f"{one.artifact_mib:.2f}"]
         for one in found.sides
     ]  # fmt: skip
-    header = ["", "bundle", "recipe", found.sides[0].metric, "p50 ms", "peak RSS MiB", "file MiB"]
+    header = ["", "bundle", "recipe", found.sides[0].metric, "p50 ms", "peak MiB", "file MiB"]
     unstable = "" if found.stable else "; unstable: read these as rough"
     remark = f"; {found.remark}" if found.remark else ""
     return "\n".join([

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.cli.printing import one_line
 from edgekd.core.confidence import evidence_says
 from edgekd.core.registry import plugin
+from edgekd.core.results import IMPORT_BASELINE_MIB
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
@@ -105,6 +106,7 @@ def fit_table(shape: Fit, made: Plan) -> str:
     tail = [
         *layers(made, shape.chosen.shape),
         f"memory of the choice: {shape.chosen.memory_mib:.1f} MiB = {parts}",
+        f"all memory is above the import baseline: about {IMPORT_BASELINE_MIB} MiB more of the process",
         f"{shape.fitting} of {shape.considered} shapes fit; the choice is {how} on {shape.host}",
         f"predictions: 9 of 10 shapes within {errors} (cross-validated on {shape.anchors})",
         *([f"latency on {target.name}: {shape.calibrated}"] if shape.calibrated else []),
@@ -162,7 +164,10 @@ def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str =
             numbers = [values[key] for key in ("latency_p50_ms", "peak_rss_mib", "artifact_mib")]
             rows.append([who, values["recipe"].split(" on ")[0], spell(values["metric_value"], said["metric"]),
                          *("-" if number is None else f"{number:.2f}" for number in numbers)])  # fmt: skip
-    lines.append(table(["", "recipe", said["metric"], "p50 ms", "peak RSS MiB", "file MiB"], rows))
+    lines.append(table(["", "recipe", said["metric"], "p50 ms", "peak MiB", "file MiB"], rows))
+    base = said.get("import_baseline_mib")
+    beside = f"{base:.0f}" if base else f"about {IMPORT_BASELINE_MIB}"
+    lines += ["", f"peak MiB is above what imports take, {beside} MiB"]
     sure = said["threshold"]
     if sure and sure["accuracy"] is not None:
         rightly = "as the teacher does" if said["metric"] == "agreement" else "rightly"

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgekd.core.errors import ArtifactTooLarge, BelowAccuracy, EdgeKDError, OverLatency, OverMemory, UsageError
+from edgekd.core.floors import Floor
 from edgekd.core.profile import Profile
 
 PLAIN = "float32"
+PROCESSES = 5  # fresh ones that time what may ship: a process's memory layout moves its speed by percents
+MOST_FINALISTS = 4
 FEWEST = 30  # rows on the target's kernels; fewer move no figure
 Span = tuple[float, float]
 
@@ -47,7 +50,8 @@ class Trial:
     artifact_mib: float
     agreement_interval: Span | None = None
     drop_interval: Span | None = None
-    speed_interval: Span | None = None
+    speed_interval: Span | None = None  # over fresh processes; over the rows of one where `processes` is 1
+    processes: int = 1  # that timed it: a search times in one, and its finalists in several
     kept: tuple[str, ...] = ()  # the graph's nodes that it leaves in float
     said: str = ""  # the candidate in words
     suggestion: dict[str, float] | None = None  # a threshold of its confidence, as these rows have it
@@ -113,15 +117,25 @@ def objections(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], s
     found: list[tuple[type[EdgeKDError], str]] = []
     judged = trial.judged
     where = f" on {target.arch}" if trial.on_target is not None and trial.on_target.n >= FEWEST else ""
-    if judged.drop_points > target.max_drop_points:
+    drop, agreement = floors(trial, target)
+    if not drop.held:
         words = f"loses {judged.drop_points:.1f} points{where} > {target.max_drop_points:g} allowed"
         found.append((BelowAccuracy, words))
-    if judged.agreement < target.min_teacher_agreement:
+    if not agreement.held:
         floor = target.min_teacher_agreement
         digits = 1 if f"{judged.agreement:.1%}" != f"{floor:.1%}" else 3
         words = f"agreement with the teacher{where} {judged.agreement:.{digits}%} < {floor:.{digits}%}"
         found.append((BelowAccuracy, words))
     return found + over_budget(trial, target)
+
+
+def floors(trial: Trial, target: Profile) -> tuple[Floor, Floor]:
+    """The floors of the selection rows with a variant's figures: on the target's kernels, where those were asked."""
+    judged = trial.judged
+    return (
+        Floor("max_drop_points", target.max_drop_points, judged.drop_points, judged.drop_interval, at_most=True),
+        Floor("min_teacher_agreement", target.min_teacher_agreement, judged.agreement, judged.agreement_interval),
+    )
 
 
 def over_budget(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], str]]:
@@ -193,6 +207,25 @@ def pareto(trials: Sequence[Trial]) -> tuple[str, ...]:
         return any(other != one and all(a >= b for a, b in zip(other, one, strict=True)) for other in rest)
 
     return tuple(trial.name for trial in whole if not beaten(worth(trial)))
+
+
+def finalists(trials: Sequence[Trial], target: Profile, force: str | None = None) -> list[str]:
+    """What must be timed in several processes before one of them ships: fp32, the best, and what may be as fast.
+
+    Those that were, are left out; at most four, the fastest first. Empty where nothing may ship, or all were.
+    """
+    best = best_so_far(trials, target, force)
+    if best is None:
+        return []
+    known = {trial.name: trial for trial in trials}
+    fit = [trial for trial in trials if trial.failed is None and not objections(trial, target) and trial.name != PLAIN]
+    plain = known.get(PLAIN)
+    near = [one for one in fit if one.at_most >= known[best].surely or (plain and best == PLAIN and one.speed > 1)]
+    near.sort(key=lambda trial: -trial.pace)
+    wanted = dict.fromkeys([PLAIN, best, *(one.name for one in near)])
+    names = [name for name in wanted if name in known and known[name].failed is None][:MOST_FINALISTS]
+    done = all(known[name].processes >= PROCESSES for name in names if name in (PLAIN, best))
+    return [] if done else names
 
 
 def best_so_far(trials: Sequence[Trial], target: Profile, force: str | None = None) -> str | None:

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.compression import candidates, diagnose
 from edgekd.compression.candidates import Candidate
-from edgekd.compression.choose import PLAIN, Trial, best_so_far, objections, pareto, recipe_of
+from edgekd.compression.choose import (
+    PLAIN,
+    PROCESSES,
+    Trial,
+    best_so_far,
+    finalists,
+    objections,
+    pareto,
+    recipe_of,
+)
 from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.files import write_file
@@ -65,6 +74,7 @@ def compress(
             raise
         progress.say("compress: stopped; going on with the best so far")
         search.note(stopped="interrupted")
+        search.confirm(stopped="interrupted")
         raise Stopped from None
     try:
         search.diagnose_best()
@@ -115,7 +125,23 @@ class _Search:
         while todo := self._to_mend(mended):
             mended.add(recipe_of(todo[0].name))
             self._mend(self.made[todo[0].name])
-        self.note(stopped="time limit" if self.cut else None)
+        stopped = "time limit" if self.cut else None
+        self.note(stopped)
+        self.confirm(stopped)
+
+    def confirm(self, stopped: str | None = None) -> None:
+        """Time what may ship in several fresh processes, until the best was timed so: one process is one sample."""
+        while names := finalists(self._all(), self.plan.target, self.plan.force):
+            self.progress.say(f"compress: {', '.join(names)} timed in {PROCESSES} fresh processes")
+            files = {name: self._file(name) for name in names if name != PLAIN}
+            for name, (speed, low, high, ms) in self.judge.confirm(files).items():
+                self.trials[name] = replace(
+                    self.trials[name], speed=speed, speed_interval=(low, high), latency_ms=ms, processes=PROCESSES
+                )
+            self.note(stopped)
+
+    def _file(self, name: str) -> Path:
+        return candidates.variant_file(self.work, name)
 
     def diagnose_best(self) -> None:
         """Look into the layers of the best quantized variant, or the fastest where fp32 ships."""

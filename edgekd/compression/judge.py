@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.candidates import Candidate
-from edgekd.compression.choose import PLAIN, Trial
+from edgekd.compression.choose import PLAIN, PROCESSES, Trial
 from edgekd.core import statistics as intervals
 from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.registry import make
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 _TIMED_ROWS, _ROUNDS = 20, 10
+_CONFIRMING_ROUNDS = 5  # in each of several processes
 
 
 class Judge:
@@ -55,14 +56,16 @@ class Judge:
         if self._plain_score is None:  # of a search that goes on, fp32's own trial lies in an earlier run
             self._plain_score = score if candidate.name == PLAIN else self.fidelity(self.plain)[2]
         lost, low, high = intervals.paired_difference(score, self._plain_score)
+        if candidate.name == PLAIN:  # it is the yardstick, not a sample of itself
+            low, high = lost, lost
         latency_ms, speed, peak = self._cost(file)
-        certain = self.task.output == "logits"
+        suggestion = suggest_threshold(certainty(said), score) if self.task.output == "logits" else None
         return Trial(
             name=candidate.name,
             said=candidate.words,
             kept=candidate.keep,
             agreement=float(agreed.mean()),
-            agreement_interval=intervals.interval(agreed),
+            agreement_interval=intervals.share_interval(agreed),
             drop_points=100 * lost,
             drop_interval=(100 * low, 100 * high),
             speed=speed[0],
@@ -70,8 +73,32 @@ class Judge:
             latency_ms=latency_ms,
             peak_rss_mib=peak,
             artifact_mib=file.stat().st_size / 2**20,
-            suggestion=suggest_threshold(certainty(said), score)._asdict() if certain else None,
+            suggestion=suggestion._asdict() if suggestion else None,
         )
+
+    def confirm(self, files: Mapping[str, Path]) -> dict[str, tuple[float, float, float, float]]:
+        """Speed over fp32 with its 95% interval over PROCESSES fresh processes, and median ms, by candidate.
+
+        All are interleaved in each process with fp32 and with fp32 once more: that control's ratio is fp32's own.
+        """
+        import numpy as np
+
+        device, threads = make("devices", "local"), self.plan.target.threads
+        ms: dict[str, list[float]] = {}
+        with tempfile.TemporaryDirectory(prefix="edgekd-confirm-") as folder:
+            timed = Path(folder, "timed.npz")
+            pack(list(self.selection[:_TIMED_ROWS]), timed)
+            models = {name: {"model": str(path), "inputs": str(timed)}
+                      for name, path in {PLAIN: self.plain, **files}.items()}  # fmt: skip
+            for number in range(PROCESSES):
+                job = device.run("time", models=models, threads=threads, rounds=_CONFIRMING_ROUNDS,
+                                 seed=self.plan.seed + number)  # fmt: skip
+                for name, turns in job["latency_ms"].items():
+                    ms.setdefault(name, []).append(float(np.median(np.median(np.array(turns), axis=0))))
+        first = np.array(ms[PLAIN])
+        found = {name: (*intervals.process_ratio(first / np.array(ms[name])), float(np.median(ms[name])))
+                 for name in files if name != PLAIN}  # fmt: skip
+        return found | {PLAIN: (*intervals.process_ratio(first / np.array(ms["aa"])), float(np.median(first)))}
 
     def _cost(self, file: Path) -> tuple[float, tuple[float, float, float], float]:
         """Median latency in ms, speed over fp32 with its interval (interleaved), peak RSS in MiB."""

@@ -135,18 +135,45 @@ def _surprise(logits: Array, targets: Array, temperature: float = 1.0) -> Array:
 
 
 class Suggestion(NamedTuple):
-    """Answer where the confidence is at least `threshold`: that share of the rows, of which that share is right."""
+    """Answer where the confidence is at least `threshold`: that share of the rows, of which that share is right.
+
+    Both shares are of rows that the threshold was not chosen on.
+    """
 
     threshold: float
     coverage: float
     accuracy: float
 
 
-def suggest_threshold(confidence: Array, correct: Array, wanted: float = WANTED) -> Suggestion:
-    """The smallest threshold, in thousandths, whose answers are right as often as `wanted`; else the most accurate.
+def suggest_threshold(confidence: Array, correct: Array, wanted: float = WANTED, *, seed: int = 0) -> Suggestion | None:
+    """A threshold whose answers are right as often as `wanted` on rows that it was not chosen on; else None.
 
-    Both (rows,), never of test rows. At least 20 rows (all, where there are fewer) must lie above a threshold.
-    Selective classification, Geifman and El-Yaniv 2017, arXiv 1705.08500, without their bound.
+    Both (rows,), never of test rows. Chosen on one half of the rows: the smallest, in thousandths, whose accuracy is
+    `wanted` by a standard error at least. Judged on the other half, of which the shares are: none is suggested where
+    fewer than 20 rows lie above it there, or fewer than `wanted` of them are right, or there are fewer than 40 rows.
+    Selective classification, Geifman and El-Yaniv 2017, arXiv 1705.08500.
+    """
+    import numpy as np
+
+    rows = len(confidence)
+    if rows < 2 * FEWEST_ROWS:
+        return None
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    chosen, judged = shuffled[: rows // 2], shuffled[rows // 2 :]
+    threshold = lowest_threshold(confidence[chosen], correct[chosen], wanted)
+    if threshold is None:
+        return None
+    answered = confidence[judged] >= threshold
+    right = correct[judged][answered]
+    if len(right) < FEWEST_ROWS or right.mean() < wanted:
+        return None
+    return Suggestion(threshold, float(answered.mean()), float(right.mean()))
+
+
+def lowest_threshold(confidence: Array, correct: Array, wanted: float) -> float | None:
+    """The smallest threshold, in thousandths, above which `wanted` are right by a standard error at least; or None.
+
+    Both (rows,). The lower end of Wilson's interval of one standard error decides; at least 20 rows must lie above.
     """
     import numpy as np
 
@@ -155,11 +182,11 @@ def suggest_threshold(confidence: Array, correct: Array, wanted: float = WANTED)
     thresholds = np.arange(1000) / 1000
     first = np.searchsorted(confidence[order], thresholds)
     answered = len(confidence) - first
-    judged = answered >= min(FEWEST_ROWS, len(confidence))
-    accuracy = np.where(judged, right[first] / np.maximum(answered, 1), -1.0)
-    reached = np.flatnonzero(accuracy >= wanted)
-    at = int(reached[0]) if len(reached) else int(accuracy.argmax())
-    return Suggestion(float(thresholds[at]), float(answered[at] / len(confidence)), float(accuracy[at]))
+    n = np.maximum(answered, 1)
+    share = right[first] / n
+    least = (share + 1 / (2 * n) - np.sqrt((share * (1 - share) + 1 / (4 * n)) / n)) / (1 + 1 / n)  # Wilson, z = 1
+    reached = np.flatnonzero((answered >= FEWEST_ROWS) & (least >= wanted))
+    return float(thresholds[reached[0]]) if len(reached) else None
 
 
 def recalls(labels: Sequence[int], correct: Array, classes: int) -> list[float | None]:
@@ -214,19 +241,27 @@ def threshold_says(said: Mapping[str, Any], overall: float, rows: int) -> str:
     `tested_by` is the teacher, those answers count as right that are the teacher's.
     """
     if said["suggestion"] is None:
-        return "No confidence threshold is suggested."
+        missed = said.get("missed")
+        if missed:
+            return (
+                f"No confidence threshold is suggested: the one that the selection rows gave delivers "
+                f"{_percent(missed)} on the held-out samples, {said['wanted']:.0%} wanted."
+            )
+        return (
+            f"No confidence threshold is suggested: none gave {said.get('wanted', WANTED):.0%} on selection rows that "
+            "it was not chosen on."
+        )
     threshold, _, accuracy = (said["suggestion"][key] for key in Suggestion._fields)
     right = "right" if said["judged_by"] == "labels" else "the teacher's too"
     tested = "right" if said.get("tested_by", "labels") == "labels" else "the teacher's too"
     chosen = f"{accuracy:.1%} of the answers are {right}, {said['wanted']:.0%} wanted"
-    if accuracy < said["wanted"]:
-        chosen += ": no threshold gives more"
     if threshold == 0:
-        return f"No confidence threshold is needed: on {rows} selection rows {chosen}."
+        return f"No confidence threshold is needed: on half of {rows} selection rows {chosen}."
     return (
         f"Suggested: answer where the top class's probability is at least {threshold:.3f}. That is "
         f"{_percent(said['coverage'])} of the held-out samples, and {_percent(said['accuracy'])} of those answers are "
-        f"{tested}; of all answers {overall:.1%} are. Chosen on {rows} selection rows, where {chosen}."
+        f"{tested}; of all answers {overall:.1%} are. Chosen on one half of {rows} selection rows; on the other "
+        f"{chosen}."
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from edgekd.onboard import machine
 
+IMPORT_BASELINE_MIB = 50  # about what Python, numpy and ONNX Runtime take before a model is loaded, on Linux
 Kind = Literal["measured", "predicted", "declared", "unknown"]
 
 

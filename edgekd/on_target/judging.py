@@ -35,7 +35,6 @@ _MOST = 4  # variants that are asked there, beside fp32
 _CHOOSING = 0.6  # of the minutes; the rest for the held-out samples
 _COUNTED_ROWS = 2
 _SAME = 0.99  # agreement of a row's answers here and there under which it counts as flipped
-_RULE_OF_THREE = 3.0  # over n: the 95% bound on the rate of what n rows did not show (Hanley, Lippman-Hand 1983)
 
 
 def why_not(plan: Plan) -> str | None:
@@ -259,10 +258,9 @@ def _moved(
     if len(change) < FEWEST:  # one row more or less would decide
         change = np.zeros(len(change))
     mean = float(change.mean())
-    low, high = intervals.interval(change) if change.any() else (0.0, 0.0)
-    unseen = 0.0 if change.any() else scale * _RULE_OF_THREE / len(change)
+    low, high = (scale * end for end in intervals.change_interval(change / scale))
     below, above = (value - interval[0], interval[1] - value) if interval else (0.0, 0.0)
     return value + mean, (
-        value + mean - hypot(below, mean - low, unseen),
-        value + mean + hypot(above, high - mean, unseen),
+        value + mean - hypot(below, mean - low),
+        value + mean + hypot(above, high - mean),
     )

@@ -94,6 +94,10 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
     """What to keep in mind of it, each in a sentence: nothing that was not looked at is claimed."""
     found = [f"Its figures are of {said['data']['counts']['test']} held-out rows of the same data; other data may fare "
              "worse."]  # fmt: skip
+    if said["summary"]["evidence"]:
+        found.append(f"Against the same student without its teacher: {said['evidence']['says']}.")
+    elif said["summary"]["distilled"]:
+        found.append("Whether the teacher helped was not measured.")
     if plan.data.classes:
         found.append(f"It knows {len(plan.data.classes)} classes and always answers with one of them.")
     if plugin("tasks", plan.task).unit == "tokens":

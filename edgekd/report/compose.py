@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.choose import PLAIN
+from edgekd.core import floors
 from edgekd.core.confidence import class_gains, evidence_says
+from edgekd.core.floors import Floor
 from edgekd.core.latency import is_stable
 from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
+from edgekd.core.statistics import Retained
 from edgekd.plan import Plan
 from edgekd.report.figures import figures, line, prediction, spell, suggested, sureness, target_figures
 from edgekd.sizing import predictor
@@ -47,13 +50,15 @@ def compose(
     """
     models, baseline, metric = measured["models"], measured["baseline"], plan.metric
     teacher, shipped = models["teacher"], models[choice.name]
-    retained = shipped["metric_value"] / teacher["metric_value"] if teacher["metric_value"] else 0.0
+    kept_of_teacher = Retained(shipped["retained"], *shipped["retained_interval"])
+    retained = kept_of_teacher.value
+    held = _held(plan, kept_of_teacher, teacher["metric_value"], found)
     smaller = teacher["artifact_mib"] / shipped["artifact_mib"]
     host = this_host()
     effect = {key: evidence["arms"][0][key] for key in ("difference", "low", "high", "seeds")} if evidence else None
-    kept = kept_says(metric, shipped["metric_value"], retained)
+    kept = kept_says(metric, shipped, kept_of_teacher)
     against = list(choice.against)
-    if choice.forced and retained < plan.min_retained:
+    if choice.forced and not held[0].held:
         against.append(f"{kept} on the held-out samples, {plan.min_retained:.1%} asked for")
     if choice.forced and shipped["latency_p50_ms"] > (plain_ms := models[PLAIN]["latency_p50_ms"]):
         against.append(
@@ -72,10 +77,12 @@ def compose(
         "shipped": line(shipped, choice.name, plan),
         "baseline": line(baseline, baseline["recipe"], plan) if baseline else None,
         "retained": retained,
+        "retained_interval": [kept_of_teacher.low, kept_of_teacher.high],
         "speedup": shipped["speedup"],
         "smaller": smaller,
+        "import_baseline_mib": shipped.get("import_baseline_mib"),
         "evidence": effect,
-        "threshold": suggested(shipped["above"]),
+        "threshold": suggested(shipped["above"], plan),
     }
     aa = measured["aa"]["ratio"]
     return {
@@ -121,6 +128,7 @@ def compose(
             "min_retained": plan.min_retained,
             "max_drop_points": plan.target.max_drop_points,
             "min_teacher_agreement": plan.target.min_teacher_agreement,
+            "held": [one.as_dict() for one in held],
         },
         "data": {
             "name": plan.data.name, "counts": plan.data.counts, "notes": list(plan.data.notes),
@@ -164,13 +172,23 @@ def ships_says(choice: Choice) -> str:
     return f"ships as {choice.name}:" + (f" {choice.why};" if choice.name == PLAIN else "")
 
 
-def kept_says(metric: str, value: float, retained: float) -> str:
-    """What is left of the teacher; where the metric is against the teacher itself, that figure."""
+def kept_says(metric: str, shipped: dict[str, Any], kept: Retained) -> str:
+    """What is left of the teacher, with its interval; where the metric is against the teacher itself, that figure."""
+    value, (low, high) = shipped["metric_value"], shipped["metric_interval"]
     if metric == "agreement":
-        return f"agrees with the teacher on {spell(value, metric)} of the samples"
+        return f"agrees with the teacher on {spell(value, metric)} [{100 * low:.1f}, {100 * high:.1f}] of the samples"
     if metric == "cosine":
-        return f"mean cosine {spell(value, metric)} to the teacher"
-    return f"keeps {retained:.1%} of the teacher's {metric}"
+        return f"mean cosine {spell(value, metric)} [{low:.4f}, {high:.4f}] to the teacher"
+    return f"keeps {kept.value:.1%} [{100 * kept.low:.1f}, {100 * kept.high:.1f}] of the teacher's {metric}"
+
+
+def _held(plan: Plan, kept: Retained, teacher: float, found: dict[str, Any]) -> list[Floor]:
+    """The floor of what is retained: on this host's kernels, and on the target's where those were asked."""
+    made = [Floor("min_retained", plan.min_retained, kept.value, (kept.low, kept.high))]
+    if there := found["held_out"]:
+        own = floors.moved(kept, teacher, there["moved"], tuple(there["moved_interval"]))
+        made.append(Floor("min_retained_on_target", plan.min_retained, own.value, (own.low, own.high)))
+    return made
 
 
 def search_says(stopped: str | None, limit_s: float) -> str:

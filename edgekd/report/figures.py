@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.calibration import Reading
 from edgekd.core.confidence import BINS, WANTED, scaling_says, threshold_says
 from edgekd.core.registry import plugin
-from edgekd.core.results import Figure, Kind, this_host
+from edgekd.core.results import IMPORT_BASELINE_MIB, Figure, Kind, this_host
 from edgekd.core.roofline import predict_latency, work_of
 from edgekd.plan import Plan
 from edgekd.sizing.predictor import Predictor
@@ -51,7 +51,7 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
     timing = f"ONNX Runtime, batch 1, {threads}, unpadded held-out samples, interleaved, each run warm"
     task, longest = plugin("tasks", plan.task), values["longest"]
     at = f"at {min(task.headline_size, longest)} {task.unit}"
-    peak = f"VmHWM of a fresh process less its import baseline, {at}"
+    peak = f"VmHWM of a fresh process {_above_baseline(values)}, {at}"
 
     def measured(value: float | None, unit: str, how: str, n: int, span: Any = None) -> dict[str, Any]:
         return Figure(value, unit, "measured", how, n, tuple(span) if span else None, host).as_dict()
@@ -106,12 +106,13 @@ def target_figures(
         how = f"on this host, of the target's architecture ({host.arch})"
         latency = Figure(shipped["latency_p50_ms"], "ms", "measured", how, shipped["latency_n"],
                          tuple(shipped["latency_interval"]), host.name)  # fmt: skip
-        memory = Figure(shipped["peak_rss_mib"], "MiB", "measured", how, 3, None, host.name)
+        above = f"{how}, {_above_baseline(shipped)}"
+        memory = Figure(shipped["peak_rss_mib"], "MiB", "measured", above, 3, None, host.name)
         accuracy = Figure(shipped["metric_value"], unit, "measured", how, n, tuple(shipped["metric_interval"]),
                           host.name)  # fmt: skip
     else:
         latency = _latency_elsewhere(plan, fit, name, readings)
-        how = f"peak RSS on {host.arch}; packing and allocator differ on {target.arch}"
+        how = f"peak RSS on {host.arch}, {_above_baseline(shipped)}; packing and allocator differ on {target.arch}"
         memory = Figure(shipped["peak_rss_mib"], "MiB", "predicted", how, 3, None, host.name)
         if guest is not None:
             peaks = guest["peak_rss_mib"]
@@ -127,6 +128,12 @@ def target_figures(
                               held_out["host"])  # fmt: skip
     named = {"accuracy": accuracy, "latency_p50": latency, "peak_rss": memory, "artifact": artifact}
     return {name: figure.as_dict() for name, figure in named.items()}
+
+
+def _above_baseline(values: dict[str, Any]) -> str:
+    """What peak memory leaves out, in words: what the process takes once numpy and ONNX Runtime are imported."""
+    base = values.get("import_baseline_mib")
+    return f"above the import baseline ({f'{base:.0f}' if base else f'about {IMPORT_BASELINE_MIB}'} MiB)"
 
 
 def _latency_elsewhere(plan: Plan, fit: Fit | None, name: str, readings: Sequence[Reading]) -> Figure:
@@ -163,7 +170,7 @@ def sureness(plan: Plan, shipped: dict[str, Any], scaling: dict[str, Any] | None
     said: dict[str, Any] = {
         "scaling": scaling, "judged_by": "labels" if plan.data.selection_labelled else "teacher",
         "tested_by": "labels" if plan.data.test_labelled else "teacher", "wanted": WANTED,
-        "suggestion": None, "coverage": None, "accuracy": None,
+        "suggestion": None, "coverage": None, "accuracy": None, "missed": None,
     }  # fmt: skip
     above, n, host = shipped["above"], shipped["n"], this_host().name
     if above is not None:
@@ -172,14 +179,27 @@ def sureness(plan: Plan, shipped: dict[str, Any], scaling: dict[str, Any] | None
                           tuple(above["coverage_interval"]), host)  # fmt: skip
         accuracy = Figure(above["accuracy"], "fraction", "measured", f"of those, {right}", above["n"],
                           tuple(above["accuracy_interval"]) if above["n"] else None, host)  # fmt: skip
-        said |= {"suggestion": above["suggestion"], "coverage": coverage.as_dict(), "accuracy": accuracy.as_dict()}
+        if delivers(above, plan):
+            said |= {"suggestion": above["suggestion"], "coverage": coverage.as_dict(), "accuracy": accuracy.as_dict()}
+        else:
+            said["missed"] = accuracy.as_dict()
     said["says"] = threshold_says(said, shipped["metric_value"], plan.data.counts["selection"])
     said["scaling_says"] = scaling_says(scaling)
     return said
 
 
-def suggested(above: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The threshold in short, coverage and accuracy as measured."""
-    if above is None:
+def delivers(above: dict[str, Any], plan: Plan) -> bool:
+    """Whether the held-out samples leave a suggested threshold's promise standing: its interval reaches what is wanted.
+
+    Where labels judge one and the teacher the other, they cannot tell.
+    """
+    if plan.data.selection_labelled != plan.data.test_labelled or not above["n"]:
+        return True
+    return bool(above["accuracy_interval"][1] >= WANTED)
+
+
+def suggested(above: dict[str, Any] | None, plan: Plan) -> dict[str, Any] | None:
+    """The threshold in short, coverage and accuracy as measured; None where it does not deliver what it promised."""
+    if above is None or not delivers(above, plan):
         return None
     return {"threshold": above["suggestion"]["threshold"], "coverage": above["coverage"], "accuracy": above["accuracy"]}

@@ -14,6 +14,7 @@ from typing import Any
 from edgekd.core import licences
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.files import write_file
+from edgekd.core.results import IMPORT_BASELINE_MIB
 from edgekd.onboard import verify
 from edgekd.proof import doubts, receipts
 from edgekd.report.drawing import Axis, Mark, placed, round_step
@@ -144,10 +145,16 @@ def render(name: str, said: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"sig": significant, "spell": spell, "log10": log10, "median": median}
-    environment.filters |= {"terms": licences.terms}
+    environment.filters |= {"terms": licences.terms, "baseline": baseline_mib}
     environment.globals |= {"axis": Axis, "axis_of": Axis.of, "round_step": round_step, "mark": Mark, "placed": placed}
     filled: str = environment.get_template(f"{name}.j2").render(_LATER | said)
     return filled
+
+
+def baseline_mib(value: object) -> str:
+    """The import baseline in MiB as words; of a report that doesn't say, what it is about."""
+    known = isinstance(value, (int, float))
+    return f"{value:.0f}" if known else f"about {IMPORT_BASELINE_MIB}"
 
 
 def significant(value: float | None, digits: int = 3) -> str:

@@ -72,7 +72,7 @@ def distill(
         plan.student.schedule,
         seed=plan.student.seed,
         progress=progress,
-        validate=(lambda: judge.score(student)) if judge.may_choose else None,
+        validate=lambda: judge.score(student),
         work=work,
     )
     _write(student, judge, out)
@@ -133,11 +133,6 @@ class _Judge:
         self.teacher = TeacherOutputs(outputs, ("selection",), len(splits.classes)).logits()
         self.truth = label_tensor(splits, splits.selection) if self.labelled else self.teacher.argmax(dim=1)
         self.words = "selection_accuracy" if self.labelled else "selection_agreement"
-
-    @property
-    def may_choose(self) -> bool:
-        """Whether its score may pick an epoch: a student without a teacher must not be picked by one."""
-        return self.labelled or self.plan.needs_teacher
 
     def right(self, model: Any) -> float:
         """The share of rows on which the model is right, or agrees."""

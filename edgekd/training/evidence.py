@@ -1,7 +1,8 @@
 """Evidence: the same student with and without its teacher, over several seeds, on the held-out samples.
 
 "Without" is without anything of the teacher: random weights, the labels alone, as many optimizer steps. What the copied
-weights give by themselves stands beside it, and each loss alone.
+weights give by themselves stands beside it, and each loss alone. Every arm's best epoch is picked on the same selection
+rows by the same rule, so that no arm is kinder judged than another.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def arms(plan: Plan, splits: Splits) -> dict[str, StudentPlan]:
         made = replace(whole, losses=tuple(losses), start=start)
         rows = every if replace(plan, student=made).needs_teacher else labelled
         epochs = max(1, round(seen / rows))
-        return replace(made, training=replace(whole.schedule, epochs=epochs, patience=epochs))
+        schedule = whole.schedule  # patience is the same share of the epochs: an arm's best is found by one rule
+        patience = schedule.patience and max(1, round(schedule.patience * epochs / schedule.epochs))
+        return replace(made, training=replace(schedule, epochs=epochs, patience=patience))
 
     made = {WHOLE: whole}
     teaching = [term for term in whole.losses if plugin("losses", term.name).needs]
@@ -89,7 +92,7 @@ def said(compared: Mapping[str, StudentPlan], hits: Mapping[str, np.ndarray[Any,
                 "low": 100 * low, "high": 100 * high, "seeds": len(base),
             }
         )  # fmt: skip
-    how = "random weights, the labels alone, as many optimizer steps"
+    how = "random weights, the labels alone, as many optimizer steps, its best epoch picked as the others' are"
     return {
         "arms": found,
         "control": {"name": control, "accuracy": base.mean(axis=1).tolist(), "how": how},
