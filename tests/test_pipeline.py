@@ -39,7 +39,7 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
     summary = said["summary"]
     assert list(summary) == [
         "verdict", "task", "target", "metric", "measured_on", "distilled", "forced", "teacher", "shipped", "baseline",
-        "retained", "speedup", "smaller", "evidence", "threshold",
+        "retained", "retained_interval", "speedup", "smaller", "import_baseline_mib", "evidence", "threshold",
     ]  # fmt: skip
     for who in ("teacher", "shipped", "baseline"):
         assert set(summary[who]) == LINE
