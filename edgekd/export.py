@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PARITY_ROWS = 16
 PART_MIB = 256  # of inputs that one process is given
+_PLAIN_TYPES = {"text": "bert", "image": "mobilenet_v2"}  # by modality; optimum has no loader for others
 PARITY_LIMIT = 1e-3  # largest difference of a logit: fp32 in another order, nothing more
 
 
@@ -54,8 +56,28 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
 def files(plan: Plan, teacher_folder: Path, out: Path) -> None:
     """Write what a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
     make("teachers", plan.teacher.kind).files(teacher_folder, plan.teacher.architecture, plan.task, out)
-    if not (out / "config.json").exists():
+    file = out / "config.json"
+    if not file.exists():
         clean.write_config(teacher_folder, out)
+    config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if whole := completed(config, make("tasks", plan.task).modality, plan.data.classes):
+        file.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def completed(config: Mapping[str, Any], modality: str, classes: Sequence[str]) -> dict[str, Any]:
+    """A config.json with what loaders of the ecosystem ask for; empty where nothing lacks.
+
+    That is a model type that transformers knows, from which they take classes but no layers, and the class names.
+    """
+    from transformers import CONFIG_MAPPING
+
+    more: dict[str, Any] = {}
+    if config.get("model_type") not in CONFIG_MAPPING and modality in _PLAIN_TYPES:
+        more["model_type"] = _PLAIN_TYPES[modality]
+    if classes and not config.get("id2label"):
+        more["id2label"] = {str(number): name for number, name in enumerate(classes)}
+        more["label2id"] = {name: number for number, name in enumerate(classes)}
+    return {**config, **more} if more else {}
 
 
 def outputs(model: Path, samples: Sequence[Sample], *, threads: int, pool: str | None = None) -> np.ndarray[Any, Any]:

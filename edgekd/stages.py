@@ -181,7 +181,8 @@ class Stages:
         """What a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
         from edgekd import export
 
-        return self.stage("files", self.plan.compressing, lambda out: export.files(self.plan, teacher, out))
+        of = {**self.plan.compressing, "classes": self.plan.data.classes}
+        return self.stage("files", of, lambda out: export.files(self.plan, teacher, out))
 
     def said_of_selection(self, folder: Path, exported: Path) -> np.ndarray[Any, Any]:
         """What an exported teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings.

@@ -105,7 +105,7 @@ def test_flipped_bits_are_taken_or_refused_and_nothing_else(tmp_path_factory, da
 def test_a_second_model_appended(tmp_path):
     path = save(tmp_path, text_model())
     path.write_bytes(path.read_bytes() * 2)
-    assert "is damaged, or not an ONNX model" in refused(path)
+    assert "is no valid ONNX model" in refused(path)
 
 
 # models that cannot be compressed: each changes a good one
@@ -161,7 +161,7 @@ def _short(graph):
          "model.onnx needs operators that ONNX Runtime does not have on every CPU: com.someone.Wonder"),
         (_add(node("Conv", ["scores", "w"], ["y"], domain="com.microsoft.nchwc")),
          "model.onnx needs operators that ONNX Runtime does not have on every CPU: com.microsoft.nchwc.Conv"),
-        (_add(node("Relu", ["nowhere"], ["y"])), "model.onnx is damaged, or not an ONNX model: "),
+        (_add(node("Relu", ["nowhere"], ["y"])), "model.onnx is no valid ONNX model: "),
     ],
 )  # fmt: skip
 def test_a_model_that_cannot_be_compressed(tmp_path, change, why):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -131,8 +132,11 @@ class TextClassification:
 
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
-        model = make_pipeline(make_union(words, characters), LinearSVC(random_state=seed))
-        model.fit([row.input for row in train], [row.label for row in train])
+        texts = [row.input for row in train]
+        of_two_letters = re.compile(words.token_pattern)  # scikit-learn refuses texts of signs and single letters
+        parts = [words, characters] if any(map(of_two_letters.search, map(str.lower, texts))) else [characters]
+        model = make_pipeline(make_union(*parts), LinearSVC(random_state=seed))
+        model.fit(texts, [row.label for row in train])
         return model.predict([row.input for row in test])
 
     def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:

@@ -43,10 +43,14 @@ def read(path: Path, *, allow_loops: bool = False) -> tuple[Any, list[Path]]:
     model = _inlined(model, path)
     _check_operators(model, path)
     _check_weights(model, path)
+    _check_shapes(model, path)
     try:
         onnx.checker.check_model(str(path))  # of the file: a model in memory would be written out first
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
-        raise _damaged(path, str(error).splitlines()[0]) from error
+        raise TeacherError(
+            f"{path} is no valid ONNX model: {str(error).splitlines()[0]}",
+            fix="export it again, and ask onnx.checker.check_model(path) whether what came out is valid",
+        ) from error
     return model, data_files
 
 
@@ -301,6 +305,25 @@ def _check_weights(model: Any, path: Path) -> None:
             )
     for kind, names in narrow.items():
         raise _not_float(path, f"{len(names)} of its weights are {kind}, {names[0]!r} the first")
+
+
+def _check_shapes(model: Any, path: Path) -> None:
+    """Raises TeacherError where an input or output is declared without its type or shape; sizes in it may be free."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    fix = "export it again with the shapes of inputs declared; sizes that are free are given as names"
+    for what, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for value in values:
+            kind = value.type.tensor_type
+            known = kind.HasField("shape") and kind.elem_type
+            if value.name in constants or known or value.type.WhichOneof("value") not in (None, "tensor_type"):
+                continue
+            if what == "output":  # what inputs have, outputs follow from
+                shaped = str(path.with_name(f"shaped-{path.name}"))
+                fix = (
+                    f"write shapes into it: onnx.save(onnx.shape_inference.infer_shapes(onnx.load({str(path)!r})), "
+                    f"{shaped!r}); if the {what} still has none, export it again with shapes"
+                )
+            raise TeacherError(f"{path} declares its {what} {value.name!r} without a type and shape", fix=fix)
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from edgekd.core import child
 from edgekd.core.errors import TeacherError
+from edgekd.core.pointers import check_no_pointer
 from edgekd.core.results import file_sha256, versions
 from edgekd.core.store import open_store
 
@@ -38,6 +39,7 @@ def converted(file: Path) -> tuple[Path, tuple[str, ...]]:
     Raises TeacherError for one that would run code, is no flat table of plain tensors, names more values than it
     holds, holds NaN or infinity, or cannot be read within the limits.
     """
+    check_no_pointer(file, TeacherError)
     key = {"file": file_sha256(file), "versions": versions("torch", "picklescan", "safetensors", "edgekd")}
     place = open_store().stage("checkpoint", key, lambda out: _convert_apart(file, out))
     said = json.loads((place / _SAID).read_text(encoding="utf-8"))
