@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from edgekd.core.errors import UsageError
@@ -35,7 +36,10 @@ def read_public(path: Path) -> PublicKey:
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the public key {path}: {why(error)}", fix=fix) from error
     if b"PRIVATE KEY-----" in raw:
-        raise UsageError(f"{path} holds a private key, which no device needs", fix=f"give {path}.pub")
+        public = path.with_name(f"{path.name}.pub")
+        raise UsageError(
+            f"{path} holds a private key, which no device needs", fix=f"give {public}" if public.exists() else fix
+        )
     try:
         key = load_pem_public_key(raw)
     except (ValueError, UnsupportedAlgorithm):
@@ -78,7 +82,7 @@ def open_signer(path: Path, ask: Callable[[Path], str]) -> Signer:
         raise UsageError(f"cannot read the key {path}: {why(error)}", fix=_GIVE) from error
     _check_private(path, raw)
     if loose:  # only now: a file that is no private key may have to be readable, as /etc/passwd
-        raise UsageError(f"the key {path} can be read by others", fix=f"chmod 600 {path}")
+        raise UsageError(f"the key {path} can be read by others", fix=f"chmod 600 {quote(str(path.absolute()))}")
     key = _opened(path, raw, ask)
     return Signer(key_id(key.public_key()), key)
 
@@ -86,7 +90,8 @@ def open_signer(path: Path, ask: Callable[[Path], str]) -> Signer:
 def _check_private(path: Path, raw: bytes) -> None:
     """Raises UsageError where a file's bytes do not look like one private key in PEM."""
     if b"-----BEGIN PUBLIC KEY-----" in raw and b"PRIVATE KEY-----" not in raw:
-        own = f"give the private key beside it: {path.with_suffix('')}" if path.suffix == ".pub" else _GIVE
+        beside = path.with_suffix("")
+        own = f"give the private key beside it: {beside}" if path.suffix == ".pub" and beside.exists() else _GIVE
         raise UsageError(f"{path} is a public key: a private one signs", fix=own)
     if len(raw) > _LARGEST_KEY or raw.count(b"-----BEGIN") != 1 or b"PRIVATE KEY-----" not in raw:
         raise _no_key(path)
@@ -129,7 +134,7 @@ def make_key(path: Path, passphrase: str | None = None) -> PublicKey:
     if path.is_dir():
         raise UsageError(f"{path} is a folder", fix=f"give the key a name: {path / 'release.key'}")
     if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", fix=f"mkdir -p {path.parent}")
+        raise UsageError(f"there is no folder {path.parent}", fix=f"mkdir -p {quote(str(path.parent.absolute()))}")
     public = path.with_name(f"{path.name}.pub")
     for place in (path, public):
         if os.path.lexists(place):
