@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import build_faults
 
-from benchmarks import _foreign, _tampered, results
+from benchmarks import _foreign, _strange, _tampered, results
 
 PARTS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int, int]] = {  # how many, and how many of a quick run
     "kills": (build_faults.kills, 100, 5),
@@ -33,7 +33,7 @@ PARTS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int, int]] = {  # h
     "bit-flips": (_tampered.bit_flips, 400, 20),
     "tampering": (_tampered.tampering, 99, 4),
     "verify-time": (_tampered.verify_time, 5, 3),
-}
+} | {kind: (_strange.part(kind), 999, 5) for kind in _strange.KINDS}
 
 
 def shown(part: str, found: dict[str, Any]) -> str:
@@ -49,7 +49,7 @@ def _value(value: Any) -> str:
 
 
 def main() -> None:
-    """Print the counts, and keep them in results/faults.json."""
+    """Print the counts, and keep them in results/faults.json and results/attacks.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="a few of each; keeps nothing")
@@ -62,8 +62,9 @@ def main() -> None:
         found["took_s"] = time.monotonic() - began
         print(shown(part, found), flush=True)
         if not said.quick:
-            kept = results.read("faults")["figures"] if (results.FOLDER / "faults.json").exists() else {}
-            results.write("faults", kept | {part: found})
+            name = "attacks" if part in _strange.KINDS else "faults"  # each file is of one commit and day
+            kept = results.read(name)["figures"] if (results.FOLDER / f"{name}.json").exists() else {}
+            results.write(name, kept | {part: found})
 
 
 if __name__ == "__main__":
