@@ -304,6 +304,23 @@ def test_the_command_takes_a_quantized_file(spoilt, tmp_path):
     assert "left in float" not in text, "no recipe is known to try it with"
 
 
+@pytest.mark.parametrize("free", [-1, *(pytest.param(one, marks=pytest.mark.slow) for one in (None, 0))])
+def test_the_command_takes_nodes_without_names_and_free_sizes_as_numbers(free, tmp_path):
+    model = onnx.load(deep(tmp_path / "m.onnx", spoilt=1))
+    for node in model.graph.node:
+        node.name = ""
+    if free is not None:
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = free
+    onnx.save(model, tmp_path / "m.onnx")
+    pack([{"x": sample["x"]} for sample in samples(4, 4, 4, 4)], tmp_path / "rows.npz")
+    found = json.loads(run(tmp_path / "m.onnx", "--data", tmp_path / "rows.npz", "--json"))["diagnosis"]
+    names = [layer["name"] for layer in found["layers"]]
+    assert "MatMul_3" in names, "the spoilt layer's"
+    assert len(set(names)) == len(names)
+    assert found["what_if"], "layers with names can be left in float"
+    assert {node for one in found["what_if"] for node in one["nodes"]} <= set(names)
+
+
 def test_the_command_reads_a_bundles_report(spoilt, tmp_path):
     said = json.loads(json.dumps({"of": "dynamic_int8", **diagnose(*spoilt, ROWS, threads=1).as_dict()}))
     for folder, diagnosis, recipe in (("a", said, "dynamic_int8"), ("b", None, "float32"), ("c", None, "static_int8")):

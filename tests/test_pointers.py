@@ -3,14 +3,20 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
+from edgekd.compression import examine
 from edgekd.core import pointers
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.profile import load_profile
 from edgekd.data.images import read_images
 from edgekd.data.read import read_tables
 from edgekd.data.series import read_series
+from edgekd.proof import doubts, trust
+from edgekd.report import page
 from edgekd.teachers import _files, _onnx_checks
 from edgekd.teachers.efficientnet_lite import EfficientnetLite
 
@@ -55,3 +61,34 @@ def test_what_only_begins_like_a_pointer_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"version\nhttps://git-lfs.github.com/spec/v1\n")
     assert read_tables(str(path)) == {"all": [{"version": "https://git-lfs.github.com/spec/v1"}]}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "golden/expected.npz"])
+@pytest.mark.parametrize("read", [trust.check, doubts.made, page.altered], ids=["verify", "bench", "report"])
+def test_a_pointer_in_a_bundle_is_named(name: str, read: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "golden").mkdir()
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(EdgeKDError, match="a pointer of Git LFS") as refusal:
+        read(tmp_path)
+    assert name in refusal.value.message
+    assert refusal.value.fix == pointers.FIX
+
+
+def test_a_pointer_in_place_of_a_models_external_data_is_named(tmp_path: Path) -> None:
+    weight = onnx.numpy_helper.from_array(np.ones((8, 8), np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    values = [helper.make_tensor_value_info(name, 1, [1, 8]) for name in "xy"]
+    model = helper.make_model(helper.make_graph([node], "g", values[:1], values[1:], [weight]))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    (tmp_path / "m.data").write_bytes(POINTER)
+    with pytest.raises(EdgeKDError, match="a pointer of Git LFS") as refusal:
+        _onnx_checks.check_form(str(tmp_path / "m.onnx"))
+    assert "m.data" in refusal.value.message
+
+
+def test_a_pointer_in_place_of_packed_samples_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.npz").write_bytes(POINTER)
+    given = examine.Given(tmp_path / "m.onnx", str(tmp_path / "rows.npz"), "text-classification")
+    with pytest.raises(EdgeKDError, match="a pointer of Git LFS"):
+        examine._samples(given, None)

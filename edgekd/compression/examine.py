@@ -15,6 +15,7 @@ from edgekd.compression.side_by_side import read
 from edgekd.compression.sqnr import Ratios
 from edgekd.core import plain_yaml
 from edgekd.core.errors import DataError, UsageError, suggestion
+from edgekd.core.pointers import check_no_pointer
 from edgekd.core.profile import load_profile
 from edgekd.core.registry import make, plugin
 from edgekd.export import outputs
@@ -64,25 +65,40 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
     for model in models:
         _first_run(model, looked_at)
     with tempfile.TemporaryDirectory(prefix="edgekd-examine-") as folder:
+        plain = _with_node_names(given.model, Path(folder))
         candidate = given.quantized or Path(folder, "quantized.onnx")
 
         def quantize(out: Path, keep: tuple[str, ...]) -> None:
             assert quantizer is not None
-            quantizer.quantize(given.model, out, calibration, keep=keep, cache=Path(folder))
+            quantizer.quantize(plain, out, calibration, keep=keep, cache=Path(folder))
 
         if given.quantized is None:
             progress.stage("diagnose: quantize")
             quantize(candidate, ())
         progress.stage("diagnose: run both side by side")
-        found = diagnose(given.model, candidate, looked_at, threads=given.threads)
-        judge = Judge(given.model, looked_at, task, given.threads)
+        found = diagnose(plain, candidate, looked_at, threads=given.threads)
         said = {"of": given.recipe or (given.quantized.name if given.quantized else "static_int8")}
         if quantizer is None:
             return said | found.as_dict()
         progress.stage("diagnose: leave the worst in float")
-        judge = Judge(given.model, looked_at, task, given.threads)
+        judge = Judge(plain, looked_at, task, given.threads)
         own = judge(candidate)
         return said | {"candidate": own} | found.as_dict(what_if(found, own, quantize, judge))
+
+
+def _with_node_names(model: Path, folder: Path) -> Path:
+    """Return the model itself, or a copy in `folder` where nodes have no name of their own: recipes keep by name."""
+    import onnx
+
+    graph = read(model)
+    names = _onnx_graph.node_names(graph.graph.node)
+    if names == [node.name for node in graph.graph.node]:
+        return model
+    for node, name in zip(graph.graph.node, names, strict=True):
+        node.name = name
+    copy = folder / f"named-{model.name}"
+    onnx.save(graph, copy)
+    return copy
 
 
 def _task(given: Given) -> Any:
@@ -197,6 +213,7 @@ def _samples(given: Given, task: Any) -> Sequence[Sample]:
     if path.suffix.lower() == ".npz":
         if not path.is_file():
             raise DataError(f"there is no file {path}", fix="give an .npz of packed samples, or a file of rows")
+        check_no_pointer(path, DataError)
         try:
             return unpack(path)
         except (KeyError, ValueError, IndexError) as error:

@@ -53,6 +53,17 @@ def cached(name: str, kind: Kind, patterns: Sequence[str] | None = None, revisio
         return None
 
 
+def dataset_card(name: str) -> Path | None:
+    """Fetch a dataset's README.md into the hub's cache; None where it has none or it cannot be fetched."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with _calm():
+            return Path(hf_hub_download(name, "README.md", repo_type="dataset"))
+    except Exception:  # noqa: BLE001 (whoever loads the dataset says why it cannot be reached)
+        return None
+
+
 @contextmanager
 def offline() -> Iterator[None]:
     """Keep `datasets` from trying again, for the length of the block."""

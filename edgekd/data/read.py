@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekd.core import licences, plain_yaml
 from edgekd.core.errors import DataError
 from edgekd.core.files import user_path
 from edgekd.data import columnar, hub, limits, unpacked
@@ -302,6 +303,8 @@ def _hugging_face(source: str, *, saved: bool) -> dict[str, Table]:
         except hub.Unreachable as error:
             loaded, notes = _cached(source, str(error)), (hub.CACHED,)
         else:
+            if card := hub.dataset_card(source):
+                _check_card(card)
             loaded = _loaded(source, lambda: datasets.load_dataset(source))
     splits = {"all": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
     if len(splits) > 1 and not any(SPLIT_NAMES.get(name.lower()) == "train" for name in splits):
@@ -328,10 +331,12 @@ def _cached(source: str, why: str) -> Any:
     import datasets
 
     with hub.offline():
+        folder = hub.cached(source, "dataset")
+        if folder is not None:
+            _check_card(folder / "README.md")
         try:
             return datasets.load_dataset(source)
         except Exception as error:  # as above; there may still be a copy of the files
-            folder = hub.cached(source, "dataset")
             if folder is None:
                 raise DataError(
                     f"cannot load the data {source!r}: there is no such file or folder, the Hugging Face hub could not "
@@ -340,6 +345,17 @@ def _cached(source: str, why: str) -> Any:
                     "used from then on), or give a file",
                 ) from error
         return _loaded(source, lambda: datasets.load_dataset(str(folder)))
+
+
+def _check_card(card: Path) -> None:
+    """Raises DataError for a dataset card whose YAML is more than plain: `datasets` reads it by a reader of its own."""
+    try:
+        if card.is_file() and card.stat().st_size <= licences.MOST_BYTES:
+            licences.front_matter(card.read_text(encoding="utf-8-sig", errors="replace"))
+        elif card.is_file():
+            raise DataError(f"{card} has more than {licences.MOST_BYTES:,} bytes", fix="shorten the dataset card")
+    except plain_yaml.PlainYamlError as error:
+        raise DataError(f"{card} cannot be read: {error}", fix=error.fix) from error
 
 
 def _not_loaded(source: str, reason: str) -> DataError:

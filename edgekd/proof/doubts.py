@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 from edgekd.core.errors import UsageError
+from edgekd.core.pointers import check_none_within
 from edgekd.core.protocols import Survey
 from edgekd.core.receipt import Receipt
 from edgekd.onboard import verify
@@ -86,6 +87,7 @@ def made(bundle: Path) -> Made:
     except verify.Newer as error:
         raise UsageError(f"{bundle} cannot be used: {error}", fix=verify.NEWER) from error
     except _UNREADABLE as error:
+        check_none_within(bundle, UsageError)
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         why = f"it has no {Path(error.filename).name}" if isinstance(error, FileNotFoundError) else why
         raise UsageError(f"{bundle} is no bundle: {why}", fix="give the folder that build wrote") from error

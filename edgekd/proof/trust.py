@@ -15,6 +15,7 @@ from typing import Any
 from edgekd.core import child, keys, signing, versions
 from edgekd.core.cpus import usable_cpus
 from edgekd.core.errors import BelowAccuracy, EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
+from edgekd.core.pointers import check_no_pointer, check_none_within
 from edgekd.core.signing import PublicKey
 from edgekd.onboard import verify
 
@@ -89,6 +90,7 @@ class Checked:
 def check(bundle: Path, asked: Asked | None = None) -> Checked:
     """All but the model's answers. Raises EdgeKDError where the bundle is not what was shipped or asked for."""
     asked = asked or Asked()
+    check_no_pointer(bundle / "manifest.json", EdgeKDError)
     try:
         raw = verify.read_small(bundle / "manifest.json")
     except (OSError, ValueError) as error:
@@ -97,6 +99,7 @@ def check(bundle: Path, asked: Asked | None = None) -> Checked:
     try:
         manifest = verify.check_files(bundle, asked.ignore_modes, raw)
     except verify.Failed as error:
+        check_none_within(bundle, EdgeKDError)
         raise EdgeKDError(str(error), fix=error.fix or _ANEW) from error
     if asked.after is not None:
         _newer(manifest["version"], asked.after)

@@ -14,6 +14,7 @@ from typing import Any
 from edgekd.core import licences
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.files import write_file
+from edgekd.core.pointers import check_none_within
 from edgekd.core.results import IMPORT_BASELINE_MIB
 from edgekd.onboard import verify
 from edgekd.proof import doubts, receipts
@@ -46,6 +47,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def altered(folder: Path) -> list[str]:
     """What of a bundle is not what was shipped, in words: its report may be read all the same, but not believed."""
+    check_none_within(folder, UsageError)
     try:
         return list(verify.changed_files(folder, verify.read_manifest(folder)))
     except (OSError, ValueError) as error:

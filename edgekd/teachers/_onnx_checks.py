@@ -200,6 +200,7 @@ def _fold_external_data(model: Any, path: Path) -> list[Path]:
                 f"{path} keeps its weights in {location!r}, which is not beside it",
                 fix="copy both files into one folder, under the names that they had",
             )
+        check_no_pointer(file, TeacherError)
         try:
             held += _take(tensor, file, told, _MOST_BYTES - held)
         except (OSError, ValueError) as error:

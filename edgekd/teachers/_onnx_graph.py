@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def extract(model: Any, wiring: Wiring, feed: Feed) -> Any:
     nodes, used = _reached(model, wiring.output)
     names = _renaming(model, wiring, feed)
     graph = helper.make_graph([], "model", [], [])
-    titles = _titles(nodes)
+    titles = node_names(nodes)
     for number, node in enumerate(nodes):
         copy = graph.node.add()
         copy.CopyFrom(node)
@@ -233,8 +233,8 @@ def _renaming(model: Any, wiring: Wiring, feed: Feed) -> dict[str, str]:
     return names
 
 
-def _titles(nodes: list[Any]) -> list[str]:
-    """A name of its own for each node: recipes leave nodes out by name, and many files have none."""
+def node_names(nodes: Sequence[Any]) -> list[str]:
+    """Return a unique name for each node: recipes leave nodes out by name, and many files have none."""
     counts = Counter(node.name for node in nodes)
     titles = []
     for number, node in enumerate(nodes):
