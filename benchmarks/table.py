@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import asked, results
+from benchmarks._rounds import ahead_of_us
+from benchmarks._variants import quantization, rough, unsteady
 
 ROOT = Path(__file__).parents[1]
 SUMMARY = ("summary",)  # of README.md; the others stand in docs/results.md
@@ -22,22 +24,24 @@ def summary() -> str:
     f, model = demo["figures"], quantization["figures"]["models"]["MiniLM-L6"]
     low, high = f["speedup_interval"]
     ours = model["lengths"]["128"]["edgekd"]
+    steadiness = rough(abs(f["aa_ratio"] - 1))
+    unstable = unsteady(model["lengths"]["128"])
     lines = [
         "| what | result |",
         "|---|---|",
         f"| the demo's student, beside its teacher in fp32 | {f['retained']:.1%} of the accuracy, "
-        f"{f['speedup']:.1f}x as fast [{low:.1f}, {high:.1f}], {f['smaller']:.1f}x smaller |",
-        f"| its peak memory above the import baseline | {f['teacher']['peak_rss_mib']:.0f} to "
-        f"{f['shipped']['peak_rss_mib']:.0f} MiB |",
+        f"{f['speedup']:.1f}x as fast [{low:.1f}, {high:.1f}]{steadiness}, "
+        f"{f['smaller']:.1f}x smaller |",
+        f"| its peak memory above the import baseline | {_memory(f)} |",
         f"| MiniLM compressed alone, 128 tokens | cosine {ours['fidelity']['value']:.4f}, "
-        f"{ours['speedup']['value']:.2f}x as fast as ONNX Runtime fp32 |",
+        f"{ours['speedup']['value']:.2f}x as fast as ONNX Runtime fp32{unstable} |",
     ]
-    for name in model["ahead_of_us"] or ():
+    for name in ahead_of_us(model["lengths"]) or ():
         peer, _, length = name.rpartition(" at ")
         theirs = model["lengths"][length][peer]
         lines.append(
             f"| {peer}, {length} tokens: faster than edgekd | cosine {theirs['fidelity']['value']:.4f}, "
-            f"{theirs['speedup']['value']:.2f}x |"
+            f"{theirs['speedup']['value']:.2f}x{unsteady(model['lengths'][length])} |"
         )
     foot = f"{demo['host']['cpu']}, one thread, {demo['date']}; brackets are 95% intervals."
     return "\n".join([*lines, "", foot])
@@ -48,14 +52,17 @@ def demo() -> str:
     kept = results.read("demo")
     f, host = kept["figures"], kept["host"]
     low, high = f["speedup_interval"]
+    steadiness = rough(abs(f["aa_ratio"] - 1))
+    kept_span = " [{:.1%}, {:.1%}]".format(*f["retained_interval"]) if "retained_interval" in f else ""
     rows = [
         ("teacher's accuracy kept", f"{asked.RETAINED:.0%}",
-         f"{f['retained']:.1%} ({f['shipped']['metric_value']:.1%} of {f['teacher']['metric_value']:.1%}, "
+         f"{f['retained']:.1%}{kept_span} ({f['shipped']['metric_value']:.1%} of {f['teacher']['metric_value']:.1%}, "
          f"{f['n_test']} held-out questions)"),
-        ("faster than the fp32 teacher", f"{asked.SPEEDUP:g}x", f"{f['speedup']:.2f}x [{low:.2f}, {high:.2f}]"),
+        ("faster than the fp32 teacher", f"{asked.SPEEDUP:g}x",
+         f"{f['speedup']:.2f}x [{low:.2f}, {high:.2f}]{steadiness}"),
         ("smaller than its ONNX", f"{asked.SMALLER:g}x", f"{f['smaller']:.1f}x ({f['teacher']['artifact_mib']:.1f} to "
                                           f"{f['shipped']['artifact_mib']:.1f} MiB)"),
-        ("peak memory", "", f"{f['teacher']['peak_rss_mib']:.0f} to {f['shipped']['peak_rss_mib']:.0f} MiB"),
+        ("peak memory above the import baseline", "", _memory(f)),
         ("TF-IDF with a linear classifier, for comparison", "", f"{f['baseline']['metric_value']:.1%}"),
         ("build, empty store", f"{asked.BUILD_S / 60:g} min", f"{f['build_s'] / 60:.1f} min"),
         ("the same build, other folder", f"{asked.AGAIN_S:g} s", f"{f['repeat_other_folder_s']:.1f} s"),
@@ -150,40 +157,6 @@ def throughput() -> str:
     return "\n".join([*lines, "", foot])
 
 
-def quantization() -> str:
-    """Everybody's variant of the same models: fidelity to fp32, speed over it, size."""
-    kept = results.read("quantization")
-    f, host = kept["figures"], kept["host"]
-    models: dict[str, Any] = f["models"]
-    columns = [(model, length) for model, said in models.items() for length in said["lengths"]]
-    names = list(dict.fromkeys(name for model, length in columns for name in models[model]["lengths"][length]))
-    missing = {name: why for said in models.values() for name, why in said["not_run"].items()}
-    heads = [f"{model}, {length}" for model, length in columns]
-    lines = [f"| fidelity, speed, MiB | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    for name in [*names, *(name for name in missing if name not in names)]:
-        cells = [_variant(models[model]["lengths"][length].get(name), missing.get(name)) for model, length in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    few, many = f["calibration"]
-    ahead = {model: said["ahead_of_us"] for model, said in models.items()}
-    ahead_words = "; ".join(
-        f"{model}: {'not known, edgekd did not run' if one is None else ', '.join(one) or 'nobody'}"
-        for model, one in ahead.items()
-    )
-    builds = ", ".join(
-        f"{model} `{said.get('recipe', 'none')}` in {said['build_s'] / 60:.1f} min" for model, said in models.items()
-    )
-    foot = (
-        "MiniLM: mean cosine to fp32 of held-out texts as they are (own) and of 32 and 128 tokens; EfficientNet-Lite0: "
-        f"top-1 agreement with fp32 on Fashion-MNIST at 224 pixels; {f['held_out']} rows each. Speed: over ORT fp32, "
-        f"1 thread, median of {f['rounds']} or more interleaved rounds, 95% interval. Faster than edgekd at equal or "
-        f"better fidelity: {ahead_words}. `build --student none`, search and report included: {builds}. "
-        f"Calibration's peak memory: {few['peak_rss_mib']:.0f} MiB with {few['rows']:,} rows, "
-        f"{many['peak_rss_mib']:.0f} MiB with {many['rows']:,}. {host['cpu']}, {host['cores']} cores, onnxruntime "
-        f"{host['ort_version']}, {kept['date']}; `make peers`, `python -m benchmarks.quantization`."
-    )
-    return "\n".join([*lines, "", foot])
-
-
 def instructions() -> str:
     """What each model's variants execute on each core, over its fp32; the multiply-adds by kind."""
     kept = results.read("instructions")
@@ -253,14 +226,11 @@ def _short(millions: float) -> str:
     return f"{millions:.3g}" if millions >= 0.01 else "0"
 
 
-def _variant(one: dict[str, Any] | None, missing: str | None) -> str:
-    if one is None:
-        return (missing or "not run").partition(":")[0]
-    said = f"{one['fidelity']['value']:.4f}"
-    if "speedup" in one:
-        low, high = one["speedup"]["interval"]
-        said += f", {one['speedup']['value']:.2f}x [{low:.2f}, {high:.2f}], {one['size_mib']:.1f}"
-    return said
+def _memory(figures: dict[str, Any]) -> str:
+    """Peak memory of teacher and student; with the baseline, where the figures name it."""
+    words = f"{figures['teacher']['peak_rss_mib']:.0f} to {figures['shipped']['peak_rss_mib']:.0f} MiB"
+    base = figures.get("import_baseline_mib")
+    return words if base is None else f"{words} (baseline {base:.0f} MiB)"
 
 
 MODALITIES = {
