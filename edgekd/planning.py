@@ -18,7 +18,8 @@ from edgekd.core.registry import folder_name, made_elsewhere, make, names, plugi
 from edgekd.core.results import digest, this_host, versions
 from edgekd.core.store import Store, open_store
 from edgekd.data import demos
-from edgekd.data.read import is_table
+from edgekd.data.given import read_inputs
+from edgekd.data.split_files import is_table
 from edgekd.data.splits import Example, Splits
 from edgekd.inputs import read_splits, read_teacher, settle, shown
 from edgekd.plan import NO_STUDENT, DataPlan, Measuring, Plan, StudentPlan, TeacherPlan, Training, needs
@@ -290,9 +291,7 @@ def _golden(options: Options, task: Any) -> tuple[Example, ...]:
         raise UsageError(
             f"--golden {options.golden!r} is unknown", fix=f"{suggestion(options.golden, GOLDEN)}; or give a data file"
         )
-    table = next(iter(task.read(options.golden).values()))
-    column = task.input_column(table, options.golden)
-    rows: list[Example] = task.examples(table, (column, column), options.golden, labelled=False)
+    rows, _ = read_inputs(task, options.golden)
     return tuple(rows[:GOLDEN_MOST])
 
 

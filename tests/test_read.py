@@ -67,7 +67,7 @@ def test_parquet(tmp_path):
             "a.tsv",
             b"a\x00\tb\n",
             "{path} holds NUL bytes: it is not a text file",
-            "give a CSV, TSV or JSONL text file",
+            "give a text file, in UTF-8",
         ),
         ("a.jsonl", b'{"a": 1}\n[1]\n', "{path}, line 2: not a JSON object", "one JSON object a line"),
         ("a.jsonl", b"\n{\n", "{path}, line 2: not JSON (Expecting property name", "one JSON object a line"),
@@ -115,7 +115,8 @@ def test_a_folder_names_its_splits(tmp_path):
         (["val.csv", "valid.csv", "train.csv"],
          "{folder}/val.csv and {folder}/valid.csv both name the validation split", "keep one of them"),
         (["test.csv"], "{folder} has no training split",
-         "name the files train.csv, validation.csv, test.csv (or .tsv, .jsonl, .parquet); or give one file"),
+         "name the files train.csv, validation.csv, test.csv (or .tsv, .jsonl, .parquet); or give one file, "
+                "or a folder of .txt files for each class"),
     ],
 )  # fmt: skip
 def test_a_folder_without_its_splits_is_refused(files, problem, fix, tmp_path):

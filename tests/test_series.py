@@ -107,9 +107,11 @@ def test_an_index_is_no_step(tmp_path: Path) -> None:
     header = ",".join(["", "label", *map(str, range(STEPS))])
     lines = [",".join([str(n), "up", *map(str, row)]) for n, row in enumerate(VALUES.tolist())]
     (tmp_path / "a.csv").write_text("\n".join([header, *lines]))
-    said = refusal(tmp_path / "a.csv")
-    assert "a.csv has a column without a name, which is an index more often than a step" in said
-    assert "fix: write the file without it (pandas: to_csv(path, index=False))" in said
+    table = read_series(str(tmp_path / "a.csv"))["all"]
+    assert np.array_equal(np.stack([row["series"] for row in table])[..., 0], VALUES.astype(np.float32))
+    assert table.notes == ("a.csv: a column without a name left out",)
+    (tmp_path / "a.csv").write_text("\n".join([",".join(["label", *[""] * STEPS]), *(line[2:] for line in lines)]))
+    assert f"has {STEPS} columns without a name" in refusal(tmp_path / "a.csv")
 
 
 def test_shorter_ucr_series_are_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from edgekd.core.errors import DataError, listed, suggestion
 from edgekd.data.limits import shown
 
+IMAGE_NAMES = ("image", "img", "image_path", "path", "file", "file_name", "filename", "pixels")
 _LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sentiment", "fine_label")
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # not 007: leading zeros tell codes apart
 _POWER = re.compile(r"[+-]?[0-9](\.[0-9]*)?[eE][+-]?[0-9]{1,2}")  # as UCR's files write 1: 1.0000000e+00

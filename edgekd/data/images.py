@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -25,19 +25,18 @@ from edgekd.core.protocols import Augmentation
 from edgekd.core.results import versions
 from edgekd.core.store import Store, open_store
 from edgekd.data.arrays import is_idx_folder, read_idx, read_npz
-from edgekd.data.columns import find_column
+from edgekd.data.columns import IMAGE_NAMES, find_column
+from edgekd.data.image_folders import holds_tables, read_folders
 from edgekd.data.limits import MOST_IMAGE_BYTES, is_plain, shown
-from edgekd.data.read import SPLIT_NAMES, NotedTable, Table, read_tables, split_files
+from edgekd.data.read import NotedTable, Table, read_tables
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others call programs, or are rarely wanted
 MOST_PIXELS = 50_000_000
 MAX_BROKEN = 0.05  # of the files, before we refuse
-COLUMN_NAMES = ("image", "img", "image_path", "path", "file", "file_name", "filename", "pixels")
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,10 @@ if TYPE_CHECKING:
     AnyImage = ImageFile | ChangedImage | np.ndarray[Any, Any]
 
 
-def read_images(source: str, *, column: str | None = None, store: Store | None = None) -> dict[str, NotedTable]:
-    """Tables by split, or one called `all`. `column` names the images' column where `source` is a table.
+def read_images(
+    source: str, *, column: str | None = None, label: str | None = None, store: Store | None = None
+) -> dict[str, NotedTable]:
+    """Tables by split, or one called `all`. `column` and `label` name columns of a table or a folder's metadata file.
 
     Raises DataError for a source that holds no images, or more than 5% that cannot be decoded; up to that they are
     left out, and the table's `notes` count them.
@@ -78,8 +79,8 @@ def read_images(source: str, *, column: str | None = None, store: Store | None =
     if path.is_dir() and is_idx_folder(path):
         return {split: NotedTable(rows) for split, rows in read_idx(path).items()}
     store = store or open_store()
-    if path.is_dir() and not _holds_tables(path):
-        found = {split: ("image", table) for split, table in _folders(path).items()}
+    if path.is_dir() and not holds_tables(path):
+        found = read_folders(path, column, label)
     else:
         root = path if path.is_dir() else path.parent
         found = {split: _with_paths(table, column, source, root) for split, table in read_tables(source).items()}
@@ -149,53 +150,9 @@ def _opened(source: Path | bytes) -> Image:
     return turned
 
 
-def _holds_tables(folder: Path) -> bool:
-    """Whether it is a saved dataset, or tables named by split."""
-    saved = (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists()
-    return saved or bool(split_files(folder))
-
-
-def _folders(folder: Path) -> dict[str, Table]:
-    """Rows of a folder per class, of such folders by split, or of a flat folder (no labels)."""
-    parts = {
-        SPLIT_NAMES[child.name.lower()]: child
-        for child in _visible(folder)
-        if child.is_dir() and child.name.lower() in SPLIT_NAMES
-    }
-    if "train" in parts:
-        return {split: _classes(child) for split, child in parts.items()}
-    return {"all": _classes(folder)}
-
-
-def _classes(folder: Path) -> Table:
-    rows: Table = [{"image": file, "label": None} for file in _images_in(folder)]
-    for child in _visible(folder):
-        if child.is_dir():
-            rows += [{"image": file, "label": child.name} for file in _images_below(child)]
-    if not rows:
-        raise DataError(
-            f"{folder} holds no images ({', '.join(SUFFIXES)})", fix="give a folder with a folder of images per class"
-        )
-    return rows
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return [file for file in _visible(folder) if file.suffix.lower() in SUFFIXES and file.is_file()]
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """Images of a class: also of the folders inside its own, such as one a camera or a day."""
-    inner = [child for child in _visible(folder) if child.is_dir() and not child.is_symlink()]
-    return _images_in(folder) + [file for child in inner for file in _images_below(child)]
-
-
-def _with_paths(table: Table, column: str | None, source: str, root: Path) -> tuple[str, Table]:
+def _with_paths(table: Table, column: str | None, source: str, root: Path) -> tuple[str, NotedTable]:
     """The images' column, and the table with its cells as paths or bytes. Raises DataError."""
-    found = find_column(column, COLUMN_NAMES, list(table[0]), source, "image")
+    found = find_column(column, IMAGE_NAMES, list(table[0]), source, "image")
     rows = []
     for number, row in enumerate(table, start=1):
         cell = row.get(found)
@@ -212,7 +169,7 @@ def _with_paths(table: Table, column: str | None, source: str, root: Path) -> tu
     return found, NotedTable(rows, getattr(table, "notes", ()))
 
 
-def _checked(tables: dict[str, tuple[str, Table]], source: str, store: Store) -> dict[str, NotedTable]:
+def _checked(tables: Mapping[str, tuple[str, NotedTable]], source: str, store: Store) -> dict[str, NotedTable]:
     """The tables with an ImageFile in place of each path or bytes; what cannot be decoded is left out and counted."""
     cells = [row[column] for column, table in tables.values() for row in table]
     facts = iter(_facts(cells, store))

@@ -1,16 +1,10 @@
-"""From files to rows: CSV, TSV, JSONL, Parquet, a folder of such files named by split, or a Hugging Face dataset.
+"""From files to rows: CSV, TSV, JSON, Parquet, folders of such files or of texts, or a Hugging Face dataset.
 
 A table is a list of `{column: value}` dicts, in file order. Errors name the file, the line and the way out.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import re
-import shlex
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,33 +12,28 @@ from typing import Any
 from edgekd.core import licences, plain_yaml
 from edgekd.core.errors import DataError
 from edgekd.core.files import user_path
-from edgekd.data import columnar, hub, limits, unpacked
+from edgekd.data import columnar, hub, limits, text_files, text_tables, unpacked
+from edgekd.data.split_files import READERS, SPLIT_NAMES, is_table, split_files
 
 Table = list[dict[str, Any]]
 
 
 class NotedTable(list[dict[str, Any]]):
-    """Rows, and in words what is to be known of them."""
+    """Rows, in words what is to be known of them, and how many columns without a name were left out."""
 
-    def __init__(self, rows: Iterable[dict[str, Any]], notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, rows: Iterable[dict[str, Any]], notes: tuple[str, ...] = (), nameless: int = 0) -> None:
         super().__init__(rows)
-        self.notes = notes
+        self.notes, self.nameless = notes, nameless
 
 
-_LONGEST = 16 << 20  # characters of a cell, and of a line of JSON
-READERS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-_SHARD = re.compile(r"(.+?)-([0-9]{5})-of-([0-9]{5})")  # as the hub's dataset repositories name their files
-SPLIT_NAMES = {
-    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
-    "dev": "validation", "test": "test", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
-    "unsupervised": "unlabelled",
-}  # fmt: skip
+_DELIMITERS = {";": "semicolons", "\t": "tabs"}
 
 
 def read_tables(source: str) -> dict[str, Table]:
     """Tables by split: `{"train": ..., "test": ...}`, or `{"all": ...}` for one file or an unsplit dataset.
 
-    `source` is a file, a folder with one file a split (or a saved Hugging Face dataset), or a hub id.
+    `source` is a file, a folder with tables named by split or with a folder of `.txt` files for each class, a saved
+    Hugging Face dataset, or a hub id.
     Raises DataError for what is missing, empty, unreadable, not UTF-8 or of a kind we do not read.
     """
     path = user_path(source)
@@ -56,13 +45,8 @@ def read_tables(source: str) -> dict[str, Table]:
     return _hugging_face(source, saved=False)
 
 
-def is_table(path: Path) -> bool:
-    """Whether its name says that we read it as a table; text may be packed by gzip, Parquet packs itself."""
-    return unpacked.kind_of(path) in READERS and not path.name.lower().endswith(".parquet.gz")
-
-
-def read_file(path: Path) -> Table:
-    """One file's rows. Raises DataError."""
+def read_file(path: Path) -> NotedTable:
+    """One file's rows, columns without a name left out. Raises DataError."""
     if not is_table(path):
         raise DataError(f"cannot tell what {path} is", fix=f"give a file that ends in one of {', '.join(READERS)}")
     limits.check_plain(path)
@@ -76,191 +60,67 @@ def read_file(path: Path) -> Table:
         ) from error
     if not table:
         raise DataError(f"{path} holds a header and no rows", fix="give a file with at least one row for each class")
+    return _without_nameless(path, NotedTable(table, getattr(table, "notes", ())))
+
+
+def _without_nameless(path: Path, table: NotedTable) -> NotedTable:
+    """The table without columns that have no name: pandas' index, or what trailing delimiters make."""
+    nameless = [name for name in table[0] if text_tables.NAMELESS.fullmatch(name)]
+    if len(nameless) == len(table[0]):
+        raise DataError(f"{path} names no column", fix="give a first line that names the columns")
+    for row in table:
+        for name in nameless:
+            row.pop(name, None)
+    if nameless:
+        what = "a column" if len(nameless) == 1 else f"{len(nameless)} columns"
+        table.notes += (f"{path.name}: {what} without a name left out",)
+    table.nameless = len(nameless)
     return table
-
-
-def split_of(path: Path) -> str | None:
-    """The split that a table's name tells, `train` of `train-00000-of-00002.parquet`; None where it tells none."""
-    stem = unpacked.stem_of(path)
-    shard = _SHARD.fullmatch(stem)
-    return SPLIT_NAMES.get((shard[1] if shard else stem).lower()) if is_table(path) else None
-
-
-def split_files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each split: in the folder itself, else in its `data/`, as dataset repositories have them.
-
-    Raises DataError for two files of a split that are no shards, and for shards that lack.
-    """
-    for place in (folder, folder / "data"):
-        files: dict[str, list[Path]] = {}
-        for path in sorted(place.iterdir()) if place.is_dir() else []:
-            split = split_of(path)
-            if split:
-                files.setdefault(split, []).append(path)
-        if files:
-            for split, paths in files.items():
-                _check_shards(split, paths)
-            return files
-    return {}
-
-
-def _check_shards(split: str, paths: list[Path]) -> None:
-    shards = [_SHARD.fullmatch(unpacked.stem_of(path)) for path in paths]
-    if len(paths) > 1 and not all(shards):
-        raise DataError(f"{paths[0]} and {paths[1]} both name the {split} split", fix="keep one of them")
-    numbers = [(int(shard[2]), int(shard[3])) for shard in shards if shard]
-    if numbers and numbers != [(number, len(paths)) for number in range(len(paths))]:
-        raise DataError(
-            f"{paths[0].parent} holds {len(paths)} of the {numbers[0][1]} shards of the {split} split",
-            fix="fetch the shards that lack, all of one version",
-        )
 
 
 def _folder(folder: Path) -> dict[str, Table]:
     files = split_files(folder)
+    if not files and text_files.holds_texts(folder):
+        return {split: NotedTable(*read) for split, read in text_files.read_texts(folder).items()}
     if "train" not in files:
         raise DataError(
             f"{folder} has no training split",
-            fix="name the files train.csv, validation.csv, test.csv (or .tsv, .jsonl, .parquet); or give one file",
+            fix="name the files train.csv, validation.csv, test.csv (or .tsv, .jsonl, .parquet); or give one file, "
+            "or a folder of .txt files for each class",
         )
-    return {split: [row for path in paths for row in read_file(path)] for split, paths in files.items()}
+    return {split: _joined(paths) for split, paths in files.items()}
 
 
-def _text_table(path: Path) -> Table:
-    raw = unpacked.raw_of(path)
-    try:
-        text = unpacked.decoded(raw)
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path} is not UTF-8: line {line} holds byte 0x{raw[error.start]:02x}",
-            fix=_convert(path, raw),
-        ) from error
-    if "\x00" in text:
-        raise DataError(
-            f"{path} holds NUL bytes: it is not a text file",
-            fix=_convert(path, raw) if _is_wide(raw) else "give a CSV, TSV or JSONL text file",
-        )
+def _joined(paths: list[Path]) -> NotedTable:
+    """The rows of a split's files. Raises DataError where a file has other columns than the first."""
+    tables = [read_file(path) for path in paths]
+    columns = set(tables[0][0])
+    for path, table in zip(paths, tables, strict=True):
+        strange = sorted(columns ^ set(table[0]))
+        if strange and not unpacked.kind_of(path).endswith(("json", "jsonl", "ndjson")):
+            raise DataError(
+                f"{paths[0]} and {path} differ in the columns {', '.join(map(limits.shown, strange[:4]))}",
+                fix="keep files of one table, or give one of them",
+            )
+    notes = tuple(note for table in tables for note in table.notes)
+    more = (f"and {len(notes) - 2} notes like this of other files",) if len(notes) > 3 else ()
+    rows = NotedTable((row for table in tables for row in table), (notes[:2] + more) if more else notes)
+    rows.nameless = max(table.nameless for table in tables)
+    text_tables.with_all_columns(rows)
+    return rows
+
+
+def _text_table(path: Path) -> NotedTable:
+    text = unpacked.text_of(path)
     kind = unpacked.kind_of(path)
-    if kind == ".json":
-        return _with_all_columns(_json_list(path, text))
-    return _delimited(path, text) if kind in (".csv", ".tsv") else _with_all_columns(_json_lines(path, text))
-
-
-def _with_all_columns(table: Table) -> Table:
-    """The first row, by which columns are found, gets the keys of all rows: a label may lack in it."""
-    if table:
-        table[0] = dict.fromkeys(key for row in table for key in row) | table[0]
-    return table
-
-
-def _json_list(path: Path, text: str) -> Table:
-    """A `.json` file: one list of objects, or, as some write it, one object a line."""
-    if not text.lstrip().startswith("["):
-        return _json_lines(path, text)
-    try:
-        rows = json.loads(text, object_pairs_hook=_once)
-        size = limits.Cells(path)
-        for number, row in enumerate(rows, start=1):
-            size.add(limits.json_values(row))
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, entry {number}: not a JSON object", fix="give a list of objects")
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error})", fix="give a list of objects, or .jsonl") from error
-    if "\\u" in text and any(map(limits.has_odd_text, rows)):
-        raise DataError(f"{path} holds half a character (a lone surrogate)", fix="write the text as UTF-8")
-    table: Table = rows
-    return table
-
-
-_QUOTES = "quote cells that hold the delimiter, and escape quotes by doubling them"
-_NO_QUOTES = "write one tab between two cells, and no tab inside a cell: .tsv has no quotes; .csv and .jsonl have"
-
-
-def _is_wide(raw: bytes) -> bool:
-    """Whether a third of the bytes or more is NUL, as in UTF-16 of mostly Latin letters."""
-    return 3 * raw.count(b"\0") >= len(raw)
-
-
-def _convert(path: Path, raw: bytes) -> str:
-    """The command that writes the same text as UTF-8 beside the file."""
-    if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
-        encoding = "UTF-32"
-    elif raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "UTF-16"
-    elif _is_wide(raw):
-        encoding = "UTF-16BE" if raw.startswith(b"\0") else "UTF-16LE"
-    else:  # of these two every byte is a letter in the second only
-        encoding = "WINDOWS-1252" if not set(raw) & set(b"\x81\x8d\x8f\x90\x9d") else "ISO-8859-1"
-    new = path.with_name(f"utf8-{path.name}")
-    return f"convert it first: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}"
-
-
-def _delimited(path: Path, text: str) -> Table:
-    csv.field_size_limit(_LONGEST)
-    tabs = unpacked.kind_of(path) == ".tsv"
-    delimiter, text = ("\t", text) if tabs else unpacked.delimiter_of(text)
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,  # TSV has no quoting (IANA)
-        strict=True,
-    )
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        name, times = next(iter(Counter(header).most_common(1)), ("", 1))
-        if times > 1:
-            raise DataError(
-                f"{path} has {times} columns called {limits.shown(name)}", fix="rename them in the header line"
-            )
-        rows: Table = []
-        size = limits.Cells(path)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells where the header names {len(header)}",
-                    fix=_NO_QUOTES if path.suffix.lower() == ".tsv" else _QUOTES,
-                )
-            size.add(len(cells))
-            rows.append(dict(zip(header, cells, strict=True)))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}", fix="check the quotes on that line") from error
-    return rows
-
-
-def _json_lines(path: Path, text: str) -> Table:
-    rows: Table = []
-    size = limits.Cells(path)
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        if len(line) > _LONGEST:
-            raise DataError(f"{path}, line {number}: {len(line):,} characters", fix="one JSON object a line")
-        try:
-            row = json.loads(line, object_pairs_hook=_once)
-            size.add(limits.json_values(row))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})", fix="one JSON object a line") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: not a JSON object", fix="one JSON object a line")
-        if "\\u" in line and limits.has_odd_text(row):
-            raise DataError(
-                f"{path}, line {number}: it holds half a character (a lone surrogate)",
-                fix="write the text as UTF-8: json.dumps(row, ensure_ascii=False)",
-            )
-        rows.append(row)
-    return rows
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys differ. Raises ValueError, since the last of two would win in silence."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {limits.shown(name)} stands there twice")
-    return made
+    notes: tuple[str, ...] = (f"{path.name}: unpacked",) if path.suffix.lower() == ".gz" else ()
+    if kind in (".csv", ".tsv"):
+        delimiter, text = ("\t", text) if kind == ".tsv" else unpacked.delimiter_of(text)
+        if kind == ".csv" and delimiter != ",":
+            notes += (f"{path.name}: cells parted by {_DELIMITERS.get(delimiter, repr(delimiter))}",)
+        return NotedTable(text_tables.delimited(path, text, delimiter), notes)
+    read = text_tables.json_list if kind == ".json" else text_tables.json_lines
+    return NotedTable(text_tables.with_all_columns(read(path, text)), notes)
 
 
 def _parquet(path: Path) -> Table:

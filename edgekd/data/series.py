@@ -15,7 +15,8 @@ from edgekd.core.files import user_path
 from edgekd.data.arrays import BROKEN, declared_shape, unreadable
 from edgekd.data.columns import find_label, row_label
 from edgekd.data.limits import check_plain, shown
-from edgekd.data.read import Table, is_table, read_tables
+from edgekd.data.read import NotedTable, Table, read_tables
+from edgekd.data.split_files import is_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,14 @@ SERIES, LABEL = "series", "label"
 _USUAL = ("series", "values", "past_values", "signal", "x", "sequence")
 _LEAST_STEPS = 8
 _TIMES = ("time", "timestamp", "datetime", "date", "ts", "time_stamp")  # of a log, whose rows are steps
+_COUNTERS = ("sec", "secs", "second", "seconds", "s", "ms", "millis", "us", "step", "steps", "t", "index", "idx", "id",
+             "row", "frame", "sample", "tick", "elapsed", "sec_elapsed", "seconds_elapsed")  # fmt: skip
+_COUNTED, _COUNTED_LONG = 3, 8  # rows that tell it: of values from 0 to 255 so many are even by chance once in 10^15
+_UNEVEN = 0.05  # of the mean: a log's times are rounded
 _PARTS = ("train", "validation", "test", "unlabelled")
+_MORE_STEPS = (
+    f"give at least {_LEAST_STEPS} steps a series; where a row is a time step of a log, cut windows: docs/series.md"
+)
 _ONE_LENGTH = (
     "bring all series to one length: cut them to the shortest, pad them with a value that means silence, or "
     "resample them (numpy.interp)"
@@ -172,19 +180,8 @@ def _table(table: Table, where: str, label_column: str | None, part: str) -> Tab
             fix=f"keep one, or call it {_USUAL[0]}",
         )
     steps = [name for name in present if name != label]
-    if not lists and "" in steps:
-        raise DataError(
-            f"{where} has a column without a name, which is an index more often than a step",
-            fix="write the file without it (pandas: to_csv(path, index=False)), or name it where it is a step",
-        )
-    times = [name for name in steps if name.strip().lower() in _TIMES]
-    if not lists and times:
-        raise DataError(
-            f"{where} has the column {times[0]!r}: a log with a row for each time step, not a row for each series",
-            fix="cut the log into windows of one length and give a row a window, with its label: numpy.savez(path, "
-            "x=windows, y=labels), x of the shape (windows, steps, channels). Where a row is a series, remove that "
-            "column",
-        )
+    if not lists:
+        _check_steps(table, steps, where)
     rows: Table = []
     for number, cells in enumerate(table, start=1):
         place = f"{where}, row {number}"
@@ -196,7 +193,46 @@ def _table(table: Table, where: str, label_column: str | None, part: str) -> Tab
         rows.append({SERIES: _series(value, place, steps if not lists else ())})
         if label is not None:
             rows[-1][LABEL] = row_label(cells.get(label), place)
-    return rows
+    return NotedTable(rows, getattr(table, "notes", ()))
+
+
+def _check_steps(table: Table, steps: list[str], where: str) -> None:
+    """Raises DataError where columns are not a series' steps: most have no name, or one counts the rows."""
+    nameless = getattr(table, "nameless", 0)
+    if nameless > len(steps):
+        raise DataError(
+            f"{where} has {nameless} columns without a name and {len(steps)} with one: which are steps is unknown",
+            fix="name every step in the header line: t0, t1, t2",
+        )
+    for name in steps:
+        usual = name.strip().lower()
+        if usual in _TIMES:
+            what = "a log with a row for each time step"
+        elif _is_even(table, name, least=_COUNTED if usual in _COUNTERS else _COUNTED_LONG):
+            what = "it increases evenly from row to row, as the time of a log does, or a row's number"
+        else:
+            continue
+        raise DataError(
+            f"{where} has the column {name!r}: {what}, not a row for each series",
+            fix="cut the log into windows of one length and give a row a window, with its label: numpy.savez(path, "
+            "x=windows, y=labels), x of the shape (windows, steps, channels); docs/series.md has the lines. Where a "
+            "row is a series, remove that column",
+        )
+
+
+def _is_even(table: Table, name: str, *, least: int) -> bool:
+    """Whether a column increases by the same from each of at least so many rows to the next."""
+    import numpy as np
+
+    if len(table) < least:
+        return False
+    try:
+        values = np.asarray([float(row.get(name, "")) for row in table])
+    except (TypeError, ValueError, OverflowError):
+        return False
+    steps = np.diff(values)
+    mean = steps.mean()
+    return bool(np.isfinite(values).all() and mean > 0 and np.abs(steps - mean).max() <= _UNEVEN * mean)
 
 
 def _series(cells: Any, where: str, columns: Sequence[str] = ()) -> np.ndarray[Any, Any]:
@@ -207,7 +243,7 @@ def _series(cells: Any, where: str, columns: Sequence[str] = ()) -> np.ndarray[A
         values = np.asarray(_numbers(cells, where, columns), dtype=np.float32)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or len(values) < _LEAST_STEPS or not values.shape[1]:
-        raise DataError(f"{where}: a series of {len(values)} steps", fix=f"give at least {_LEAST_STEPS} steps")
+        raise DataError(f"{where}: a series of {len(values)} steps", fix=_MORE_STEPS)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         _refuse_missing(values, bad, where)

@@ -14,7 +14,7 @@ from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data import images, pixels
-from edgekd.data.columns import find_column, find_label, row_label
+from edgekd.data.columns import IMAGE_NAMES, find_column, find_label, row_label
 from edgekd.data.read import NotedTable
 from edgekd.data.splits import Example
 
@@ -61,7 +61,7 @@ class ImageClassification:
 
     def read(self, source: str) -> dict[str, NotedTable]:
         """Tables by split. Raises DataError."""
-        return images.read_images(source, column=self.image_column)
+        return images.read_images(source, column=self.image_column, label=self.label_column)
 
     def columns(self, table: Sequence[dict[str, Any]], source: str, *, labelled: bool = True) -> tuple[str, str]:
         """The image and the label column; that may lack (empty) where rows need not be `labelled`. Raises DataError."""
@@ -71,7 +71,7 @@ class ImageClassification:
 
     def input_column(self, table: Sequence[dict[str, Any]], source: str) -> str:
         """The image column alone, for data without labels. Raises DataError."""
-        return find_column(self.image_column, images.COLUMN_NAMES, list(table[0]), source, "image")
+        return find_column(self.image_column, IMAGE_NAMES, list(table[0]), source, "image")
 
     def examples(
         self, table: Sequence[dict[str, Any]], columns: tuple[str, str], source: str, *, labelled: bool = True
