@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import asked, results
+from benchmarks import _attacks, asked, results
 from benchmarks._rounds import ahead_of_us
 from benchmarks._variants import quantization, rough, unsteady
 
@@ -214,7 +214,7 @@ def faults() -> str:
         f"{host['cpu']}, {host['cores']} cores, onnxruntime {host['ort_version']}, {kept['date']}, seed "
         f"{kills['seed']}; `python -m benchmarks.faults`."
     )
-    return "\n".join([*lines, "", foot])
+    return "\n".join([*lines, "", foot, "", _attacks.table()])
 
 
 def clear(arm: dict[str, Any]) -> bool:
