@@ -17,6 +17,7 @@ from edgekd.data import unpacked
 from edgekd.data.images import read_images
 from edgekd.data.read import read_file, read_tables
 from edgekd.data.series import read_series
+from edgekd.tasks.image_classification import ImageClassification
 
 ROWS = [{"text": f"good, row {n}", "label": "ab"[n % 2]} for n in range(6)]
 SEMICOLONS = "text;label\n" + "".join(f"{row['text']};{row['label']}\n" for row in ROWS)
@@ -300,3 +301,16 @@ def test_notes_say_how_a_table_was_read(tmp_path):
     assert read_file(tmp_path / "b.csv").notes == ("b.csv: cells parted by '|'",)
     write(tmp_path, {"c.csv": "label;" + ";".join(f"t{n}" for n in range(8)) + "\na" + ";1.5" * 8 + "\n"})
     assert read_series(str(tmp_path / "c.csv"))["all"].notes == ("c.csv: cells parted by semicolons",)
+
+
+def test_an_image_too_narrow_for_the_teacher_is_named_while_planning(tmp_path):
+    write(tmp_path, {"preprocessor_config.json": json.dumps({"size": {"shortest_edge": 224}, "crop_size": 224})})
+    Image.new("RGB", (1, 10_000)).save(tmp_path / "thin.png")
+    Image.new("RGB", (20, 50)).save(tmp_path / "fine.png")
+    table = read_images(str(tmp_path), store=Store(tmp_path / ".s"))["all"]
+    rows = {row["image"].source.name: row["image"] for row in table}
+    teacher = {"folder": str(tmp_path), "architecture": {"max_size": 224, "channels": 3}}
+    task = ImageClassification()
+    assert task.survey(teacher, [rows["fine.png"]], {}, Store(tmp_path / ".s")).max_size == 64
+    with pytest.raises(DataError, match=r"the image .*thin\.png of 1 x 10,000 pixels is too narrow"):
+        task.survey(teacher, list(rows.values()), {}, Store(tmp_path / ".s"))

@@ -99,6 +99,7 @@ class ImageClassification:
         is built for them. Channels: one where all images are grey, and the teacher takes one. The `whole` teacher takes
         what it takes.
         """
+        _check_narrow(teacher, inputs)
         most, channels = _taken(teacher["architecture"])
         if whole and most is not None:
             return Survey(most, (most,), channels=channels or 3)
@@ -186,6 +187,18 @@ class ImageClassification:
     def sized(self, samples: Sequence[Sample], size: int) -> Sample:
         """One sample: a graph takes images of one size."""
         return samples[0]
+
+
+def _check_narrow(teacher: dict[str, Any], inputs: Sequence[Any]) -> None:
+    """Raises DataError, with the file's name, for an image that the teacher's processor would blow up."""
+    folder = Path(teacher.get("folder") or "")
+    if folder == Path() or not (folder / pixels.CONFIG).exists():
+        return
+    config = pixels.read_config(folder)
+    for number, image in enumerate(inputs, start=1):
+        height, width = images.sides(image)
+        source = getattr(image, "source", None)
+        pixels.check_resized(config, (width, height), str(source) if isinstance(source, Path) else f"number {number}")
 
 
 def _taken(architecture: dict[str, Any]) -> tuple[int | None, int | None]:
