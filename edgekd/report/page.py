@@ -6,6 +6,7 @@ The page is one file without scripts, fonts or pictures from elsewhere; its temp
 from __future__ import annotations
 
 import json
+import shlex
 from math import floor, log10
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from edgekd.onboard import verify
 from edgekd.proof import doubts, receipts
 from edgekd.report.drawing import Axis, Mark, placed, round_step
 from edgekd.report.figures import spell
+from edgekd.report.markdown import escaped_values
 
 _LATER = {"on_target": None, "on_target_says": "", "receipts": None}  # what a report has not, or an older one
 _BULKY = ("outputs", "latency_ms", "aa_latency_ms")  # of a receipt: its file has them
@@ -136,7 +138,11 @@ def write(said: dict[str, Any], folder: Path) -> None:
 
 
 def render(name: str, said: dict[str, Any]) -> str:
-    """A template of `templates/` filled with the report's values."""
+    """A template of `templates/` filled with the report's values.
+
+    Foreign text in them is shown and means nothing: escaped as HTML or as Markdown. What a template writes as it is
+    (`raw`) stands in front matter or in code, quoted as these quote.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -148,8 +154,12 @@ def render(name: str, said: dict[str, Any]) -> str:
     )
     environment.filters |= {"sig": significant, "spell": spell, "log10": log10, "median": median}
     environment.filters |= {"terms": licences.terms, "baseline": baseline_mib}
+    environment.filters |= {"quoted": json.dumps, "shell": _shell_word}
     environment.globals |= {"axis": Axis, "axis_of": Axis.of, "round_step": round_step, "mark": Mark, "placed": placed}
-    filled: str = environment.get_template(f"{name}.j2").render(_LATER | said)
+    values = _LATER | said
+    if name.endswith(".md"):
+        values = escaped_values(values) | {"raw": values}
+    filled: str = environment.get_template(f"{name}.j2").render(values)
     return filled
 
 
@@ -157,6 +167,11 @@ def baseline_mib(value: object) -> str:
     """The import baseline in MiB as words; of a report that doesn't say, what it is about."""
     known = isinstance(value, (int, float))
     return f"{value:.0f}" if known else f"about {IMPORT_BASELINE_MIB}"
+
+
+def _shell_word(text: str) -> str:
+    """A word of a shell's command, on one line whatever is in it."""
+    return shlex.quote(text) if text.isprintable() else "BUNDLE"
 
 
 def significant(value: float | None, digits: int = 3) -> str:
