@@ -274,7 +274,7 @@ def test_ctrl_c_keeps_nothing_and_says_so(monkeypatch, tmp_path, capsys, command
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 130
-    assert capsys.readouterr().err == "stopped; nothing was kept\n"
+    assert capsys.readouterr().err == "\nstopped; nothing was kept\n"  # click ends the line that has ^C
 
 
 def test_slowdown_is_of_the_last_tenth_over_the_first():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import matmul_model, programs, samples
+from strange_answers import STATE
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.registry import make, names
@@ -22,7 +23,7 @@ from edgekd.devices import _guest_image as images
 from edgekd.devices import guest as guests
 from edgekd.devices.guest import Guest, Running
 from edgekd.devices.local import Local
-from edgekd.onboard import runner
+from edgekd.onboard import machine, runner
 
 FILES = ("vmlinuz", "root.cpio", "key", "known_hosts")
 
@@ -223,7 +224,7 @@ def test_a_run_that_ends_badly_says_why(tmp_path, code, kind, text, fix):
     (tmp_path / "code").write_text(f"{code}\n")
     (tmp_path / "errors.txt").write_text("first\nlast\n")
     with pytest.raises(kind) as refusal:
-        guests._answer("predict", tmp_path, Guest())
+        guests._answer("predict", {}, tmp_path, Guest())
     assert (refusal.value.message, refusal.value.fix) == (text, fix)
 
 
@@ -254,7 +255,9 @@ def shell(image, monkeypatch, tmp_path):
 
 
 def test_an_answer_comes_back_and_nothing_of_the_job_stays(shell, tmp_path):
-    assert shell("echo '{\"n\": 1}'").run("facts") == {"n": 1}
+    facts = machine.identity() | {"state": STATE, "ort_version": "1.2", "numpy_version": "1.2", "provider": "CPU"}
+    facts |= {"providers": ["CPU"]}
+    assert shell(f"echo '{json.dumps(facts)}'").run("facts") == facts
     assert not list((tmp_path / "job").iterdir())
 
 

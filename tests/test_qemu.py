@@ -235,7 +235,7 @@ echo '{"integer": 40, "branch": 2}' > $file
 echo '{"integer": 9, "branch": 0}' >> $file
 echo '{"n": {"one": 2, "two": 3}}'
 """)
-    assert Qemu().run("count", models={}, threads=1) == {
+    assert Qemu().run("count", models={"one": {}, "two": {}}, threads=1) == {
         "one": {"instructions": 21, "classes": {"integer": 20, "branch": 1}},
         "two": {"instructions": 3, "classes": {"integer": 3, "branch": 0}},
     }
@@ -282,10 +282,13 @@ def test_what_means_nothing_under_emulation_is_refused(qemu, mode, why, fix):
 def test_a_job_runs_on_the_core_asked_for_without_anything_of_the_hosts(qemu, tmp_path, monkeypatch):
     monkeypatch.setenv("LD_PRELOAD", "")
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
-    qemu(f'echo "$@" > {tmp_path}/words; env > {tmp_path}/env; cat "$9" > {tmp_path}/job; echo \'{{"n": 1}}\'')
+    answer, outputs = {"n": 1, "row_sha256": ["0" * 64]}, str(tmp_path / "outputs.npy")
+    np.save(outputs, np.zeros((1, 2), np.float32))  # as the runner would
+    qemu(f"echo \"$@\" > {tmp_path}/words; env > {tmp_path}/env; cat \"$9\" > {tmp_path}/job; "
+         f"echo '{json.dumps(answer)}'")  # fmt: skip
     with Qemu(cpu="cortex-a76").up() as device:
         assert device.host == f"cortex-a76 under QEMU 7.2.1 in user mode, onnxruntime {ORT}"
-        assert device.run("predict", model="m", inputs="i", threads=2, outputs="o") == {"n": 1}
+        assert device.run("predict", model="m", inputs="i", threads=2, outputs=outputs) == answer
         options, *rest = re.fullmatch(r"-L (\S+) -cpu (\S+) (\S+) -S -s (\S+) (\S+)\n",
                                       (tmp_path / "words").read_text()).groups()  # fmt: skip
         assert rest[:3] == ["cortex-a76", f"{device.root}/{_sysroot.PYTHON}", runner.__file__]
@@ -293,7 +296,7 @@ def test_a_job_runs_on_the_core_asked_for_without_anything_of_the_hosts(qemu, tm
     assert not device.root.exists()
     assert not Path(rest[3]).parent.exists()
     assert json.loads((tmp_path / "job").read_text()) == {
-        "mode": "predict", "model": "m", "inputs": "i", "threads": 2, "outputs": "o",
+        "mode": "predict", "model": "m", "inputs": "i", "threads": 2, "outputs": outputs,
         "provider": "CPUExecutionProvider",
     }  # fmt: skip
     assert "PYTHONHOME" not in (tmp_path / "env").read_text()
@@ -317,10 +320,12 @@ def test_a_job_runs_on_the_core_asked_for_without_anything_of_the_hosts(qemu, tm
          "ONNX Runtime on cortex-a72 refuses the model: InvalidGraph: opset 99",
          "export it again with an opset and IR version that this runtime knows"),
         ("exit 0", EdgeKDError, "a facts run on the emulated cortex-a72 ended without an answer: it said nothing",
-         "run the same command again; if it repeats, look for a package or a sitecustomize that prints or exits"),
+         "run the same command again; if it repeats, look for a package or a sitecustomize on that device "
+         "that prints or exits, and whether it is the device that you mean"),
         ("""echo '{"n": 1}'; echo Goodbye""", EdgeKDError,
          "a facts run on the emulated cortex-a72 ended without an answer: Goodbye",
-         "run the same command again; if it repeats, look for a package or a sitecustomize that prints or exits"),
+         "run the same command again; if it repeats, look for a package or a sitecustomize on that device "
+         "that prints or exits, and whether it is the device that you mean"),
     ],
 )  # fmt: skip
 def test_a_run_that_ends_badly_says_why(qemu, text, kind, message, fix):
