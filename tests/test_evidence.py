@@ -76,6 +76,18 @@ def test_the_control_has_nothing_of_the_teacher() -> None:
     assert arms[evidence.WEIGHTS] == replace(control, start="teacher")
 
 
+@pytest.mark.parametrize("patience", [0, 2, 8])
+def test_all_arms_are_selected_by_one_rule(patience: int) -> None:
+    """Patience is the same share of the epochs in each arm: the control is not trained to a bitter end."""
+    row = Example("a row", "a class")
+    splits = SimpleNamespace(train=(row,) * 100, unlabelled=(Example("a row"),) * 300, augmented=())
+    student = replace(PLAN.student, losses=(RESPONSE, LABELS), training=Training(8, 16, 1e-3, patience=patience))
+    arms = evidence.arms(replace(PLAN, student=student), splits)
+    shares = {name: arm.training.patience / arm.training.epochs for name, arm in arms.items()}
+    assert set(shares.values()) == {patience / 8}, shares
+    assert len({arm.training.epochs for arm in arms.values()}) == 2, "they differ in epochs, so the rule matters"
+
+
 def test_each_loss_stands_alone_where_there_are_several() -> None:
     arms, _ = arms_of(RESPONSE, FEATURES, EXITS, LABELS)
     assert list(arms) == [

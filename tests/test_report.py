@@ -105,11 +105,25 @@ def test_every_form_says_it(full, name):
     text = render(name, full | CARD)
     assert "Suggested: answer where" in text
     assert "$0.05 an hour" in text
+    assert "The teacher helped by +9.1 points [+7.9, +10.3], 2 seeds." in text
     if name != "card.md":
-        assert "The teacher helped by +9.1 points [+7.9, +10.3], 2 seeds." in text
         assert "labels alone" in text
         assert "it brought ECE from 12.1% to 3.4%" in text
         assert "too few to say" in text
+
+
+@pytest.mark.parametrize(("low", "high", "word"), [
+    (1.0, 3.0, "The teacher helped by +2.0 points"), (-3.0, -1.0, "The teacher hurt by -2.0 points"),
+    (-1.0, 3.0, "No effect shown (+1.0 points"),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["report.md", "report.html", "card.md"])
+def test_every_form_says_whether_the_teacher_helped_or_hurt(full, name, low, high, word):
+    effect = {"difference": (low + high) / 2, "low": low, "high": high, "seeds": 3}
+    says = sure.evidence_says(effect)
+    said = full | {"summary": full["summary"] | {"evidence": effect}, "evidence": full["evidence"] | {"says": says}}
+    text = render(name, said | CARD)
+    assert word in text
+    assert text.count("he teacher helped by") == (low > 0)
 
 
 def test_code_of_other_packages_is_named(full):

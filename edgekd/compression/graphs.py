@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.compression import timing
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
-from edgekd.core.statistics import paired_ratio
 from edgekd.export import PARITY_LIMIT, PARITY_ROWS, outputs
 from edgekd.exporters._onnx import finish
 from edgekd.onboard.runner import pack
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 GRAPH = "graph.json"
 LEAST_GAIN = 1.05  # less is not worth operators that other runtimes and static int8 do not know
 EXPORTED, FOLDED, FUSED = "exported", "folded", "fused"
-_PROCESSES, _ROUNDS, _TIMED = 3, 4, 12  # where a session lies in memory moves it by percents: several processes
+_ROUNDS, _TIMED = 4, 12  # in each of several processes
+_LOADS = 3  # fresh processes that load time and memory are the medians of
 _CALIBRATION = 4  # samples: ranges cost nothing at run time, whatever they are
 _FUSED_PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider")  # that have kernels for ONNX Runtime's operators
 _FUSIBLE = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
@@ -274,34 +275,25 @@ class _Bench:
 
         Gives the first one's speed over itself, with its interval; None where it alone is left.
         """
-        import numpy as np
-
         variants = {name: file for name in order if name in self.files and (file := self._variant(name, recipe))}
         if len(variants) < 2:
             return None
+        samples = [self.samples[row % len(self.samples)] for row in range(_TIMED)]
+        found = timing.speeds(self.device, variants, samples, threads=self.threads, rounds=_ROUNDS, seed=0)
         timed = self.folder / "timed.npz"
-        pack([self.samples[row % len(self.samples)] for row in range(_TIMED)], timed)
-        models = {name: {"model": str(file), "inputs": str(timed)} for name, file in variants.items()}
-        medians: dict[str, list[float]] = {name: [] for name in (*models, "aa")}
-        for seed in range(_PROCESSES):
-            job = self.device.run("time", models=models, threads=self.threads, rounds=_ROUNDS, seed=seed)
-            for name, rounds in job["latency_ms"].items():
-                medians[name] += [statistics.median(turn[row] for turn in rounds) for row in range(_TIMED)]
-        first = np.array(medians[next(iter(models))])
-        # each input's own length divided out: the ratio is of two runs of the same input in the same process
-        speeds = {name: paired_ratio(np.ones_like(first), np.array(own) / first) for name, own in medians.items()}
+        pack(samples, timed)
         for name, file in variants.items():
             runs = [
                 self.device.run("footprint", model=str(file), inputs=[str(timed)], threads=self.threads)
-                for _ in range(_PROCESSES)
+                for _ in range(_LOADS)
             ]
             self.forms[name] = replace(
                 self.forms[name],
-                speed=speeds[name],
+                speed=found[name][:3],
                 load_ms=statistics.median(run["load_ms"] for run in runs),
                 peak_rss_mib=statistics.median(run["peak_rss_mib"][0] for run in runs),
             )
-        return speeds["aa"]
+        return found[timing.AGAIN][:3]
 
     def _variant(self, name: str, recipe: str) -> Path | None:
         """The recipe's variant of a form; None, with the reason noted, where it has none."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.compression import timing
 from edgekd.compression.candidates import Candidate
-from edgekd.compression.choose import PLAIN, PROCESSES, Trial
+from edgekd.compression.choose import PLAIN, Trial
 from edgekd.core import statistics as intervals
 from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.registry import make
@@ -76,29 +77,22 @@ class Judge:
             suggestion=suggestion._asdict() if suggestion else None,
         )
 
-    def confirm(self, files: Mapping[str, Path]) -> dict[str, tuple[float, float, float, float]]:
-        """Speed over fp32 with its 95% interval over PROCESSES fresh processes, and median ms, by candidate.
+    def confirm(self, files: Mapping[str, Path]) -> dict[str, timing.Speed]:
+        """Speed over fp32 with its 95% interval over fresh processes, and median ms, by candidate.
 
         All are interleaved in each process with fp32 and with fp32 once more: that control's ratio is fp32's own.
         """
-        import numpy as np
-
-        device, threads = make("devices", "local"), self.plan.target.threads
-        ms: dict[str, list[float]] = {}
-        with tempfile.TemporaryDirectory(prefix="edgekd-confirm-") as folder:
-            timed = Path(folder, "timed.npz")
-            pack(list(self.selection[:_TIMED_ROWS]), timed)
-            models = {name: {"model": str(path), "inputs": str(timed)}
-                      for name, path in {PLAIN: self.plain, **files}.items()}  # fmt: skip
-            for number in range(PROCESSES):
-                job = device.run("time", models=models, threads=threads, rounds=_CONFIRMING_ROUNDS,
-                                 seed=self.plan.seed + number)  # fmt: skip
-                for name, turns in job["latency_ms"].items():
-                    ms.setdefault(name, []).append(float(np.median(np.median(np.array(turns), axis=0))))
-        first = np.array(ms[PLAIN])
-        found = {name: (*intervals.process_ratio(first / np.array(ms[name])), float(np.median(ms[name])))
-                 for name in files if name != PLAIN}  # fmt: skip
-        return found | {PLAIN: (*intervals.process_ratio(first / np.array(ms["aa"])), float(np.median(first)))}
+        models = {PLAIN: self.plain, **{name: file for name, file in files.items() if name != PLAIN}}
+        found = timing.speeds(
+            make("devices", "local"),
+            models,
+            self.selection[:_TIMED_ROWS],
+            threads=self.plan.target.threads,
+            rounds=_CONFIRMING_ROUNDS,
+            seed=self.plan.seed,
+        )
+        control = found.pop(timing.AGAIN)._replace(ms=found[PLAIN].ms)
+        return {**found, PLAIN: control}
 
     def _cost(self, file: Path) -> tuple[float, tuple[float, float, float], float]:
         """Median latency in ms, speed over fp32 with its interval (interleaved), peak RSS in MiB."""

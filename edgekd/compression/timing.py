@@ -1,0 +1,52 @@
+"""Timing: models side by side in several fresh processes, each of which is one sample of a speed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgekd.compression.choose import PROCESSES
+from edgekd.core import statistics as intervals
+from edgekd.onboard.runner import pack
+
+if TYPE_CHECKING:
+    from edgekd.core.protocols import Sample
+
+AGAIN = "aa"  # how the runner names its first model's second copy
+
+
+class Speed(NamedTuple):
+    """Speed over the first model with its 95% interval over processes, and median ms."""
+
+    value: float
+    low: float
+    high: float
+    ms: float
+
+
+def speeds(
+    device: Any, models: Mapping[str, Path], samples: Sequence[Sample], *, threads: int, rounds: int, seed: int
+) -> dict[str, Speed]:
+    """Give each model's speed over the first, from PROCESSES fresh processes in which all are interleaved.
+
+    Under AGAIN stands the first model's over itself: what this host's noise alone makes of a speed. Where a session
+    lies in memory moves it by percents, so a process is one sample: its ratio of medians over rows.
+    """
+    import numpy as np
+
+    ms: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="edgekd-timing-") as folder:
+        inputs = Path(folder, "timed.npz")
+        pack(list(samples), inputs)
+        jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
+        for number in range(PROCESSES):
+            job = device.run("time", models=jobs, threads=threads, rounds=rounds, seed=seed + number)
+            for name, turns in job["latency_ms"].items():
+                ms.setdefault(name, []).append(float(np.median(np.median(np.array(turns), axis=0))))
+    first = np.array(ms[next(iter(models))])
+    return {
+        name: Speed(*intervals.process_ratio((first / np.array(own)).tolist()), float(np.median(own)))
+        for name, own in ms.items()
+    }
