@@ -90,7 +90,7 @@ def test_a_link_without_being_asked_needs_its_address_whole(name):
 @pytest.mark.parametrize("text", [
     "google/bert_uncased_L-2_H-128", "Ünïcode, 100% (ok)", "p < 0.05 & so on", "-5.2 to +3.1", "2.5 ms", "R&D", "a-b",
     "model_q4.onnx", "می\u200cخواهم", "日本語", "$0.05 an hour", "x = 3 > 2", "C#", "2024-05-01",
-    "`edgekd doctor --fix predictor` measures it", "+9.1 points [+7.9, +10.3], 2 seeds",
+    "`edgekd doctor --fix predictor` measures it", "+9.1 points [+7.9, +10.3], 2 seeds", "ssh://pi@rpi4:22",
 ])  # fmt: skip
 def test_ordinary_text_stays_as_it_is(text):
     assert escaped(text) == text

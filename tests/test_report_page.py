@@ -127,7 +127,7 @@ def test_receipts_stand_beside_the_report_and_nothing_enters_the_bundle(measured
     assert "<code>&lt;b&gt;.json</code>: of another model; it is from the future" in written.read_text("utf-8")
     shown = page.text(measured)
     assert shown.startswith((measured / "report.md").read_text("utf-8").rstrip())
-    assert shown.endswith("Refused:\n- <b>.json: of another model; it is from the future\n")
+    assert shown.endswith("Refused:\n- \\<b>.json: of another model; it is from the future\n")
     assert page.with_receipts(measured)["receipts"] == {
         "held": [], "refused": [{"file": "<b>.json", "reasons": ["of another model", "it is from the future"]}]
     }  # fmt: skip
@@ -170,7 +170,7 @@ def test_a_virtual_machine_is_no_board_and_no_budget_judges_its_times():
     assert own.count("▲ over") == 1, "memory alone"
     assert "<td>a virtual machine<small>" in own
     assert "| a virtual machine |" in words
-    assert "ssh://pi@<i>board</i>:22: over 16 rows; a virtual machine's time is no board's.\n" in words
+    assert "ssh://pi@\\<i>board\\</i>:22: over 16 rows; a virtual machine's time is no board's.\n" in words
 
 
 def test_a_sustained_run_of_one_point_is_no_chart():

@@ -20,7 +20,7 @@ _ANYWHERE = re.compile(
     | <(?=[A-Za-z/!?])         # tags, comments and autolinks
     | &(?=\#?\w+;)             # entities
     | (?<![^\W_])_ | _(?![^\W_])   # emphasis; within a word it is none
-    | :(?=//) | (?<=www)\.     # addresses that become links unasked
+    | (?:(?<=http)|(?<=https)|(?<=ftp)):(?=//) | (?<=www)\.   # addresses that become links unasked
     """,
     re.VERBOSE | re.IGNORECASE,
 )
