@@ -84,7 +84,9 @@ class TeacherPlan:
             return str(make("students", sizes["family"], **sizes["shape"])) if "shape" in sizes else sizes["family"]
         if "operators" in sizes:
             return f"an ONNX graph of {sizes['operators']} operators"
-        known = f"{sizes['model_type']}, {sizes['layers']} layers x {sizes['hidden']}"
+        known = str(sizes["model_type"])
+        if sizes.get("layers") and sizes.get("hidden"):  # types that are only compressed may not say
+            known += f", {sizes['layers']} layers x {sizes['hidden']}"
         return known + (f", {sizes['vocabulary']} tokens" if "vocabulary" in sizes else "")
 
 

@@ -13,7 +13,7 @@ from test_taps import OWN, batch_of
 from edgekd.core.tensors import Wanted
 from edgekd.students.convnet import Convnet
 from edgekd.students.transformer import Transformer
-from edgekd.teachers.huggingface import MODEL_TYPES
+from edgekd.teachers._types import MODEL_TYPES
 from edgekd.training import models
 from edgekd.training.taps import Taps
 

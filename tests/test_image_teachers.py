@@ -17,7 +17,8 @@ from edgekd.core.registry import make
 from edgekd.exporters.optimum import Optimum
 from edgekd.students.convnet import Convnet
 from edgekd.students.mlp import IMAGE, Mlp
-from edgekd.teachers.huggingface import IMAGE_TYPES, Huggingface
+from edgekd.teachers._types import IMAGE_TYPES
+from edgekd.teachers.huggingface import Huggingface
 from edgekd.training import models
 
 TASK = "image-classification"

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from edgekd.core.layers import layer_map
 from edgekd.students.transformer import Transformer
-from edgekd.teachers.huggingface import MODEL_TYPES, Huggingface
+from edgekd.teachers._types import MODEL_TYPES
+from edgekd.teachers.huggingface import Huggingface
 
 VOCABULARY, TOKENS, CLASSES, WIDTH, WIDE = 120, 24, 3, 32, 128
 KEPT = [*range(6), *range(10, 60)]

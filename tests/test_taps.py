@@ -21,7 +21,8 @@ from edgekd.plan import teacher_depth
 from edgekd.students.conv1d import Conv1d
 from edgekd.students.convnet import Convnet
 from edgekd.students.mlp import IMAGE, SERIES, Mlp
-from edgekd.teachers.huggingface import IMAGE_TYPES, MODEL_TYPES, Huggingface
+from edgekd.teachers._types import IMAGE_TYPES, MODEL_TYPES
+from edgekd.teachers.huggingface import Huggingface
 from edgekd.teachers.labels import Labels
 from edgekd.training.taps import Taps, by_position
 

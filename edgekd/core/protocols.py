@@ -444,6 +444,10 @@ class EcosystemLoader(Exporter, Protocol):
         """Return whether it has a loader for the task."""
         ...
 
+    def takes(self, config: Any, task: str) -> bool:
+        """Return whether it exports a model of that transformers config for the task."""
+        ...
+
     def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
         """The ecosystem's loader that opens a bundle's folder, and its outputs for these inputs."""
         ...

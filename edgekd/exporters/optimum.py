@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,10 +17,12 @@ from edgekd.exporters._onnx import finish
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from edgekd.core.profile import Profile
 
+_FED = {"text": {"input_ids", "attention_mask", "token_type_ids"}, "image": {"pixel_values"}}
+_FEW_LENGTHS = ("nystromformer",)  # its attention fails at lengths that are no multiple of its landmarks
 _OPSET = 18  # what optimum recommends for encoders; a target's ceiling may lower it
 
 
@@ -38,8 +42,9 @@ class Optimum:
         import onnx
         from optimum.exporters.onnx import onnx_export_from_model
 
+        side = getattr(model, "input_side", None)
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="edgekd-export-") as folder, quiet():
+        with tempfile.TemporaryDirectory(prefix="edgekd-export-") as folder, quiet(), _of_side(model.config, side):
             # a fresh folder: saving with external data appends to a file that is there
             opset = min(self.opset, target.max_opset)
             onnx_export_from_model(
@@ -50,9 +55,29 @@ class Optimum:
                 do_validation=False,
                 device="cpu",
                 no_post_process=True,
+                **({} if side is None else {"height": side, "width": side}),
             )
             graph = onnx.load(Path(folder, "model.onnx"))
         return finish(graph, out / "model.onnx", target)
+
+    def takes(self, config: PretrainedConfig, task: str) -> bool:
+        """Whether optimum exports a model of that config for the task, with no inputs but those that edgekd feeds."""
+        import optimum.exporters.onnx.model_configs  # noqa: F401 (registers the types)
+        from optimum.exporters.onnx.config import TextEncoderOnnxConfig, VisionOnnxConfig
+        from optimum.exporters.tasks import TasksManager
+
+        kind = plugin("tasks", task)
+        if config.model_type in _FEW_LENGTHS:
+            return False
+        try:
+            make = TasksManager.get_exporter_config_constructor(
+                "onnx", model_type=config.model_type, task=kind.hub.task, library_name="transformers"
+            )
+        except (KeyError, ValueError):
+            return False
+        of_kind = VisionOnnxConfig if kind.modality == "image" else TextEncoderOnnxConfig
+        made = make(config)
+        return isinstance(made, of_kind) and made.inputs.keys() <= _FED[kind.modality]
 
     def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
         """The name of optimum's loader for the task, and what it says for a bundle: (inputs, classes or width).
@@ -85,6 +110,31 @@ class Optimum:
     def opens(self, task: str) -> bool:
         """Whether optimum has a loader for the task."""
         return bool(plugin("tasks", task).hub.onnx_loader)
+
+
+@contextmanager
+def _of_side(config: Any, side: int | None) -> Iterator[None]:
+    """While the block runs the config names the size of the images that are fed, which optimum makes its sample of.
+
+    DINOv2's names 518, the size of its position embeddings, and optimum looks for its processor where the model came
+    from: a private folder that is gone by now. It finds one of that size.
+    """
+    if side is None:
+        yield
+        return
+    own, source = getattr(config, "image_size", None), config._name_or_path
+    with tempfile.TemporaryDirectory(prefix="edgekd-processor-") as folder:
+        processor = {"image_processor_type": "BitImageProcessor", "crop_size": {"height": side, "width": side}}
+        Path(folder, "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+        config._name_or_path = folder
+        if own is not None:
+            config.image_size = side
+        try:
+            yield
+        finally:
+            config._name_or_path = source
+            if own is not None:
+                config.image_size = own
 
 
 def _row(said: np.ndarray[Any, Any], fed: Mapping[str, Any], pool: str | None) -> np.ndarray[Any, Any]:

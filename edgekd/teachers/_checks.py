@@ -10,7 +10,7 @@ from edgekd.core.errors import TeacherError
 from edgekd.teachers import _files
 
 # whose position embeddings are counted from the pad id on: another pad id shifts all of them
-POSITIONS_FROM_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
+POSITIONS_FROM_PAD = ("camembert", "data2vec-text", "esm", "ibert", "mpnet", "roberta", "xlm-roberta")
 _LINE_A_TOKEN = ("bert", "distilbert", "electra", "mpnet")  # types whose vocab.txt is that; others' has more columns
 _SPARE_SHARE, _SPARE_ROWS = 0.05, 1000  # embeddings may be padded to a round number: beyond both they are another's
 _EMBEDDINGS = "word_embeddings.weight"

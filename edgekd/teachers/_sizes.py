@@ -11,14 +11,14 @@ from typing import Any
 from edgekd.core.errors import TeacherError
 from edgekd.core.registry import make
 from edgekd.data import limits, pixels
-from edgekd.teachers import _checks
+from edgekd.teachers import _checks, _types
 
 _MOST_SIZE = 10**9
 _SHORT = 8  # tokens or steps: how many weights there are does not depend on it
 _LEAST_ROOM = 4096  # pixels, steps or channels, which a network of few weights may have more of than weights
 _ALIASES = {
     "layers": ("num_hidden_layers", "n_layers"),
-    "hidden": ("hidden_size", "dim"),
+    "hidden": ("hidden_size", "dim", "emb_dim"),
     "heads": ("num_attention_heads", "n_heads"),
     "feed_forward": ("intermediate_size", "hidden_dim"),
     "vocabulary": ("vocab_size",),
@@ -33,20 +33,26 @@ _SIZED = re.compile(r"size|dim|position|layers|heads|channels|buckets|width|dept
 _DEPTHS = ("depths", "num_block_repeats", "num_hidden_layers")
 _WIDTHS = ("hidden_size", "hidden_sizes", "hidden_dim", "last_hidden_size")
 # whose position embeddings or exported paddings fit one size of images
-_OF_ONE_SIZE = ("beit", "deit", "mobilenet_v1", "mobilenet_v2", "vit")
+_OF_ONE_SIZE = ("beit", "data2vec-vision", "deit", "levit", "mobilenet_v1", "mobilenet_v2", "vit", "vit_msn")
 _MOBILENETS = {"mobilenet_v1": (13, 1024), "mobilenet_v2": (17, 1280)}  # whose configs name neither
 _MOBILENET_TAPS = {"mobilenet_v1": 25, "mobilenet_v2": 15}  # convolutions but the stem and one; blocks but one
 
 
 def text_shape(config: dict[str, Any], folder: Path) -> dict[str, int]:
-    """Layers, widths, heads, vocabulary, and the tokens of the longest text."""
+    """Layers, widths, heads, vocabulary, and the tokens of the longest text.
+
+    Of types that no student is copied from, what config.json says of it.
+    """
     shape = {}
+    copied = config["model_type"] in _types.MODEL_TYPES
     for ours, theirs in _ALIASES.items():
+        if not copied and (ours == "feed_forward" or not any(name in config for name in theirs)):
+            continue  # some have none, or give it another meaning
         value = next((config[name] for name in theirs if name in config), None)
         if type(value) is not int or not 1 <= value <= _MOST_SIZE:
             raise _no_number(folder, theirs[0], value)
         shape[ours] = value
-    if config["model_type"] in _checks.POSITIONS_FROM_PAD:
+    if config["model_type"] in _checks.POSITIONS_FROM_PAD and "max_tokens" in shape:
         shape["max_tokens"] -= number(config, "pad_token_id", 1, folder) + 1
     return shape
 
@@ -79,6 +85,8 @@ def _taps(config: dict[str, Any], folder: Path) -> int:
     Stages where the type has such, else layers or blocks.
     """
     model_type: str = config["model_type"]
+    if model_type not in _types.IMAGE_TYPES:
+        return 0
     if model_type in _MOBILENET_TAPS:
         return _MOBILENET_TAPS[model_type]
     if model_type == "efficientnet":
@@ -102,7 +110,7 @@ def check_weights(shape: Mapping[str, int], shapes: Mapping[str, list[int]], fol
     sizes = {size for one in shapes.values() for size in one}
     widths = ("hidden", "feed_forward") if "feed_forward" in shape else ()  # those of images are guesses for the reader
     strange = {name: shape[name] for name in widths if shape[name] not in sizes}
-    if shape["layers"] > len(shapes):
+    if shape.get("layers", 0) > len(shapes):
         strange["layers"] = shape["layers"]
     for name, value in strange.items():
         raise _strange(folder, name, value)

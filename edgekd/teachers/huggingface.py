@@ -14,18 +14,11 @@ from edgekd.core.loading import BODY
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
 from edgekd.data import clean, hub, pixels
-from edgekd.teachers import _checks, _files, _names, _own, _sentences, _settings, _sizes
+from edgekd.teachers import _checks, _files, _names, _own, _sentences, _settings, _sizes, _types
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
 
-# The encoders whose layers, feed-forward width and vocabulary we know how to copy from.
-MODEL_TYPES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
-# Those that transformers classifies images with, and optimum exports; students learn from their outputs alone.
-IMAGE_TYPES = (
-    "beit", "convnext", "convnextv2", "deit", "efficientnet", "mobilenet_v1", "mobilenet_v2", "poolformer", "regnet",
-    "resnet", "swin", "vit",
-)  # fmt: skip
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 _OF_PATCHES = ("beit", "deit", "vit")  # whose layers all have queries, keys and values
 _MOST_DEPTH = 1000  # of our own networks, which name their layers one by one
@@ -44,7 +37,7 @@ class Huggingface:
         """What the files say: folder, ready, architecture, labels, sha256, licence.
 
         Raises TeacherError for a folder without config, weights, tokenizer or preprocessing, a pickle that would
-        run code, a damaged weight file, a model type that cannot serve the task, a tokenizer that is another
+        run code, a damaged weight file, a model type that is another modality's, a tokenizer that is another
         model's, names of classes that contradict each other, or a hub id out of reach.
         """
         folder = self.folder(source)
@@ -53,7 +46,7 @@ class Huggingface:
         _settings.check(folder)
         describe, beside = _sizes.image_shape if _sees(task) else _sizes.text_shape, _beside(task)
         own = config.get("edgekd")  # a student of ours, as the store keeps it
-        check = _check_own if own else _check_type
+        check = _check_own if own else _types.check
         check(config, folder, task)
         _check_beside(folder, beside)
         weights = _files.check_weights(folder)
@@ -65,7 +58,7 @@ class Huggingface:
         head = kind.hub.auto_model.removeprefix("AutoModel")
         heads = _architectures(config)
         # every encoder gives embeddings; classes need a head
-        ready = bool(own) or not kind.labelled or any(name.endswith(head) for name in heads)
+        ready = bool(own) or not kind.labelled or any(head in name for name in heads)
         labels = _labels(config, folder, weights.shapes) if ready and kind.labelled else None
         shape = None if own else describe(config, folder)
         if shape:
@@ -74,7 +67,8 @@ class Huggingface:
         notes: tuple[str, ...] = ()
         if not kind.labelled and shape:
             most, notes = _sentences.read(folder)
-            shape["max_tokens"] = min(shape["max_tokens"], most or shape["max_tokens"])
+            limits = [tokens for tokens in (shape.get("max_tokens"), most) if tokens]
+            shape |= {"max_tokens": min(limits)} if limits else {}
             beside = (*beside, *_sentences.read_files(folder))
         return {
             "folder": str(weights.folder),  # of pickles, their copies in the store
@@ -107,8 +101,10 @@ class Huggingface:
     def settled(self, info: dict[str, Any], task: str, *, compressed: bool) -> dict[str, Any]:
         """Return `info`, of a copy where a wrapper's prefix is stripped from the weights' names.
 
-        Raises TeacherError where weights are missing, are another model's, or have another shape.
+        Raises TeacherError where weights are missing, are another model's, or have another shape; where optimum cannot
+        export the model, or no student can be cut from it and it is not itself `compressed`.
         """
+        _types.settle(info, task, compressed=compressed)
         return _names.check(info, task)
 
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
@@ -231,23 +227,6 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
     """The model's classes, as config.json names them; none where it says something else."""
     said = config.get("architectures")
     return [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
-
-
-def _check_type(config: dict[str, Any], folder: Path, task: str) -> None:
-    model_type, known = config.get("model_type"), IMAGE_TYPES if _sees(task) else MODEL_TYPES
-    if not plugin("tasks", task).hub.auto_model:
-        raise TeacherError(
-            f"the teacher {folder} is a {model_type!r} model; transformers has none for {task}",
-            fix="give --teacher labels, or a folder that edgekd wrote",
-        )
-    if model_type in known:
-        return
-    why = "it does not classify images" if _sees(task) else "no student can be copied from that"
-    raise TeacherError(
-        f"the teacher {folder} is a {model_type!r} model; {why}",
-        fix=f"give a teacher of one of these types: {', '.join(known)}; or export it to ONNX and give the .onnx "
-        "file with --student none",
-    )
 
 
 def _beside(task: str) -> tuple[str, ...]:

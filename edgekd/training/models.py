@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core import loading
 from edgekd.core.errors import EdgeKDError, TeacherError
 from edgekd.core.registry import make, plugin
-from edgekd.data import clean
+from edgekd.data import clean, pixels
 
 if TYPE_CHECKING:
     import torch
@@ -80,5 +80,8 @@ def _own(folder: Path, config: dict[str, Any]) -> torch.nn.Module:
 def _hugging_face(folder: Path, task: str) -> torch.nn.Module:
     kind = plugin("tasks", task)
     purpose = loading.WHOLE if kind.labelled else loading.ENCODER
-    model: torch.nn.Module = clean.pretrained(folder, kind.hub.auto_model, purpose)
-    return model
+    model = clean.pretrained(folder, kind.hub.auto_model, purpose)
+    if kind.modality == "image" and (folder / pixels.CONFIG).exists():
+        model.input_side = pixels.side_of(pixels.read_config(folder), folder)  # the processor's: what it is fed
+    loaded: torch.nn.Module = model
+    return loaded

@@ -1,0 +1,205 @@
+"""Types of models that no student is copied from: what optimum exports of them is compressed as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import transformers
+from foreign_weights import LABELS, WORDS, tokenizer
+from transformers import AutoConfig
+
+from edgekd.core import child
+from edgekd.core.errors import TeacherError
+from edgekd.core.profile import load_profile
+from edgekd.core.registry import make
+from edgekd.exporters.optimum import Optimum
+from edgekd.inputs import read_teacher, settle
+from edgekd.planning import Options, make_plan
+from edgekd.teachers import _names, _types
+from edgekd.training import models
+
+# what transformers and torch say of their own ways: DeBERTa scripts functions, the old exporter calls itself old
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+TEXT, EMBED, IMAGE = "text-classification", "feature-extraction", "image-classification"
+ENCODER = {
+    "vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 32, "pad_token_id": 0,
+}  # fmt: skip
+TEXTS = {
+    "albert": {"embedding_size": 8},
+    "convbert": {"embedding_size": 16, "head_ratio": 1, "conv_kernel_size": 3},
+    "deberta-v2": {"type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "megatron-bert": {},
+    "mobilebert": {"embedding_size": 16, "true_hidden_size": 16, "intra_bottleneck_size": 16},
+    "modernbert": {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+    "rembert": {"input_embedding_size": 8, "output_embedding_size": 8, "bos_token_id": 2, "eos_token_id": 3},
+    "roformer": {},
+    "squeezebert": {"embedding_size": 16},
+}  # fmt: skip
+VISION = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+IMAGES = {
+    "data2vec-vision": VISION,
+    "dinov2": VISION | {"image_size": 64, "mlp_ratio": 2},  # larger than what its processor makes
+    "levit": {
+        "image_size": 32, "hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1],
+        "key_dim": [4, 4, 4], "patch_size": 16,
+    },
+    "mobilevit": {
+        "image_size": 64, "hidden_sizes": [16, 16, 16], "neck_hidden_sizes": [8, 8, 8, 16, 16, 16, 32],
+    },
+    "swinv2": {
+        "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4, "patch_size": 2, "image_size": 32,
+    },
+    "vit_msn": VISION,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_child(monkeypatch, store):
+    """The children's functions in this process: torch is here already, and a child would take seconds to import it."""
+    apart, here = child.call, {"_names": _names.look, "_types": _types.look}
+
+    def call(function, job, **limits):
+        name = function.removeprefix("edgekd.teachers.").removesuffix(":look")
+        return here[name](**job) if name in here else apart(function, job, **limits)
+
+    monkeypatch.setattr(child, "call", call)
+
+
+def teacher_of(model_type: str, folder: Path, task: str = TEXT):
+    """A small random model of this type, saved as a user's folder would be."""
+    torch.manual_seed(0)
+    sizes = ENCODER | TEXTS[model_type] if model_type in TEXTS else IMAGES[model_type]
+    names = dict(enumerate(LABELS))
+    config = AutoConfig.for_model(
+        model_type, num_labels=3, id2label=names, label2id={name: n for n, name in names.items()}, **sizes
+    )
+    kinds = getattr(transformers, make("tasks", task).hub.auto_model)._model_mapping[type(config)]
+    model = (kinds[-1] if isinstance(kinds, tuple) else kinds)(config).eval()  # the last LeViT's has a second head
+    model.save_pretrained(folder)
+    if task == IMAGE:
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    else:
+        tokenizer(folder)
+    return model
+
+
+def settled(folder: Path, task: str, *, compressed: bool = True):
+    kind, found = read_teacher(str(folder), task, load_profile("rpi4"), compressed=compressed)
+    return settle(kind, found, task, compressed=compressed)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task"),
+    [*((name, TEXT) for name in TEXTS), ("albert", EMBED), ("deberta-v2", EMBED), ("modernbert", EMBED),
+     *((name, IMAGE) for name in IMAGES)],
+)  # fmt: skip
+def test_what_optimum_exports_is_taken(model_type: str, task: str, tmp_path: Path) -> None:
+    original = teacher_of(model_type, tmp_path, task)
+    found = settled(tmp_path, task)
+    assert found["architecture"]["model_type"] == model_type
+    given = ["a red cat", "what is bread"]
+    if task == IMAGE:
+        given = list(np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8))
+    samples = make("tasks", task).encode(tmp_path, given, 32)
+    file = Optimum().export(models.load(tmp_path, task), tmp_path / "onnx", task=task, target=load_profile("rpi4"))
+    session = onnxruntime.InferenceSession(file)
+    needed = {one.name for one in session.get_inputs()}
+    for sample in samples:
+        with torch.no_grad():
+            expected = original(**{name: torch.from_numpy(value) for name, value in sample.items()})[0]
+        segments = {"token_type_ids": np.zeros_like(sample["input_ids"])} if "token_type_ids" in needed else {}
+        says = session.run(None, {name: value for name, value in (segments | sample).items() if name in needed})[0]
+        np.testing.assert_allclose(says, expected.numpy(), atol=1e-4)
+
+
+def test_the_sample_of_an_export_has_the_processors_size(tmp_path: Path, monkeypatch) -> None:
+    teacher_of("dinov2", tmp_path, IMAGE)
+    model, seen = models.load(tmp_path, IMAGE), []
+    forward = type(model).forward
+
+    def noted(self, pixel_values=None, **others):
+        seen.append(tuple(map(int, pixel_values.shape[-2:])))
+        return forward(self, pixel_values, **others)
+
+    monkeypatch.setattr(type(model), "forward", noted)
+    Optimum().export(model, tmp_path / "onnx", task=IMAGE, target=load_profile("rpi4"))
+    assert {*seen} == {(32, 32)}
+    assert model.config.image_size == 64  # it says how large the table of positions is
+
+
+def test_a_student_that_cannot_be_copied_is_refused_and_the_fix_works(tmp_path: Path) -> None:
+    teacher_of("albert", tmp_path)
+    with pytest.raises(TeacherError, match="is a 'albert' model; no student can be copied from that") as why:
+        settled(tmp_path, TEXT, compressed=False)
+    assert why.value.fix.startswith("give --student none, which compresses the teacher itself; or give a teacher of")
+    assert settled(tmp_path, TEXT)["architecture"]["layers"] == 2
+
+
+def test_students_learn_from_the_logits_of_any_image_model(tmp_path: Path) -> None:
+    teacher_of("dinov2", tmp_path, IMAGE)
+    found = settled(tmp_path, IMAGE, compressed=False)
+    assert make("teachers", "huggingface").gives(found["architecture"]) == ("logits",)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind"), [("fnet", "FNetConfig"), ("gpt2", "GPT2Config"), ("nystromformer", "NystromformerConfig")]
+)
+def test_what_is_not_exported_here_is_given_as_onnx(model_type, kind, tmp_path, tiny_data) -> None:
+    """Optimum has no FNet, GPT-2 is no encoder, Nystromformer takes few lengths. The fix is obeyed for the first."""
+    torch.manual_seed(0)
+    folder = tmp_path / "teacher"
+    names = dict(enumerate(LABELS))
+    sizes = (
+        ENCODER
+        if model_type != "gpt2"
+        else {"vocab_size": len(WORDS), "n_embd": 16, "n_layer": 2, "n_head": 2, "pad_token_id": 0}
+    )
+    config = getattr(transformers, kind)(**sizes, id2label=names, label2id={name: n for n, name in names.items()})
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(folder)
+    tokenizer(folder)
+    for compressed in (True, False):
+        with pytest.raises(
+            TeacherError, match=f"is a '{model_type}' model; optimum cannot export that for text"
+        ) as why:
+            settled(folder, TEXT, compressed=compressed)
+        assert why.value.fix.endswith("or export it to ONNX and give the .onnx file with --student none")
+    if model_type != "fnet":
+        return
+    file = tmp_path / "graph" / "model.onnx"
+    file.parent.mkdir()
+    tokenizer(file.parent)
+    model.config.save_pretrained(file.parent)
+    _write_graph(model, file)
+    assert onnx.load(file).graph.node
+    assert settled(file, TEXT)["architecture"]["classes"] == 3
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text\n" + "".join(f"a red {word} of {number}\n" for number in range(40) for word in WORDS[5:9]))
+    plan, _ = make_plan(Options("rpi4", TEXT, str(file), str(rows), student="none"))
+    assert plan.data.classes == LABELS
+
+
+def _write_graph(model, file: Path) -> None:
+    """Stands for the user's own export: a linear layer over the mean of embeddings, with FNet's inputs and output."""
+
+    class Mean(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embeddings, self.head = model.fnet.embeddings.word_embeddings, model.classifier
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return self.head(self.embeddings(input_ids).mean(dim=1))
+
+    torch.onnx.export(
+        Mean().eval(), (torch.tensor([[2, 5, 6, 3]]),), file, input_names=["input_ids"], output_names=["logits"],
+        dynamic_axes={"input_ids": {0: "batch", 1: "tokens"}, "logits": {0: "batch"}}, opset_version=17, dynamo=False,
+    )  # fmt: skip
