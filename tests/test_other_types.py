@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 import transformers
+from conftest import loose_target, run, texts, write_csv
 from foreign_weights import LABELS, WORDS, tokenizer
 from transformers import AutoConfig
 
@@ -99,9 +100,19 @@ def settled(folder: Path, task: str, *, compressed: bool = True):
 
 @pytest.mark.parametrize(
     ("model_type", "task"),
-    [*((name, TEXT) for name in TEXTS), ("albert", EMBED), ("deberta-v2", EMBED), ("modernbert", EMBED),
-     *((name, IMAGE) for name in IMAGES)],
-)  # fmt: skip
+    [
+        ("roformer", TEXT),
+        ("vit_msn", IMAGE),
+        *(
+            pytest.param(name, task, marks=pytest.mark.slow)
+            for name, task in [
+                *((name, TEXT) for name in TEXTS if name != "roformer"),
+                *((name, EMBED) for name in ("albert", "deberta-v2", "modernbert")),
+                *((name, IMAGE) for name in IMAGES if name != "vit_msn"),
+            ]
+        ),
+    ],
+)
 def test_what_optimum_exports_is_taken(model_type: str, task: str, tmp_path: Path) -> None:
     original = teacher_of(model_type, tmp_path, task)
     found = settled(tmp_path, task)
@@ -203,3 +214,16 @@ def _write_graph(model, file: Path) -> None:
         Mean().eval(), (torch.tensor([[2, 5, 6, 3]]),), file, input_names=["input_ids"], output_names=["logits"],
         dynamic_axes={"input_ids": {0: "batch", 1: "tokens"}, "logits": {0: "batch"}}, opset_version=17, dynamo=False,
     )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["deberta-v2"])
+def test_it_is_compressed_to_a_bundle(model_type: str, store: Path, tmp_path: Path) -> None:
+    teacher_of(model_type, tmp_path / "teacher")
+    data = write_csv(tmp_path / "rows.csv", [(text,) for text, _ in texts(200, seed=1)], ("text",))
+    done = run(
+        "build", "--student", "none", "--target", loose_target(tmp_path, latency_ms=1000.0), "--teacher",
+        tmp_path / "teacher", "--data", data, "--threads", "1", "--out", tmp_path / "bundle",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert run("verify", tmp_path / "bundle").returncode == 0

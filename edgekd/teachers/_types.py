@@ -17,9 +17,19 @@ from edgekd.data import clean
 MODEL_TYPES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 # Those whose layers we know how to count and to tap. Of others that optimum exports students learn from logits alone.
 IMAGE_TYPES = (
-    "beit", "convnext", "convnextv2", "deit", "efficientnet", "mobilenet_v1", "mobilenet_v2", "poolformer", "regnet",
-    "resnet", "swin", "vit",
-)  # fmt: skip
+    "beit",
+    "convnext",
+    "convnextv2",
+    "deit",
+    "efficientnet",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "poolformer",
+    "regnet",
+    "resnet",
+    "swin",
+    "vit",
+)
 _SECONDS = 180  # importing torch, transformers and optimum takes most of it, on a busy machine
 _MEMORY_MIB = 6144
 _ANSWER = "exportable.json"
@@ -61,9 +71,11 @@ def settle(info: dict[str, Any], task: str, *, compressed: bool) -> None:
         )
     if not compressed and plugin("tasks", task).modality == "text":
         raise _refused(
-            folder, model_type, "no student can be copied from that",
+            folder,
+            model_type,
+            "no student can be copied from that",
             f"give --student none, which compresses the teacher itself; or {_of_types(task)}",
-        )  # fmt: skip
+        )
 
 
 def look(folder: str, task: str) -> dict[str, bool]:
