@@ -57,3 +57,27 @@ def teacher(folder: Path, **files: str | bytes) -> Path:
     if "model.safetensors.index.json" in files:
         (folder / "model.safetensors").rename(folder / "part-1.safetensors")
     return folder
+
+
+def whole_teacher(folder: Path) -> Path:
+    """The same with all the weights that its config describes, zeros: planning holds the two against each other."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    width, inner, layer = 4, 8, "bert.encoder.layer.0"
+    linear = {
+        f"{layer}.attention.self.query": (width, width), f"{layer}.attention.self.key": (width, width),
+        f"{layer}.attention.self.value": (width, width), f"{layer}.attention.output.dense": (width, width),
+        f"{layer}.intermediate.dense": (inner, width), f"{layer}.output.dense": (width, inner),
+        "bert.pooler.dense": (width, width), "classifier": (2, width),
+    }  # fmt: skip
+    norms = ("bert.embeddings.LayerNorm", f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm")
+    shapes = {"bert.embeddings.word_embeddings.weight": (8, width)}
+    shapes |= {f"bert.embeddings.{name}_embeddings.weight": (rows, width)
+               for name, rows in (("position", 16), ("token_type", 2))}  # fmt: skip
+    shapes |= {f"{name}.weight": shape for name, shape in linear.items()}
+    shapes |= {f"{name}.bias": shape[:1] for name, shape in linear.items()}
+    shapes |= {f"{name}.{part}": (width,) for name in norms for part in ("weight", "bias")}
+    weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(weights, teacher(folder) / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -159,7 +159,7 @@ def test_the_command_prints_verdict_and_table(light, heavy):
     assert done.returncode == 0, done.stderr
     verdict, _, header, first, second, _, rows, where = done.stdout.splitlines()
     assert verdict.startswith("B is slower than A by ")
-    assert header.split() == ["bundle", "recipe", "accuracy", "p50", "ms", "peak", "RSS", "MiB", "file", "MiB"]
+    assert header.split() == ["bundle", "recipe", "accuracy", "p50", "ms", "peak", "MiB", "file", "MiB"]
     assert (first.split()[:2], second.split()[:2]) == (["A", "light-here"], ["B", "heavy-here"])
     assert rows.startswith("16 inputs of the sizes of A's golden ones, 320 runs of each; A/A ")
     assert where.startswith("timed on ")

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from bert_files import teacher
+from bert_files import whole_teacher
 from broken_builds import (
     Moment,
     corrupt,
@@ -59,7 +59,7 @@ def told(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
 def tiny(tmp_path):
     """Options of a small build that needs no training."""
     rows = write_csv(tmp_path / "rows.csv", [(f"a text of {number} words", "ab"[number % 2]) for number in range(99)])
-    return ("--target", "rpi4", "--student", "none", "--teacher", teacher(tmp_path / "own"), "--data", rows)
+    return ("--target", "rpi4", "--student", "none", "--teacher", whole_teacher(tmp_path / "own"), "--data", rows)
 
 
 # folders that cannot be written
@@ -103,11 +103,11 @@ def test_hub_ids_without_a_network_are_told_and_a_cached_copy_is_used(tmp_path, 
     hub, plan = {"HF_HOME": str(tmp_path / "hf"), "EDGEKD_STORE": str(tmp_path / "store")}, ("plan", "--target", "rpi4")
     by_id = (*plan, "--student", "none", "--teacher", "some-people/some-model", "--data", tiny_data)
     assert "cannot fetch the teacher 'some-people/some-model'" in told(edgekd(*by_id, within=_NO_NETWORK, env=hub))
-    other = (*plan, "--student", "none", "--teacher", teacher(tmp_path / "own"), "--data", "some-people/rows")
+    other = (*plan, "--student", "none", "--teacher", whole_teacher(tmp_path / "own"), "--data", "some-people/rows")
     assert "cannot load the data 'some-people/rows'" in told(edgekd(*other, within=_NO_NETWORK, env=hub))
 
     cached = tmp_path / "hf" / "hub" / "models--some-people--some-model"
-    teacher(cached / "snapshots" / ("1" * 40))
+    whole_teacher(cached / "snapshots" / ("1" * 40))
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("1" * 40)
     said = told(edgekd(*by_id, within=_NO_NETWORK, env=hub))

@@ -12,6 +12,7 @@ from helpers import profile
 
 from edgekd import pipeline
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.floors import Floor
 from edgekd.core.registry import make
 from edgekd.planning import _OF_STUDENTS, _SIZES, Options, _family, _sizes
 
@@ -23,7 +24,8 @@ def refusals(task: str, compressed: bool) -> list[str]:
     plan: Any = SimpleNamespace(
         task=task, compresses_only=compressed, min_retained=0.9, target=profile(memory_mib=1.0, latency_ms=1.0)
     )
-    said = {"summary": {"retained": 0.5, "metric": "accuracy", "teacher": {"metric_value": 1.0}}, "on_target": None}
+    floor = Floor("min_retained", 0.9, 0.5, (0.4, 0.6)).as_dict()
+    said = {"summary": {"metric": "accuracy"}, "floors": {"held": [floor]}}
     shipped = {"latency_p50_ms": 9.0, "latency_p90_ms": 9.0, "latency_notes": {}}
     fits, over = ({"value": mib, "kind": "measured"} for mib in (0.5, 2.0))
     found = []
