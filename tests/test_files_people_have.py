@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 
 import pyarrow
 import pyarrow.parquet
@@ -314,3 +315,17 @@ def test_an_image_too_narrow_for_the_teacher_is_named_while_planning(tmp_path):
     assert task.survey(teacher, [rows["fine.png"]], {}, Store(tmp_path / ".s")).max_size == 64
     with pytest.raises(DataError, match=r"the image .*thin\.png of 1 x 10,000 pixels is too narrow"):
         task.survey(teacher, list(rows.values()), {}, Store(tmp_path / ".s"))
+
+
+def test_a_name_that_is_not_utf_8_is_refused_where_it_lies(tmp_path):
+    for folder, inside in ((b"caf\xe9", b"a.png"), (b"cats", b"caf\xe9.png"), (b"dogs", b"b.png")):
+        place = os.path.join(os.fsencode(tmp_path), folder)
+        os.makedirs(place, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(os.fsdecode(os.path.join(place, inside)))
+    for _ in range(2):  # the class folder, then the file in another class
+        with pytest.raises(DataError, match=r"holds a name that is not UTF-8: 'caf\\udce9") as refusal:
+            read_images(str(tmp_path))
+        assert refusal.value.fix.startswith("rename it")
+        odd = next(path for path in tmp_path.rglob("*") if "\udce9" in path.name)
+        odd.rename(odd.with_name(odd.name.replace("\udce9", "e")))
+    assert sum(map(len, read_images(str(tmp_path)).values())) == 3

@@ -30,8 +30,20 @@ def is_metadata(path: Path) -> bool:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies in the folder, in order of names; hidden files and folders aside."""
-    return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    """Return what lies in the folder, in order of names; hidden files and folders aside.
+
+    Raises DataError for a name that is not UTF-8: it can be neither a label nor a part of a report.
+    """
+    found = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    for child in found:
+        try:
+            child.name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the folder {folder} holds a name that is not UTF-8: {child.name!r}",
+                fix="rename it to letters of UTF-8 and run the same command again",
+            ) from error
+    return found
 
 
 def split_of(path: Path) -> str | None:
