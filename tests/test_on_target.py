@@ -303,5 +303,5 @@ def test_a_build_for_arm_is_judged_on_arm(emulator, tiny_teacher, tiny_data, sto
     assert set(golden["tolerance"]) == {this_host().arch, "aarch64", "float32"}
     with make("devices", "qemu", cpu="cortex-a72").up() as device:
         checked = device.python([str(tmp_path / "bundle" / "verify.py")])
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "the outputs recorded on aarch64" in checked.stdout
+    assert checked.returncode == 0, checked.stderr
+    assert "the outputs recorded on aarch64" in checked.stdout.decode()

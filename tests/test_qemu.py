@@ -488,7 +488,7 @@ def test_a_bundles_verifier_runs_there(a72, lab, tmp_path):
     seal(bundle)
     done = a72.python([str(bundle / "verify.py")])
     assert (done.returncode, done.stderr) == (0, "")
-    assert "to the outputs recorded on aarch64, tolerance 1e-05" in done.stdout
+    assert "to the outputs recorded on aarch64, tolerance 1e-05" in done.stdout.decode()
 
 
 @pytest.mark.emulator

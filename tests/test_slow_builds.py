@@ -57,8 +57,8 @@ def _holds_on_arm(bundle: Path, report: dict[str, Any]) -> None:
     assert report["target_figures"]["accuracy"]["kind"] == "measured"
     with make("devices", "qemu", cpu=there["cpu"]).up() as device:
         checked = device.python([str(bundle / "verify.py")])
-    assert checked.returncode == 0, checked.stdout
-    assert "the outputs recorded on aarch64" in checked.stdout
+    assert checked.returncode == 0, checked.stderr
+    assert "the outputs recorded on aarch64" in checked.stdout.decode()
     done = run("bench", bundle, "--device", "qemu:cortex-a76", "--json")
     assert done.returncode == 0, done.stderr
     receipt = json.loads(Path(json.loads(done.stdout)["receipt"]).read_text(encoding="utf-8"))

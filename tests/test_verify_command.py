@@ -731,6 +731,6 @@ def test_the_verifier_runs_on_arm(emulator, lab):
     with make("devices", "qemu", cpu="cortex-a53").up() as device:
         done = device.python([str(lab.bundle / "verify.py")])
         assert (done.returncode, done.stderr) == (0, "")
-        assert "fp32 model's outputs (aarch64 was not recorded)" in done.stdout
+        assert "fp32 model's outputs (aarch64 was not recorded)" in done.stdout.decode()
         flip(lab.bundle / "onnx/model.onnx")
         assert device.python([str(lab.bundle / "verify.py")]).returncode == 1

@@ -22,7 +22,7 @@ _PIECE = 1 << 16
 class Done:
     """A program that ended; `too_much` names the stream of which it said more than is read, or is empty."""
 
-    code: int
+    returncode: int
     stdout: bytes
     stderr: str
     too_much: str = ""

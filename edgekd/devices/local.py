@@ -61,9 +61,9 @@ class Local:
         run = f"a {mode} run"
         if done.too_much:
             raise too_much(run, done.too_much)
-        if done.code != 0:
+        if done.returncode != 0:
             raise RuntimeCannotLoad(
-                f"ONNX Runtime's process for {run} ended with code {done.code}: {_bounded.last(done.stderr)}",
+                f"ONNX Runtime's process for {run} ended with code {done.returncode}: {_bounded.last(done.stderr)}",
                 fix="run the same command again; if it repeats, the model or the onnxruntime package is damaged",
             )
         answer = answer_of(done.stdout, mode, job, run=run, runtime="ONNX Runtime")

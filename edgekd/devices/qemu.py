@@ -166,7 +166,7 @@ class Running:
                               fix=f"run `{_sysroot.BUILD}`, which says why")  # fmt: skip
         if "unable to find CPU model" in done.stderr:
             raise EdgeKDError(f"QEMU {self.version} knows no {self.qemu.cpu}", fix="install a newer QEMU")
-        if crash := _CRASHES.get(-done.code):
+        if crash := _CRASHES.get(-done.returncode):
             raise RuntimeCannotLoad(
                 f"onnxruntime {_arm64.runtime()} does not run on {self.qemu.cpu}: {crash}",
                 fix="install another version of onnxruntime; the profile's known_bad_ort is the place to note this one",
@@ -175,9 +175,9 @@ class Running:
 
     def _answer(self, mode: str, job: dict[str, Any], done: Done) -> dict[str, Any]:
         said = f"a {mode} run on the emulated {self.qemu.cpu}"
-        if done.code != 0:
+        if done.returncode != 0:
             raise EdgeKDError(
-                f"{said} ended with code {done.code}: {last(done.stderr)}",
+                f"{said} ended with code {done.returncode}: {last(done.stderr)}",
                 fix=f"run the same command again; if it repeats, run `{_sysroot.BUILD}`",
             )
         answer = answer_of(done.stdout, mode, job, run=said, runtime=f"ONNX Runtime on {self.qemu.cpu}")
