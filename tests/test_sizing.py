@@ -101,6 +101,8 @@ def cost(**values):
         ({"cold_start_ms": 4500.0}, ("cold start 4500.0 ms > 3000 (+50%)",)),
         ({"target_latency_ms": None, "latency_ms": 1e6}, ()),
         ({"speedup": 5.2}, ("speedup 5.20x < 5x with 5% margin",)),
+        ({"speedup": 5.6, "speedup_low": 5.25}, ()),
+        ({"speedup": 5.6, "speedup_low": 5.1}, ("speedup 5.60x, surely only 5.10x, < 5x with 5% margin",)),
         ({"memory_mib": 99, "speedup": 1}, ("memory 99.0 MiB > 32 (+209%)", "speedup 1.00x < 5x with 5% margin")),
     ],
 )

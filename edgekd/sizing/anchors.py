@@ -105,14 +105,16 @@ def read(family: str, shape: Any) -> list[dict[str, Any]]:
         samples = random_samples(shape, sizes)
         models = {"reference": (reference(Path(folder, "reference.onnx")), reference_samples(len(sizes)))}
         models |= {recipe: (file, samples) for recipe, file in files.items()}
-        turns = [bench.time(models, seed=seed) for seed in range(_PROCESSES)]
+        times = bench.time(models)
         said = []
         for recipe, file in files.items():
             runs = [
                 {
                     "size": size,
                     "work": asdict(shape.work(size)),
-                    "latency_ratio": median(turn[recipe][row] / turn["reference"][row] for turn in turns),
+                    "latency_ratio": median(
+                        own[row] / beside[row] for own, beside in zip(times[recipe], times["reference"], strict=True)
+                    ),
                 }
                 for row, size in enumerate(sizes)
             ]
@@ -125,7 +127,7 @@ def read(family: str, shape: Any) -> list[dict[str, Any]]:
                     **bench.footprint(file, random_samples(shape, [headline])),
                     "headline": {"size": headline, "work": asdict(shape.work(headline))},
                     "runs": runs,
-                    "reference_ms": median(turn["reference"][0] for turn in turns),
+                    "reference_ms": median(samples[0] for samples in times["reference"]),
                 }
             )
     return said

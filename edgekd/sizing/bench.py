@@ -9,12 +9,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from edgekd.core import statistics as intervals
 from edgekd.core.profile import Profile
 from edgekd.core.registry import make, plugin
 from edgekd.onboard.runner import pack
 
 CALIBRATION = 4  # random samples: ranges cost nothing at run time, whatever they are
-_ROUNDS, _TIMED = 8, 12  # rounds over at least so many samples
+_PROCESSES = 5  # fresh ones a timing: where a session lies in memory moves it by percents
+_ROUNDS, _TIMED = 3, 12  # in each process: rounds over at least so many samples
 _BATCH = 8
 
 
@@ -52,23 +54,39 @@ class Bench:
             "cold_start_ms": job["cold_start_ms"],
         }
 
-    def time(self, models: dict[str, tuple[Path, list[Any]]], *, seed: int = 0) -> dict[str, list[float]]:
-        """Median latency of every sample in ms, by model; all models interleaved in one process."""
+    def time(self, models: dict[str, tuple[Path, list[Any]]], *, seed: int = 0) -> dict[str, list[list[float]]]:
+        """Return each model's latencies in ms, (processes, samples); all models are interleaved in each process.
+
+        A figure is the median over the sample's repetitions in that process.
+        """
         jobs, repeats = {}, 1
         for name, (model, samples) in models.items():
             inputs = self.folder / f"timed-{name}.npz"
             repeats = max(1, _TIMED // len(samples))
             pack(samples * repeats, inputs)
             jobs[name] = {"model": str(model), "inputs": str(inputs)}
-        said = self.device.run("time", models=jobs, threads=self.threads, rounds=_ROUNDS, seed=seed)["latency_ms"]
-        count = len(next(iter(said.values()))[0]) // repeats
-        return {
-            name: [
-                statistics.median(turn[row + count * again] for turn in said[name] for again in range(repeats))
-                for row in range(count)
-            ]
-            for name in models
-        }
+        latency_ms: dict[str, list[list[float]]] = {name: [] for name in models}
+        for number in range(_PROCESSES):
+            job = self.device.run("time", models=jobs, threads=self.threads, rounds=_ROUNDS, seed=seed + number)
+            for name, processes in latency_ms.items():
+                turns = job["latency_ms"][name]
+                count = len(turns[0]) // repeats
+                again = [
+                    [turn[row + count * time] for turn in turns for time in range(repeats)] for row in range(count)
+                ]
+                processes.append([statistics.median(row) for row in again])
+        return latency_ms
+
+
+def typical_ms(processes: list[list[float]]) -> float:
+    """Return the median over processes of the median over samples: a process is one sample of a latency."""
+    return statistics.median(statistics.median(samples) for samples in processes)
+
+
+def speedup_low(first: list[list[float]], own: list[list[float]]) -> float:
+    """Return the low end of the 95% interval, over processes, of the first model's latency to one's own."""
+    medians = ([statistics.median(samples) for samples in processes] for processes in (first, own))
+    return intervals.process_ratio([theirs / ours for theirs, ours in zip(*medians, strict=True)])[1]
 
 
 def random_model(shape: Any, teacher_folder: Path | None = None) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -27,7 +26,7 @@ from edgekd.plan import Plan
 from edgekd.sizing import predictor
 from edgekd.sizing.costs import FINALISTS, Candidates, Cost, Fit, settle, shown, size_of
 
-SCHEMA = 4  # of what is kept
+SCHEMA = 5  # of what is kept
 NEAR = 0.1  # of the budget: an ARM target's finalists this near to it are measured in an arm64 guest, too
 
 if TYPE_CHECKING:
@@ -184,12 +183,12 @@ def _table(
 
 def reference_ms() -> float:
     """The reference model's median on this host, in ms; runs in a child process."""
-    from edgekd.sizing.bench import Bench, reference, reference_samples
+    from edgekd.sizing.bench import Bench, reference, reference_samples, typical_ms
 
     with tempfile.TemporaryDirectory(prefix="edgekd-reference-") as folder:
         model = reference(Path(folder, "reference.onnx"))
         times = Bench(Path(folder), threads=1).time({"reference": (model, reference_samples(8))})
-    return statistics.median(times["reference"])
+    return typical_ms(times["reference"])
 
 
 def teacher_cost(request: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +231,7 @@ class _Lab:
 
     def teacher(self) -> dict[str, Any]:
         """Build the teacher with a head of this many classes; its footprint and latency in fp32."""
-        from edgekd.sizing.bench import random_model, random_samples, reference_samples
+        from edgekd.sizing.bench import random_model, random_samples, reference_samples, typical_ms
         from edgekd.training import models
 
         request = self.request
@@ -253,7 +252,7 @@ class _Lab:
                 "reference": (self.reference, reference_samples(len(self.sizes))),
             }
         )
-        self.teacher_ms, self.reference_ms = (statistics.median(times[name]) for name in ("teacher", "reference"))
+        self.teacher_ms, self.reference_ms = (typical_ms(times[name]) for name in ("teacher", "reference"))
         return {"kind": "measured", "latency_ms": self.teacher_ms, **said}
 
     def guest(self) -> Running | None:
@@ -279,7 +278,7 @@ class _Lab:
 
     def measure(self, cost: Cost, among: Candidates) -> list[Cost]:
         """The predicted shape, measured under each of the family's recipes, latency beside the teacher."""
-        from edgekd.sizing.bench import CALIBRATION, random_model, random_samples
+        from edgekd.sizing.bench import CALIBRATION, random_model, random_samples, speedup_low, typical_ms
 
         shape = make("students", among.family, **cost.shape)
         folder = Path(self.request["teacher_folder"]) if among.survey.vocabulary else None
@@ -292,14 +291,15 @@ class _Lab:
         times = self.bench.time(
             {"teacher": (self.whole, self.whole_samples)} | {recipe: (file, samples) for recipe, file in files.items()}
         )
-        self.teacher_ms = statistics.median(times["teacher"])
+        self.teacher_ms = typical_ms(times["teacher"])
         beside = replace(among, teacher_ms=self.teacher_ms)
         said = []
         for recipe, file in files.items():
             figures = self.bench.footprint(file, probe)
             if abs(figures["memory_mib"] / self.target.memory_mib - 1) < NEAR:
                 figures |= {"target_memory_mib": mib} if (mib := self.guest_mib(file, probe)) else {}
-            figures["latency_ms"] = statistics.median(times[recipe])
+            figures["latency_ms"] = typical_ms(times[recipe])
+            figures["speedup_low"] = speedup_low(times["teacher"], times[recipe])
             said.append(beside.measured(shape, recipe, figures))
         return said
 
