@@ -10,6 +10,7 @@ from edgekd.data.columns import row_label
 from edgekd.data.splits import Example
 
 Given = dict[str, list[Example]]
+HIDDEN = "-1"  # the label of a test row whose class its publisher keeps to itself
 
 
 def read_given(
@@ -36,9 +37,24 @@ def read_given(
         notes += more
     if "all" in given and "unlabelled" in given:
         given["all"] = given["all"] + given.pop("unlabelled")
+    notes += _hide(given, classes or ())
     if classes is not None:
         given = {part: _by_number(rows, classes) for part, rows in given.items()}
     return given, columns, notes
+
+
+def _hide(given: Given, classes: Sequence[str]) -> list[str]:
+    """Take the labels from a test split that only says -1, in place; a note of it. The one rule of all readers.
+
+    Where -1 is one of the `classes`, or of the labels of another split, it is a class like others (UCR's FordA).
+    """
+    labels = {part: {row.label for row in rows if row.label is not None} for part, rows in given.items()}
+    elsewhere = set(classes).union(*(found for part, found in labels.items() if part != "test"))
+    if labels.get("test") != {HIDDEN} or HIDDEN in elsewhere:
+        return []
+    count = sum(row.label is not None for row in given["test"])
+    given["test"] = [Example(row.input) for row in given["test"]]
+    return [f"{count} test rows have the label {HIDDEN}, which is no class of the other rows: read as hidden, no label"]
 
 
 def read_inputs(task: Any, source: str, *, column: str | None = None) -> tuple[list[Example], list[str]]:

@@ -155,17 +155,21 @@ def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Exam
     validation = distinct(given.get("validation", []), set(), notes, "repeated validation rows dropped")
     loose = [row for row in validation if row.label is None]
     validation = [row for row in validation if row.label is not None]
-    source, test = given["train"], given.get("test", [])
+    source, told = given["train"], given.get("test", [])
+    test = [row for row in told if row.label is not None]
+    if len(test) < len(told):
+        notes.append(f"{len(told) - len(test)} test rows without a label left out")
     if not test:
         inside = {row.content for row in validation}
         parts = _by_content([row for row in source if row.content not in inside], notes, validation=False)
         source = parts["train"] + [row for row in source if row.content in inside]  # those leave it below, counted
         test = parts["test"]
-        notes.append(f"no test split: {len(test)} training rows became it, by content hash")
-    unlabelled_test = sum(row.label is None for row in test)
-    if unlabelled_test:
-        notes.append(f"{unlabelled_test} test rows without a label left out")
-    test = [row for row in test if row.label is not None]
+        became = (
+            "no test row has a label: {} training rows became the test split"
+            if told
+            else ("no test split: {} training rows became it")
+        )
+        notes.append(f"{became.format(len(test))}, by content hash")
     source = distinct(source, set(), notes, "repeated training rows dropped")
     train = [row for row in source if row.label is not None]
     loose = [row for row in source if row.label is None] + loose

@@ -106,13 +106,17 @@ class DataFile:
     def _read(self, bundle: Shipped, *, labelled: bool) -> list[Example]:
         task = self._task(bundle)
         if not labelled or not task.labelled:
-            found, _ = read_inputs(task, self.source)
-            return found
-        given, _, _ = read_given(task, self.source, None, classes=bundle.classes or None, labelled=True)
-        part = next(part for part in ("test", "validation", "all", "train", "unlabelled") if given.get(part))
-        found = [row for row in given[part] if row.label is not None]
+            inputs, _ = read_inputs(task, self.source)
+            return inputs
+        given, _, notes = read_given(task, self.source, None, classes=bundle.classes or None, labelled=True)
+        told = {part: [row for row in rows if row.label is not None] for part, rows in given.items()}
+        parts = ("test", "validation", "all", "train", "unlabelled")
+        found: list[Example] = next((told[part] for part in parts if told.get(part)), [])
         if not found:
-            raise DataError(f"{self.source} has no labelled rows", fix="give rows with labels, or leave --data out")
+            why = f": {notes[-1]}" if notes else ""
+            raise DataError(
+                f"{self.source} has no labelled rows{why}", fix="give rows with labels, or leave --data out"
+            )
         strange = sorted({row.label for row in found if row.label is not None} - set(bundle.classes))
         if strange:
             raise DataError(
