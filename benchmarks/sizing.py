@@ -50,7 +50,7 @@ def main() -> None:
             budgets[name] = {
                 "budget_mib": limit, "measured_mib": chosen["memory_mib"], "choice": chosen["words"],
                 "kind": chosen["kind"], "next_larger": above[-1]["words"] if above else None,
-                "next_breaks": above[-1]["breaks"] if above else [],
+                "next_breaks": [one["text"] for one in above[-1]["violations"]] if above else [],
             }  # fmt: skip
     results.write("sizing", {"errors": errors(), "plans": plans, "budgets": budgets,
                              "anchors": predictor.load().host["cpu"]})  # fmt: skip

@@ -7,8 +7,9 @@ from helpers import elsewhere, fast, profile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.compression.choose import OnTarget, Trial, choose, objections
+from edgekd.compression.choose import OnTarget, Trial, choose, violations
 from edgekd.core import errors
+from edgekd.core.violations import ERRORS, Violation
 
 BUDGETS = {
     "memory_mib": 32.0, "artifact_mib": 16.0, "latency_ms": 10.0, "max_drop_points": 1.0, "min_teacher_agreement": 0.8,
@@ -78,7 +79,7 @@ def test_what_ships(trials, recipe, why, passed_over):
         ([trial(agreement=0.5)], errors.BelowAccuracy, 5, "float32 agreement with the teacher 50.0% < 80.0%",
          TRAIN_MORE),
         ([trial(artifact_mib=16.1)], errors.ArtifactTooLarge, 6, "float32 file 16.1 MiB > 16", SMALLER),
-        # the variant with the fewest objections decides
+        # the variant with the fewest violations decides
         ([trial(peak_rss_mib=40.0, artifact_mib=20.0), int8(drop_points=3.0)], errors.BelowAccuracy, 5,
          "dynamic_int8 loses 3.0 points > 1 allowed; float32 peak memory 40.0 MiB > 32; file 20.0 MiB > 16",
          TRAIN_MORE),
@@ -94,9 +95,25 @@ def test_what_is_refused(trials, error, exit_code, message, fix):
 
 def test_a_latency_from_another_architecture_refuses_nothing():
     slow = trial(latency_ms=1000.0)
-    assert objections(slow, HERE) == [(errors.OverLatency, "latency 1000.00 ms > 10")]
-    assert objections(slow, ELSEWHERE) == []
+    assert violations(slow, HERE) == [Violation("latency_ms", 1000.0, 10.0, "measured", "latency 1000.00 ms > 10")]
+    assert violations(slow, ELSEWHERE) == []
     assert choose([slow], ELSEWHERE).name == "float32"
+
+
+def test_each_budget_has_an_error_with_an_exit_code_of_its_own_kind():
+    assert {budget: error.exit_code for budget, error in ERRORS.items()} == {
+        "memory_mib": 3, "artifact_mib": 6, "latency_ms": 4, "cold_start_ms": 4, "max_drop_points": 5,
+        "min_teacher_agreement": 5,
+    }  # fmt: skip
+    assert set(ERRORS) <= set(HERE.as_dict())
+
+
+@pytest.mark.parametrize(("budget", "kind", "refuses"), [
+    ("memory_mib", "predicted", True), ("latency_ms", "predicted", False), ("latency_ms", "measured", True),
+    ("min_speedup", "measured", False),
+])  # fmt: skip
+def test_no_words_decide_whether_a_violation_refuses(budget, kind, refuses):
+    assert Violation(budget, 2.0, 1.0, kind, " predicted memory artifact").refuses is refuses
 
 
 near = st.sampled_from([0.5, 0.9, 1.0, 1.1, 2.0])  # of a budget
@@ -111,7 +128,7 @@ trials = st.builds(
 @given(plain=trials, others=st.lists(trials, max_size=3))
 def test_what_ships_is_allowed_and_nothing_allowed_is_faster(plain, others):
     table = [plain, *(Trial(**vars(other) | {"name": f"recipe{n}"}) for n, other in enumerate(others))]
-    allowed = {each.name: each for each in table if not objections(each, HERE)}
+    allowed = {each.name: each for each in table if not violations(each, HERE)}
     if not allowed:
         with pytest.raises((errors.OverMemory, errors.OverLatency, errors.BelowAccuracy, errors.ArtifactTooLarge)):
             choose(table, HERE)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import profile
 
-from edgekd.compression.choose import FEWEST, OnTarget, Trial, floors, objections
+from edgekd.compression.choose import FEWEST, OnTarget, Trial, floors, violations
 from edgekd.core.floors import Floor, moved
 from edgekd.core.statistics import Retained
 from edgekd.report import compose
@@ -87,4 +87,4 @@ def test_the_selection_rows_floors_are_held_where_the_kernels_are_the_targets(dr
                          drop_interval=(-9.0, 9.0), flips=0, largest_difference=0.0, cost=None)  # fmt: skip
         one = Trial("dynamic_int8", 1.0, 0.0, 2.0, 1.0, 1.0, 1.0, on_target=found)
     assert [floor.name for floor in floors(one, target) if not floor.held] == broken
-    assert len(objections(one, target)) == len(broken)
+    assert [violation.budget for violation in violations(one, target)] == broken

@@ -98,6 +98,19 @@ def test_a_report_of_before_is_still_drawn():
         assert '<th scope="row">p99, ms' not in text
 
 
+def test_budgets_that_a_shape_is_over_are_shown_of_this_report_and_of_one_before():
+    said = composed()
+    text = "speedup 1.00x < 5x & <more>"
+    violation = {"budget": "min_speedup", "value": 1.0, "limit": 5.25, "kind": "measured", "text": text}
+    now = {**said["fit"]["candidates"][0], "violations": [violation]}
+    before = {key: value for key, value in now.items() if key != "violations"} | {"breaks": [text]}
+    reports = [said | {"fit": said["fit"] | {"candidates": [cost]}} for cost in (now, before)]
+    pages = [[render(name, one) for name in ("report.html", "report.md")] for one in reports]
+    assert pages[0] == pages[1]
+    assert text in unescape(pages[0][0])
+    assert "speedup 1.00x" in pages[0][1]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_page_may_load_nothing(form):
     html = render("report.html", composed(**FORMS[form]))

@@ -15,7 +15,7 @@ from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey, Work
 from edgekd.core.roofline import ATTAINED, predict_latency
 from edgekd.sizing import predictor
-from edgekd.sizing.costs import FINALISTS, Candidates, Cost, breaks, settle, shown
+from edgekd.sizing.costs import FINALISTS, Candidates, Cost, settle, shown, violations
 from edgekd.students.transformer import Transformer
 
 MINILM = {"layers": 6, "hidden": 384, "heads": 12, "feed_forward": 1536, "vocabulary": 30522}
@@ -106,8 +106,8 @@ def cost(**values):
         ({"memory_mib": 99, "speedup": 1}, ("memory 99.0 MiB > 32 (+209%)", "speedup 1.00x < 5x with 5% margin")),
     ],
 )
-def test_breaks_names_every_budget_that_is_exceeded(values, expected):
-    assert breaks(cost(**values), profile(), min_speedup=5.0) == expected
+def test_violations_name_every_budget_that_is_exceeded(values, expected):
+    assert tuple(one.text for one in violations(cost(**values), profile(), min_speedup=5.0)) == expected
 
 
 # the prediction for a processor that is not here
@@ -188,7 +188,7 @@ def run(among, factor=1.0, tries=1):
 def fitting(among, factor=1.0):
     """The shapes that truly fit, the most capable first."""
     costs = [bench(among, factor)(among.predict(shape, "dynamic_int8"))[0] for shape in LADDER]
-    return [cost.shape for cost in costs if not cost.breaks]
+    return [cost.shape for cost in costs if not cost.violations]
 
 
 def test_with_room_for_all_the_most_capable_is_taken(capsys):
@@ -215,7 +215,7 @@ def test_the_choice_is_the_most_capable_that_fits(figure):
 def test_a_wrong_prediction_is_corrected_by_measuring(factor):
     among = candidates(profile(**ROOMY | {"memory_mib": 30.0}))
     _, finalists, _ = run(among, factor)
-    assert finalists[0].breaks == ()
+    assert finalists[0].violations == ()
     assert finalists[0].shape == fitting(among, factor)[0]
 
 
@@ -230,7 +230,7 @@ def test_on_a_host_that_slows_down_the_next_shape_has_room_rather_than_being_the
         return [among.measured(shape, cost.recipe, figures | {"latency_ms": figures["latency_ms"] * next(slower)})]
 
     ranked, finalists, warnings = settle(among, measure, tries=1, most=FINALISTS, classes=50, unit="tokens")
-    assert (finalists[0].breaks, warnings) == ((), [])
+    assert (finalists[0].violations, warnings) == ((), [])
     assert len([cost for cost in ranked if cost.kind == "measured"]) == FINALISTS + 1
     assert ranked.index(finalists[0]) < len(ranked) - 1, "not the smallest"
 
@@ -325,6 +325,6 @@ def test_the_table_shows_the_choice_among_its_neighbours():
     listed = shown(ranked, finalists[0])
     assert [cost.shape for cost in ranked if cost in listed] == [cost.shape for cost in listed]
     assert finalists[0] in listed
-    assert listed[0].breaks
+    assert listed[0].violations
     assert listed[-1].shape == LADDER[-1].as_dict()
     assert len(listed) < len(ranked)

@@ -82,7 +82,7 @@ def _student(made: Plan, inputs: str) -> list[tuple[str, str]]:
 
 
 def fit_table(shape: Fit, made: Plan) -> str:
-    """Budget, teacher, candidates in order of capability, the budgets that each breaks, the choice, its memory."""
+    """Budget, teacher, candidates in order of capability, the budgets that each is over, the choice, its memory."""
     target, teacher = made.target, shape.teacher
     latency = "ms here" if target.runs_here else f"ms on {target.name} (predicted)"
     header = ["", "memory MiB", "file MiB", latency, "speedup", "", "over"]
@@ -94,7 +94,8 @@ def fit_table(shape: Fit, made: Plan) -> str:
     ]  # fmt: skip
     for cost in shape.candidates:
         on_target = "unknown" if cost.target_latency_ms is None else f"{cost.target_latency_ms:.2f}"
-        mark = "<- chosen" if cost.shape == shape.chosen.shape else "; ".join(cost.breaks) or "fits, less capable"
+        over = "; ".join(violation.text for violation in cost.violations)
+        mark = "<- chosen" if cost.shape == shape.chosen.shape else over or "fits, less capable"
         rows.append([f"{cost.words}, {cost.recipe}", f"{cost.memory_mib:.1f}", f"{cost.artifact_mib:.1f}", on_target,
                      f"{cost.speedup:.2f}x", cost.kind, mark])  # fmt: skip
     parts = " + ".join(f"{mib:.1f} {part}" for part, mib in shape.chosen.memory_parts.items())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekd.compression.choose import PLAIN, Trial, objections, over_budget, recipe_of
+from edgekd.compression.choose import PLAIN, Trial, over_budget, recipe_of, violations
 from edgekd.core.errors import BelowAccuracy
 from edgekd.core.profile import Profile
 from edgekd.core.registry import plugin
@@ -62,13 +62,13 @@ def recipes(target: Profile, force: str | None = None) -> list[Candidate]:
 def worth_mending(trials: Sequence[Trial], target: Profile) -> list[Trial]:
     """The variants that only accuracy stands against and that would ship without that, the fastest first."""
     plain = next(trial for trial in trials if trial.name == PLAIN)
-    ships = [trial for trial in trials if trial.failed is None and not objections(trial, target)]
+    ships = [trial for trial in trials if trial.failed is None and not violations(trial, target)]
     fastest = max((trial.speed for trial in ships), default=0.0)
     wanted = []
     for trial in trials:
         if trial.failed is not None or over_budget(trial, target):
             continue
-        stands = {kind for kind, _ in objections(trial, target)}
+        stands = {violation.error for violation in violations(trial, target)}
         needed = trial.surely > plain.speed or bool(over_budget(plain, target))
         if stands == {BelowAccuracy} and needed and trial.speed > fastest:
             wanted.append(trial)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgekd.core.errors import ArtifactTooLarge, BelowAccuracy, EdgeKDError, OverLatency, OverMemory, UsageError
+from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, UsageError
 from edgekd.core.floors import Floor
 from edgekd.core.profile import Profile
+from edgekd.core.violations import Violation
 
 PLAIN = "float32"
 PROCESSES = 5  # fresh ones that time what may ship: a process's memory layout moves its speed by percents
@@ -112,20 +113,20 @@ class Choice:
     against: tuple[str, ...] = field(default=())  # what stands against one that was forced
 
 
-def objections(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], str]]:
-    """What stands against shipping a variant, as the error it would be and the words for it."""
-    found: list[tuple[type[EdgeKDError], str]] = []
+def violations(trial: Trial, target: Profile) -> list[Violation]:
+    """Return the floors and budgets that a variant does not meet: none of what may ship."""
+    found: list[Violation] = []
     judged = trial.judged
     where = f" on {target.arch}" if trial.on_target is not None and trial.on_target.n >= FEWEST else ""
     drop, agreement = floors(trial, target)
     if not drop.held:
-        words = f"loses {judged.drop_points:.1f} points{where} > {target.max_drop_points:g} allowed"
-        found.append((BelowAccuracy, words))
+        text = f"loses {judged.drop_points:.1f} points{where} > {target.max_drop_points:g} allowed"
+        found.append(Violation(drop.name, drop.value, drop.asked, "measured", text))
     if not agreement.held:
         floor = target.min_teacher_agreement
         digits = 1 if f"{judged.agreement:.1%}" != f"{floor:.1%}" else 3
-        words = f"agreement with the teacher{where} {judged.agreement:.{digits}%} < {floor:.{digits}%}"
-        found.append((BelowAccuracy, words))
+        text = f"agreement with the teacher{where} {judged.agreement:.{digits}%} < {floor:.{digits}%}"
+        found.append(Violation(agreement.name, agreement.value, agreement.asked, "measured", text))
     return found + over_budget(trial, target)
 
 
@@ -138,16 +139,19 @@ def floors(trial: Trial, target: Profile) -> tuple[Floor, Floor]:
     )
 
 
-def over_budget(trial: Trial, target: Profile) -> list[tuple[type[EdgeKDError], str]]:
-    """The budgets that it breaks: memory, file, and latency where the target runs here."""
-    found: list[tuple[type[EdgeKDError], str]] = []
-    if trial.peak_rss_mib > target.memory_mib:
-        found.append((OverMemory, f"peak memory {trial.peak_rss_mib:.1f} MiB > {target.memory_mib:g}"))
-    if trial.artifact_mib > target.artifact_mib:
-        found.append((ArtifactTooLarge, f"file {trial.artifact_mib:.1f} MiB > {target.artifact_mib:g}"))
-    if target.runs_here and trial.latency_ms > target.latency_ms:
-        found.append((OverLatency, f"latency {trial.latency_ms:.2f} ms > {target.latency_ms:g}"))
-    return found
+def over_budget(trial: Trial, target: Profile) -> list[Violation]:
+    """Return the budgets that it is over: memory, file, and latency where the target runs here."""
+    limits = [
+        ("memory_mib", trial.peak_rss_mib, f"peak memory {trial.peak_rss_mib:.1f} MiB"),
+        ("artifact_mib", trial.artifact_mib, f"file {trial.artifact_mib:.1f} MiB"),
+    ]
+    if target.runs_here:
+        limits.append(("latency_ms", trial.latency_ms, f"latency {trial.latency_ms:.2f} ms"))
+    return [
+        Violation(budget, value, getattr(target, budget), "measured", f"{words} > {getattr(target, budget):g}")
+        for budget, value, words in limits
+        if value > getattr(target, budget)
+    ]
 
 
 def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -> Choice:
@@ -156,21 +160,21 @@ def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -
     Faster is what timing shows beyond its noise. Of variants that timing cannot tell apart from the fastest the most
     accurate ships: accuracy repeats from build to build, the clock's last percents do not.
     `force` names a recipe that ships whatever stands against it: its fastest variant, told with what it breaks.
-    Raises the error of the objection that the best candidate fails by, where none is left.
+    Raises the error of the first violation of the nearest candidate, where none is left.
     """
-    standing = {trial.name: objections(trial, target) for trial in trials if trial.failed is None}
+    standing = {trial.name: violations(trial, target) for trial in trials if trial.failed is None}
     eligible = [trial for trial in trials if trial.failed is None and not standing[trial.name]]
     passed_over = {trial.name: f"failed: {trial.failed}" for trial in trials if trial.failed}
-    passed_over |= {name: "; ".join(text for _, text in found) for name, found in standing.items() if found}
+    passed_over |= {name: _texts(found) for name, found in standing.items() if found}
     if force is not None:
         return _forced(trials, force, standing, passed_over)
     if not eligible:
         nearest = min((trial for trial in trials if trial.failed is None), key=lambda t: len(standing[t.name]))
-        kind, text = standing[nearest.name][0]
-        raise kind(
-            f"no variant may ship: {nearest.name} {text}"
+        first = standing[nearest.name][0]
+        raise first.error(
+            f"no variant may ship: {nearest.name} {first.text}"
             + "".join(f"; {name} {why}" for name, why in passed_over.items() if name != nearest.name),
-            fix=_way_out(kind, target.name),
+            fix=_way_out(first, target.name),
         )
     plain = next((trial for trial in eligible if trial.name == PLAIN), None)
     faster = [trial for trial in eligible if plain is None or trial.surely > plain.noise]
@@ -218,7 +222,7 @@ def finalists(trials: Sequence[Trial], target: Profile, force: str | None = None
     if best is None:
         return []
     known = {trial.name: trial for trial in trials}
-    fit = [trial for trial in trials if trial.failed is None and not objections(trial, target) and trial.name != PLAIN]
+    fit = [trial for trial in trials if trial.failed is None and not violations(trial, target) and trial.name != PLAIN]
     plain = known.get(PLAIN)
     near = [one for one in fit if one.at_most >= known[best].surely or (plain and best == PLAIN and one.speed > 1)]
     near.sort(key=lambda trial: -trial.pace)
@@ -241,9 +245,7 @@ def recipe_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def _forced(
-    trials: Sequence[Trial], force: str, standing: dict[str, list[tuple[type[EdgeKDError], str]]], why: dict[str, str]
-) -> Choice:
+def _forced(trials: Sequence[Trial], force: str, standing: dict[str, list[Violation]], why: dict[str, str]) -> Choice:
     own = [trial for trial in trials if recipe_of(trial.name) == force]
     made = [trial for trial in own if trial.failed is None]
     if not made:
@@ -253,7 +255,7 @@ def _forced(
     for trial in trials:
         if trial.name != best.name:
             why.setdefault(trial.name, f"{best.name} was forced")
-    against = tuple(text for _, text in standing[best.name])
+    against = tuple(violation.text for violation in standing[best.name])
     plain = next((trial for trial in trials if trial.name == PLAIN), best)
     if best.surely <= plain.noise and best is not plain:
         against += (f"is not surely faster than fp32: {best.pace_says}",)
@@ -273,9 +275,13 @@ def _slower(trial: Trial, best: Trial) -> str:
     return f"{best.pace / trial.pace:.2f}x slower than {best.name}"
 
 
-def _way_out(kind: type[EdgeKDError], target: str) -> str:
-    if kind is BelowAccuracy:
+def _texts(found: Sequence[Violation]) -> str:
+    return "; ".join(violation.text for violation in found)
+
+
+def _way_out(violation: Violation, target: str) -> str:
+    if violation.error is BelowAccuracy:
         return "give more unlabelled rows or labels, train longer (--epochs), or lower the floor in the profile"
-    if kind is OverLatency:
+    if violation.error is OverLatency:
         return "ask for a faster student (--min-speedup), or raise latency_ms in the profile"
     return f"make it smaller (--vocabulary, --image-size), or raise the budget in the profile of {target}"

@@ -23,9 +23,9 @@ from edgekd.compression.choose import (
     Trial,
     best_so_far,
     finalists,
-    objections,
     pareto,
     recipe_of,
+    violations,
 )
 from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
@@ -269,7 +269,7 @@ class _Search:
         return trial is not None and self._may_ship(trial)
 
     def _may_ship(self, trial: Trial) -> bool:
-        return trial.failed is None and not objections(trial, self.plan.target)
+        return trial.failed is None and not violations(trial, self.plan.target)
 
     def _hopeless(self, rung: Candidate) -> bool:
         """Whether it was not tried, failed, or is slower than what may ship: more layers in float are slower still."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.candidates import variant_file
-from edgekd.compression.choose import FEWEST, PLAIN, OnTarget, Trial, objections, over_budget, recipe_of
+from edgekd.compression.choose import FEWEST, PLAIN, OnTarget, Trial, over_budget, recipe_of, violations
 from edgekd.core import statistics as intervals
 from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.protocols import Progress
@@ -65,7 +65,7 @@ def contenders(trials: Sequence[Trial], plan: Plan) -> list[str]:
     asked = [one for one in trials if one.name != PLAIN and one.failed is None]
     forced = [one for one in asked if plan.force and recipe_of(one.name) == plan.force]
     within = [one for one in asked if one not in forced and not over_budget(one, plan.target)]
-    within.sort(key=lambda one: (bool(objections(one, plan.target)), -one.speed))
+    within.sort(key=lambda one: (bool(violations(one, plan.target)), -one.speed))
     return [PLAIN, *(one.name for one in (*forced, *within)[:_MOST])]
 
 
@@ -158,7 +158,7 @@ def applied(trials: Sequence[Trial], found: Mapping[str, Any] | None, plan: Plan
             return replace(trial, on_target=OnTarget(**values | spans))
         if trial.name in found["refused"]:
             return replace(trial, failed=f"does not run on {plan.target.arch}: {found['refused'][trial.name]}")
-        if trial.failed is not None or objections(trial, plan.target):
+        if trial.failed is not None or violations(trial, plan.target):
             return trial
         return replace(trial, failed=f"slower ones aside: not asked on {plan.target.arch} kernels")
 

@@ -7,27 +7,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from edgekd.core.calibration import Reading
-from edgekd.core.errors import ArtifactTooLarge, OverLatency, OverMemory
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import plugin
 from edgekd.core.roofline import predict_latency
+from edgekd.core.violations import MIN_SPEEDUP, Violation
 from edgekd.sizing.predictor import Prediction, Predictor
 
 SPEED_MARGIN = 1.05  # a finalist must surely beat min_speedup by this: trained weights and real inputs cost a little
 FINALISTS = 3
-_CAUTION = (
-    1.1,
-    1.25,
-    1.5,
-)  # times the speedup asked for: where finalists were slower than predicted, the next have room
+# times the speedup asked for: where finalists were slower than predicted, the next have room
+_CAUTION = (1.1, 1.25, 1.5)
 _ABOVE, _BELOW = 3, 2  # of the choice, in the fit table
-_HARD = ("memory", "artifact", "latency", "cold start")  # budgets; a speedup is a wish, a predicted latency a warning
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a shape costs under one recipe; `breaks` says which budgets it is over, and by how much."""
+    """What a shape costs under one recipe, and the budgets that it does not meet."""
 
     shape: dict[str, Any]
     words: str
@@ -43,7 +39,7 @@ class Cost:
     target_memory_mib: float | None  # of an ARM target, where it was measured in a guest
     memory_parts: dict[str, float]  # MiB: weights, packed copies, activations, runtime
     predicted: dict[str, float] = field(default_factory=dict)  # of a measured one: what had been predicted
-    breaks: tuple[str, ...] = ()
+    violations: tuple[Violation, ...] = ()
     speedup_low: float | None = None  # of a measured one: the low end of its 95% interval over processes
 
     @property
@@ -77,7 +73,7 @@ class Fit:
 
 
 def _cost(said: Mapping[str, Any]) -> Cost:
-    return Cost(**{**said, "breaks": tuple(said["breaks"])})
+    return Cost(**{**said, "violations": tuple(map(Violation.read, said["violations"]))})
 
 
 def size_of(shape: Any, survey: Survey, wanted: int) -> int:
@@ -85,31 +81,36 @@ def size_of(shape: Any, survey: Survey, wanted: int) -> int:
     return min(wanted, shape.max_size) if survey.vocabulary else int(shape.max_size)
 
 
-def breaks(cost: Cost, target: Profile, min_speedup: float) -> tuple[str, ...]:
-    """The budgets that a cost is over, each as `what value > budget (+how much)`."""
+def violations(cost: Cost, target: Profile, min_speedup: float) -> tuple[Violation, ...]:
+    """Return the budgets that a cost is over, each with its text: `what value > budget (+how much)`."""
     limits = [
-        ("memory", cost.judged_mib, target.memory_mib, "MiB", ""),
-        ("artifact", cost.artifact_mib, target.artifact_mib, "MiB", ""),
+        ("memory_mib", "memory", cost.judged_mib, target.memory_mib, "MiB", cost.kind),
+        ("artifact_mib", "artifact", cost.artifact_mib, target.artifact_mib, "MiB", cost.kind),
     ]
     if cost.target_latency_ms is not None:
-        limits.append(("latency", cost.target_latency_ms, target.latency_ms, "ms", f" {cost.target_latency_kind}"))
+        unit = f"ms {cost.target_latency_kind}"
+        limits.append(
+            ("latency_ms", "latency", cost.target_latency_ms, target.latency_ms, unit, cost.target_latency_kind)
+        )
     if target.runs_here:
-        limits.append(("cold start", cost.cold_start_ms, target.cold_start_ms, "ms", ""))
+        limits.append(("cold_start_ms", "cold start", cost.cold_start_ms, target.cold_start_ms, "ms", cost.kind))
     found = [
-        f"{what} {value:.1f} {unit}{note} > {limit:g} (+{value / limit - 1:.0%})"
-        for what, value, limit, unit, note in limits
+        Violation(budget, value, limit, kind, f"{what} {value:.1f} {unit} > {limit:g} (+{value / limit - 1:.0%})")
+        for budget, what, value, limit, unit, kind in limits
         if value > limit
     ]
     sure = cost.speedup if cost.speedup_low is None else cost.speedup_low
-    if sure < min_speedup * SPEED_MARGIN:
+    least = min_speedup * SPEED_MARGIN
+    if sure < least:
         low = "" if cost.speedup_low is None else f", surely only {sure:.2f}x,"
-        found.append(f"speedup {cost.speedup:.2f}x{low} < {min_speedup:g}x with {SPEED_MARGIN - 1:.0%} margin")
+        text = f"speedup {cost.speedup:.2f}x{low} < {min_speedup:g}x with {SPEED_MARGIN - 1:.0%} margin"
+        found.append(Violation(MIN_SPEEDUP, sure, least, cost.kind, text))
     return tuple(found)
 
 
-def hard(cost: Cost) -> list[str]:
-    """The breaks that refuse: budgets, but a latency only where it was measured."""
-    return [text for text in cost.breaks if text.startswith(_HARD) and " predicted " not in text]
+def refusing(cost: Cost) -> list[Violation]:
+    """Return the violations that refuse: of budgets, and of a latency only where it was measured."""
+    return [violation for violation in cost.violations if violation.refuses]
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class Candidates:
             memory_parts=_parts(figures["memory_mib"], figures["artifact_mib"], memory),
             predicted=dict(predicted or {}),
         )
-        return replace(made, breaks=breaks(made, self.target, self.min_speedup))
+        return replace(made, violations=violations(made, self.target, self.min_speedup))
 
     def ranked(self, measured: Sequence[Cost] = ()) -> list[Cost]:
         """Each shape under its best recipe, the most capable first: measured where it was, else predicted."""
@@ -207,7 +208,7 @@ class Candidates:
         for shape in self.ladder:
             own = done.get(str(sorted(shape.as_dict().items())))
             costs = own or [self.predict(shape, recipe, measured) for recipe in self.recipes]
-            found.append(min(costs, key=lambda cost: (len(hard(cost)), len(cost.breaks), cost.latency_ms)))
+            found.append(min(costs, key=lambda cost: (len(refusing(cost)), len(cost.violations), cost.latency_ms)))
         return found
 
 
@@ -240,24 +241,24 @@ def settle(
         print(f"measured {number} {cost.words}: {measured[-1].memory_mib:.0f} MiB", flush=True)  # noqa: T201
     for caution in _CAUTION:
         roomy = _roomy(among.ranked(measured), caution * among.min_speedup)
-        if roomy is None or any(not cost.breaks for cost in measured):
+        if roomy is None or any(not cost.violations for cost in measured):
             break
         measured += measure(roomy)
-    finalists = [cost for cost in among.ranked(measured) if cost.kind == "measured" and not cost.breaks]
+    finalists = [cost for cost in among.ranked(measured) if cost.kind == "measured" and not cost.violations]
     if finalists:
         return among.ranked(measured), finalists, []
     if nearest(among.ranked(measured)).kind != "measured":
         measured += measure(nearest(among.ranked(measured)))
     ranked = among.ranked(measured)
     last = nearest([cost for cost in ranked if cost.kind == "measured"])
-    if hard(last):
+    if refusing(last):
         refuse(last, among, classes=classes, unit=unit)
-    return ranked, [last], [f"no shape meets: {text}; the smallest was taken" for text in last.breaks]
+    return ranked, [last], [f"no shape meets: {one.text}; the smallest was taken" for one in last.violations]
 
 
 def _roomy(ranked: Sequence[Cost], speedup: float) -> Cost | None:
     """The most capable shape not yet measured that should fit, and be that much faster; None where there is none."""
-    able = (cost for cost in ranked if cost.kind != "measured" and not cost.breaks)
+    able = (cost for cost in ranked if cost.kind != "measured" and not cost.violations)
     return next((cost for cost in able if cost.speedup >= speedup * SPEED_MARGIN), None)
 
 
@@ -268,7 +269,7 @@ def next_finalist(ranked: Sequence[Cost], wanted: int) -> Cost | None:
     """
     known = 0
     for cost in ranked:
-        if cost.breaks:
+        if cost.violations:
             continue
         if cost.kind != "measured":
             return cost
@@ -283,7 +284,7 @@ def next_finalist(ranked: Sequence[Cost], wanted: int) -> Cost | None:
 
 def nearest(ranked: Sequence[Cost]) -> Cost:
     """The shape that misses the fewest budgets; the smallest of those."""
-    return min(ranked, key=lambda cost: (len(hard(cost)), cost.judged_mib, cost.artifact_mib, cost.latency_ms))
+    return min(ranked, key=lambda cost: (len(refusing(cost)), cost.judged_mib, cost.artifact_mib, cost.latency_ms))
 
 
 def shown(ranked: Sequence[Cost], chosen: Cost) -> tuple[Cost, ...]:
@@ -300,26 +301,26 @@ def refuse(cost: Cost, among: Candidates, *, classes: int, unit: str) -> NoRetur
     given = f"{survey.vocabulary:,} tokens" if survey.vocabulary else f"inputs of {survey.max_size} {unit}"
     what = f"the smallest {among.family} with {classes} classes and {given}"
     relief = f"{among.ladder[-1].relief()} or " if among.ladder[-1].relief() else ""
-    over = hard(cost)[0]
-    if over.startswith("memory"):
+    over = refusing(cost)[0]
+    if over.budget == "memory_mib":
         sums = ", ".join(f"{mib:.0f} {part}" for part, mib in cost.memory_parts.items())
-        raise OverMemory(
+        raise over.error(
             f"budget {target.memory_mib:g} MiB of memory; {what} needs {cost.judged_mib:.0f} MiB: {sums}",
             fix=f"{relief}raise memory_mib to at least {cost.judged_mib + 1:.0f}",
         )
-    if over.startswith("artifact"):
-        raise ArtifactTooLarge(
+    if over.budget == "artifact_mib":
+        raise over.error(
             f"budget {target.artifact_mib:g} MiB of file; {what} takes {cost.artifact_mib:.1f} MiB",
             fix=f"{relief}raise artifact_mib to at least {cost.artifact_mib + 0.1:.1f}",
         )
-    if over.startswith("latency"):
-        raise OverLatency(
+    if over.budget == "latency_ms":
+        raise over.error(
             f"budget {target.latency_ms:g} ms; {what} takes {cost.latency_ms:.2f} ms at {survey.typical} {unit} "
             "on this host",
             fix=f"raise latency_ms to at least {cost.latency_ms * 1.1:.2f}, give smaller inputs, or allow more threads "
             "in the profile",
         )
-    raise OverLatency(
+    raise over.error(
         f"budget {target.cold_start_ms:g} ms of cold start; {what} takes {cost.cold_start_ms:.0f} ms on this host",
         fix=f"raise cold_start_ms to at least {cost.cold_start_ms * 1.1:.0f}",
     )

@@ -112,7 +112,7 @@ def _predicted(request: dict[str, Any], teacher_key: dict[str, Any], store: Stor
     teacher = _teacher_on_paper(request, reference) or kept("teacher-cost", teacher_key, time_teacher)
     among = _candidates(request, reference, teacher["latency_ms"])
     ranked = among.ranked()
-    fitting = [cost for cost in ranked if not cost.breaks]
+    fitting = [cost for cost in ranked if not cost.violations]
     return _table(among, ranked, fitting[: request["tries"]], teacher, []) if fitting else None
 
 
@@ -171,7 +171,7 @@ def _table(
         chosen=chosen,
         finalists=tuple(finalists),
         considered=len(ranked),
-        fitting=sum(not cost.breaks for cost in ranked),
+        fitting=sum(not cost.violations for cost in ranked),
         errors={recipe: known.errors(among.family, recipe) for recipe in among.recipes},
         anchors=f"{known.host['cpu']} ({known.host['arch']}), onnxruntime {known.host['ort_version']}",
         reference_ms=among.reference_ms,
