@@ -12,7 +12,7 @@ from edgekd.core.files import user_path
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import FolderTeacher
 from edgekd.core.registry import make, names, plugin
-from edgekd.data.given import class_names, read_given, read_inputs, without_labels
+from edgekd.data.given import Columns, class_names, read_given, read_inputs, without_labels
 from edgekd.data.leaks import distinct
 from edgekd.data.splits import Example, Splits, split
 from edgekd.data.untrained import split_untrained
@@ -66,8 +66,8 @@ def settle(kind: str, info: dict[str, Any], task: str, *, compressed: bool) -> d
 def read_splits(
     task: Any, source: str, *, unlabelled: str | None, calibration: str | None, labels: int | None, seed: int,
     known: tuple[str, ...] | None, outputs: int, compressed: bool, demo: bool,
-) -> tuple[Splits, tuple[str, str]]:  # fmt: skip
-    """The rows by role, and the columns of inputs and labels (empty where there are none). Raises DataError.
+) -> tuple[Splits, Columns]:  # fmt: skip
+    """The rows by role, and the columns that they come from. Raises DataError.
 
     `known` are a ready teacher's classes; of one of so many `outputs` that names none, they are numbers, or the data's.
     A `demo`'s labels are not read where they are not the teacher's.

@@ -115,8 +115,10 @@ class DataPlan:
     test_labelled: bool
     digest: str
     licence: str
+    columns: dict[str, Any] = field(default_factory=dict)  # as the source calls them: `ColumnsRead.as_dict`
 
 
+_NO_CHOICES = ("name", "source", "folder", "columns")  # of teacher and data: no result depends on them
 NO_STUDENT = "none"  # the family's name where the teacher itself is compressed
 
 
@@ -198,9 +200,7 @@ class Plan:
         """SHA-256 over every choice; where the inputs lie does not count, what they hold does."""
         values = self.as_dict()
         for part in ("teacher", "data"):
-            values[part] = {
-                key: value for key, value in values[part].items() if key not in ("name", "source", "folder")
-            }
+            values[part] = {key: value for key, value in values[part].items() if key not in _NO_CHOICES}
         return digest(values)
 
     @property

@@ -162,7 +162,8 @@ def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Split
         teacher=teacher,
         data=DataPlan(
             name=demo.data_name if demo else shown(data_source), source=data_source,
-            input_column=columns[0], label_column=columns[1], labels=labels, classes=splits.classes,
+            input_column=columns.input, label_column=columns.label, columns=columns.read.as_dict(),
+            labels=labels, classes=splits.classes,
             counts=splits.counts, notes=splits.notes, selection_labelled=splits.selection_labelled,
             test_labelled=splits.test_labelled, digest=splits.digest,
             licence=demo.data_licence if demo else licences.of_data(data_source),

@@ -20,6 +20,7 @@ NAMES = ("plain", "a|b", "<i>c</i>", "rare")
 SHAPE = {"width": 8, "depth": 5, "kernel": 7, "stride": 4, "separable": False, "dilated": True, "steps": 500,
          "channels": 1, "classes": 4}  # fmt: skip
 LABELS = [0] * 60 + [1] * 60 + [2] * 60 + [3] * 3
+COLUMNS = {"input": "x", "label": "y", "left_out": ["id", "a\nb"], "n_left_out": 2}
 EVIDENCE = {
     "arms": [
         {"name": "the whole objective", "losses": "1 response(temperature 2)", "accuracy": [0.80, 0.82],
@@ -103,7 +104,7 @@ def composed(
         compresses_only=not distilled, search_limit_s=600.0,
         student=SimpleNamespace(family="conv1d" if distilled else "none", survey=Survey(500, (500,)), min_speedup=5.0,
                                 exit=None),
-        data=SimpleNamespace(name="d", counts={"selection": 200, "test": len(LABELS)}, notes=(),
+        data=SimpleNamespace(name="d", columns=COLUMNS, counts={"selection": 200, "test": len(LABELS)}, notes=(),
                              classes=() if embeds else NAMES, licence="none", selection_labelled=labelled,
                              test_labelled=tested),
         teacher=SimpleNamespace(name="t", ready=True, licence="none", sha256="0" * 64, words="a net",

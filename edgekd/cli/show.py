@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.cli.printing import one_line
 from edgekd.core.confidence import evidence_says
+from edgekd.core.errors import listed
+from edgekd.core.recall import recall_says
 from edgekd.core.registry import plugin
 from edgekd.core.results import IMPORT_BASELINE_MIB
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Check
     from edgekd.plan import Plan
     from edgekd.sizing.costs import Fit
+
+_MOST_COLUMNS = 8  # that are named
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -49,6 +54,7 @@ def plan(made: Plan) -> str:
         ("target", f"{target.name}: {target.title}, {budgets} at p{target.latency_percentile}"),
         ("teacher", f"{teacher.name}: {made.teacher.words}; {how}"),
         ("data", f"{data.name}: {counts}" + (f"; {len(data.classes)} classes" if data.classes else "")),
+        ("", columns(data.columns)),
         *(("", note) for note in data.notes),
         *_student(made, inputs),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
@@ -62,6 +68,15 @@ def plan(made: Plan) -> str:
                 f"{made.digest[:12]}"),
     ]  # fmt: skip
     return "\n".join(f"{name:<9} {one_line(text)}" for name, text in rows)
+
+
+def columns(read: Mapping[str, Any]) -> str:
+    """Which columns are read, and which are left out."""
+    label = f"{read['label']!r} as label" if read["label"] else "no labels"
+    names = listed([*map(repr, read["left_out"][:_MOST_COLUMNS])])
+    more = read["n_left_out"] - _MOST_COLUMNS
+    left_out = f"; left out: {names}" + (f" and {more} more" if more > 0 else "") if names else ""
+    return f"columns: {read['input']!r} as input, {label}{left_out}"
 
 
 def _student(made: Plan, inputs: str) -> list[tuple[str, str]]:
@@ -176,7 +191,9 @@ def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str =
                       f"{sure['accuracy']:.1%} of them {rightly}"]  # fmt: skip
     distilled = said.get("distilled", True)  # bundles of before know nothing else
     lines.append(f"proof   {evidence_says(said['evidence'], distilled=distilled)}")
+    lines += [f"classes {one_line(says)}" for says in recall_says(said)]
     lines += [f"target  {on_target}"] if on_target else []
-    lines += ["", f"measured on {said['measured_on']}", f"bundle  {folder}", f"report  {folder / 'report.html'}",
-              f"check   python {folder / 'verify.py'}"]  # fmt: skip
+    lines += ["", f"measured on {said['measured_on']}"]
+    lines += [one_line(columns(said["columns"]))] if said.get("columns") else []
+    lines += [f"bundle  {folder}", f"report  {folder / 'report.html'}", f"check   python {folder / 'verify.py'}"]
     return "\n".join(lines)

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from edgekd.core.errors import DataError, suggestion
 from edgekd.data.columns import row_label
+from edgekd.data.limits import shown
+from edgekd.data.read import ColumnsRead
 from edgekd.data.splits import Example
 
 Given = dict[str, list[Example]]
+
+
+class Columns(NamedTuple):
+    """The columns of the task's tables that hold inputs and labels (empty: none), and those of the source itself."""
+
+    input: str
+    label: str
+    read: ColumnsRead
+
+
 HIDDEN = "-1"  # the label of a test row whose class its publisher keeps to itself
 
 
 def read_given(
     task: Any, source: str, unlabelled: str | None, *, classes: Sequence[str] | None, labelled: bool
-) -> tuple[Given, tuple[str, str], list[str]]:
-    """Examples by split or as `all`, their input and label columns, and notes of what reading left out.
+) -> tuple[Given, Columns, list[str]]:
+    """Examples by split or as `all`, the columns that they come from, and notes of what reading left out.
 
     Rows need no labels where they need not be `labelled`: the label column may then lack, and is called empty.
     `unlabelled` is a source of more inputs. Raises DataError.
     """
     tables = task.read(source)
-    columns = task.columns(tables.get("train") or tables["all"], source, labelled=labelled)
+    first = tables.get("train") or tables["all"]
+    columns = task.columns(first, source, labelled=labelled)
+    own = ColumnsRead(columns[0], columns[1], tuple(name for name in first[0] if name not in columns))
+    read = getattr(first, "columns", None) or own
     given: Given = {}
     for part, table in tables.items():
         where = f"{source} ({part})" if part != "all" else source
@@ -40,7 +56,7 @@ def read_given(
     notes += _hide(given, classes or ())
     if classes is not None:
         given = {part: _by_number(rows, classes) for part, rows in given.items()}
-    return given, columns, notes
+    return given, Columns(columns[0], columns[1], read), notes
 
 
 def _hide(given: Given, classes: Sequence[str]) -> list[str]:
@@ -64,9 +80,12 @@ def read_inputs(task: Any, source: str, *, column: str | None = None) -> tuple[l
     """
     tables = task.read(source)
     table = tables.get("unlabelled") or tables.get("all") or tables["train"]
+    notes = list(getattr(table, "notes", ()))
     if column not in table[0]:
-        column = task.input_column(table, source)
-    return task.examples(table, (column, column), source, labelled=False), list(getattr(table, "notes", ()))
+        column, other = task.input_column(table, source), column
+        if other is not None:
+            notes.append(f"{Path(source).name}: the inputs are its column {shown(column)}")
+    return task.examples(table, (column, column), source, labelled=False), notes
 
 
 def without_labels(given: Given) -> Given:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgekd.core import licences, plain_yaml
 from edgekd.core.errors import DataError
@@ -16,14 +16,36 @@ from edgekd.data import columnar, hub, limits, text_files, text_tables, unpacked
 from edgekd.data.split_files import READERS, SPLIT_NAMES, is_table, split_files
 
 Table = list[dict[str, Any]]
+_MOST_LEFT_OUT = 32
+
+
+class ColumnsRead(NamedTuple):
+    """Which columns of a source are read, by its own names, and which are left out."""
+
+    input: str
+    label: str  # empty where the rows have none
+    left_out: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; of very many columns that are left out the first, and how many there are."""
+        return {
+            "input": self.input,
+            "label": self.label or None,
+            "left_out": list(self.left_out[:_MOST_LEFT_OUT]),
+            "n_left_out": len(self.left_out),
+        }
 
 
 class NotedTable(list[dict[str, Any]]):
-    """Rows, in words what is to be known of them, and how many columns without a name were left out."""
+    """Rows, in words what is to be known of them, and how many columns without a name were left out.
+
+    `columns` is set where a reader gives its rows other columns than the file's.
+    """
 
     def __init__(self, rows: Iterable[dict[str, Any]], notes: tuple[str, ...] = (), nameless: int = 0) -> None:
         super().__init__(rows)
         self.notes, self.nameless = notes, nameless
+        self.columns: ColumnsRead | None = None
 
 
 _DELIMITERS = {";": "semicolons", "\t": "tabs"}

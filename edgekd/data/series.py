@@ -15,7 +15,7 @@ from edgekd.core.files import user_path
 from edgekd.data.arrays import BROKEN, declared_shape, unreadable
 from edgekd.data.columns import find_label, row_label
 from edgekd.data.limits import check_plain, shown
-from edgekd.data.read import NotedTable, Table, read_tables
+from edgekd.data.read import ColumnsRead, NotedTable, Table, read_tables
 from edgekd.data.split_files import is_table
 
 if TYPE_CHECKING:
@@ -193,7 +193,11 @@ def _table(table: Table, where: str, label_column: str | None, part: str) -> Tab
         rows.append({SERIES: _series(value, place, steps if not lists else ())})
         if label is not None:
             rows[-1][LABEL] = row_label(cells.get(label), place)
-    return NotedTable(rows, getattr(table, "notes", ()))
+    read = NotedTable(rows, getattr(table, "notes", ()))
+    used = (usual or lists)[:1] or steps
+    words = used[0] if len(used) == 1 else f"{used[0]} to {used[-1]} ({len(used)} steps)"
+    read.columns = ColumnsRead(words, label or "", tuple(name for name in steps if name not in used))
+    return read
 
 
 def _check_steps(table: Table, steps: list[str], where: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import licences
+from edgekd.core.recall import recall_says
 from edgekd.core.registry import plugin
 from edgekd.papers.dossier import PROVENANCE, SBOM, Dossier
 from edgekd.plan import Plan
@@ -100,6 +101,7 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
         found.append("Whether the teacher helped was not measured.")
     if plan.data.classes:
         found.append(f"It knows {len(plan.data.classes)} classes and always answers with one of them.")
+    found += [f"{says[:1].upper()}{says[1:]}." for says in recall_says(said["summary"])]
     if plugin("tasks", plan.task).unit == "tokens":
         found.append(f"Texts are cut at {plan.student.survey.max_size} tokens.")
     if not plan.target.runs_here:

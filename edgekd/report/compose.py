@@ -12,6 +12,7 @@ from edgekd.core import floors
 from edgekd.core.confidence import class_gains, evidence_says
 from edgekd.core.floors import Floor
 from edgekd.core.latency import is_stable
+from edgekd.core.recall import most_frequent, never_right, recall_says
 from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
 from edgekd.core.statistics import Retained
@@ -83,6 +84,9 @@ def compose(
         "import_baseline_mib": shipped.get("import_baseline_mib"),
         "evidence": effect,
         "threshold": suggested(shipped["above"], plan),
+        "columns": plan.data.columns,
+        "never_right": never_right(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ())),
+        "most_frequent": most_frequent(measured["classes"], shipped["metric_interval"]),
     }
     aa = measured["aa"]["ratio"]
     return {
@@ -100,7 +104,8 @@ def compose(
         "latency_quantiles_ms": {name: values["latency_quantiles_ms"] for name, values in models.items()},
         "baseline": baseline,
         "confidence": sureness(plan, shipped, confidence),
-        "classes": class_gains(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ())),
+        "classes": class_gains(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ()))
+        | {"says": recall_says(summary)},
         "training": (training or {}) | {"says": training_says(plan, training)},
         "evidence": {"says": evidence_says(effect, distilled=fit is not None), "arms": [], "control": None,
                      "n_test": None} | (evidence or {}),

@@ -1,0 +1,67 @@
+"""What accuracy hides: classes that are never answered rightly, and a model that any constant answer equals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MOST_NAMED = 5
+
+
+def never_right(
+    counts: Mapping[str, int], teacher: Sequence[float | None], shipped: Sequence[float | None]
+) -> dict[str, Any] | None:
+    """The classes with test rows of which none is answered rightly: how many, and those of most rows by name.
+
+    `counts` holds each class's test rows by name; recalls of teacher and shipped model are in the same order, from 0
+    to 1, None for a class without rows. None where the test rows have no labels.
+    """
+    if not counts or not shipped:
+        return None
+    rows: list[dict[str, Any]] = [
+        {"name": name, "n": n, "teacher": before}
+        for (name, n), before, after in zip(counts.items(), teacher, shipped, strict=True)
+        if n and after == 0
+    ]
+    rows.sort(key=lambda row: -row["n"])
+    return {"count": len(rows), "of": sum(n > 0 for n in counts.values()), "classes": rows[:MOST_NAMED]}
+
+
+def most_frequent(counts: Mapping[str, int], accuracy_interval: Sequence[float]) -> dict[str, Any] | None:
+    """The most frequent class of the test rows, its share, and whether the accuracy's interval lies above that share.
+
+    To answer that class always is right as often. None where the test rows have no labels.
+    """
+    if not sum(counts.values()):
+        return None
+    name = max(counts, key=lambda one: counts[one])
+    share = counts[name] / sum(counts.values())
+    return {"class": name, "share": share, "beaten": bool(accuracy_interval[0] > share)}
+
+
+def recall_says(summary: Mapping[str, Any]) -> list[str]:
+    """What a report's summary tells of classes, in sentences; empty where nothing is wrong, or in older reports."""
+    says = []
+    often = summary.get("most_frequent")
+    if often and not often["beaten"]:
+        says.append(
+            f"no better than the most frequent class, by the accuracy's interval: to answer {often['class']!r} always "
+            f"is right on {often['share']:.1%} of the test rows"
+        )
+    never = summary.get("never_right")
+    if never and never["count"]:
+        named = ", ".join(f"{row['name']!r} ({row['n']} {_rows(row['n'])}{_teacher(row)})" for row in never["classes"])
+        more = never["count"] - len(never["classes"])
+        says.append(
+            f"{never['count']} of {never['of']} classes are never answered rightly (recall 0%): {named}"
+            + (f" and {more} more" if more else "")
+        )
+    return says
+
+
+def _rows(count: int) -> str:
+    return "test row" if count == 1 else "test rows"
+
+
+def _teacher(row: Mapping[str, Any]) -> str:
+    return "" if row["teacher"] is None else f", the teacher {row['teacher']:.0%}"
