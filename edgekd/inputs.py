@@ -9,7 +9,6 @@ from typing import Any
 
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
-from edgekd.core.profile import Profile
 from edgekd.core.protocols import FolderTeacher
 from edgekd.core.registry import make, names, plugin
 from edgekd.data.given import Columns, class_names, read_given, read_inputs, without_labels
@@ -20,9 +19,7 @@ from edgekd.data.untrained import split_untrained
 _KINDS = {".pth": "efficientnet_lite", ".pt": "efficientnet_lite", ".onnx": "onnx_model"}
 
 
-def read_teacher(
-    source: str, task: str, target: Profile, *, compressed: bool, allow_loops: bool = False
-) -> tuple[str, dict[str, Any]]:
+def read_teacher(source: str, task: str, *, compressed: bool, allow_loops: bool = False) -> tuple[str, dict[str, Any]]:
     """The plug-in that knows the teacher, and what inspecting it says.
 
     Raises TeacherError or UsageError: among others where it is to be `compressed` itself and is not ready for that.
@@ -44,7 +41,6 @@ def read_teacher(
     found = make("teachers", kind, **given).inspect(source, task)
     if compressed:
         found = make("teachers", kind).whole(found)
-    make("teachers", kind).check(found, target)
     if compressed and not found["ready"]:
         raise TeacherError(
             f"the teacher {source} is a base model: without a head for {task} there is nothing to compress",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from edgekd.core.errors import UsageError
@@ -164,14 +164,16 @@ class Measuring:
     timed_samples: int
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides the bundle. Options become fields; `dataclasses.replace` makes variants."""
+@dataclass(frozen=True, kw_only=True)
+class SharedPlan:
+    """Everything that holds for every target: teacher, rows, losses, training. One pass of the teacher serves all.
+
+    The keys of stages that stand here cannot hold a fact about a target: such a stage is run once for all targets.
+    """
 
     name: str
     version: str  # of the bundle, MAJOR.MINOR.PATCH; in no stage's key, for no stage depends on it
     task: str
-    target: Profile
     teacher: TeacherPlan
     data: DataPlan
     student: StudentPlan
@@ -183,7 +185,7 @@ class Plan:
     thorough: bool  # whether other graphs are timed, and the worst layers tried in float one by one
     evidence: int  # seeds over which the student is trained with and without its teacher; 0: not asked for
     price_per_hour: float  # US dollars for an hour of the device, as the user states it
-    cache_mib: float  # on disk, that what the teacher says may take
+    cache_mib: float  # on disk, that the teacher's outputs may take
     golden: str  # synthetic, test or file
     golden_digest: str | None  # of the file's rows, where the user gave one
     seed: int
@@ -191,17 +193,16 @@ class Plan:
     versions: dict[str, str]
     plugins: dict[str, str] = field(default_factory=dict)  # of other packages: `losses/correlation` to package, release
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, as the bundle's provenance carries them."""
-        return asdict(self) | {"target": self.target.as_dict()}
+    @property
+    def shared_digest(self) -> str:
+        """Return the SHA-256 over every choice that holds for all targets."""
+        shared = {one.name: getattr(self, one.name) for one in fields(SharedPlan)} | {"plugins": self.shared_plugins}
+        return digest(_content(asdict(SharedPlan(**shared))))
 
     @property
-    def digest(self) -> str:
-        """SHA-256 over every choice; where the inputs lie does not count, what they hold does."""
-        values = self.as_dict()
-        for part in ("teacher", "data"):
-            values[part] = {key: value for key, value in values[part].items() if key not in _NO_CHOICES}
-        return digest(values)
+    def shared_plugins(self) -> dict[str, str]:
+        """Return the plug-ins of other packages but quantizers, which a target's recipes name."""
+        return {name: package for name, package in self.plugins.items() if not name.startswith("quantizers/")}
 
     @property
     def training_key(self) -> dict[str, Any]:
@@ -211,7 +212,7 @@ class Plan:
             "seed": self.seed,
             "threads": self.threads,
             "versions": {name: self.versions[name] for name in trainers},
-            **({"plugins": self.plugins} if self.plugins else {}),
+            **({"plugins": self.shared_plugins} if self.shared_plugins else {}),
         }
 
     @property
@@ -301,3 +302,37 @@ class Plan:
             name: student[name] for name in ("family", "survey", "losses", "augmentations", "training", "seed", "start")
         }
         return {"teaching": self.teaching, "student": learning, "shape": shape}
+
+
+def _content(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a plan's plain values without the places where its inputs lie."""
+    parts = {
+        part: {key: value for key, value in values[part].items() if key not in _NO_CHOICES}
+        for part in ("teacher", "data")
+    }
+    return values | parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(SharedPlan):
+    """Everything that decides the bundle: the shared part, and the part of its target.
+
+    Options become fields; `dataclasses.replace` makes variants.
+    """
+
+    target: Profile
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as the bundle's provenance carries them."""
+        return asdict(self) | {"target": self.target.as_dict()}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every choice; where the inputs lie does not count, what they hold does."""
+        return digest(_content(self.as_dict()))
+
+    @property
+    def target_digest(self) -> str:
+        """Return the SHA-256 over what holds for this target alone: its profile, and its recipes' plug-ins."""
+        own = {name: package for name, package in self.plugins.items() if name not in self.shared_plugins}
+        return digest({"target": self.target.as_dict(), "plugins": own})

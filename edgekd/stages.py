@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.profile import Profile
 from edgekd.core.protocols import PackedTeacher, Progress
 from edgekd.core.registry import make
 from edgekd.core.results import file_sha256, this_host, versions
@@ -212,7 +213,7 @@ class Stages:
         self.progress.stage(f"export: the {who} to ONNX")
         own = self.plan.teaching if who == "teacher" else self.student_key()
         target = self.plan.target
-        key = {"of": own, "max_opset": target.max_opset, "max_ir_version": target.max_ir_version}
+        key: dict[str, Any] = {"of": own, **_graph_facts(target)}
         key |= self._exporters()
         inputs = [row.input for row in self.splits.known]
         return self.stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, inputs, out))
@@ -228,7 +229,8 @@ class Stages:
         exporters = ("dynamo",) if asked and torch_model else ()
         key = {
             "model": file_sha256(exported / "model.onnx"), "recipe": asked, "exporters": exporters,
-            "target": target.as_dict(), "versions": versions("torch", "onnx", "onnxruntime", "edgekd"),
+            "target": target.as_dict() if asked else _graph_facts(target) | {"threads": target.threads},
+            "versions": versions("torch", "onnx", "onnxruntime", "edgekd"),
             "host": asdict(this_host()) if asked else None,
             "data": self.plan.data.digest,  # whose rows it is held against
         }  # fmt: skip
@@ -318,5 +320,10 @@ class Stages:
     def _measuring_key(self) -> dict[str, Any]:
         return {
             "student": self.student_key(), "target": self.plan.target.as_dict(),
-            "host": asdict(this_host()), "exporters": self._exporters(),
+            "host": asdict(this_host()), "exporters": self._exporters(), "plugins": self.plan.plugins,
         }  # fmt: skip
+
+
+def _graph_facts(target: Profile) -> dict[str, int]:
+    """Return what of a target a graph depends on that is written, and not timed."""
+    return {"max_opset": target.max_opset, "max_ir_version": target.max_ir_version}

@@ -13,8 +13,10 @@ from helpers import profile
 from edgekd import pipeline
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.floors import Floor
+from edgekd.core.options import declarations
 from edgekd.core.registry import make
-from edgekd.planning import _OF_STUDENTS, _SIZES, Options, _family, _sizes
+from edgekd.planning import Options
+from edgekd.resolve import SIZES, sizes_asked, student_family
 
 TASKS = ("text-classification", "image-classification", "time-series-classification", "feature-extraction")
 
@@ -43,14 +45,14 @@ def refusals(task: str, compressed: bool) -> list[str]:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("compressed", [False, True])
 def test_the_options_that_the_last_refusals_name_are_taken_by_the_same_mode(task: str, compressed: bool):
-    refused_with_none = set(_OF_STUDENTS.values())
+    refused_with_none = {declared.flag for _, declared, _ in declarations() if declared.of_student}
     for fix in refusals(task, compressed):
         flags = re.findall(r"--([a-z-]+)", fix)
         if compressed:
             assert not refused_with_none & set(flags), fix
-        for size, name in _SIZES.items():
+        for size, name in SIZES.items():
             if name.replace("_", "-") in flags:
-                assert _sizes(replace(Options("rpi4", task=task), **{name: 64}), make("tasks", task)), size
+                assert sizes_asked(replace(Options("rpi4", task=task), **{name: 64}), make("tasks", task)), size
         assert flags or "profile" in fix
 
 
@@ -58,6 +60,6 @@ def test_what_student_none_refuses_is_taken_when_its_fix_is_obeyed():
     for field, value in (("min_speedup", 3.0), ("epochs", 2), ("temperature", 1.0), ("losses", ("response",))):
         asked = Options("rpi4", student="none", **{field: value})
         with pytest.raises(EdgeKDError, match="means nothing with --student none"):
-            _family(asked, make("tasks", asked.task))
-        assert _family(replace(asked, **{field: getattr(Options, field)}), make("tasks", asked.task)) == "none"
-        assert _family(replace(asked, student=None), make("tasks", asked.task)) != "none"
+            student_family(asked, make("tasks", asked.task))
+        assert student_family(replace(asked, **{field: getattr(Options, field)}), make("tasks", asked.task)) == "none"
+        assert student_family(replace(asked, student=None), make("tasks", asked.task)) != "none"

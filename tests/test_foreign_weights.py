@@ -139,10 +139,8 @@ def test_names_that_two_wrapped_parts_share_are_left_alone():
 def test_the_command_s_way_asks_a_limited_child_once(original, tmp_path, monkeypatch, store):
     monkeypatch.undo()
     monkeypatch.setenv("EDGEKD_STORE", str(store))
-    from helpers import profile
-
     folder = saved("compiled", tmp_path / "teacher", original)
-    kind, read = read_teacher(str(folder), TEXT, profile(), compressed=True)
+    kind, read = read_teacher(str(folder), TEXT, compressed=True)
     found = settle(kind, read, TEXT, compressed=True)
     assert kind == "huggingface"
     assert found["folder"] != str(folder)

@@ -22,15 +22,17 @@ from edgekd.cli import cli
 from edgekd.cli.printing import print_json
 from edgekd.core import licences as terms
 from edgekd.core.errors import UsageError
-from edgekd.core.ranges import RANGES
+from edgekd.core.options import declarations
 from edgekd.inputs import shown
 from edgekd.papers import dossier, licences
 from edgekd.plan import Plan
-from edgekd.planning import NAME_BYTES, Options, make_plan
+from edgekd.planning import Options, make_plan
 from edgekd.report import page
 from edgekd.report.drawing import Axis
+from edgekd.resolve import NAME_BYTES
 
 SERIES = "time-series-classification"
+RANGES = {name: (declared.flag, *declared.range) for name, declared, _ in declarations() if declared.range}
 BYTES = 255  # of a file's name, on the file systems that there are
 ODD = ("x" * 250, "é" * 120, "a\nb\x1b[31m", "\udcff\udcfe", "-rf", "---", "a b | c <i>", "名前", "%s {0} $HOME")
 
@@ -54,18 +56,16 @@ def numeric_options() -> dict[str, click.Option]:
 
 
 def test_every_numeric_option_has_a_range():
-    assert {flag for flag, _, _ in RANGES.values()} == set(numeric_options())
-    budgets = {"memory_mib", "artifact_mib", "latency_ms"}
-    assert set(RANGES) - budgets <= {one.name for one in fields(Options)}
+    assert {f"--{flag}" for flag, _, _ in RANGES.values()} == set(numeric_options())
+    assert set(RANGES) <= {one.name for one in fields(Options)}
 
 
 @pytest.mark.parametrize("name", RANGES)
 def test_a_number_out_of_its_range_is_refused_first_of_all(name: str):
     flag, low, high = RANGES[name]
-    budget = name in ("memory_mib", "artifact_mib", "latency_ms")
     for value in (low - 1, low / 1e9 - 1, high * 1.001 + 1, 10**400, -(10**400), float("nan"), float("inf")):
-        asked: dict[str, Any] = {"budgets": {name: value}} if budget else {name: value}
-        with pytest.raises(UsageError, match=f"^{flag} .* makes no sense") as error:
+        asked: dict[str, Any] = {name: value}
+        with pytest.raises(UsageError, match=f"^--{flag} .* makes no sense") as error:
             make_plan(Options("there is no such target", **asked))
         assert error.value.fix.startswith("give a number from ")
         assert len(error.value.message) < 100

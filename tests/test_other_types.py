@@ -94,7 +94,7 @@ def teacher_of(model_type: str, folder: Path, task: str = TEXT):
 
 
 def settled(folder: Path, task: str, *, compressed: bool = True):
-    kind, found = read_teacher(str(folder), task, load_profile("rpi4"), compressed=compressed)
+    kind, found = read_teacher(str(folder), task, compressed=compressed)
     return settle(kind, found, task, compressed=compressed)
 
 

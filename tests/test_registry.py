@@ -15,8 +15,8 @@ import edgekd
 from edgekd import planning
 from edgekd.core import protocols, registry
 from edgekd.core.errors import UsageError
+from edgekd.core.options import Options, check_ranges
 from edgekd.core.protocols import Survey, lacking
-from edgekd.core.ranges import check_ranges
 from edgekd.core.registry import PROTOCOLS, make, names, plugin
 
 NEEDED = {"ssh": {"host": "board"}}  # options without a default
@@ -80,7 +80,7 @@ def test_a_family_offers_relief_that_planning_accepts(name):
         assert isinstance(said, str)
         assert (said == "") == ("--" not in said)
         for option, value in re.findall(r"--([a-z-]+) (\d+)", said):
-            check_ranges({option.replace("-", "_"): int(value)})
+            check_ranges(Options("rpi4", **{option.replace("-", "_"): int(value)}))
 
 
 _HEAVY = """

@@ -138,7 +138,7 @@ def test_the_search_rescues_what_static_int8_over_every_operator_destroys(
 
     store = Store(tmp_path / "store")
     options = Options("cpu-vnni", task="feature-extraction", student="none", min_agreement=0.98, max_drop=2.0,
-                      budgets={"memory_mib": 500, "artifact_mib": 200, "latency_ms": 100})  # fmt: skip
+                      memory_mib=500, artifact_mib=200, latency_ms=100)  # fmt: skip
     plan, splits = make_plan(options, store)
     stages = pipeline.Stages(plan, splits, store, Quiet(), {})
     teacher = stages.teacher()

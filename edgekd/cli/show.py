@@ -14,9 +14,10 @@ from edgekd.core.registry import plugin
 from edgekd.core.results import IMPORT_BASELINE_MIB
 
 if TYPE_CHECKING:
+    from edgekd.build_targets import BuiltTargets
     from edgekd.core.profile import Profile
     from edgekd.core.protocols import Check
-    from edgekd.plan import Plan
+    from edgekd.plan import Plan, SharedPlan
     from edgekd.sizing.costs import Fit
 
 _MOST_COLUMNS = 8  # that are named
@@ -33,16 +34,37 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def plan(made: Plan) -> str:
     """Every choice, in the order of the stages."""
-    from edgekd.on_target import judging
+    own = _target(made)
+    last = (
+        "run",
+        f"seed {made.seed}, {made.threads} threads for training, {made.target.threads} for measuring; plan "
+        f"{made.digest[:12]}",
+    )
+    return _lines([own[0], *_shared(made), *own[1:], _ships(made), last])
 
-    target, teacher, data, student = made.target, made.teacher, made.data, made.student
+
+def shared_plan(made: SharedPlan) -> str:
+    """What holds for every target."""
+    run = ("run", f"seed {made.seed}, {made.threads} threads for training; shared part {made.shared_digest[:12]}")
+    return _lines([*_shared(made), _ships(made), run])
+
+
+def target_plan(made: Plan) -> str:
+    """What holds for one target alone."""
+    plan = ("plan", f"{made.digest[:12]}, of the shared part and this target's, {made.target_digest[:12]}")
+    return _lines([*_target(made), plan])
+
+
+def _lines(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"{name:<9} {one_line(text)}" for name, text in rows)
+
+
+def _shared(made: SharedPlan) -> list[tuple[str, str]]:
+    """The teacher, the rows, and how the student comes to be."""
+    teacher, data, survey = made.teacher, made.data, made.student.survey
     counts = ", ".join(f"{count} {role}" for role, count in data.counts.items())
-    task = plugin("tasks", made.task)
-    own = "accuracy on validation rows" if data.selection_labelled else "agreement with the teacher"
-    judged = own if task.labelled else f"{task.metric} to the teacher's"
-    budgets = f"{target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, {target.latency_ms:g} ms"
-    survey = student.survey
-    inputs = f"{survey.max_size} {task.unit}" + (f", {survey.channels} channels" if survey.channels > 1 else "")
+    inputs = f"{survey.max_size} {plugin('tasks', made.task).unit}"
+    inputs += f", {survey.channels} channels" if survey.channels > 1 else ""
     inputs += f", vocabulary trimmed to {survey.vocabulary}" if survey.vocabulary else ""
     how = (
         f"trained on the labels: {teacher.training.epochs} epochs of {teacher.training.batch_size} at "
@@ -50,24 +72,39 @@ def plan(made: Plan) -> str:
         if teacher.training
         else "used as it is"
     )
-    rows = [
-        ("target", f"{target.name}: {target.title}, {budgets} at p{target.latency_percentile}"),
-        ("teacher", f"{teacher.name}: {made.teacher.words}; {how}"),
+    return [
+        ("teacher", f"{teacher.name}: {teacher.words}; {how}"),
         ("data", f"{data.name}: {counts}" + (f"; {len(data.classes)} classes" if data.classes else "")),
         ("", columns(data.columns)),
         *(("", note) for note in data.notes),
         *_student(made, inputs),
+    ]
+
+
+def _target(made: Plan) -> list[tuple[str, str]]:
+    """The target's budgets, and what is done for it alone."""
+    from edgekd.on_target import judging
+
+    target, task = made.target, plugin("tasks", made.task)
+    own = "accuracy on validation rows" if made.data.selection_labelled else "agreement with the teacher"
+    judged = own if task.labelled else f"{task.metric} to the teacher's"
+    budgets = f"{target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, {target.latency_ms:g} ms"
+    rows = [
+        ("target", f"{target.name}: {target.title}, {budgets} at p{target.latency_percentile}"),
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
-        *([] if target.runs_here else [("on target", judging.plans(made))]),
-        *([("force", f"{made.force} ships, whatever is measured of it")] if made.force else []),
-        *([("plug-ins", ", ".join(f"{name} of {package}" for name, package in made.plugins.items()))]
-          if made.plugins else []),
-        ("ship", f"as version {made.version}, if it keeps {made.min_retained:.0%} of the teacher; "
-                 f"golden inputs: {made.golden}"),
-        ("run", f"seed {made.seed}, {made.threads} threads for training, {target.threads} for measuring; plan "
-                f"{made.digest[:12]}"),
-    ]  # fmt: skip
-    return "\n".join(f"{name:<9} {one_line(text)}" for name, text in rows)
+    ]
+    if not target.runs_here:
+        rows.append(("on target", judging.plans(made)))
+    if made.force:
+        rows.append(("force", f"{made.force} ships, whatever is measured of it"))
+    if made.plugins:
+        rows.append(("plug-ins", ", ".join(f"{name} of {package}" for name, package in made.plugins.items())))
+    return rows
+
+
+def _ships(made: SharedPlan) -> tuple[str, str]:
+    keeps = f"as version {made.version}, if it keeps {made.min_retained:.0%} of the teacher"
+    return "ship", f"{keeps}; golden inputs: {made.golden}"
 
 
 def columns(read: Mapping[str, Any]) -> str:
@@ -79,7 +116,7 @@ def columns(read: Mapping[str, Any]) -> str:
     return f"columns: {read['input']!r} as input, {label}{left_out}"
 
 
-def _student(made: Plan, inputs: str) -> list[tuple[str, str]]:
+def _student(made: SharedPlan, inputs: str) -> list[tuple[str, str]]:
     """How the student comes to be; of the teacher itself, that it is one."""
     student, training = made.student, made.student.training
     if training is None:
@@ -167,6 +204,25 @@ def doctor(found: list[Check]) -> str:
     told = [line + (f"\n{' ' * 4}mend it: {check.fix}" if check.fix else "") for line, check in
             zip(lines[1:], found, strict=True)]  # fmt: skip
     return "\n".join(told)
+
+
+def targets_built(built: BuiltTargets) -> str:
+    """A line for each target: what ships, or why nothing does; then the page that compares them."""
+    from edgekd.report.figures import spell
+
+    rows = []
+    for outcome in built.outcomes:
+        if outcome.built is None:
+            rows.append([outcome.target, "not shipped", "", "", "", "", f"exit {outcome.exit_code}"])
+            continue
+        summary = outcome.built.summary
+        shipped = summary["shipped"]
+        figures = [f"{shipped[key]:.2f}" for key in ("peak_rss_mib", "artifact_mib")]
+        rows.append([outcome.target, shipped["recipe"], spell(shipped["metric_value"], summary["metric"]),
+                     f"{summary['speedup']:.2f}x", *figures, str(outcome.built.folder)])  # fmt: skip
+    header = ["target", "recipe", "metric", "speedup", "peak MiB", "file MiB", "bundle"]
+    tail = ["", "speedup and peak memory are this host's; the page has the target's", f"page    {built.page}"]
+    return "\n".join([table(header, rows), *tail])
 
 
 def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str = "") -> str:
