@@ -7,10 +7,13 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from conftest import run
+
+from edgekd.cli import COMMANDS, cli
 
 GOLDEN = Path(__file__).parent / "golden"
 HELP = {
@@ -48,13 +51,26 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     _loads_none_of(("torch", "onnxruntime", "numpy", "transformers", "pydantic"), ["--help"])
 
 
+def test_each_command_is_where_the_help_says_and_begins_with_its_line() -> None:
+    for name, (place, line) in COMMANDS.items():
+        command = cli.commands[name]
+        assert command.name == name, place
+        assert len(line) <= 72, "no line of the help is wrapped or cut"
+        words = (command.help or "").split("\n\n")[0].replace("\n", " ")
+        assert line.rstrip(".?")[:30].partition(":")[0].split()[:2] == words.split()[:2]
+
+
+def test_help_loads_no_command() -> None:
+    _loads_none_of([place.partition(":")[0] for place, _ in COMMANDS.values()], ["--help"])
+
+
 def test_plan_never_imports_torch(tiny_teacher: Path, tiny_data: Path, store: Path) -> None:
     arguments = ["plan", "--target", "rpi4", "--teacher", str(tiny_teacher), "--data", str(tiny_data)]
     _loads_none_of(("torch", "transformers", "onnxruntime"), arguments)
     _loads_none_of(("torch", "numpy", "onnxruntime"), ["targets", "list"])
 
 
-def _loads_none_of(modules: tuple[str, ...], arguments: list[str]) -> None:
+def _loads_none_of(modules: Sequence[str], arguments: list[str]) -> None:
     code = (
         "import sys; from edgekd.cli import main\n"
         f"sys.argv = ['edgekd', *{arguments!r}]\n"

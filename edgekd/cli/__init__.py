@@ -4,66 +4,38 @@ from __future__ import annotations
 
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from edgekd import __version__
 from edgekd.cli import stopping
-from edgekd.cli.bench import bench, compare
-from edgekd.cli.build import build, plan
-from edgekd.cli.diagnose import diagnose
-from edgekd.cli.keygen import keygen
+from edgekd.cli.lazy import LazyGroup
 from edgekd.cli.printing import OutputLostError, echo, one_line, print_json, written
-from edgekd.cli.report import report
 from edgekd.cli.stopping import EndedError, signals_end_the_command
-from edgekd.cli.store import store as store_commands
-from edgekd.cli.targets import targets
-from edgekd.cli.verify import verify
 from edgekd.core.cpus import set_thread_defaults
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+COMMANDS = {  # by name: where the command is, and its line in the help
+    "build": ("edgekd.cli.build:build", "Make a bundle for the target: teacher in, proven artifact out."),
+    "plan": ("edgekd.cli.build:plan", "Show what `build` would do and what fits; train nothing."),
+    "targets": ("edgekd.cli.targets:targets", "Profiles of the devices that edgekd knows."),
+    "report": ("edgekd.cli.report:report", "Show a bundle's report, and the receipts beside it."),
+    "verify": ("edgekd.cli.verify:verify", "Check a bundle: files, signature, version, target, answers."),
+    "bench": ("edgekd.cli.bench:bench", "Measure a bundle on a device; the receipt lies beside the bundle."),
+    "compare": ("edgekd.cli.bench:compare", "Time bundles against each other: is B faster than A?"),
+    "diagnose": ("edgekd.cli.diagnose:diagnose", "Which layers a quantized model loses most in."),
+    "keygen": ("edgekd.cli.keygen:keygen", "Make a pair of keys: PATH signs bundles, PATH.pub is for devices."),
+    "store": ("edgekd.cli.store:store", "The stages' results that builds share: list, verify, prune."),
+    "doctor": ("edgekd.cli.doctor:doctor", "What works on this machine, and how to mend what does not."),
+}
 
 
-@click.group(context_settings=_CONTEXT)
+@click.group(cls=LazyGroup, lines=COMMANDS, context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="edgekd")
 def cli() -> None:
     """Distill, compress and prove a model that fits an edge device."""
-
-
-cli.add_command(build)
-cli.add_command(plan)
-cli.add_command(diagnose)
-cli.add_command(bench)
-cli.add_command(compare)
-cli.add_command(targets)
-
-
-@cli.command()
-@click.option("--fix", metavar="NAME", help="Mend one check: guest, emulator or predictor.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def doctor(fix: str | None, as_json: bool) -> None:
-    """What works on this machine, what is missing, the command that mends it."""
-    from edgekd import doctor as checks
-    from edgekd.cli import show
-    from edgekd.cli.progress import shown_on_stderr
-
-    if fix is not None:
-        with shown_on_stderr() as progress:
-            checks.fix(fix, progress)
-    found = checks.checks()
-    if as_json:
-        print_json({"checks": [asdict(check) for check in found]})
-    else:
-        echo(show.doctor(found))
-
-
-cli.add_command(verify)
-cli.add_command(keygen)
-cli.add_command(report)
-cli.add_command(store_commands)
 
 
 def main() -> None:
