@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from edgekd.core.quiet import hush
 
@@ -63,10 +68,31 @@ def write_csv(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] =
     return path
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """A folder of this name that is made once, also where several workers run the tests: the others wait for it."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        place, made = root / name, root / f"{name}.made"
+        with FileLock(root / f"{name}.lock"):
+            if not made.exists():
+                place.mkdir()
+                make(place)
+                made.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(once: Once) -> Path:
     """600 rows in one CSV."""
-    return write_csv(tmp_path_factory.mktemp("data") / "things.csv", texts(600, seed=1))
+    return once("data", lambda folder: write_csv(folder / "things.csv", texts(600, seed=1))) / "things.csv"
 
 
 def save_teacher(folder: Path) -> Path:
@@ -91,15 +117,15 @@ def save_teacher(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_teacher(once: Once) -> Path:
     """The base model of `save_teacher`."""
-    return save_teacher(tmp_path_factory.mktemp("teacher") / "tiny-bert")
+    return once("teacher", lambda folder: save_teacher(folder / "tiny-bert")) / "tiny-bert"
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def store(once: Once) -> Iterator[Path]:
     """One store for the session, so that tests share stages as users' builds do."""
-    place = tmp_path_factory.mktemp("store")
+    place = once("store", lambda folder: None)
     before = os.environ.get("EDGEKD_STORE")
     os.environ["EDGEKD_STORE"] = str(place)
     yield place
@@ -119,17 +145,72 @@ def run(
     )  # fmt: skip
 
 
+def invoke(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The same command in this process, 0.5 s sooner: for tests of what is answered, not of the process."""
+    from edgekd.cli import main
+
+    words = [str(argument) for argument in arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["edgekd", *words])
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            main()
+    return subprocess.CompletedProcess(words, int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+# what only looks at a teacher, through transformers: a child takes seconds to import it, and is asked for each teacher
+LOOKS = ("edgekd.teachers._names:", "edgekd.teachers._types:", "edgekd.data.vocabulary:write_tokenizer")
+
+
+def call_here(function: str, arguments: dict[str, Any], *, said: Callable[[str], None] = lambda line: None, **_: Any):
+    """As `child.call`, in this process: without limits."""
+    module, _, name = function.partition(":")
+    lines = io.StringIO()
+    with contextlib.redirect_stdout(lines):
+        result = getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
+    for line in lines.getvalue().splitlines():
+        said(line)
+    return json.loads(json.dumps(result))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def looks_are_here() -> Iterator[None]:
+    """The children of `LOOKS` are none in the tests' own process; commands that `run` starts have them."""
+    from edgekd.core import child
+
+    apart = child.call
+
+    def call(function: str, arguments: dict[str, Any], **more: Any) -> Any:
+        return (call_here if function.startswith(LOOKS) else apart)(function, arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child, "call", call)
+        yield
+
+
+@pytest.fixture
+def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever edgekd asks of a child process is done in this one, which has loaded torch."""
+    from edgekd.core import child
+
+    monkeypatch.setattr(child, "call", call_here)
+
+
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_teacher: Path, tiny_data: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(tiny_teacher: Path, tiny_data: Path, store: Path, once: Once) -> Path:
     """A finished bundle of the tiny teacher, made by the command itself."""
-    out = tmp_path_factory.mktemp("bundles") / "things-cpu"
-    done = run(
-        "build", "--target", loose_target(tmp_path_factory.mktemp("targets")), "--teacher", tiny_teacher,
-        "--data", tiny_data, "--out", out, *TINY, "--json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["bundle"] == str(out)
-    return out
+
+    def build(folder: Path) -> None:
+        done = run(
+            "build", "--target", loose_target(folder), "--teacher", tiny_teacher, "--data", tiny_data,
+            "--out", folder / "things-cpu", *TINY, "--json",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["bundle"] == str(folder / "things-cpu")
+
+    return once("bundle", build) / "things-cpu"
 
 
 @pytest.fixture(scope="session")

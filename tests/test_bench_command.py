@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import invoke, run
 from made_bundle import Board, make_bundle, seal, write_manifest
 
 from edgekd.core import calibration
@@ -476,17 +476,19 @@ def test_rows_of_other_classes_are_refused(tiny_bundle, tmp_path):
 )
 def test_the_command_refuses_in_two_lines(tmp_path, arguments, code, says):
     bundle = make_bundle(tmp_path / "tiny")
-    done = run("bench", *(str(bundle) if one == "BUNDLE" else one for one in arguments))
+    done = invoke("bench", *(str(bundle) if one == "BUNDLE" else one for one in arguments))
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert done.stderr.splitlines()[-1].startswith("  fix: ")
     assert done.stdout == ""
 
 
-def test_the_command_s_exit_code_and_json_say_what_is_broken(tmp_path):
+def test_the_command_s_exit_code_and_json_say_what_is_broken(tmp_path, monkeypatch):
     bundle = make_bundle(tmp_path / "tiny", latency_ms=1e-6)
-    done = run("bench", bundle, "--json")
+    monkeypatch.setattr(proving, "device_at", lambda *words, **options: ("local", Board()))
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "store"))
+    done = invoke("bench", bundle, "--json")
     said = json.loads(done.stdout)
     assert (done.returncode, said["exit"]) == (4, 4)
     assert said["error"].startswith("median latency on the device is ")
-    assert run("bench", bundle).returncode == 4
+    assert invoke("bench", bundle).returncode == 4

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import loose_target, run
-from helpers import random_weights, save_graph
+from conftest import invoke, loose_target
+from helpers import save_graph
 from onnx import helper
 
 from edgekd.onboard import runner
@@ -88,7 +88,7 @@ def test_what_is_over_the_budget_does_not_run_within_it(tiny_bundle: Path, tmp_p
         helper.make_node("MatMul", ["wide", "v"], ["y"], "narrow"),
     ]
     count = 100 << 20 >> 2
-    weights = {"w": random_weights(32, count // 64), "v": random_weights(count // 64, 32)}
+    weights = {"w": np.ones((32, count // 64), np.float32), "v": np.ones((count // 64, 32), np.float32)}
     model = save_graph(tmp_path / "large.onnx", nodes, [1, "tokens", 32], **weights)
     pack([{"x": np.zeros((1, 4, 32), np.float32)}], tmp_path / "inputs.npz")
     job = job_of(model, tmp_path / "inputs.npz", tmp_path / "job.json")
@@ -99,13 +99,14 @@ def test_what_is_over_the_budget_does_not_run_within_it(tiny_bundle: Path, tmp_p
 
 
 def test_a_budget_below_the_runtimes_own_is_refused_before_anything_is_trained(
-    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path, no_children: None
 ) -> None:
     store = tmp_path / "store"
-    done = run("build", "--target", loose_target(tmp_path), "--teacher", tiny_teacher, "--data", tiny_data,
+    done = invoke("build", "--target", loose_target(tmp_path), "--teacher", tiny_teacher, "--data", tiny_data,
                "--memory-mib", "3", "--out", tmp_path / "out", env={"EDGEKD_STORE": str(store)})  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "budget 3 MiB of memory; the smallest transformer with 3 classes and " in done.stderr
+    assert "packed copies" in done.stderr
     assert " runtime\n  fix: trim the vocabulary (--vocabulary 256) or raise memory_mib to at least " in done.stderr
     assert not (store / "teacher").exists(), "nothing was trained"
     assert not (tmp_path / "out").exists()

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import invoke, run
 from helpers import WIDTH, random_weights, save_graph
 from made_bundle import Board, make_bundle
 from onnx import helper
@@ -42,6 +42,12 @@ def heavy(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("bundles") / "heavy-here", model=heavy_model)
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Bundles are timed in this process."""
+    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("board", Board()))
+
+
 def noise(size):
     return 1 + 0.01 * DRAW.standard_normal(size)
 
@@ -77,7 +83,7 @@ def test_a_bundle_against_itself_shows_no_difference(heavy):
     assert (found.rows, found.runs, len(found.sides)) == (16, 4 * 5 * 16, 2)
 
 
-def test_a_heavier_bundle_is_slower_and_each_side_has_its_figures(light, heavy):
+def test_a_heavier_bundle_is_slower_and_each_side_has_its_figures(light, heavy, here):
     found = versus.compare([light, heavy, light], Quiet())
     slow, same = found.verdicts
     assert slow.says.startswith("B is slower than A by ")
@@ -86,7 +92,7 @@ def test_a_heavier_bundle_is_slower_and_each_side_has_its_figures(light, heavy):
     first, second, third = found.sides
     assert second.p50_ms > first.p50_ms
     assert (first.artifact_mib, first.metric, first.metric_value) == (third.artifact_mib, "accuracy", 0.9)
-    assert all(one.peak_rss_mib > 0 for one in found.sides)
+    assert {one.peak_rss_mib for one in found.sides} == {8.0}
     assert json.dumps(found.as_dict())
 
 
@@ -135,7 +141,7 @@ def test_a_virtual_machine_is_called_so(light, monkeypatch, host, said):
     assert ("; a virtual machine's time is no board's; " in _compared(found)) == said
 
 
-def test_texts_are_compared_by_size_or_on_a_user_s_rows(tiny_bundle, tiny_data):
+def test_texts_are_compared_by_size_or_on_a_user_s_rows(tiny_bundle, tiny_data, here):
     by_size = versus.compare([tiny_bundle, tiny_bundle], Quiet())
     assert (by_size.rows, by_size.rows_of) == (16, "inputs of the sizes of A's golden ones")
     on_rows = versus.compare([tiny_bundle, tiny_bundle], Quiet(), data=DataFile(str(tiny_data)))
@@ -143,7 +149,7 @@ def test_texts_are_compared_by_size_or_on_a_user_s_rows(tiny_bundle, tiny_data):
     assert on_rows.verdicts[0].verdict == "no difference shown", on_rows.verdicts[0].says
 
 
-def test_a_user_s_rows_are_taken_from_the_whole_file(light, monkeypatch):
+def test_a_user_s_rows_are_taken_from_the_whole_file(light, here, monkeypatch):
     monkeypatch.setattr(DataFile, "_read", lambda self, bundle, labelled: list(range(2000)))
     bundle = versus.open_bundle(light)
     rows = DataFile("rows.csv").rows(bundle, labelled=False, most=100)
@@ -154,13 +160,15 @@ def test_a_user_s_rows_are_taken_from_the_whole_file(light, monkeypatch):
     assert asked == [rows, rows]
 
 
-def test_the_command_prints_verdict_and_table(light, heavy):
+def test_the_command_prints_verdict_and_table(light, heavy, monkeypatch):
     done = run("compare", light, heavy)
     assert done.returncode == 0, done.stderr
     verdict, _, header, first, second, _, rows, where = done.stdout.splitlines()
     assert verdict.startswith("B is slower than A by ")
     assert header.split() == ["bundle", "recipe", "accuracy", "p50", "ms", "peak", "MiB", "file", "MiB"]
     assert (first.split()[:2], second.split()[:2]) == (["A", "light-here"], ["B", "heavy-here"])
+    assert all(float(side.split()[-2]) > 0 for side in (first, second)), "memory of fresh processes"
     assert rows.startswith("16 inputs of the sizes of A's golden ones, 320 runs of each; A/A ")
     assert where.startswith("timed on ")
-    assert run("compare", light, light, "--json").stdout.startswith('{\n "sides": [')
+    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("board", Board()))
+    assert invoke("compare", light, light, "--json").stdout.startswith('{\n "sides": [')
