@@ -18,7 +18,7 @@ from typing import Any
 from edgekd.core import loading
 from edgekd.core.errors import TeacherError
 from edgekd.core.loading import by_transformers
-from edgekd.data import limits, settings
+from edgekd.data import limits, settings, token_types
 
 PROCESSOR = "preprocessor_config.json"
 VOCABULARIES = (
@@ -32,8 +32,9 @@ VOCABULARIES = (
     "spm.model",
     "tokenizer.model",
 )
+_TOKENIZER = "tokenizer_config.json"
 _TOKENIZER_SETTINGS = {
-    "tokenizer_config.json": settings.clean_tokenizer,
+    _TOKENIZER: settings.clean_tokenizer,
     "special_tokens_map.json": settings.clean_special_tokens,
     "added_tokens.json": settings.clean_added_tokens,
 }
@@ -120,7 +121,15 @@ def write_tokenizer(folder: Path, out: Path) -> None:
         if content is not None:
             (out / name).write_bytes(content)
     for name, clean in _TOKENIZER_SETTINGS.items():
-        _write(cleaned(clean, folder, name), out / name)
+        said = cleaned(clean, folder, name)
+        if said is not None and name == _TOKENIZER:
+            said = token_types.with_types(said, _config(folder))
+        _write(said, out / name)
+
+
+def _config(folder: Path) -> settings.Settings:
+    """What config.json says, of which nothing but sizes and names is asked; empty where there is none."""
+    return cleaned(lambda said, _: dict(said), folder, "config.json") or {}
 
 
 def write_processor(folder: Path, out: Path) -> None:

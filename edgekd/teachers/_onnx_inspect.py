@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.registry import plugin
-from edgekd.data import clean, pixels
+from edgekd.data import clean, pixels, token_types
 from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph, _settings
 from edgekd.teachers._onnx_graph import Wiring, feed_of
 from edgekd.teachers._sizes import number
@@ -32,6 +33,7 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
     _files.check_folder(folder, *BESIDE, *licences.NAMES, "README.md")
     _settings.check(folder)
     config = read_json(folder / "config.json")
+    _check_types(path, folder, wiring, config)
     classes = wiring.gives[1] if len(wiring.gives) == 2 else None
     loops = sum(1 for node in model.graph.node if _onnx_checks.inner_graphs(node))
     sizes = {"opset": _onnx_checks.opset(model), "ir_version": model.ir_version, "operators": len(model.graph.node)}
@@ -57,6 +59,20 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
         "licence": licences.of_teacher(folder),
         "checks": _checks_made(data_files, loops),
     }
+
+
+def _check_types(path: Path, folder: Path, wiring: Wiring, config: Mapping[str, Any]) -> None:
+    """Raises TeacherError where the graph takes token types, and neither tokenizer nor config gives any."""
+    if token_types.TYPES not in wiring.inputs:
+        return
+    file = folder / "tokenizer_config.json"
+    if not token_types.gives_types(token_types.with_types(read_json(file), config)):
+        names = json.dumps(token_types.WITH_TYPES)
+        raise TeacherError(
+            f"{path} takes {token_types.TYPES}, and its tokenizer ({file}) does not give them",
+            fix=f'set "model_input_names": {names} in {file}: the types are then zeros; or export the model without '
+            "that input",
+        )
 
 
 def _checks_made(data_files: list[Path], loops: int) -> list[str]:
