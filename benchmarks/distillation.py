@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks import results
 from edgekd import stages
 from edgekd.core.protocols import Quiet
+from edgekd.core.registry import plugin
 from edgekd.core.store import Store
 from edgekd.data import demos
 from edgekd.data.splits import Splits
@@ -89,8 +90,8 @@ def setting(task: str, labels: int | None, root: str) -> dict[str, Any]:
             plan, splits, arms, lambda one: replace(build, plan=one).student(teacher), Path(name), Quiet()
         )  # fmt: skip
         said = evidence.read_evidence(Path(name))
-    right = evidence.right(plan, splits, teacher)
-    return said | {"teacher": float(right.mean()), "labels": plan.data.counts["train"], "shape": shape,
+    right = plugin("tasks", plan.task).metric.value(evidence.statistics(plan, splits, teacher))
+    return said | {"teacher": right, "labels": plan.data.counts["train"], "shape": shape,
                    "rows": sum(plan.data.counts[role] for role in ("train", "unlabelled"))}  # fmt: skip
 
 

@@ -22,10 +22,11 @@ from edgekd.core import statistics as intervals
 from edgekd.core.confidence import Suggestion
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.latency import percentile, quantiles
+from edgekd.core.metrics import Change, Metric
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
-from edgekd.data.splits import Splits
+from edgekd.data.splits import Splits, truth_of
 from edgekd.export import answers
 from edgekd.onboard.runner import pack
 from edgekd.plan import Plan
@@ -49,11 +50,11 @@ def measure(
     Nothing is timed before `before_timing` returns. Raises EdgeKDError where a timed output is not the accuracy run's.
     """
     task = make("tasks", plan.task)
-    labels = [splits.classes.index(row.label or "") for row in splits.test] if splits.test_labelled else None
+    truth = truth_of(task, splits.test, splits.classes, labelled=splits.test_labelled)
     inputs = [row.input for row in splits.test]
     progress.stage("measure: teacher and variants on the held-out samples", 2 * len(models) + plan.measuring.processes)
     with tempfile.TemporaryDirectory(prefix="edgekd-measure-") as name:
-        lab = _Lab(plan, task, Path(name), progress, labels)
+        lab = _Lab(plan, task, Path(name), progress, truth)
         results: dict[str, dict[str, Any]] = {}
         for model, (file, folder) in models.items():
             samples = task.encode(folder, inputs, plan.student.survey.max_size)
@@ -64,18 +65,18 @@ def measure(
         latency = lab.latency({model: file for model, (file, _) in models.items()}, results)
     teacher = next(iter(models))
     for model in models:
-        results[model] |= latency[model] | _against(results[teacher], results[model], itself=model == teacher)
+        results[model] |= latency[model] | _against(lab, results[teacher], results[model], itself=model == teacher)
         results[model]["speedup"] = latency[model]["ratio"]
-        if labels is not None:
-            results[model]["recall"] = confidence.recalls(labels, results[model]["_correct"], len(splits.classes))
-        own = results[model]["_confidence"], results[model]["_correct"]
+        if truth is not None and task.one_of_classes:
+            results[model]["recall"] = confidence.recalls(truth, results[model]["_statistics"], len(splits.classes))
+        own = results[model]["_confidence"], results[model]["_statistics"]
         results[model]["above"] = above(suggested[model], *own) if model in suggested else None
-    counted = Counter(row.label for row in splits.test)
+    counted = Counter(row.label for row in splits.test if task.one_of_classes)
     said = {
         "teacher": teacher, "models": {model: _plain(values) for model, values in results.items()},
         "aa": latency["aa"], "baseline": linear_baseline(task, splits, plan.seed), "n_test": len(inputs),
         "host": asdict(this_host()), "threads": plan.target.threads,
-        "classes": {name: counted[name] for name in splits.classes} if splits.test_labelled else {},
+        "classes": {name: counted[name] for name in splits.classes} if splits.test_labelled and counted else {},
     }  # fmt: skip
     (out / "measured.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
@@ -105,30 +106,29 @@ def read_measured(folder: Path) -> dict[str, Any]:
 
 def linear_baseline(task: Any, splits: Splits, seed: int) -> dict[str, Any] | None:
     """The task's linear classifier on the same labels: what a network must beat. None where there are no labels."""
-    import numpy as np
 
     if not (splits.test_labelled and splits.train):
         return None
-    known = {row.label for row in splits.train}
-    said = task.baseline(splits.train, splits.test, seed) if len(known) > 1 else [*known] * len(splits.test)
-    correct = np.array([guess == row.label for guess, row in zip(said, splits.test, strict=True)], dtype=float)
-    low, high = intervals.share_interval(correct)
+    rows = task.baseline(splits.train, splits.test, seed)
     return {
         "recipe": task.baseline_recipe,
-        "metric_value": float(correct.mean()), "metric_interval": [low, high], "n": len(correct),
-    }  # fmt: skip
+        "metric_value": task.metric.value(rows),
+        "metric_interval": list(task.metric.interval(rows)),
+        "n": len(rows),
+    }
 
 
-def _against(teacher: dict[str, Any], model: dict[str, Any], *, itself: bool = False) -> dict[str, Any]:
-    """Agreement with the teacher, the paired difference in points, what is retained; of the `itself` all are exact."""
-    agreement, own, theirs = model["_agreed"], model["_correct"], teacher["_correct"]
-    difference, low, high = (0.0, 0.0, 0.0) if itself else intervals.paired_difference(theirs, own)
-    kept = intervals.Retained(1.0, 1.0, 1.0) if itself else intervals.retained(own, theirs)
+def _against(lab: _Lab, teacher: dict[str, Any], model: dict[str, Any], *, itself: bool = False) -> dict[str, Any]:
+    """Agreement with the teacher, the points won or lost, what is retained; of the `itself` all are exact."""
+    agreed, own, theirs = model["_agreed"], model["_statistics"], teacher["_statistics"]
+    lost = Change(0.0, 0.0, 0.0) if itself else lab.metric.lost(own, theirs)
+    kept = intervals.Retained(1.0, 1.0, 1.0) if itself else lab.metric.retained(own, theirs)
+    agreement = lab.task.fidelity.value(agreed)
     return {
-        "agreement": float(agreement.mean()),
-        "agreement_interval": [float(agreement.mean())] * 2 if itself else list(intervals.share_interval(agreement)),
-        "difference_points": 100 * difference,
-        "difference_interval": [100 * low, 100 * high],
+        "agreement": agreement,
+        "agreement_interval": [agreement] * 2 if itself else list(lab.task.fidelity.interval(agreed)),
+        "difference_points": 0.0 - lost.points,
+        "difference_interval": [0.0 - lost.high, 0.0 - lost.low],
         "retained": kept.value,
         "retained_interval": [kept.low, kept.high],
     }
@@ -155,8 +155,9 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 class _Lab:
     """One measuring session in one temporary folder."""
 
-    def __init__(self, plan: Plan, task: Any, folder: Path, progress: Progress, labels: list[int] | None) -> None:
-        self.plan, self.task, self.folder, self.progress, self.labels = plan, task, folder, progress, labels
+    def __init__(self, plan: Plan, task: Any, folder: Path, progress: Progress, truth: Any | None) -> None:
+        self.plan, self.task, self.folder, self.progress, self.truth = plan, task, folder, progress, truth
+        self.metric: Metric = task.fidelity if truth is None else task.metric
         self.device, self.threads, self.done = make("devices", "local"), plan.target.threads, 0
         self.reference: np.ndarray[Any, Any] | None = None  # what the first model, the teacher, says
 
@@ -177,20 +178,21 @@ class _Lab:
         if self.reference is None:
             self.reference = said
         agreed = self.task.agrees(said, self.reference)
-        correct = agreed if self.labels is None else self.task.correct(said, self.labels)
-        self.step(f"{name}: {correct.mean():.1%} of {len(samples)}")
+        rows = agreed if self.truth is None else self.task.statistics(said, self.truth)
+        value = self.metric.value(rows)
+        self.step(f"{name}: {self.metric.name} {self.metric.spell(value)} of {len(samples)}")
         return {
-            "_agreed": agreed, "_correct": correct, "_hashes": hashes,
-            "metric_value": float(correct.mean()), "metric_interval": list(intervals.share_interval(correct)),
-            "n": len(samples), "artifact_mib": file.stat().st_size / 2**20, **self._certainty(said, correct),
+            "_agreed": agreed, "_statistics": rows, "_hashes": hashes,
+            "metric_value": value, "metric_interval": list(self.metric.interval(rows)),
+            "n": len(samples), "artifact_mib": file.stat().st_size / 2**20, **self._certainty(said, rows),
         }  # fmt: skip
 
     def _certainty(self, said: np.ndarray[Any, Any], correct: np.ndarray[Any, Any]) -> dict[str, Any]:
-        """How far its confidence can be believed; of embeddings, and without labels, nothing is known."""
-        if self.task.output != "logits":
+        """How far its confidence can be believed; nothing is known of outputs that are not one of classes."""
+        if not self.task.one_of_classes:
             return {"_confidence": None, "ece": None, "ece_interval": None}
         certain = confidence.certainty(said)
-        if self.labels is None:
+        if self.truth is None:
             return {"_confidence": certain, "ece": None, "ece_interval": None}
         return {
             "_confidence": certain,

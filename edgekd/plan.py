@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekd.core.errors import UsageError
 from edgekd.core.layers import matched_layers
+from edgekd.core.metrics import Metric
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
@@ -234,11 +235,16 @@ class SharedPlan:
         return {"teaching": self.teaching, "survey": asdict(self.student.survey)}
 
     @property
-    def metric(self) -> str:
-        """The task's metric; `agreement` (with the teacher) where the test rows lack the labels that it takes."""
+    def metric(self) -> Metric:
+        """The task's metric; its fidelity to the teacher where the test rows lack the labels that the metric takes."""
         task = plugin("tasks", self.task)
-        own: str = task.metric
-        return own if self.data.test_labelled or not task.labelled else "agreement"
+        return task.metric if self.data.test_labelled or not task.labelled else task.fidelity
+
+    @property
+    def selected_by(self) -> Metric:
+        """The metric that picks among models on the selection rows."""
+        task = plugin("tasks", self.task)
+        return task.metric if self.data.selection_labelled and task.labelled else task.fidelity
 
     @property
     def needs(self) -> set[str]:

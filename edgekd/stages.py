@@ -138,7 +138,7 @@ class Stages:
             stages = replace(self, plan=short, shape=cost.shape)
             return distill.score(self.plan, self.splits, stages.student(teacher), stages.outputs(teacher))
 
-        best, runs = tryout.halve(fit.finalists, self.plan.student.schedule.epochs, score)
+        best, runs = tryout.halve(fit.finalists, self.plan.student.schedule.epochs, score, self.plan.selected_by.sign)
         return replace(fit, chosen=best), runs
 
     def student(self, teacher: Path) -> Path:

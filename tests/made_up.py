@@ -11,6 +11,7 @@ from helpers import profile
 from edgekd.compression.choose import Choice, Trial, pareto
 from edgekd.core import confidence as sure
 from edgekd.core import statistics
+from edgekd.core.metrics import ACCURACY, AGREEMENT, COSINE
 from edgekd.core.protocols import Survey
 from edgekd.measure import above
 from edgekd.report import compose
@@ -56,7 +57,7 @@ def model(seed, skill, latency_ms, teacher=None, suggestion=None):
         "latency_quantiles_ms": [latency_ms * (0.8 + (at / 90) ** 8) for at in range(101)],
         "ratio_interval": [0.9, 1.1], "speedup": 7.2 / latency_ms,
         "peak_rss_mib": 10.0, "peak_rss_interval": [9.0, 11.0], "peak_rss_longest_mib": 12.0, "longest": 500,
-        "cold_start_ms": 200.0, "_correct": correct,
+        "cold_start_ms": 200.0, "_statistics": correct,
     }  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def composed(
     embeds = task == "feature-extraction"
     plan = SimpleNamespace(
         name="things", task=task, target=target or profile(), digest="0" * 64, price_per_hour=0.05,
-        metric="cosine" if embeds else "accuracy" if tested else "agreement",
+        metric=COSINE if embeds else ACCURACY if tested else AGREEMENT,
         compresses_only=not distilled, search_limit_s=600.0,
         student=SimpleNamespace(family="conv1d" if distilled else "none", survey=Survey(500, (500,)), min_speedup=5.0,
                                 exit=None),
@@ -114,7 +115,7 @@ def composed(
     first = model(1, 4.0, 7.2)
     models = {"teacher": first} | {
         name: model(
-            seed, 3.0, 0.72 if name == "float32" else latency_ms, first["_correct"], None if embeds else suggestion
+            seed, 3.0, 0.72 if name == "float32" else latency_ms, first["_statistics"], None if embeds else suggestion
         )
         for seed, name in enumerate(("float32", "static_int8"), start=2)
     }

@@ -6,7 +6,8 @@ import pytest
 from helpers import profile
 
 from edgekd.compression.choose import FEWEST, OnTarget, Trial, floors, violations
-from edgekd.core.floors import Floor, moved
+from edgekd.core.floors import Floor
+from edgekd.core.metrics import ACCURACY
 from edgekd.core.statistics import Retained
 from edgekd.report import compose
 
@@ -43,7 +44,7 @@ def test_a_limit_is_a_floor_from_above(value, interval, held, clear):
     ("change", "span", "value"), [(0.0, (0.0, 0.0), 0.95), (-0.08, (-0.12, -0.04), 0.85), (0.04, (0.0, 0.08), 1.0)]
 )
 def test_other_kernels_move_what_is_kept_with_both_spreads(change, span, value):
-    there = moved(KEPT, 0.8, change, span)
+    there = ACCURACY.retained_elsewhere(KEPT, 0.8, change, span)
     assert there.value == pytest.approx(value)
     assert there.low <= value <= there.high
     assert there.high - there.low >= KEPT.high - KEPT.low - 1e-9
@@ -52,13 +53,13 @@ def test_other_kernels_move_what_is_kept_with_both_spreads(change, span, value):
 
 
 def test_what_moves_it_never_goes_below_nothing_nor_divides_by_nothing():
-    assert moved(Retained(0.05, 0.0, 0.1), 0.5, -0.02, (-0.5, 0.4)).low == 0.0
-    assert moved(KEPT, 0.0, -0.1, (-0.2, 0.0)) == KEPT
+    assert ACCURACY.retained_elsewhere(Retained(0.05, 0.0, 0.1), 0.5, -0.02, (-0.5, 0.4)).low == 0.0
+    assert ACCURACY.retained_elsewhere(KEPT, 0.0, -0.1, (-0.2, 0.0)) == KEPT
 
 
 def test_min_retained_is_held_in_both_places_by_the_same_rule():
     """On the target's kernels 6 points of 80 are gone: the upper end would still let it through."""
-    plan = SimpleNamespace(min_retained=0.9)
+    plan = SimpleNamespace(min_retained=0.9, metric=ACCURACY)
     [here] = compose._held(plan, KEPT, 0.8, {"held_out": None})
     assert (here.name, here.held, here.interval) == ("min_retained", True, (0.92, 0.98))
     held_out = {"moved": -0.06, "moved_interval": [-0.15, 0.03]}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edgekd import emulated, stages
 from edgekd.compression.choose import OnTarget, Trial, choose
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.metrics import ACCURACY, AGREEMENT
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Quiet
 from edgekd.core.registry import make
@@ -74,26 +75,42 @@ def test_rows_without_labels_are_stratified_by_what_the_teacher_says():
 def test_a_figure_of_all_rows_moves_by_what_changed_in_some():
     change = np.zeros(100)
     change[:3] = -1
-    value, (low, high) = judging._moved(0.95, (0.93, 0.97), change)
+    value, (low, high) = judging._moved(0.95, (0.93, 0.97), AGREEMENT.moved(change, np.zeros(100)))
     assert value == pytest.approx(0.92)
     assert low < 0.90
     assert high > 0.94
 
 
 def test_where_no_row_changed_the_interval_still_allows_for_what_was_not_seen():
-    value, (low, high) = judging._moved(1.0, (0.5, 1.5), np.zeros(100), scale=100)
+    still = np.zeros(100)
+    change = ACCURACY.lost_further((still, still), (still, still))
+    value, (low, high) = judging._moved(1.0, (0.5, 1.5), change)
     assert value == 1.0
     assert low == pytest.approx(1 - np.hypot(0.5, 3.0))
     assert high == pytest.approx(1 + np.hypot(0.5, 3.0))
 
 
 def test_too_few_rows_move_nothing():
-    assert judging._moved(0.95, None, -np.ones(judging.FEWEST - 1))[0] == 0.95
+    few = judging.FEWEST - 1
+    none, all_of_them = np.zeros(few), np.ones(few)
+    scored = SimpleNamespace(
+        agreed_there=none,
+        agreed_here=all_of_them,
+        there=none,
+        here=all_of_them,
+        flips=few,
+        largest_difference=1.0,
+        fidelity=AGREEMENT,
+        metric=ACCURACY,
+    )
+    plain = SimpleNamespace(there=np.ones(few), here=np.ones(few))
+    found = judging._on_target(trial("int8", agreement=0.95, drop_points=1.5), scored, plain, None)
+    assert (found.agreement, found.drop_points) == (0.95, 1.5)
 
 
 def test_a_share_of_the_rows_has_an_interval_of_shares():
     same = SimpleNamespace(agreed_there=np.ones(40), agreed_here=np.ones(40), there=np.ones(40), here=np.ones(40),
-                           flips=0, largest_difference=0.0)  # fmt: skip
+                           flips=0, largest_difference=0.0, fidelity=AGREEMENT)  # fmt: skip
     found = judging._on_target(trial(agreement=0.99, agreement_interval=(0.98, 1.0)), same, same, None)
     assert found.agreement_interval == (pytest.approx(0.99 - np.hypot(0.01, 3 / 40)), 1.0)
 
@@ -177,7 +194,13 @@ class Emulator:
 def lab(monkeypatch, tmp_path):
     """Two variants of one tiny model, 40 selection rows, and an emulator that answers otherwise for one of them."""
     text = judging.make("tasks", "text-classification")
-    task = SimpleNamespace(encode=lambda folder, rows, size: rows, pool=None, agrees=text.agrees, correct=text.correct)
+    task = SimpleNamespace(
+        encode=lambda folder, rows, size: rows,
+        pool=None,
+        agrees=text.agrees,
+        metric=text.metric,
+        fidelity=text.fidelity,
+    )
     plugins = {"qemu": Emulator, "text-classification": lambda: task}
     for module in (asking, judging):
         monkeypatch.setattr(module, "make", lambda kind, name, **options: plugins[name](**options))

@@ -102,10 +102,10 @@ def test_golden_inputs_are_nobodys_series_of_the_same_scale(tmp_path: Path) -> N
 
 def test_metric_and_yardstick() -> None:
     logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 4.0]])
-    assert TASK.correct(logits, [0, 1, 0]).tolist() == [1.0, 1.0, 0.0]
+    assert TASK.statistics(logits, np.array([0, 1, 0])).tolist() == [1.0, 1.0, 0.0]
     flat = [Example(row.input - (row.label == "slow") * 300, row.label) for row in examples(60)]
     said = TASK.baseline(flat[:45], flat[45:], seed=0)
-    right = [guess == "slow" for guess, row in zip(said, flat[45:], strict=True) if row.label == "slow"]
+    right = [hit for hit, row in zip(said, flat[45:], strict=True) if row.label == "slow"]
     assert len(said) == 15
     assert sum(right) == len(right)  # a level is what a linear model sees
 

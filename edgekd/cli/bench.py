@@ -161,10 +161,10 @@ def compare(
 
 def _compared(found: Comparison) -> str:
     from edgekd.cli.show import table
-    from edgekd.report.figures import spell
+    from edgekd.core.metrics import spell
 
     rows = [
-        [one.label, one.name, one.recipe, spell(one.metric_value, one.metric), f"{one.p50_ms:.3f}",
+        [one.label, one.name, one.recipe, spell(one.metric_value, one.metric_unit), f"{one.p50_ms:.3f}",
          f"{one.peak_rss_mib:.1f}", f"{one.artifact_mib:.2f}"]
         for one in found.sides
     ]  # fmt: skip

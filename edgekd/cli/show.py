@@ -86,8 +86,8 @@ def _target(made: Plan) -> list[tuple[str, str]]:
     from edgekd.on_target import judging
 
     target, task = made.target, plugin("tasks", made.task)
-    own = "accuracy on validation rows" if made.data.selection_labelled else "agreement with the teacher"
-    judged = own if task.labelled else f"{task.metric} to the teacher's"
+    own = f"{task.metric.name} on validation rows" if made.data.selection_labelled else "agreement with the teacher"
+    judged = own if task.labelled else f"{task.fidelity.name} to the teacher's"
     budgets = f"{target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, {target.latency_ms:g} ms"
     rows = [
         ("target", f"{target.name}: {target.title}, {budgets} at p{target.latency_percentile}"),
@@ -120,7 +120,9 @@ def _student(made: SharedPlan, inputs: str) -> list[tuple[str, str]]:
     """How the student comes to be; of the teacher itself, that it is one."""
     student, training = made.student, made.student.training
     if training is None:
-        return [("student", f"none: the teacher itself, compressed as it is, up to {inputs}; reported: {made.metric}")]
+        return [
+            ("student", f"none: the teacher itself, compressed as it is, up to {inputs}; reported: {made.metric.name}")
+        ]
     objective = " + ".join(map(str, student.losses))
     copies = f" on {', '.join(map(str, student.augmentations))} more inputs" if student.augmentations else ""
     tried = f"the {student.tries} most capable shapes that fit, briefly; the best goes on"
@@ -208,7 +210,7 @@ def doctor(found: list[Check]) -> str:
 
 def targets_built(built: BuiltTargets) -> str:
     """A line for each target: what ships, or why nothing does; then the page that compares them."""
-    from edgekd.report.figures import spell
+    from edgekd.core.metrics import spell, unit_of
 
     rows = []
     for outcome in built.outcomes:
@@ -218,7 +220,7 @@ def targets_built(built: BuiltTargets) -> str:
         summary = outcome.built.summary
         shipped = summary["shipped"]
         figures = [f"{shipped[key]:.2f}" for key in ("peak_rss_mib", "artifact_mib")]
-        rows.append([outcome.target, shipped["recipe"], spell(shipped["metric_value"], summary["metric"]),
+        rows.append([outcome.target, shipped["recipe"], spell(shipped["metric_value"], unit_of(summary)),
                      f"{summary['speedup']:.2f}x", *figures, str(outcome.built.folder)])  # fmt: skip
     header = ["target", "recipe", "metric", "speedup", "peak MiB", "file MiB", "bundle"]
     tail = ["", "speedup and peak memory are this host's; the page has the target's", f"page    {built.page}"]
@@ -227,14 +229,14 @@ def targets_built(built: BuiltTargets) -> str:
 
 def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str = "") -> str:
     """What a build ends with; `on_target` says what was asked on the target's own kernels."""
-    from edgekd.report.figures import spell
+    from edgekd.core.metrics import spell, unit_of
 
     lines = [said["verdict"] if fresh else f"already built, every file whole: {said['verdict']}", ""]
     rows = []
     for who in ("teacher", "shipped", "baseline"):
         if values := said[who]:
             numbers = [values[key] for key in ("latency_p50_ms", "peak_rss_mib", "artifact_mib")]
-            rows.append([who, values["recipe"].split(" on ")[0], spell(values["metric_value"], said["metric"]),
+            rows.append([who, values["recipe"].split(" on ")[0], spell(values["metric_value"], unit_of(said)),
                          *("-" if number is None else f"{number:.2f}" for number in numbers)])  # fmt: skip
     lines.append(table(["", "recipe", said["metric"], "p50 ms", "peak MiB", "file MiB"], rows))
     base = said.get("import_baseline_mib")

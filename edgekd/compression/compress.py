@@ -162,7 +162,7 @@ class _Search:
         """What each of the worst places in float would change: a trial each, for whoever is thorough."""
         if self._late or not self.plan.thorough:
             return ()
-        agreement = "cosine" if self.judge.task.pool else "agreement"
+        agreement = self.judge.task.fidelity.name
 
         def quantize(out: Path, keep: tuple[str, ...]) -> None:
             self._quantize(replace(base, keep=keep), out)

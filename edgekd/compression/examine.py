@@ -191,7 +191,7 @@ class Judge:
         assert sqnr_db is not None
         agreed = self.task.agrees(said, self.right)
         return {
-            "cosine" if self.task.pool else "agreement": float(agreed.mean()),
+            self.task.fidelity.name: self.task.fidelity.value(agreed),
             "output_sqnr_db": sqnr_db,
             "artifact_mib": file.stat().st_size / 2**20,
             "speed": self._speed(file),

@@ -12,8 +12,9 @@ from edgekd.compression.candidates import Candidate
 from edgekd.compression.choose import PLAIN, Trial
 from edgekd.core import statistics as intervals
 from edgekd.core.confidence import certainty, suggest_threshold
+from edgekd.core.metrics import Change, Metric
 from edgekd.core.registry import make
-from edgekd.data.splits import Splits
+from edgekd.data.splits import Splits, truth_of
 from edgekd.export import outputs
 from edgekd.onboard.runner import pack
 from edgekd.plan import Plan
@@ -40,35 +41,34 @@ class Judge:
     ) -> None:  # fmt: skip
         self.plan, self.task, self.selection = plan, task, selection
         self.reference, self.plain = reference, plain
-        self.truth: list[int] | None = None
-        if splits.selection_labelled:
-            self.truth = [splits.classes.index(row.label or "") for row in splits.selection]
+        self.truth = truth_of(task, splits.selection, splits.classes, labelled=splits.selection_labelled)
+        self.metric: Metric = task.fidelity if self.truth is None else task.metric
         self._plain_score: np.ndarray[Any, Any] | None = None
 
     def fidelity(self, file: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """What the file says of the rows, how far it agrees with the reference, and its score: one figure a row."""
+        """What the file says of the rows, how far it agrees with the reference, and its metric's statistics."""
         said = outputs(file, self.selection, threads=self.plan.target.threads, pool=self.task.pool)
         agreed = self.task.agrees(said, self.reference)
-        return said, agreed, agreed if self.truth is None else self.task.correct(said, self.truth)
+        return said, agreed, agreed if self.truth is None else self.task.statistics(said, self.truth)
 
     def trial(self, candidate: Candidate, file: Path) -> Trial:
         """All its figures."""
         said, agreed, score = self.fidelity(file)
         if self._plain_score is None:  # of a search that goes on, fp32's own trial lies in an earlier run
             self._plain_score = score if candidate.name == PLAIN else self.fidelity(self.plain)[2]
-        lost, low, high = intervals.paired_difference(score, self._plain_score)
+        lost = self.metric.lost(score, self._plain_score)
         if candidate.name == PLAIN:  # it is the yardstick, not a sample of itself
-            low, high = lost, lost
+            lost = Change(0.0, 0.0, 0.0)
         latency_ms, speed, peak = self._cost(file)
-        suggestion = suggest_threshold(certainty(said), score) if self.task.output == "logits" else None
+        suggestion = suggest_threshold(certainty(said), score) if self.task.one_of_classes else None
         return Trial(
             name=candidate.name,
             said=candidate.words,
             kept=candidate.keep,
-            agreement=float(agreed.mean()),
-            agreement_interval=intervals.share_interval(agreed),
-            drop_points=100 * lost,
-            drop_interval=(100 * low, 100 * high),
+            agreement=self.task.fidelity.value(agreed),
+            agreement_interval=self.task.fidelity.interval(agreed),
+            drop_points=lost.points,
+            drop_interval=(lost.low, lost.high),
             speed=speed[0],
             speed_interval=speed[1:],
             latency_ms=latency_ms,

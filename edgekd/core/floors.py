@@ -8,9 +8,6 @@ is moved by what changed there on the rows that were asked, if there were enough
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import hypot
-
-from edgekd.core.statistics import Retained
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,3 @@ class Floor:
             "held": self.held,
             "clear": self.clear,
         }
-
-
-def moved(kept: Retained, teacher: float, change: float, change_interval: tuple[float, float]) -> Retained:
-    """What is retained on other kernels, where the metric changed by `change`; both spreads are in its interval."""
-    if not teacher:
-        return kept
-    shift, low, high = change / teacher, change_interval[0] / teacher, change_interval[1] / teacher
-    value = kept.value + shift
-    below, above = hypot(kept.value - kept.low, shift - low), hypot(kept.high - kept.value, high - shift)
-    return Retained(value, max(0.0, value - below), value + above)

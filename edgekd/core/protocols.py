@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from edgekd.core.metrics import Metric
     from edgekd.core.profile import Profile
     from edgekd.core.store import Store
     from edgekd.core.tensors import Outputs, Targets
@@ -472,8 +473,9 @@ class Task(Protocol):
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
-    metric: ClassVar[str]
-    higher_is_better: ClassVar[bool]
+    metric: ClassVar[Metric]  # of its labels
+    fidelity: ClassVar[Metric]  # to a reference model, of scores from 0 to 1: what judges rows without labels
+    one_of_classes: ClassVar[bool]  # whether outputs are logits of classes of which one is right: they have confidences
     families: ClassVar[tuple[str, ...]]  # of students, the default first
     modality: ClassVar[str]  # of its inputs: text, image, series
     hub: ClassVar[Hub]  # how the Hugging Face ecosystem knows it
@@ -550,12 +552,16 @@ class Task(Protocol):
 class LabelledTask(Protocol):
     """A task whose rows may carry labels."""
 
-    def correct(self, outputs: Any, labels: Sequence[int]) -> Any:
-        """Per row 1.0 or 0.0 for a metric that is a mean over rows."""
+    def truth(self, rows: Sequence[Any], classes: Sequence[str]) -> Any:
+        """Return what outputs are held against and trained towards: (rows,) or (rows, k), NO_LABEL where unknown."""
+        ...
+
+    def statistics(self, outputs: Any, truth: Any) -> Any:
+        """Return what the metric reduces, of outputs and `truth`: (rows,) or (rows, k)."""
         ...
 
     def baseline(self, train: Sequence[Any], test: Sequence[Any], seed: int) -> Any:
-        """What a linear model on the labelled rows says of each test row: class names (rows,)."""
+        """Return the same statistics of a linear model that learned from the labelled rows."""
         ...
 
 

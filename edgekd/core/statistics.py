@@ -15,7 +15,7 @@ RESAMPLES = 2000
 RULE_OF_THREE = 3.0  # over n: the 95% bound on the rate of what n rows did not show (Hanley, Lippman-Hand 1983)
 
 
-def hits(outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
+def hits(outputs: np.ndarray[Any, Any], labels: Sequence[int] | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
     import numpy as np
 

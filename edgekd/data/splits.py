@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 from edgekd.core.errors import DataError
+from edgekd.core.protocols import LabelledTask, Task
 from edgekd.core.results import digest
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
 
@@ -97,6 +98,11 @@ class Splits:
         """Rows by role."""
         roles = ("train", "unlabelled", "selection", "calibration", "test")
         return {role: len(getattr(self, role)) for role in roles}
+
+
+def truth_of(task: Task, rows: Sequence[Example], classes: Sequence[str], *, labelled: bool) -> Any | None:
+    """Return what outputs of these rows are held against, as the task has it; None where they carry no labels."""
+    return task.truth(rows, classes) if labelled and isinstance(task, LabelledTask) else None
 
 
 def split(

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.candidates import variant_file
 from edgekd.compression.choose import FEWEST, PLAIN, OnTarget, Trial, over_budget, recipe_of, violations
-from edgekd.core import statistics as intervals
 from edgekd.core.errors import RuntimeCannotLoad
+from edgekd.core.metrics import Metric
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
-from edgekd.data.splits import Splits
+from edgekd.data.splits import Splits, truth_of
 from edgekd.export import outputs
 from edgekd.on_target import asking
 from edgekd.plan import Plan
@@ -97,9 +97,8 @@ def judge(
     subset = samples[: told["n"]]
     progress.say(f"on target: {len(subset)} of {len(samples)} selection rows in {told['seconds']:.0f} s")
     rows = order[: told["n"]]
-    truth = (
-        [splits.classes.index(splits.selection[row].label or "") for row in rows] if splits.selection_labelled else None
-    )
+    asked = [splits.selection[row] for row in rows]
+    truth = truth_of(task, asked, splits.classes, labelled=splits.selection_labelled)
     scored = {
         name: _Scored(task, there[name], outputs(file, subset, threads=plan.target.threads, pool=task.pool),
                       reference[rows], truth)
@@ -134,15 +133,20 @@ def held_out(plan: Plan, splits: Splits, folder: Path, file: Path, teacher: tupl
     here = outputs(file, samples[:n], threads=plan.target.threads, pool=task.pool)
     theirs = task.encode(teacher[1], inputs[:n], longest)
     reference = outputs(teacher[0], theirs, threads=plan.target.threads, pool=task.pool)
-    truth = [splits.classes.index(splits.test[row].label or "") for row in order[:n]] if splits.test_labelled else None
+    tested = [splits.test[row] for row in order[:n]]
+    truth = truth_of(task, tested, splits.classes, labelled=splits.test_labelled)
     scored = _Scored(task, there["shipped"], here, reference, truth)
-    moved, spread = _moved(0.0, None, scored.there - scored.here)
+    metric = scored.metric
+    moved, *spread = metric.moved(scored.there, scored.here if n >= FEWEST else scored.there)
     said = told | {
-        "value": float(scored.there.mean()),
-        "interval": list(intervals.share_interval(scored.there)), "here": float(scored.here.mean()),
-        "flips": scored.flips, "largest_difference": scored.largest_difference,
-        "moved": moved, "moved_interval": list(spread),
-    }  # fmt: skip
+        "value": metric.value(scored.there),
+        "interval": list(metric.interval(scored.there)),
+        "here": metric.value(scored.here),
+        "flips": scored.flips,
+        "largest_difference": scored.largest_difference,
+        "moved": moved,
+        "moved_interval": spread,
+    }
     (out / HELD_OUT).write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
@@ -213,17 +217,19 @@ def stratified_order(labels: Sequence[str | None], reference: np.ndarray[Any, An
 
 
 class _Scored:
-    """One variant's answers to the same rows, here and there: scores (rows,), by labels or by the reference."""
+    """One variant's answers to the same rows, here and there: its metric's statistics, by labels or the reference."""
 
     def __init__(
         self, task: Any, there: np.ndarray[Any, Any], here: np.ndarray[Any, Any], reference: np.ndarray[Any, Any],
-        truth: list[int] | None,
+        truth: Any | None,
     ) -> None:  # fmt: skip
         import numpy as np
 
         self.agreed_there, self.agreed_here = task.agrees(there, reference), task.agrees(here, reference)
-        self.there = self.agreed_there if truth is None else task.correct(there, truth)
-        self.here = self.agreed_here if truth is None else task.correct(here, truth)
+        self.fidelity: Metric = task.fidelity
+        self.metric: Metric = task.fidelity if truth is None else task.metric
+        self.there = self.agreed_there if truth is None else task.statistics(there, truth)
+        self.here = self.agreed_here if truth is None else task.statistics(here, truth)
         self.flips = int((task.agrees(there, here) < _SAME).sum())
         self.largest_difference = float(np.abs(there - here).max())
 
@@ -237,11 +243,14 @@ def _typical(samples: Sequence[Sample]) -> list[Sample]:
 
 def _on_target(trial: Trial, own: _Scored, plain: _Scored, costs: Mapping[str, Any] | None) -> OnTarget:
     """All rows' figures from here, moved by what changed from here to there: a difference estimator (Cochran 1977)."""
-    agreement, (low, high) = _moved(trial.agreement, trial.agreement_interval, own.agreed_there - own.agreed_here)
-    lost = (plain.there - own.there) - (plain.here - own.here)
+    enough = len(own.there) >= FEWEST  # else one row more or less would decide
+    agreed_here, here = (own.agreed_here, own.here) if enough else (own.agreed_there, own.there)
+    change = own.fidelity.moved(own.agreed_there, agreed_here)
+    agreement, (low, high) = _moved(trial.agreement, trial.agreement_interval, change)
     drop, drops = 0.0, (0.0, 0.0)  # of fp32 against itself
     if own is not plain:
-        drop, drops = _moved(trial.drop_points, trial.drop_interval, 100 * lost, scale=100)
+        further = own.metric.lost_further((own.there, here), (plain.there, plain.here if enough else plain.there))
+        drop, drops = _moved(trial.drop_points, trial.drop_interval, further)
     return OnTarget(
         n=len(own.there), agreement=min(1.0, agreement), agreement_interval=(max(0.0, low), min(1.0, high)),
         drop_points=drop, drop_interval=drops, flips=own.flips, largest_difference=own.largest_difference,
@@ -250,15 +259,10 @@ def _on_target(trial: Trial, own: _Scored, plain: _Scored, costs: Mapping[str, A
 
 
 def _moved(
-    value: float, interval: tuple[float, float] | None, change: np.ndarray[Any, Any], *, scale: float = 1.0
+    value: float, interval: tuple[float, float] | None, change: tuple[float, float, float]
 ) -> tuple[float, tuple[float, float]]:
-    """A figure of all rows, moved by the mean change of some of them, with both spreads in its interval."""
-    import numpy as np
-
-    if len(change) < FEWEST:  # one row more or less would decide
-        change = np.zeros(len(change))
-    mean = float(change.mean())
-    low, high = (scale * end for end in intervals.change_interval(change / scale))
+    """A figure of all rows, moved by how much it changed on some of them, with both spreads in its interval."""
+    mean, low, high = change
     below, above = (value - interval[0], interval[1] - value) if interval else (0.0, 0.0)
     return value + mean, (
         value + mean - hypot(below, mean - low),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import licences
+from edgekd.core.metrics import AGREEMENT
 from edgekd.core.recall import recall_says
 from edgekd.core.registry import plugin
 from edgekd.papers.dossier import PROVENANCE, SBOM, Dossier
@@ -109,7 +110,7 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
     elsewhere = said["target_figures"]["accuracy"]["kind"]
     if elsewhere != "measured":
         found.append(f"Its {said['summary']['metric']} on {plan.target.arch} kernels was not measured.")
-    if not plan.data.test_labelled and plan.metric == "agreement":
+    if not plan.data.test_labelled and plan.metric == AGREEMENT:
         found.append("The held-out rows have no labels: it was held against its teacher alone.")
     if said["choice"]["forced"]:
         found.append(f"It was forced against: {'; '.join(said['choice']['against']) or 'nothing'}.")

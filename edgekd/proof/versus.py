@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core import statistics as intervals
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.latency import AA_LIMIT, is_stable
+from edgekd.core.metrics import unit_of
 from edgekd.core.protocols import Progress, Sample
 from edgekd.core.receipt import remark
 from edgekd.core.registry import make
@@ -34,6 +35,7 @@ class Side:
     name: str
     recipe: str
     metric: str
+    metric_unit: str
     metric_value: float | None
     p50_ms: float
     peak_rss_mib: float
@@ -201,7 +203,8 @@ def _found(
 def _side(label: str, one: Shipped, p50_ms: float, peak_rss_mib: float) -> Side:
     summary = one.report["summary"]
     return Side(
-        label=label, name=one.name, recipe=one.of.manifest["recipe"], metric=summary["metric"],
+        label=label, name=one.name, recipe=one.of.manifest["recipe"],
+        metric=summary["metric"], metric_unit=unit_of(summary),
         metric_value=summary["shipped"]["metric_value"], p50_ms=p50_ms, peak_rss_mib=peak_rss_mib,
         artifact_mib=one.model.stat().st_size / 2**20,
     )  # fmt: skip

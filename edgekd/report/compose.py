@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.choose import PLAIN
-from edgekd.core import floors
 from edgekd.core.confidence import class_gains, evidence_says
 from edgekd.core.floors import Floor
 from edgekd.core.latency import is_stable
+from edgekd.core.metrics import AGREEMENT, Metric
 from edgekd.core.recall import most_frequent, never_right, recall_says
 from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
 from edgekd.core.statistics import Retained
 from edgekd.plan import Plan
-from edgekd.report.figures import figures, line, prediction, spell, suggested, sureness, target_figures
+from edgekd.report.figures import figures, line, prediction, suggested, sureness, target_figures
 from edgekd.sizing import predictor
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def compose(
         "verdict": f"{ships_says(choice)} {kept}, {shipped['speedup']:.2f}x as fast{where}, {smaller:.1f}x smaller",
         "task": plan.task,
         "target": plan.target.name,
-        "metric": metric,
+        "metric": metric.name,
+        "metric_unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
         "measured_on": f"{host.arch}, {host.cpu}",
         "distilled": fit is not None,
         "forced": choice.forced,
@@ -92,6 +94,7 @@ def compose(
     return {
         "summary": summary,
         "schema": SCHEMA,
+        "quality": {"metric": metric.as_dict(), "fidelity": plugin("tasks", plan.task).fidelity.as_dict()},
         "name": plan.name,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "plan_sha256": plan.digest,
@@ -177,21 +180,22 @@ def ships_says(choice: Choice) -> str:
     return f"ships as {choice.name}:" + (f" {choice.why};" if choice.name == PLAIN else "")
 
 
-def kept_says(metric: str, shipped: dict[str, Any], kept: Retained) -> str:
+def kept_says(metric: Metric, shipped: dict[str, Any], kept: Retained) -> str:
     """What is left of the teacher, with its interval; where the metric is against the teacher itself, that figure."""
-    value, (low, high) = shipped["metric_value"], shipped["metric_interval"]
-    if metric == "agreement":
-        return f"agrees with the teacher on {spell(value, metric)} [{100 * low:.1f}, {100 * high:.1f}] of the samples"
-    if metric == "cosine":
-        return f"mean cosine {spell(value, metric)} [{low:.4f}, {high:.4f}] to the teacher"
-    return f"keeps {kept.value:.1%} [{100 * kept.low:.1f}, {100 * kept.high:.1f}] of the teacher's {metric}"
+    value, span = metric.spell(shipped["metric_value"]), metric.span(shipped["metric_interval"]).replace(" to ", ", ")
+    if metric == AGREEMENT:
+        return f"agrees with the teacher on {value} [{span}] of the samples"
+    if metric.of_teacher:
+        return f"mean {metric.name} {value} [{span}] to the teacher"
+    own = metric.name if metric.higher_is_better else f"{metric.name} ({value})"
+    return f"keeps {kept.value:.1%} [{100 * kept.low:.1f}, {100 * kept.high:.1f}] of the teacher's {own}"
 
 
 def _held(plan: Plan, kept: Retained, teacher: float, found: dict[str, Any]) -> list[Floor]:
     """The floor of what is retained: on this host's kernels, and on the target's where those were asked."""
     made = [Floor("min_retained", plan.min_retained, kept.value, (kept.low, kept.high))]
     if there := found["held_out"]:
-        own = floors.moved(kept, teacher, there["moved"], tuple(there["moved_interval"]))
+        own = plan.metric.retained_elsewhere(kept, teacher, there["moved"], tuple(there["moved_interval"]))
         made.append(Floor("min_retained_on_target", plan.min_retained, own.value, (own.low, own.high)))
     return made
 

@@ -17,18 +17,6 @@ if TYPE_CHECKING:
     from edgekd.sizing.costs import Fit
 
 
-def spell(value: float | None, metric: str) -> str:
-    """A metric's value for reading: a share in percent, a cosine with four digits; a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if metric == "cosine" else f"{value:.1%}"
-
-
-def unit_of(metric: str) -> str:
-    """The unit that a figure of this metric carries."""
-    return "cosine" if metric == "cosine" else "fraction"
-
-
 def cost_per_million(latency_ms: float, price_per_hour: float) -> float:
     """US dollars for a million queries, one after the other, on a device at that price."""
     return 1e6 * latency_ms / 3.6e6 * price_per_hour
@@ -66,13 +54,14 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
     cost, low, high = (cost_per_million(ms, price) for ms in (values["latency_p50_ms"], *values["latency_interval"]))
     dear = Figure(cost, "USD", "predicted", f"a million queries one by one, each of this host's median latency, at "
                   f"${price:g} an hour (declared)", values["latency_n"], (low, high), host)  # fmt: skip
-    points = (f"{metric} in points against the teacher, paired", values["n"], values["difference_interval"])
-    agreed = "same class as the teacher, held-out samples" if task.output == "logits" else (
-        "cosine to the teacher's, mean over the held-out samples")  # fmt: skip
+    points = (f"{metric.name} in points against the teacher, paired", values["n"], values["difference_interval"])
+    agreed = "same class as the teacher, held-out samples" if task.one_of_classes else (
+        f"{task.fidelity.of_teacher} the teacher's, mean over the held-out samples")  # fmt: skip
     return {
-        metric: measured(values["metric_value"], unit_of(metric), "held-out samples, one by one", values["n"],
+        metric.name: measured(values["metric_value"], metric.unit, "held-out samples, one by one", values["n"],
                          values["metric_interval"]),
-        "agreement": measured(values["agreement"], unit_of(metric), agreed, values["n"], values["agreement_interval"]),
+        "agreement": measured(values["agreement"], task.fidelity.unit, agreed, values["n"],
+                              values["agreement_interval"]),
         "difference": measured(values["difference_points"], "points", *points),
         "ece": measured(values["ece"], "fraction", f"expected calibration error, {BINS} bins of the top class's "
                         "probability, held-out samples", values["n"], values["ece_interval"]),
@@ -100,7 +89,7 @@ def target_figures(
     `name` is the variant's, `accuracy` the plan's metric on `n` held-out samples, `guest` what an arm64 guest showed,
     `held_out` what the target's own kernels answered to some of them, `readings` what real boards took.
     """
-    target, host, unit = plan.target, this_host(), unit_of(plan.metric)
+    target, host, unit = plan.target, this_host(), plan.metric.unit
     artifact = Figure(shipped["artifact_mib"], "MiB", "measured", "size of the ONNX file", 1, None, host.name)
     if target.runs_here:
         how = f"on this host, of the target's architecture ({host.arch})"
@@ -123,7 +112,7 @@ def target_figures(
                           tuple(shipped["metric_interval"]), host.name)  # fmt: skip
         if held_out is not None:
             how = (f"{target.arch} kernels, user-mode emulation: {held_out['n']} of {held_out['of']} held-out samples, "
-                   f"stratified; the same ones on {host.arch}: {spell(held_out['here'], plan.metric)}")  # fmt: skip
+                   f"stratified; the same ones on {host.arch}: {plan.metric.spell(held_out['here'])}")  # fmt: skip
             accuracy = Figure(held_out["value"], unit, "measured", how, held_out["n"], tuple(held_out["interval"]),
                               held_out["host"])  # fmt: skip
     named = {"accuracy": accuracy, "latency_p50": latency, "peak_rss": memory, "artifact": artifact}
@@ -165,7 +154,7 @@ def sureness(plan: Plan, shipped: dict[str, Any], scaling: dict[str, Any] | None
 
     None where the outputs are no classes: an embedding has no certainty.
     """
-    if plugin("tasks", plan.task).output != "logits":
+    if not plugin("tasks", plan.task).one_of_classes:
         return None
     said: dict[str, Any] = {
         "scaling": scaling, "judged_by": "labels" if plan.data.selection_labelled else "teacher",

@@ -15,12 +15,12 @@ from typing import Any
 from edgekd.core import licences
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.files import write_file
+from edgekd.core.metrics import of_report, spell
 from edgekd.core.pointers import check_none_within
 from edgekd.core.results import IMPORT_BASELINE_MIB
 from edgekd.onboard import verify
 from edgekd.proof import doubts, receipts
 from edgekd.report.drawing import Axis, Mark, placed, round_step
-from edgekd.report.figures import spell
 from edgekd.report.markdown import escaped_values
 
 _LATER = {"on_target": None, "on_target_says": "", "receipts": None}  # what a report has not, or an older one
@@ -152,11 +152,13 @@ def render(name: str, said: dict[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"sig": significant, "spell": spell, "log10": log10, "median": median}
+    values = _LATER | said | {"quality": of_report(said)}
+    units = {"ece": "fraction"} | {one["name"]: one["unit"] for one in values["quality"].values()}
+    environment.filters |= {"sig": significant, "log10": log10, "median": median}
+    environment.filters["spell"] = lambda value, name: spell(value, units.get(name, "fraction"))
     environment.filters |= {"terms": licences.terms, "baseline": baseline_mib}
     environment.filters |= {"quoted": json.dumps, "shell": _shell_word}
     environment.globals |= {"axis": Axis, "axis_of": Axis.of, "round_step": round_step, "mark": Mark, "placed": placed}
-    values = _LATER | said
     if name.endswith(".md"):
         values = escaped_values(values) | {"raw": values}
     filled: str = environment.get_template(f"{name}.j2").render(values)

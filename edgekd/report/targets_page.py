@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from edgekd.core.metrics import spell, unit_of
 from edgekd.report import page
-from edgekd.report.figures import spell
 
 if TYPE_CHECKING:
     from edgekd.plan import SharedPlan
@@ -60,7 +60,7 @@ def shipped(target: str, folder: Path) -> Row:
         student=_student(report),
         recipe=report["choice"]["recipe"],
         metric=metric,
-        value=_with_interval(figures["accuracy"]["value"], figures["accuracy"]["interval"], metric),
+        value=_with_interval(figures["accuracy"]["value"], figures["accuracy"]["interval"], unit_of(summary)),
         retained=_with_interval(summary["retained"], summary.get("retained_interval"), "share"),
         speedup=f"{summary['speedup']:.2f}x",
         memory=figures["peak_rss"],
@@ -104,7 +104,7 @@ def _student(report: Mapping[str, Any]) -> str:
     return str(report["fit"]["chosen"]["words"])
 
 
-def _with_interval(value: float | None, interval: Sequence[float] | None, metric: str) -> str:
+def _with_interval(value: float | None, interval: Sequence[float] | None, unit: str) -> str:
     """A figure with its 95% interval: `92.1% [91.0%, 93.2%]`."""
-    said = spell(value, metric)
-    return f"{said} [{spell(interval[0], metric)}, {spell(interval[1], metric)}]" if interval else said
+    said = spell(value, unit)
+    return f"{said} [{spell(interval[0], unit)}, {spell(interval[1], unit)}]" if interval else said

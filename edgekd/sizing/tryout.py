@@ -14,7 +14,7 @@ from edgekd.sizing.costs import Cost
 
 @dataclass(frozen=True)
 class Tried:
-    """One short run: the share of selection rows on which the shape was right (or agreed with the teacher)."""
+    """One short run: its metric on the selection rows, or how far the shape agreed with the teacher."""
 
     words: str
     epochs: int
@@ -22,9 +22,11 @@ class Tried:
 
 
 def halve(
-    finalists: Sequence[Cost], epochs: int, score: Callable[[Cost, int], float]
+    finalists: Sequence[Cost], epochs: int, score: Callable[[Cost, int], float], sign: int = 1
 ) -> tuple[Cost, tuple[Tried, ...]]:
-    """The finalist that is left, and every run. `score` trains a shape for so many epochs.
+    """Return the finalist that is left, and every run. `score` trains a shape for so many epochs.
+
+    A `sign` of -1 says that less is better.
 
     Each round has twice the epochs of the one before; the last that needs a decision has half of a whole training.
     Equals go to the more capable shape, which comes first.
@@ -40,5 +42,5 @@ def halve(
         length = max(1, epochs >> (rounds - number))
         scores = {id(cost): score(cost, length) for cost in left}
         runs += [Tried(cost.words, length, scores[id(cost)]) for cost in left]
-        left = sorted(left, key=lambda cost: -scores[id(cost)])[: (len(left) + 1) // 2]
+        left = sorted(left, key=lambda cost: -sign * scores[id(cost)])[: (len(left) + 1) // 2]
     return left[0], tuple(runs)

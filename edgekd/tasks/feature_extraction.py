@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.metrics import COSINE, Metric
 from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import cosines
 from edgekd.core.store import Store
@@ -22,7 +23,8 @@ from edgekd.tasks import _texts
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.core.protocols import Sample
+    from edgekd.core.metrics import COSINE, Metric
+from edgekd.core.protocols import Sample
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class FeatureExtraction:
 
     text_column: str | None = None
 
-    metric: ClassVar[str] = "cosine"
-    higher_is_better: ClassVar[bool] = True
+    metric: ClassVar[Metric] = COSINE
+    fidelity: ClassVar[Metric] = COSINE
+    one_of_classes: ClassVar[bool] = False
     families: ClassVar[tuple[str, ...]] = ()  # only the teacher itself, compressed
     modality: ClassVar[str] = "text"
     hub: ClassVar[Hub] = Hub(

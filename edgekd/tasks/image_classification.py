@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import DataError, UsageError
+from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
 from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
@@ -17,11 +18,13 @@ from edgekd.data import images, pixels
 from edgekd.data.columns import IMAGE_NAMES, find_column, find_label, row_label
 from edgekd.data.read import NotedTable
 from edgekd.data.splits import Example
+from edgekd.tasks import _classes
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.core.protocols import Sample
+    from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
+from edgekd.core.protocols import Sample
 
 _LEAST, _MULTIPLE = 8, 32  # pixels of a side
 _ENLARGED = 64  # to which small images are enlarged for a teacher that was trained on large ones
@@ -37,8 +40,9 @@ class ImageClassification:
     image_column: str | None = None
     label_column: str | None = None
 
-    metric: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
+    metric: ClassVar[Metric] = ACCURACY
+    fidelity: ClassVar[Metric] = AGREEMENT
+    one_of_classes: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("convnet", "mlp")
     modality: ClassVar[str] = "image"
     hub: ClassVar[Hub] = Hub(
@@ -151,24 +155,21 @@ class ImageClassification:
         decoded = [images.decode(image, channels) for image in inputs]
         return [Image.fromarray(values) for values in decoded] if channels == 3 else decoded
 
-    def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
-        """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
-        return hits(outputs, labels)
+    def truth(self, rows: Sequence[Example], classes: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Return the class numbers of rows, (rows,), NO_LABEL where unknown."""
+        return _classes.truth(rows, classes)
+
+    def statistics(self, outputs: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
+        return hits(outputs, truth)
 
     def agrees(self, outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where two models name one class, else 0.0: (rows, classes) twice to (rows,)."""
         return same_class(outputs, reference)
 
-    def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
-        """What the linear model says of each test row: class names (rows,)."""
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
-        model = LogisticRegression(max_iter=300, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a yardstick need not be exact
-            model.fit(_thumbnails(train), [row.label for row in train])
-        return model.predict(_thumbnails(test))
+    def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> np.ndarray[Any, Any]:
+        """Return per test row 1.0 where the linear model names its label, else 0.0: (rows,)."""
+        return _classes.baseline(train, test, lambda: _linear_guesses(train, test, seed))
 
     def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
         """Golden inputs that are nobody's images: coarse random tiles, in the range of the values in `samples`."""
@@ -187,6 +188,18 @@ class ImageClassification:
     def sized(self, samples: Sequence[Sample], size: int) -> Sample:
         """One sample: a graph takes images of one size."""
         return samples[0]
+
+
+def _linear_guesses(train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
+    """Return what a logistic regression on thumbnails says of each test row: class names (rows,)."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=300, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a yardstick need not be exact
+        model.fit(_thumbnails(train), [row.label for row in train])
+    return model.predict(_thumbnails(test))
 
 
 def _check_narrow(teacher: dict[str, Any], inputs: Sequence[Any]) -> None:

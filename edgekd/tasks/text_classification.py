@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
 from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
@@ -18,12 +19,13 @@ from edgekd.data.columns import find_label
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
-from edgekd.tasks import _texts
+from edgekd.tasks import _classes, _texts
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.core.protocols import Sample
+    from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
+from edgekd.core.protocols import Sample
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class TextClassification:
     text_column: str | None = None
     label_column: str | None = None
 
-    metric: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
+    metric: ClassVar[Metric] = ACCURACY
+    fidelity: ClassVar[Metric] = AGREEMENT
+    one_of_classes: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("transformer",)
     modality: ClassVar[str] = "text"
     hub: ClassVar[Hub] = Hub(
@@ -116,28 +119,21 @@ class TextClassification:
         """The texts as the ecosystem's loaders take them: as they are."""
         return list(inputs)
 
-    def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
-        """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
-        return hits(outputs, labels)
+    def truth(self, rows: Sequence[Example], classes: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Return the class numbers of rows, (rows,), NO_LABEL where unknown."""
+        return _classes.truth(rows, classes)
+
+    def statistics(self, outputs: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
+        return hits(outputs, truth)
 
     def agrees(self, outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where two models name one class, else 0.0: (rows, classes) twice to (rows,)."""
         return same_class(outputs, reference)
 
-    def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
-        """What the linear model says of each test row: class names (rows,)."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.pipeline import make_pipeline, make_union
-        from sklearn.svm import LinearSVC
-
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
-        texts = [row.input for row in train]
-        of_two_letters = re.compile(words.token_pattern)  # scikit-learn refuses texts of signs and single letters
-        parts = [words, characters] if any(map(of_two_letters.search, map(str.lower, texts))) else [characters]
-        model = make_pipeline(make_union(*parts), LinearSVC(random_state=seed))
-        model.fit(texts, [row.label for row in train])
-        return model.predict([row.input for row in test])
+    def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> np.ndarray[Any, Any]:
+        """Return per test row 1.0 where the linear model names its label, else 0.0: (rows,)."""
+        return _classes.baseline(train, test, lambda: _linear_guesses(train, test, seed))
 
     def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
         """Golden inputs that are nobody's text: tokens drawn at random, lengths and special tokens as in `samples`."""
@@ -146,3 +142,19 @@ class TextClassification:
     def sized(self, samples: Sequence[Sample], size: int) -> Sample:
         """One sample of exactly `size` tokens, made by repeating the inner tokens of a real one."""
         return _texts.sized(samples, size)
+
+
+def _linear_guesses(train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
+    """Return what a linear SVM on words and characters says of each test row: class names (rows,)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline, make_union
+    from sklearn.svm import LinearSVC
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    texts = [row.input for row in train]
+    of_two_letters = re.compile(words.token_pattern)  # scikit-learn refuses texts of signs and single letters
+    parts = [words, characters] if any(map(of_two_letters.search, map(str.lower, texts))) else [characters]
+    model = make_pipeline(make_union(*parts), LinearSVC(random_state=seed))
+    model.fit(texts, [row.label for row in train])
+    return model.predict([row.input for row in test])

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.errors import DataError
+from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
 from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data.read import Table
 from edgekd.data.series import LABEL, SERIES, read_series
 from edgekd.data.splits import Example
+from edgekd.tasks import _classes
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.core.protocols import Sample
+    from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
+from edgekd.core.protocols import Sample
 
 _NAME = "past_values"  # Hugging Face's name for the input of its time series models
 
@@ -29,8 +32,9 @@ class TimeSeriesClassification:
 
     label_column: str | None = None
 
-    metric: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
+    metric: ClassVar[Metric] = ACCURACY
+    fidelity: ClassVar[Metric] = AGREEMENT
+    one_of_classes: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("conv1d", "mlp")
     modality: ClassVar[str] = "series"
     hub: ClassVar[Hub] = Hub()  # it knows no such task
@@ -125,24 +129,21 @@ class TimeSeriesClassification:
         """The series as they are: no loader of the ecosystem takes them."""
         return list(inputs)
 
-    def correct(self, outputs: np.ndarray[Any, Any], labels: Sequence[int]) -> np.ndarray[Any, Any]:
-        """Per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
-        return hits(outputs, labels)
+    def truth(self, rows: Sequence[Example], classes: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Return the class numbers of rows, (rows,), NO_LABEL where unknown."""
+        return _classes.truth(rows, classes)
+
+    def statistics(self, outputs: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return per row 1.0 where the largest logit is the label, else 0.0: (rows, classes) to (rows,)."""
+        return hits(outputs, truth)
 
     def agrees(self, outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Per row 1.0 where two models name one class, else 0.0: (rows, classes) twice to (rows,)."""
         return same_class(outputs, reference)
 
-    def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
-        """What the linear model says of each test row: class names (rows,)."""
-        import numpy as np
-        from sklearn.linear_model import RidgeClassifierCV
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        model = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-3, 3, 7)))
-        model.fit(_flat(train), [row.label for row in train])
-        return model.predict(_flat(test))
+    def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> np.ndarray[Any, Any]:
+        """Return per test row 1.0 where the linear model names its label, else 0.0: (rows,)."""
+        return _classes.baseline(train, test, lambda: _linear_guesses(train, test))
 
     def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
         """Golden inputs that are nobody's series: random walks with the mean and deviation of `samples`."""
@@ -159,6 +160,18 @@ class TimeSeriesClassification:
     def sized(self, samples: Sequence[Sample], size: int) -> Sample:
         """One sample: a graph takes series of one size."""
         return samples[0]
+
+
+def _linear_guesses(train: Sequence[Example], test: Sequence[Example]) -> Any:
+    """Return what a ridge classifier on the standardized steps says of each test row: class names (rows,)."""
+    import numpy as np
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-3, 3, 7)))
+    model.fit(_flat(train), [row.label for row in train])
+    return model.predict(_flat(test))
 
 
 def _words(shape: tuple[int, ...]) -> str:

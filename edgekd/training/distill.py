@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core import confidence
+from edgekd.core.metrics import Metric
 from edgekd.core.protocols import Progress, StudentTask
 from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
@@ -21,6 +22,8 @@ from edgekd.training.teach import label_tensor
 from edgekd.training.teacher_outputs import TRAINED_ON, TeacherOutputs
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from edgekd.core.protocols import Sample
 
 _IMPORTANCE_ROWS = 256  # rows on which neurons, heads and channels are ranked
@@ -52,7 +55,7 @@ def distill(
     kept = task.student_files(teacher_folder, inputs, survey, student_shape, out)
     student = _begun(plan, student_shape, teacher_folder, kept, inputs)
     samples = task.encode(out, [row.input for row in rows], survey.max_size)
-    truth = label_tensor(splits, rows)
+    truth = label_tensor(task, splits, rows)
     teacher = TeacherOutputs(outputs, TRAINED_ON, len(splits.classes)) if plan.needs_teacher else None
     heads = {}
     if "exits" in plan.needs:
@@ -88,7 +91,7 @@ def distill(
 
 
 def score(plan: Plan, splits: Splits, folder: Path, outputs: Mapping[str, Path]) -> float:
-    """The share of selection rows on which a student is right or, where labels are unknown, agrees with the teacher."""
+    """Return the metric of the selection rows or, where labels are unknown, how far a student agrees."""
     engine.prepare(plan.seed, plan.threads)
     judge = _Judge(plan, splits, outputs, make("tasks", plan.task), folder)
     return judge.right(models.load(folder, plan.task))
@@ -131,29 +134,34 @@ class _Judge:
         self.plan, self.task, self.labelled = plan, task, splits.selection_labelled
         self.samples: Sequence[Sample] = task.encode(student_folder, rows, plan.student.survey.max_size)
         self.teacher = TeacherOutputs(outputs, ("selection",), len(splits.classes)).logits()
-        self.truth = label_tensor(splits, splits.selection) if self.labelled else self.teacher.argmax(dim=1)
+        self.truth = label_tensor(task, splits, splits.selection) if self.labelled else None
+        self.metric: Metric = task.metric if self.labelled else task.fidelity
         self.words = "selection_accuracy" if self.labelled else "selection_agreement"
 
     def right(self, model: Any) -> float:
-        """The share of rows on which the model is right, or agrees."""
-        return float(self.task.correct(engine.logits(model, self.samples).numpy(), self.truth.numpy()).mean())
+        """Return the metric on the rows, or how far the model agrees with the teacher."""
+        return self._value(engine.logits(model, self.samples))
+
+    def _value(self, logits: Tensor) -> float:
+        if self.truth is None:
+            return self.metric.value(self.task.agrees(logits.numpy(), self.teacher.numpy()))
+        return self.metric.value(self.task.statistics(logits.numpy(), self.truth.numpy()))
 
     def score(self, model: Any) -> engine.Score:
-        """What picks an epoch: with labels the share that is right, else the cross-entropy to what the teacher says.
+        """What picks an epoch: with labels the metric, else the cross-entropy to what the teacher says.
 
         A few hundred rows tell the second far more finely than whether the largest of two distributions agree.
         """
         from torch.nn.functional import cross_entropy
 
         logits = engine.logits(model, self.samples)
-        if not self.labelled:
+        if self.truth is None:
             return (-float(cross_entropy(logits, self.teacher.softmax(dim=1))),)
-        right = float(self.task.correct(logits.numpy(), self.truth.numpy()).mean())
-        return right, -float(cross_entropy(logits, self.truth))
+        return self.metric.sign * self._value(logits), -float(cross_entropy(logits, self.truth))
 
     def confidence(self, model: Any) -> dict[str, Any]:
         """The temperature that helps on the selection rows, and the calibration error before and after."""
         logits = engine.logits(model, self.samples).numpy()
-        targets = (self.truth if self.labelled else self.teacher.softmax(dim=1)).numpy()
+        targets = (self.teacher.softmax(dim=1) if self.truth is None else self.truth).numpy()
         scaling = confidence.temperature_that_helps(logits, targets, self.plan.student.seed)
         return asdict(scaling) | {"fitted_on": "labels" if self.labelled else "teacher"}

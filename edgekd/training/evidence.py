@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.metrics import Metric
 from edgekd.core.protocols import LabelledTask, Progress
 from edgekd.core.registry import make, plugin
-from edgekd.core.statistics import seeded_difference
 from edgekd.data.splits import Splits
 from edgekd.plan import LossTerm, Plan, StudentPlan
 from edgekd.training import engine, models
@@ -68,34 +68,37 @@ def gather(
     """
     import numpy as np
 
-    hits: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in compared}
+    found: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in compared}
     for number in range(plan.evidence):
         for name, student in compared.items():
             progress.say(f"evidence: seed {number + 1} of {plan.evidence}, {name}")
             trained = replace(plan, student=replace(student, seed=plan.student.seed + number))
-            hits[name].append(right(plan, splits, train(trained)))
-    told = said(compared, {name: np.stack(rows) for name, rows in hits.items()})
+            found[name].append(statistics(plan, splits, train(trained)))
+    metric = plugin("tasks", plan.task).metric
+    told = said(compared, {name: np.stack(rows) for name, rows in found.items()}, metric)
     (out / FILE).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
-def said(compared: Mapping[str, StudentPlan], hits: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """The comparison as the report takes it, from 0/1 hits (seeds, rows) of each arm. Pure."""
+def said(
+    compared: Mapping[str, StudentPlan], rows: Mapping[str, np.ndarray[Any, Any]], metric: Metric
+) -> dict[str, Any]:
+    """Return the comparison as the report takes it, from statistics (seeds, rows) or (seeds, rows, k) of each arm."""
     *names, control = compared
-    base = hits[control]
-    found = []
+    base = rows[control]
+    arms_found = []
     for name in names:
-        difference, low, high = seeded_difference(base, hits[name])
-        found.append(
+        difference, low, high = metric.gained_over_seeds(base, rows[name])
+        arms_found.append(
             {
                 "name": name, "losses": " + ".join(map(str, compared[name].losses)),
-                "accuracy": hits[name].mean(axis=1).tolist(), "difference": 100 * difference,
-                "low": 100 * low, "high": 100 * high, "seeds": len(base),
+                "accuracy": [metric.value(own) for own in rows[name]], "difference": difference,
+                "low": low, "high": high, "seeds": len(base),
             }
         )  # fmt: skip
     how = "random weights, the labels alone, as many optimizer steps, its best epoch picked as the others' are"
     return {
-        "arms": found,
-        "control": {"name": control, "accuracy": base.mean(axis=1).tolist(), "how": how},
+        "arms": arms_found,
+        "control": {"name": control, "accuracy": [metric.value(own) for own in base], "how": how},
         "n_test": base.shape[1],
     }
 
@@ -106,12 +109,12 @@ def read_evidence(folder: Path) -> dict[str, Any]:
     return told
 
 
-def right(plan: Plan, splits: Splits, folder: Path) -> np.ndarray[Any, Any]:
-    """Per held-out row 1.0 where the student is right, else 0.0, in torch: (rows,)."""
+def statistics(plan: Plan, splits: Splits, folder: Path) -> np.ndarray[Any, Any]:
+    """Return the metric's statistics of a student on the held-out rows, in torch: (rows,) or (rows, k)."""
     engine.prepare(plan.seed, plan.threads)
     task = make("tasks", plan.task)
     assert isinstance(task, LabelledTask), "evidence is gathered on labelled rows"
     samples = task.encode(folder, [row.input for row in splits.test], plan.student.survey.max_size)
     logits = engine.logits(models.load(folder, plan.task), samples).numpy()
-    found: np.ndarray[Any, Any] = task.correct(logits, [splits.classes.index(row.label or "") for row in splits.test])
+    found: np.ndarray[Any, Any] = task.statistics(logits, task.truth(splits.test, splits.classes))
     return found

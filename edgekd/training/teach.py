@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.protocols import Progress
+from edgekd.core.protocols import LabelledTask, Progress, Task
 from edgekd.core.registry import make
-from edgekd.core.tensors import NO_LABEL, Targets
+from edgekd.core.tensors import Targets
 from edgekd.data import orders
 from edgekd.data.splits import Example, Splits
 from edgekd.plan import LossTerm, Plan
@@ -35,7 +35,7 @@ def fine_tune(plan: Plan, splits: Splits, out: Path, work: Path, progress: Progr
     for module in model.modules():
         if hasattr(module, "fit_inputs"):  # a standardisation inside the graph: from the training rows, as they are
             module.fit_inputs(samples)
-    truth = label_tensor(splits, splits.train)
+    truth = label_tensor(task, splits, splits.train)
     learner = Learner(model, (LossTerm("hard_labels", 1.0),), lambda rows: Targets(None, truth[rows]))
     progress.stage("teach: train the teacher on the labels", engine.steps_of(samples, training, plan.seed))
     engine.fit(learner, samples, training, seed=plan.seed, progress=progress, work=work)
@@ -51,15 +51,15 @@ def selection_logits(plan: Plan, outputs: Mapping[str, Path]) -> np.ndarray[Any,
 def check_order(plan: Plan, splits: Splits, outputs: Mapping[str, Path]) -> None:
     """Raise TeacherError where a ready teacher's classes stand in another order than the labels say."""
     if plan.teacher.ready:
-        labels = label_tensor(splits, splits.train).numpy()
+        labels = label_tensor(make("tasks", plan.task), splits, splits.train).numpy()
         chosen = TeacherOutputs(outputs, ("train",), len(splits.classes)).first_choices().numpy()
         if doubt := orders.class_order_doubt(chosen, labels, splits.classes):
             raise orders.class_order_error(plan.teacher.name, doubt)
 
 
-def label_tensor(splits: Splits, rows: Sequence[Example]) -> torch.Tensor:
-    """Labels of rows as class numbers (rows,), NO_LABEL where unknown."""
+def label_tensor(task: Task, splits: Splits, rows: Sequence[Example]) -> torch.Tensor:
+    """Return what these rows are trained towards, NO_LABEL where unknown: class numbers, (rows,), of a classifier."""
     import torch
 
-    numbers = {name: number for number, name in enumerate(splits.classes)}
-    return torch.tensor([numbers[row.label] if row.label else NO_LABEL for row in rows])
+    assert isinstance(task, LabelledTask), "a task with students has labels"
+    return torch.from_numpy(task.truth(rows, splits.classes))
