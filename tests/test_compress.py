@@ -13,6 +13,7 @@ from edgekd.compression.candidates import Candidate, variant_file
 from edgekd.compression.choose import PLAIN, PROCESSES, Trial
 from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.metrics import AGREEMENT
 from edgekd.core.protocols import Quiet
 
 TARGET = profile(
@@ -205,7 +206,8 @@ def test_drops_are_against_fp32_even_where_its_trial_lies_in_an_earlier_run(monk
     """The first one judged is not fp32: its score is taken all the same."""
     judge = object.__new__(Judge)
     judge.plain, judge._plain_score = tmp_path / "plain.onnx", None
-    judge.task = SimpleNamespace(output="last_hidden_state")
+    judge.task = SimpleNamespace(fidelity=AGREEMENT, one_of_classes=False)
+    judge.metric = AGREEMENT
     scores = {"plain.onnx": np.ones(4), "int8.onnx": np.array([1.0, 1.0, 1.0, 0.0])}
     monkeypatch.setattr(Judge, "fidelity", lambda self, file: (None, scores[file.name], scores[file.name]))
     monkeypatch.setattr(Judge, "_cost", lambda self, file: (1.0, (2.0, 1.9, 2.1), 10.0))
