@@ -101,7 +101,7 @@ def answer_of(said: bytes, mode: str, job: dict[str, Any], *, run: str, runtime:
     except ValueError as error:
         shown = brief(last[:1000].decode(errors="replace"), 200) or "it said nothing"
         why = "" if not last.startswith(b"{") or isinstance(error, json.JSONDecodeError) else f" ({brief(str(error))})"
-        raise _wrong(f"{run} ended without an answer: {shown}{why}") from error
+        raise no_answer(f"{run} ended without an answer: {shown}{why}") from error
     if "refused" in answer:
         raise RuntimeCannotLoad(
             f"{runtime} refuses the model: {brief(str(answer['refused']), 500)}",
@@ -110,7 +110,7 @@ def answer_of(said: bytes, mode: str, job: dict[str, Any], *, run: str, runtime:
     if mode == "footprint" and job.get("started") == 0.0:  # a guest, whose times mean nothing
         answer |= {"load_ms": None, "cold_start_ms": None}
     if problem := _problem(answer, mode, job):
-        raise _wrong(f"{run} gave no answer that can be used: {problem}")
+        raise no_answer(f"{run} gave no answer that can be used: {problem}")
     return answer
 
 
@@ -134,7 +134,7 @@ def held(values: Any, form: Any, what: str) -> Any:
     try:
         TypeAdapter(form).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise _wrong(f"{what}: {_told(error)}") from error
+        raise no_answer(f"{what}: {_told(error)}") from error
     return values
 
 
@@ -159,7 +159,7 @@ def check_outputs(path: Path, mode: str, job: dict[str, Any], answer: dict[str, 
         if set(arrays) != set(job["models"]) or any(len(one) < answer["n"] for one in arrays.values()):
             raise ValueError(f"it has not {answer['n']} rows of each model")
     except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, *verify.BROKEN_ZIP) as error:
-        raise _wrong(f"{run} gave no outputs that can be used: {brief(str(error))}") from error
+        raise no_answer(f"{run} gave no outputs that can be used: {brief(str(error))}") from error
 
 
 def _problem(answer: dict[str, Any], mode: str, job: dict[str, Any]) -> str:
@@ -198,11 +198,12 @@ def _told(error: ValidationError) -> str:
     return words.get(first["type"], f"{key} is {brief(repr(first['input'])[:200], 60)}: {brief(first['msg'].lower())}")
 
 
-def too_much(run: str, stream: str) -> EdgeKDError:
+def too_much(run: str, stream: str, most_stdout: int = MOST_ANSWER) -> EdgeKDError:
     """The error of a run that said more on that stream than is read."""
-    most = {"stdout": MOST_ANSWER, "stderr": MOST_ERRORS}[stream]
-    return _wrong(f"{run} was ended: it said more than {most >> 20} MiB on {stream}")
+    most = {"stdout": most_stdout, "stderr": MOST_ERRORS}[stream]
+    return no_answer(f"{run} was ended: it said more than {most >> 20} MiB on {stream}")
 
 
-def _wrong(message: str) -> EdgeKDError:
+def no_answer(message: str) -> EdgeKDError:
+    """The error of a run that did not answer as a runner does."""
     return EdgeKDError(message, fix=_ONCE_MORE)

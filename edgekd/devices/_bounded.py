@@ -111,6 +111,16 @@ def _read(stream: IO[bytes], most: int, into: Path | None) -> tuple[bytes, bool]
     return bytes(kept), True
 
 
+def end_of(file: Path) -> str:
+    """The last bytes of a file as text; empty where there is none."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _KEPT))
+            return stream.read(_KEPT).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
 def last(said: str) -> str:
     """The last line of what a program said, short enough for a message."""
     return brief((said.strip().splitlines() or ["it said nothing"])[-1].strip())

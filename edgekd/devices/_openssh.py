@@ -24,6 +24,7 @@ from edgekd.onboard import board
 
 LEAST_PYTHON = (3, 9)
 _CONNECT_S = 10
+_END_S = 5.0  # that ssh may take to end once its far end has gone
 _ANSWER_S = 60.0  # for a board's first word
 _LONGEST_LINE = 1 << 16  # bytes of what a login shell prints that are taken as one line
 _NOISE_LINES = 1000  # that a login shell may print before the board's first word
@@ -225,7 +226,11 @@ class Session:
         """Why the session is over; `met`: whether the board had answered before."""
         with contextlib.suppress(OSError):
             self._to.close()
-        code = self._ssh.wait()
+        try:
+            code = self._ssh.wait(timeout=_END_S)
+        except subprocess.TimeoutExpired:  # its far end says nothing more, and stays
+            self._ssh.kill()
+            code = self._ssh.wait()
         said = self._errors.text()
         if met:
             return Lost(f"the connection to {self.address.url} was lost: {_last(said)}", fix=_REACH)

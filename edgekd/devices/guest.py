@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -24,13 +26,13 @@ from typing import IO, Any, ClassVar
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.protocols import Check, Progress
 from edgekd.core.results import versions
-from edgekd.devices import _arm64
+from edgekd.devices import _arm64, _bounded, _guest_tar
 from edgekd.devices import _guest_image as images
-from edgekd.devices._answer import answer_of
-from edgekd.devices._bounded import MOST_ANSWER
+from edgekd.devices._answer import answer_of, check_outputs, no_answer, too_much
 
 _ONBOARD = Path(__file__).parents[1] / "onboard"
 _MODES = ("footprint", "predict", "facts")
+_MOST_CONSOLE = 16 << 20  # bytes
 _LEAST_MIB = 1024  # the archive, and its files beside it
 _KILLED = 137  # a shell's code of a process that the kernel ended: the guest has no memory left
 _TIMED_OUT = 143  # of one that busybox's timeout ended
@@ -103,6 +105,8 @@ class Guest:
                 qemu = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
                 )
+                # the console and what QEMU says grow as long as it runs: beyond this the kernel ends it
+                resource.prlimit(qemu.pid, resource.RLIMIT_FSIZE, (_MOST_CONSOLE, _MOST_CONSOLE))
                 try:
                     yield Running(self, image, port, self._wait(qemu, console, said))
                 finally:
@@ -126,20 +130,20 @@ class Guest:
         """Until the guest's sshd listens; the system that it says it is."""
         end = time.monotonic() + self.boot_s
         while time.monotonic() < end:
-            lines = console.read_text(errors="replace").splitlines() if console.exists() else []
+            lines = _bounded.end_of(console).splitlines()
             for line in lines:
                 if line.startswith(images.READY) and line.endswith("pages"):
-                    return line.removeprefix(images.READY).strip(": ")
+                    return _bounded.brief(line.removeprefix(images.READY).strip(": "))
             if qemu.poll() is not None:
-                said.seek(0)
-                why = (said.read().decode(errors="replace").strip().splitlines() or lines or ["it said nothing"])[-1]
+                own = _bounded.end_of(Path(said.name))
+                why = _bounded.last(own if own.strip() else "\n".join(lines))
                 raise EdgeKDError(
                     f"QEMU ended while the guest booted: {why}",
                     fix="run it again; if the core is unknown, take one of `qemu-system-aarch64 -M virt -cpu help`",
                 )
             time.sleep(0.05)
         raise EdgeKDError(
-            f"the arm64 guest did not boot within {self.boot_s:.0f} s: {(lines or ['it said nothing'])[-1]}",
+            f"the arm64 guest did not boot within {self.boot_s:.0f} s: {_bounded.last(chr(10).join(lines))}",
             fix="run it again when this machine has a core to spare",
         )
 
@@ -173,12 +177,18 @@ class Running:
             folder = Path(name)
             place = f"/job/{uuid.uuid4().hex}"
             sent = self._pack(folder / "sent.tar", place, mode, job)
-            self._exchange(sent, folder / "back.tar", place)
-            with tarfile.open(folder / "back.tar") as back:
-                back.extractall(folder, filter="data")
-            answer = _answer(mode, job, folder / "out", self.guest)
+            run = _run(mode)
+            self._exchange(sent, folder / "back.tar", place, run)
+            out = folder / "out"
+            out.mkdir()
+            try:
+                _guest_tar.unpack(folder / "back.tar", out)
+            except ValueError as error:
+                raise no_answer(f"{run} gave no answer that can be read: {error}") from error
+            answer = _answer(mode, job, out, self.guest)
             if mode == "predict":
-                Path(job["outputs"]).write_bytes((folder / "out" / "outputs.npy").read_bytes())
+                check_outputs(out / "outputs.npy", mode, job, answer, run)
+                shutil.move(out / "outputs.npy", job["outputs"])
         return answer | ({"load_ms": None, "cold_start_ms": None} if mode == "footprint" else {})
 
     def ssh(self, command: str) -> list[str]:
@@ -214,29 +224,40 @@ class Running:
                 archive.add(path.resolve(), name)
         return tar
 
-    def _exchange(self, sent: Path, back: Path, place: str) -> None:
+    def _exchange(self, sent: Path, back: Path, place: str, run: str) -> None:
         """One connection: files in, the runner's process, its answer out; its code is that of what went before `rm`."""
         script = (
             f"busybox mkdir -p {place}/out && cd {place} && busybox tar x && {{ "
             f"busybox timeout {self.guest.timeout_s:.0f} python3 runner.py job.json >out/answer.json 2>out/errors.txt; "
             f"echo $? >out/code && busybox tar c out; }}; code=$?; cd /; busybox rm -rf {place}; exit $code"
         )
-        with sent.open("rb") as stdin, back.open("wb") as stdout:
+        with sent.open("rb") as stdin:
             try:
-                done = subprocess.run(self.ssh(script), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE,
-                                      timeout=self.guest.timeout_s + 120, check=False)  # fmt: skip
+                done = _bounded.run(
+                    self.ssh(script), timeout_s=self.guest.timeout_s + 120, most=_guest_tar.MOST_BACK, into=back,
+                    stdin=stdin,
+                )  # fmt: skip
             except subprocess.TimeoutExpired as error:
                 raise _too_slow(self.guest) from error
+        if done.too_much:
+            raise too_much(run, done.too_much, _guest_tar.MOST_BACK)
         if done.returncode != 0:
-            why = (done.stderr.decode(errors="replace").strip().splitlines() or ["the connection ended"])[-1]
+            why = _bounded.last(done.stderr) if done.stderr.strip() else "the connection ended"
             raise EdgeKDError(
                 f"the arm64 guest gave no answer: {why}",
                 fix=f"run it again; with a large model, give the guest more memory than {self.guest.memory_mib} MiB",
             )
 
 
+def _run(mode: str) -> str:
+    return f"a {mode} run in the arm64 guest"
+
+
 def _answer(mode: str, job: dict[str, Any], out: Path, guest: Guest) -> dict[str, Any]:
-    code = int((out / "code").read_text())
+    said = (out / "code").read_text(errors="replace").strip()
+    if not said.isascii() or not said.isdecimal():
+        raise no_answer(f"{_run(mode)} gave no answer that can be read: its code is {_bounded.brief(said)}")
+    code = int(said)
     if code == _TIMED_OUT:
         raise _too_slow(guest)
     if code == _KILLED:
@@ -245,15 +266,14 @@ def _answer(mode: str, job: dict[str, Any], out: Path, guest: Guest) -> dict[str
             fix="give the guest more memory, or measure on the device itself",
         )
     if code != 0:
-        last = ((out / "errors.txt").read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        last = _bounded.last(_bounded.end_of(out / "errors.txt"))
         raise RuntimeCannotLoad(
-            f"ONNX Runtime's process for a {mode} run in the arm64 guest ended with code {code}: {last}",
+            f"ONNX Runtime's process for {_run(mode)} ended with code {code}: {last}",
             fix="run the same command again; if it repeats, the model is damaged",
         )
     with (out / "answer.json").open("rb") as file:
-        stdout = file.read(MOST_ANSWER + 1)
-    run = f"a {mode} run in the arm64 guest"
-    return answer_of(stdout, mode, job | {"started": 0.0}, run=run, runtime="ONNX Runtime on arm64")
+        stdout = file.read(_bounded.MOST_ANSWER + 1)
+    return answer_of(stdout, mode, job | {"started": 0.0}, run=_run(mode), runtime="ONNX Runtime on arm64")
 
 
 def _too_slow(guest: Guest) -> EdgeKDError:

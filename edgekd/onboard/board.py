@@ -29,6 +29,7 @@ MARK = b"edgekd board:\n"  # what a login shell prints comes before it
 PREFIX = "edgekd-board-"
 _PIECE = 1 << 20
 _DAY_S = 24 * 3600
+_MOST_SAID = 33 << 20  # bytes of a runner's answer, a MiB more than is taken of it
 _IN, _OUT = sys.stdin.buffer, sys.stdout.buffer
 
 
@@ -183,12 +184,19 @@ def _job(request: dict[str, Any]) -> dict[str, Any]:
             signal.set_wakeup_fd(-1)
             os.close(woken)
             os.close(wake)
-    lines = Path("said").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines = _end_of("said", _MOST_SAID).strip().splitlines()
     sizes = [path.stat().st_size for path in Path("out").iterdir()]
     return {
         "code": runner.returncode, "over": over, "said": lines[-1] if lines else "", "outputs": sum(sizes),
-        "errors": Path("errors").read_text(encoding="utf-8", errors="replace")[-8000:], "free_mib": _free_mib(),
+        "errors": _end_of("errors", 8000), "free_mib": _free_mib(),
     }  # fmt: skip
+
+
+def _end_of(name: str, most: int) -> str:
+    """The last bytes of a file, as text: what a runner says may be longer than this board's memory."""
+    with open(name, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+        return file.read(most).decode("utf-8", "replace")
 
 
 def _living(folder: Path) -> list[int]:
