@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 _LOCKS = Path(__file__).parents[1] / "locks"
+PINS = ("requirements.txt", "torch.txt")
 
 
 def unmet(pins: str, advisories: str) -> list[str]:
@@ -25,10 +30,20 @@ def unmet(pins: str, advisories: str) -> list[str]:
     return found
 
 
+def least(project: Mapping[str, Any]) -> str:
+    """Return the least versions that a pyproject.toml allows of what edgekd runs on, as lines of pins."""
+    extras = project.get("optional-dependencies", {})
+    wanted = map(Requirement, [*project["dependencies"], *extras.get("build", ())])
+    floors = ((one.name, part.version) for one in wanted for part in one.specifier if part.operator in (">=", "=="))
+    return "\n".join(f"{name.replace('_', '-')}=={version}" for name, version in floors)
+
+
 def main() -> int:
     """Print what is unmet; 1 where something is."""
-    pins = "\n".join(file.read_text(encoding="utf-8") for file in _LOCKS.glob("requirements.txt"))
-    found = unmet(pins, (_LOCKS / "advisories.txt").read_text(encoding="utf-8"))
+    advisories = (_LOCKS / "advisories.txt").read_text(encoding="utf-8")
+    pins = "\n".join((_LOCKS / name).read_text(encoding="utf-8") for name in PINS)
+    project = tomllib.loads((_LOCKS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = [*unmet(pins, advisories), *unmet(least(project), advisories)]
     sys.stdout.write("".join(f"{line}\n" for line in found))
     return int(bool(found))
 
