@@ -15,9 +15,9 @@ from edgekd.compression.side_by_side import read
 from edgekd.compression.sqnr import Ratios
 from edgekd.core import plain_yaml
 from edgekd.core.errors import DataError, UsageError, suggestion
-from edgekd.core.pointers import check_no_pointer
 from edgekd.core.profile import load_profile
 from edgekd.core.registry import make, plugin
+from edgekd.data.limits import check_plain
 from edgekd.export import outputs
 from edgekd.onboard.runner import pack, unpack
 from edgekd.teachers import _checks, _onnx_apart, _onnx_graph, _onnx_inspect, _onnx_smoke
@@ -211,9 +211,9 @@ class Judge:
 def _samples(given: Given, task: Any) -> Sequence[Sample]:
     path = Path(given.data)
     if path.suffix.lower() == ".npz":
-        if not path.is_file():
+        check_plain(path)
+        if not path.exists():
             raise DataError(f"there is no file {path}", fix="give an .npz of packed samples, or a file of rows")
-        check_no_pointer(path, DataError)
         try:
             return unpack(path)
         except (KeyError, ValueError, IndexError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import DataError, EdgeKDError
+from edgekd.data.limits import check_plain
 
 _QUANTIZED = re.compile(r"quantize|integer|nbits|bnb4|^qlinear|^qgemm|^qattention", re.IGNORECASE)
 EXACT = "exact"  # the switch that lets activations pass by the pairs that their readers own
@@ -54,6 +55,7 @@ def read(path: Path) -> Any:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
+        check_plain(path)
         raise DataError(f"there is no file {path}", fix="give the path of an .onnx file")
     try:
         model = onnx.load(path)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from pathlib import Path
 
-from edgekd.core.files import storage_error, write_file
+from edgekd.core.files import is_plain, storage_error, write_file
 
 LEAST_BAND = 0.25  # a calibrated prediction's, to either side: a reading is of one model, the next is another's
 
@@ -70,7 +70,10 @@ def calibration(readings: Sequence[Reading], recipe: str) -> Calibration | None:
 def load(root: Path, microarch: str) -> tuple[Reading, ...]:
     """The readings of a core that are kept under a store's root; none where there are none, or they are damaged."""
     try:
-        said = json.loads(_file(root, microarch).read_text(encoding="utf-8"))
+        file = _file(root, microarch)
+        if not is_plain(file):
+            return ()
+        said = json.loads(file.read_text(encoding="utf-8"))
         found = tuple(Reading(**one) for one in said)
         return tuple(one for one in found if one.predicted_ms > 0 and one.measured_ms > 0)
     except (OSError, ValueError, TypeError):

@@ -14,6 +14,7 @@ import glob
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of folders, where the
 def user_path(text: str | Path) -> Path:
     """A path as a user gives it: `~` is their home. One in the home of nobody stays as it is: there is no such file."""
     return Path(os.path.expanduser(text))  # pathlib's raises RuntimeError
+
+
+def is_plain(path: Path) -> bool:
+    """Whether it is a file with content of its own: opening a pipe would wait for ever, a device never ends."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 class writing:  # noqa: N801 (reads as a verb: `with writing(place) as folder`)

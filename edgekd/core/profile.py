@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgekd.core import plain_yaml, releases
 from edgekd.core.errors import UsageError, suggestion
+from edgekd.core.files import is_plain
 from edgekd.core.pointers import check_no_pointer
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
@@ -204,6 +205,8 @@ def load_profile(target: str, *, budgets: dict[str, float] | None = None) -> Pro
         path = targets_folder() / f"{target}.yaml"
     check_no_pointer(path, UsageError)
     try:
+        if path.exists() and not is_plain(path):  # a pipe would be waited for
+            raise ValueError("it is no plain file")
         with path.open("rb") as stream:
             raw = stream.read(_LARGEST + 1)
         if len(raw) > _LARGEST:

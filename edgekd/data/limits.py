@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import reprlib
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from edgekd.core import child
 from edgekd.core.cpus import usable_cpus, usable_memory
 from edgekd.core.errors import DataError
+from edgekd.core.files import is_plain
 from edgekd.core.pointers import check_no_pointer
 
 _MACHINE = usable_memory()
@@ -27,14 +27,6 @@ _BASE_MIB = 1024
 _BASE_S, _MIB_PER_S = 15.0, 20
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
-
-
-def is_plain(path: Path) -> bool:
-    """Whether it is a file with content of its own: opening a pipe would wait for ever, a device never ends."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError):
-        return False
 
 
 def check_plain(path: Path, most: int = MOST_BYTES) -> None:

@@ -52,6 +52,8 @@ def read_series(source: str, *, label_column: str | None = None) -> dict[str, Ta
             f"{path} holds {len(named)} training files: {', '.join(file.name for file in named[:4])}",
             fix="give a folder of one data set, or one of its files",
         )
+    if not path.is_dir():
+        check_plain(path)
     if path.is_file() and not is_table(path) and path.suffix.lower() != ".npz":
         raise DataError(
             f"cannot tell what {path} is",

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from edgekd.core.errors import DataError
+from edgekd.core.files import is_plain
 from edgekd.data import unpacked
 
 READERS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -30,9 +31,10 @@ def is_metadata(path: Path) -> bool:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what lies in the folder, in order of names; hidden files and folders aside.
+    """Return the files and folders in the folder, in order of names; hidden ones aside.
 
-    Raises DataError for a name that is not UTF-8: it can be neither a label nor a part of a report.
+    Raises DataError for a name that is not UTF-8, which can be neither a label nor a part of a report; for a pipe, a
+    device, a socket, and a link that leads nowhere: its rows would be lost without a word.
     """
     found = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
     for child in found:
@@ -43,6 +45,11 @@ def visible(folder: Path) -> list[Path]:
                 f"the folder {folder} holds a name that is not UTF-8: {child.name!r}",
                 fix="rename it to letters of UTF-8 and run the same command again",
             ) from error
+        if not (is_plain(child) or child.is_dir()):
+            what = "is a link that leads nowhere" if child.is_symlink() and not child.exists() else "is no plain file"
+            raise DataError(
+                f"{child} {what}", fix="remove it, or put the file itself in its place, and run the same command again"
+            )
     return found
 
 

@@ -107,7 +107,7 @@ def _folder(path: Path, task: str) -> Path:
         if modality == "image"
         else (_VOCABULARIES, "tokenizer", "AutoTokenizer")
     )
-    folder = next((place for place in places if any((place / name).is_file() for name in names)), None)
+    folder = next((place for place in places if any((place / name).exists() for name in names)), None)
     said = {} if folder is None else read_json(folder / "config.json") | read_json(folder / "tokenizer_config.json")
     if folder is None or (what == "tokenizer" and not {"model_type", "tokenizer_class"} & said.keys()):
         needed = ", ".join(names) if folder is None else "tokenizer_config.json with tokenizer_class, or config.json"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
-from edgekd.core.files import user_path
+from edgekd.core.files import is_plain, user_path
 from edgekd.core.pointers import check_no_pointer
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256
-from edgekd.data import limits, pixels
+from edgekd.data import pixels
 from edgekd.teachers import _own, _pickles, _safetensors
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class EfficientnetLite:
         path = user_path(source)
         if plugin("tasks", task).modality != "image":
             raise TeacherError(f"the teacher {source} classifies images, not {task}", fix="give another --teacher")
-        if not limits.is_plain(path):
+        if not is_plain(path):
             raise TeacherError(f"the teacher {source!r} is not a file", fix="give the path of the .pth file")
         if path.stat().st_size > _MOST_BYTES:
             raise TeacherError(f"{path} is larger than {_MOST_BYTES >> 20} MiB", fix="give an EfficientNet-Lite's file")

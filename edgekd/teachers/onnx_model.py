@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, TeacherError
-from edgekd.core.files import user_path
+from edgekd.core.files import is_plain, user_path
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import plugin
 from edgekd.data import clean
-from edgekd.data.limits import is_plain
 from edgekd.teachers import _onnx_apart, _onnx_smoke
 from edgekd.teachers._onnx_graph import feed_of
 
