@@ -23,7 +23,7 @@ from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
 from edgekd.core.store import Store
 from edgekd.plan import Plan
-from edgekd.sizing import predictor
+from edgekd.sizing import apart, predictor
 from edgekd.sizing.costs import FINALISTS, Candidates, Cost, Fit, settle, shown, size_of
 
 SCHEMA = 5  # of what is kept
@@ -54,7 +54,9 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
 
     def produce(folder: Path) -> None:
         progress.stage("size: measure finalists against the budgets", request["finalists"])
-        said = child.call("edgekd.sizing.fitting:search", {"request": request}, timeout_s=1800, said=_shown(progress))
+        said = apart.call(
+            "edgekd.sizing.fitting:search", {"request": request}, request["teacher_folder"], said=_shown(progress)
+        )
         (folder / "fit.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
     return Fit.read(json.loads((store.stage("size", key, produce) / "fit.json").read_text(encoding="utf-8")))
@@ -102,7 +104,7 @@ def _predicted(request: dict[str, Any], teacher_key: dict[str, Any], store: Stor
 
     def time_teacher(folder: Path) -> None:
         progress.stage("size: measure the teacher")
-        said = child.call("edgekd.sizing.fitting:teacher_cost", {"request": request}, timeout_s=1800)
+        said = apart.call("edgekd.sizing.fitting:teacher_cost", {"request": request}, request["teacher_folder"])
         (folder / "said.json").write_text(json.dumps(said), encoding="utf-8")
 
     def kept(name: str, key: dict[str, Any], produce: Any) -> Any:
