@@ -1,11 +1,13 @@
 """Git LFS pointers in place of files: every reader says so, and what to run."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from made_bundle import make_bundle
 from onnx import helper
 
 from edgekd.compression import examine
@@ -15,7 +17,9 @@ from edgekd.core.profile import load_profile
 from edgekd.data.images import read_images
 from edgekd.data.read import read_tables
 from edgekd.data.series import read_series
+from edgekd.onboard import verify
 from edgekd.proof import doubts, trust
+from edgekd.proof.shipped import open_bundle
 from edgekd.report import page
 from edgekd.teachers import _files, _onnx_checks
 from edgekd.teachers.efficientnet_lite import EfficientnetLite
@@ -92,3 +96,29 @@ def test_a_pointer_in_place_of_packed_samples_is_named(tmp_path: Path) -> None:
     given = examine.Given(tmp_path / "m.onnx", str(tmp_path / "rows.npz"), "text-classification")
     with pytest.raises(EdgeKDError, match="a pointer of Git LFS"):
         examine._samples(given, None)
+
+
+def _bundle(tmp_path: Path) -> tuple[Path, Path]:
+    """A whole bundle whose manifest is right, cloned without its model."""
+    folder = make_bundle(tmp_path / "tiny-here", onboard=True)
+    model = folder / json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["model"]
+    model.write_bytes(POINTER)
+    return folder, model
+
+
+@pytest.mark.parametrize("read", [trust.check, open_bundle, page.altered], ids=["verify", "bench", "report"])
+def test_a_pointer_in_place_of_a_whole_bundles_model_is_named(read: Callable[[Path], object], tmp_path: Path) -> None:
+    folder, model = _bundle(tmp_path)
+    with pytest.raises(EdgeKDError, match="a pointer of Git LFS") as refusal:
+        read(folder)
+    assert str(model.relative_to(folder)) in refusal.value.message
+    assert refusal.value.fix == pointers.FIX
+
+
+def test_the_bundles_own_check_names_a_pointer_too(tmp_path: Path) -> None:
+    folder, model = _bundle(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    name = str(model.relative_to(folder))
+    size = manifest["artifact"]["files"][name]["size"]
+    problems = [one for one in verify.changed_files(folder, manifest) if name in one]
+    assert problems == [f"{name}: {len(POINTER)} bytes, not {size}, a pointer of Git LFS: run `git lfs pull`"]

@@ -52,6 +52,7 @@ class Newer(ValueError):
 
 
 # ---- manifest.json: whatever it holds, the answer is a dict of the right kinds or a ValueError in words
+POINTER = b"version https://git-lfs.github.com/spec/"  # as a file of Git LFS begins that was not fetched
 
 
 def shown(text):
@@ -244,10 +245,17 @@ def changed_files(folder, manifest):
         if name in folders or not stat.S_ISREG(mode):
             problems.append(f"{shown(name)}: a link, folder or device in place of what was shipped")
         elif entry and present[name].st_size != entry["size"]:
-            problems.append(f"{shown(name)}: {present[name].st_size} bytes, not {entry['size']}")
+            why = ", a pointer of Git LFS: run `git lfs pull`" if is_pointer(folder / name) else ""
+            problems.append(f"{shown(name)}: {present[name].st_size} bytes, not {entry['size']}{why}")
         elif entry and sha256_of(folder / name) != entry["sha256"]:
             problems.append(f"{shown(name)}: its content was changed")
     return problems
+
+
+def is_pointer(path):
+    """Whether a repository that was cloned without Git LFS holds a few lines in the place of this file."""
+    with open_file(path) as file:
+        return file.read(len(POINTER)) == POINTER
 
 
 def sha256_of(path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import DataError, EdgeKDError, UsageError, suggestion
+from edgekd.core.pointers import check_none_within
 from edgekd.core.protocols import Device, Sample, Survey
 from edgekd.core.registry import make
 from edgekd.data.given import read_given, read_inputs
@@ -77,6 +78,7 @@ def open_bundle(folder: Path) -> Shipped:
     """A finished bundle. Raises UsageError where it is none, EdgeKDError where a file is not what was shipped."""
     of = made(folder)
     if problems := verify.changed_files(folder, of.manifest):
+        check_none_within(folder, EdgeKDError)
         raise EdgeKDError(
             f"{folder} is not the bundle that was shipped: {problems[0]}",
             fix="take the bundle anew from where it was built; nothing may be written into its folder",
