@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from edgekd.data import clean
 Spec = dict[str, Any]
 _SAVE_AGAIN = "save it again beside the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
 _BASE_S, _MIB_PER_S, _FACTOR = 15.0, 0.2, 100  # a tenth of the speed, and twice the memory, of the slowest in use
+_SURVEYED = "survey.json"
 _CONVERT_S_PER_MIB = 10  # XLM-R's five take a few seconds
 
 
@@ -67,6 +69,25 @@ def survey_apart(tokenizer_file: Path, texts: Sequence[str], *, limit: int | Non
     except child.ChildError as error:
         raise TeacherError(f"the tokenizer {tokenizer_file} cannot be used: {error.why}", fix=_SAVE_AGAIN) from error
     return lengths, kept
+
+
+def survey_kept(
+    tokenizer_file: Path, texts: Sequence[str], store: Store, *, limit: int | None
+) -> tuple[list[int], list[int]]:
+    """The same, kept in the store under the tokenizer's and the texts' content. Raises TeacherError."""
+    hasher = sha256()
+    for text in texts:
+        raw = text.encode(errors="surrogatepass")
+        hasher.update(len(raw).to_bytes(8, "little") + raw)
+    key = {"tokenizer": file_sha256(tokenizer_file), "texts": hasher.hexdigest(), "limit": limit}
+
+    def produce(out: Path) -> None:
+        lengths, kept = survey_apart(tokenizer_file, texts, limit=limit)
+        (out / _SURVEYED).write_text(json.dumps({"lengths": lengths, "kept": kept}), encoding="ascii")
+
+    place = store.stage("survey", key | {"versions": versions("tokenizers")}, produce)
+    found = json.loads((place / _SURVEYED).read_text(encoding="ascii"))
+    return found["lengths"], found["kept"]
 
 
 def surveyed(file: str, texts: list[str], limit: int | None) -> tuple[list[int], list[int]]:

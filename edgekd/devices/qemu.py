@@ -26,7 +26,6 @@ from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError, sugge
 from edgekd.core.protocols import Check, Progress
 from edgekd.core.signing import read_limited, why
 from edgekd.devices import _arm64, _counter, _sysroot
-from edgekd.devices._answer import answer_of, check_outputs, held, parse, too_much
 from edgekd.devices._bounded import Done, last, run
 
 _LARGEST_COUNTS = 1 << 20  # bytes
@@ -160,6 +159,8 @@ class Running:
                 fix="give fewer inputs, look for a loop in the model, or run it on the device itself",
             ) from error
         if done.too_much:
+            from edgekd.devices._answer import too_much
+
             raise too_much(f"a run on the emulated {self.qemu.cpu}", done.too_much)
         if "Could not load plugin" in done.stderr:
             raise EdgeKDError(f"QEMU {self.version} does not take the instruction counter",
@@ -174,6 +175,8 @@ class Running:
         return done
 
     def _answer(self, mode: str, job: dict[str, Any], done: Done) -> dict[str, Any]:
+        from edgekd.devices._answer import answer_of, check_outputs
+
         said = f"a {mode} run on the emulated {self.qemu.cpu}"
         if done.returncode != 0:
             raise EdgeKDError(
@@ -187,6 +190,8 @@ class Running:
 
     def _per_inference(self, rows: dict[str, int], counted: Path) -> dict[str, Any]:
         """What the counter wrote, a line a model in the runner's order, over each model's rows."""
+        from edgekd.devices._answer import held, parse
+
         what = f"the instruction counter of {self.qemu.cpu} gave no counts that can be used"
         answer = {}
         try:

@@ -48,7 +48,7 @@ def survey(
 ) -> Survey:
     """Tokens of the texts and of the vocabulary that they need; of the `whole` teacher nothing is trimmed."""
     tokenizer = vocabulary.tokenizer_file(Path(teacher["folder"]), store)
-    tokens, kept = vocabulary.survey_apart(tokenizer, texts, limit=sizes.get("vocabulary"))
+    tokens, kept = vocabulary.survey_kept(tokenizer, texts, store, limit=sizes.get("vocabulary"))
     most = teacher["architecture"].get("max_tokens", TOKENS_LIMIT)
     lengths, longest = _lengths(sorted(tokens), most, sizes.get("tokens"))
     found = Survey(longest, lengths, vocabulary=len(kept), vocabulary_limit=sizes.get("vocabulary"))

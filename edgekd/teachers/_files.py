@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.files import is_plain
+from edgekd.core.hashes import sha256_of
 from edgekd.core.pointers import check_no_pointer
 from edgekd.core.results import digest, file_sha256
 from edgekd.core.store import open_store
@@ -39,6 +40,7 @@ class Weights:
     shapes: Mapping[str, list[int]]
     checks: tuple[str, ...]
     sources: tuple[Path, ...]  # the files as they were given
+    digests: Mapping[Path, str] = field(default_factory=dict)  # SHA-256 of those whose hash was taken
 
 
 def check_folder(folder: Path, *patterns: str) -> None:
@@ -101,19 +103,26 @@ def check_weights(folder: Path) -> Weights:
             raise TeacherError(f"the teacher's weight file {file} is no plain file", fix="copy the whole folder again")
         check_no_pointer(file, TeacherError)
     if files[0].suffix == ".safetensors":
-        headers = [_safetensors.check(file) for file in files]
+        digests = {file: _digest(file) for file in files}
+        headers = [_safetensors.check(file, digests[file]) for file in files]
         _check_places(found, names, dict(zip((file.name for file in files), headers, strict=True)))
         shapes = _shapes(headers)
         checks = (f"safetensors: {len(shapes)} tensors; types, sizes against data and values checked",)
-        return Weights(folder, tuple(files), shapes, checks, tuple(files))
+        return Weights(folder, tuple(files), shapes, checks, tuple(files), digests)
     copies = [_pickles.converted(file) for file in files]
     place = _as_safetensors(folder, files, [copy for copy, _ in copies])
     own = tuple(sorted(place.glob("*.safetensors")))
     return Weights(place, own, _shapes(map(_safetensors.check, own)), copies[0][1], tuple(files))
 
 
-def fingerprint(folder: Path, weights: Iterable[Path], others: Iterable[str] = ()) -> str:
-    """SHA-256 over the weights and every file of the folder that is read or copied, `others` too, under its name."""
+def fingerprint(
+    folder: Path, weights: Iterable[Path], others: Iterable[str] = (), known: Mapping[Path, str] | None = None
+) -> str:
+    """SHA-256 over the weights and every file of the folder that is read or copied, `others` too, under its name.
+
+    `known` has the hashes that were taken already of files.
+    """
+    taken = known or {}
     hasher = sha256()
     patterns = (*_BESIDE, *clean.READ, *(_MODULES if (folder / "modules.json").exists() else ()))
     beside = sorted({path for pattern in patterns for path in folder.glob(pattern) if is_plain(path)})
@@ -121,8 +130,17 @@ def fingerprint(folder: Path, weights: Iterable[Path], others: Iterable[str] = (
     given = list(weights)
     for file in (*given, *(path for path in beside if path not in given)):
         name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
-        hasher.update(f"{json.dumps(name)}:{file_sha256(file)}\n".encode())
+        hasher.update(f"{json.dumps(name)}:{taken.get(file) or sha256_of(file)}\n".encode())
     return hasher.hexdigest()
+
+
+def _digest(file: Path) -> str:
+    try:
+        return sha256_of(file)
+    except OSError as error:
+        raise TeacherError(
+            f"the teacher's weights {file} are damaged: {error}", fix="fetch or save the file again"
+        ) from error
 
 
 def _shapes(headers: Iterable[_safetensors.Header]) -> dict[str, list[int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.store import open_store
 from edgekd.data import limits
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _HEADER_MOST = 16 << 20  # bytes: a hundred thousand tensors; as Python objects 
 _DIMENSIONS_MOST = 64  # torch's own
 _SIZE_MOST = 1 << 63  # JSON's numbers have thousands of digits, and a product of many such takes hours
 _BLOCK = 16 << 20
+_KEPT_LEAST = 1 << 20  # bytes: a smaller file is checked in a moment
+_VALUES_CHECK = 1  # the version of what is checked of values
 # what a float's bits are when it is no number: its exponent is all ones
 _EXPONENTS = {
     "F64": ("<u8", 0x7FF << 52),
@@ -35,8 +38,10 @@ _EXPONENTS = {
 }
 
 
-def check(file: Path) -> Header:
+def check(file: Path, sha256: str | None = None) -> Header:
     """The tensors of a header that is whole: name to dtype, shape and offsets.
+
+    With the file's `sha256` its values are read once: that they are finite is kept in the store for this content.
 
     Raises TeacherError where a name stands twice, a type is unknown, a shape is not that of its bytes, tensors
     overlap or leave bytes between them, or a weight holds NaN or infinity.
@@ -46,19 +51,27 @@ def check(file: Path) -> Header:
             size = file.stat().st_size
             header, start = _header(stream, size)
             _check_layout(header, size - start)
-            for name, told in header.items():
-                count, bad = math.prod(told["shape"]), _not_finite(stream, start, told)
-                # a single infinity is what masks are made of
-                if bad and (count > 1 or _is_nan(stream, start, told)):
-                    raise TeacherError(
-                        f"the weight {limits.shown(name)} of {file} holds NaN or infinity ({bad} of {count} values)",
-                        fix="give an undamaged model",
-                    )
+            if sha256 is None or size < _KEPT_LEAST:
+                _check_values(file, stream, header, start)
+            else:
+                key = {"sha256": sha256, "check": _VALUES_CHECK}
+                open_store().stage("finite", key, lambda _: _check_values(file, stream, header, start))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise TeacherError(
             f"the teacher's weights {file} are damaged: {error}", fix="fetch or save the file again"
         ) from error
     return header
+
+
+def _check_values(file: Path, stream: BinaryIO, header: Header, start: int) -> None:
+    for name, told in header.items():
+        count, bad = math.prod(told["shape"]), _not_finite(stream, start, told)
+        # a single infinity is what masks are made of
+        if bad and (count > 1 or _is_nan(stream, start, told)):
+            raise TeacherError(
+                f"the weight {limits.shown(name)} of {file} holds NaN or infinity ({bad} of {count} values)",
+                fix="give an undamaged model",
+            )
 
 
 def header(file: Path) -> Header:

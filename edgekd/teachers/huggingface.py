@@ -75,7 +75,7 @@ class Huggingface:
             "ready": ready,
             "architecture": own or {"model_type": config["model_type"], **(shape or {})},
             "labels": labels if kind.labelled else (),
-            "sha256": _files.fingerprint(folder, weights.sources, beside),
+            "sha256": _files.fingerprint(folder, weights.sources, beside, weights.digests),
             "licence": licences.of_teacher(folder),
             "checks": (*weights.checks, *notes),
         }
