@@ -7,7 +7,7 @@ the others read it. So the teacher is trained and asked once, and targets whose 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from edgekd.pipeline import Built, build
 from edgekd.planning import Planned
 from edgekd.proof import receipts
 from edgekd.report import targets_page
+from edgekd.sizing import fitting
 
 PAGES = ("index.html", "index.md")
 
@@ -80,23 +81,53 @@ def build_targets(
     progress = progress or Quiet()
     folders = {target.name: out / f"{planned.shared.name}-{target.name}" for target in planned.targets}
     check_free(planned, folders, out, store)
+    shapes, refused = _sized(planned, folders, store, progress)
+    planned = replace(planned, refused=planned.refused | refused)
     outcomes = []
     for number, (target, folder) in enumerate(folders.items(), start=1):
         progress.say(f"target {target} ({number} of {len(folders)})")
-        outcome = _outcome(planned, target, folder, store, progress, signers)
+        outcome = _outcome(planned, target, folder, store, progress, signers, shapes)
         if outcome.error is not None:
             progress.say(f"target {target} is not shipped: {outcome.error.message}")
         outcomes.append(outcome)
     return BuiltTargets(tuple(outcomes), _write_pages(planned, outcomes, out))
 
 
+def _sized(
+    planned: Planned, folders: dict[str, Path], store: Store, progress: Progress
+) -> tuple[tuple[dict[str, Any], ...], dict[str, EdgeKDError]]:
+    """The students' shapes where losses look at the teacher's layers: so one pass of it serves all; and the refusals.
+
+    None where the logits alone are asked for, which are every student's, or where a shape is found by training.
+    """
+    shapes: list[dict[str, Any]] = []
+    refused: dict[str, EdgeKDError] = {}
+    if "features" not in planned.shared.needs or planned.shared.student.tries > 1:
+        return (), {}
+    for target, plan in planned.plans.items():
+        if bundle.is_finished(folders[target], plan.digest):
+            continue
+        try:
+            shapes.append(fitting.fit(plan, store, progress).chosen.shape)
+        except EdgeKDError as error:  # it would be measured once more, and be refused again
+            refused[target] = error
+    return tuple(shapes), refused
+
+
 def _outcome(
-    planned: Planned, target: str, folder: Path, store: Store, progress: Progress, signers: Sequence[Signer]
+    planned: Planned,
+    target: str,
+    folder: Path,
+    store: Store,
+    progress: Progress,
+    signers: Sequence[Signer],
+    shapes: Sequence[dict[str, Any]],
 ) -> Outcome:
     if target in planned.refused:
         return Outcome(target, folder, error=planned.refused[target])
     try:
-        built = build(planned.plans[target], planned.splits, store, folder, progress, signers)
+        plan = planned.plans[target]
+        built = build(plan, planned.splits, store, folder, progress, signers, shapes_beside=shapes)
     except EdgeKDError as error:
         return Outcome(target, folder, error=error)
     return Outcome(target, folder, built)

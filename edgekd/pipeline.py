@@ -58,22 +58,37 @@ class Subject:
 
 
 def build(
-    plan: Plan, splits: Splits, store: Store, out: Path, progress: Progress | None = None,
+    plan: Plan,
+    splits: Splits,
+    store: Store,
+    out: Path,
+    progress: Progress | None = None,
     signers: Sequence[Signer] = (),
-) -> Built:  # fmt: skip
+    *,
+    shapes_beside: Sequence[dict[str, Any]] = (),
+) -> Built:
     """Everything, from the teacher to the bundle in `out`, signed with these keys. Finished stages are read.
+
+    `shapes_beside` are of students of other targets: what the teacher has to say for them is asked in the same pass.
 
     Raises EdgeKDError, by whose exit code scripts tell which budget or floor was missed. The store is kept to its cap.
     """
     hush()
     progress = progress or Quiet()
     with upkeep.tended(store, progress.say):
-        built = _build(plan, splits, replace(store, say=progress.say), out, progress)
+        built = _build(plan, splits, replace(store, say=progress.say), out, progress, tuple(shapes_beside))
     bundle.sign(out, signers)
     return built
 
 
-def _build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progress) -> Built:
+def _build(
+    plan: Plan,
+    splits: Splits,
+    store: Store,
+    out: Path,
+    progress: Progress,
+    shapes_beside: tuple[dict[str, Any], ...],
+) -> Built:
     if bundle.is_finished(out, plan.digest):
         said = page.read(out)
         if plan.target.needs_guest and not said.get("on_target") and not judging.why_not(plan):
@@ -84,7 +99,7 @@ def _build(plan: Plan, splits: Splits, store: Store, out: Path, progress: Progre
     bundle.check_free(out, plan_sha256=plan.digest, store=store.root)
     bundle.check_space([store.root, out], 500 + 6 * teacher_mib(plan) + _cache_mib(plan))
     loads.check(plan, store, progress)
-    stages = Stages(plan, augmented(plan, splits), store, progress, {})
+    stages = Stages(plan, augmented(plan, splits), store, progress, {}, shapes_beside)
     if plan.compresses_only:
         teacher = stages.teacher()
         subject = _as_it_is(stages, teacher)

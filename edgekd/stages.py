@@ -46,6 +46,7 @@ class Stages:
     store: Store
     progress: Progress
     shape: dict[str, Any]
+    shapes_beside: tuple[dict[str, Any], ...] = ()  # of other targets' students: one pass of the teacher serves all
 
     def stage(self, name: str, key: dict[str, Any], produce: Callable[[Path], None]) -> Path:
         """The folder that `produce` writes, or that an earlier run wrote."""
@@ -93,7 +94,10 @@ class Stages:
         """
         from edgekd.training import teach, teacher_outputs
 
-        name, wanted, common = "outputs", self.plan.matched(self.shape).teacher, self.plan.outputs()
+        name, common, own = "outputs", self.plan.outputs(), self.plan.matched(self.shape).teacher
+        others = [self.plan.matched(shape).teacher for shape in self.shapes_beside]
+        layers = sorted({layer for one in (own, *others) for layer in one.layers})
+        wanted = replace(own, layers=tuple(layers))
         keys = {piece: self.plan.outputs(piece, wanted.positions) for piece in teacher_outputs.pieces(wanted)}
         work = self.store.workspace(name, common)
 
@@ -111,7 +115,8 @@ class Stages:
             teacher_outputs.move(piece, work, out)
 
         def kept() -> dict[str, Path]:
-            return {piece: self.stage(name, key, partial(produce, piece)) for piece, key in keys.items()}
+            places = {piece: self.stage(name, key, partial(produce, piece)) for piece, key in keys.items()}
+            return {piece: places[piece] for piece in teacher_outputs.pieces(own)}
 
         if not missing():
             return kept()

@@ -190,6 +190,25 @@ def test_a_second_depth_asks_the_teacher_for_nothing_that_is_kept(
     assert len(asked) <= 1
 
 
+def test_one_pass_of_the_teacher_serves_the_students_of_several_targets(
+    trained: tuple[Stages, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages, teacher, _ = trained
+    shapes = tuple(stages.shape | {"depth": depth} for depth in (1, 2, 3))
+    asked: list[list[str]] = []
+    compute = teacher_outputs.compute
+    monkeypatch.setattr(teacher_outputs, "compute", lambda *a: (asked.append(list(a[3])), compute(*a))[1])
+    both = [replace(stages, store=Store(tmp_path), shape=shape, shapes_beside=shapes) for shape in shapes]
+    found = [one.outputs(teacher) for one in both]
+    assert len(asked) == 1
+    assert [list(pieces_) for pieces_ in found] == [list(pieces(one.plan.matched(one.shape).teacher)) for one in both]
+    assert set(asked[0]) == {piece for pieces_ in found for piece in pieces_}
+    rows = range(3)
+    alone = TeacherOutputs(stages.outputs(teacher), TRAINED_ON, 3).outputs(list(rows))
+    beside = TeacherOutputs(found[2], TRAINED_ON, 3).outputs(list(rows))
+    assert all(torch.equal(one, other) for one, other in zip(alone.features, beside.features, strict=True))
+
+
 def test_of_many_classes_the_largest_logits_and_the_mass_of_the_rest_are_kept() -> None:
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)) * 3
     top, classes, rest = teacher_outputs._top(logits).values()

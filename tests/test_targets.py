@@ -8,6 +8,7 @@ from dataclasses import replace
 from html import unescape
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -128,8 +129,9 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `build` does for each target: writes a report, or raises the error given here."""
     errors: dict[str, Any] = {"asked": []}
 
-    def build(plan: Plan, splits: Any, store: Any, out: Path, progress: Any, signers: Any) -> Built:
+    def build(plan: Plan, splits: Any, store: Any, out: Path, *_: Any, shapes_beside: Any) -> Built:
         errors["asked"].append(plan.target.name)
+        errors["beside"] = shapes_beside
         if error := errors.get(plan.target.name):
             raise error
         out.mkdir(parents=True, exist_ok=True)
@@ -198,6 +200,23 @@ def test_a_bundles_place_that_is_taken_is_refused_first(waves: Path, tmp_path: P
     with pytest.raises(UsageError, match="waves-rpi4 is not empty"):
         build_targets.build_targets(made, Store(tmp_path / "store"), tmp_path / "out")
     assert pipeline["asked"] == []
+
+
+def test_where_losses_look_at_layers_all_targets_are_sized_before_the_teacher_is_asked(
+    waves: Path, tmp_path: Path, pipeline: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    def fit(plan: Plan, store: Any, progress: Any) -> Any:
+        if plan.target.name == "rpi4":
+            raise OverMemory("too large", fix="raise it")
+        return SimpleNamespace(chosen=SimpleNamespace(shape={"of": plan.target.name}))
+
+    monkeypatch.setattr(build_targets.fitting, "fit", fit)
+    losses = ("response=0.9", "hidden_states=0.1")
+    made = planned(waves, tmp_path / "store", ["cpu-avx2", "rpi4", "rpi5"], losses=losses)
+    built = build_targets.build_targets(made, Store(tmp_path / "store"), tmp_path / "out")
+    assert pipeline["asked"] == ["cpu-avx2", "rpi5"], "what was refused by measuring is not measured again"
+    assert pipeline["beside"] == ({"of": "cpu-avx2"}, {"of": "rpi5"})
+    assert built.exit_code == 3
 
 
 # the page
