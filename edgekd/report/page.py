@@ -152,7 +152,8 @@ def render(name: str, said: dict[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    values = _LATER | said | {"quality": of_report(said)}
+    quality = of_report(said) if "summary" in said else {}  # the page of several targets has each one's figures spelt
+    values = _LATER | said | {"quality": quality}
     units = {"ece": "fraction"} | {one["name"]: one["unit"] for one in values["quality"].values()}
     environment.filters |= {"sig": significant, "log10": log10, "median": median}
     environment.filters["spell"] = lambda value, name: spell(value, units.get(name, "fraction"))

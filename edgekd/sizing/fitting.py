@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,11 @@ from edgekd.core.results import this_host
 from edgekd.core.store import Store
 from edgekd.plan import Plan
 from edgekd.sizing import apart, predictor
+from edgekd.sizing import measured as measured_before
 from edgekd.sizing.costs import FINALISTS, Candidates, Cost, Fit, settle, shown, size_of
+from edgekd.sizing.measured import TEACHER, Measured, name_of
 
-SCHEMA = 5  # of what is kept
+SCHEMA = 6  # of what is kept
 NEAR = 0.1  # of the budget: an ARM target's finalists this near to it are measured in an arm64 guest, too
 
 if TYPE_CHECKING:
@@ -54,10 +56,13 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
 
     def produce(folder: Path) -> None:
         progress.stage("size: measure finalists against the budgets", request["finalists"])
-        said = apart.call(
-            "edgekd.sizing.fitting:search", {"request": request}, request["teacher_folder"], said=_shown(progress)
-        )
-        (folder / "fit.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+        among = _candidates(request, 1.0, 1.0)
+        facts = measured_before.facts(request, plan.target, among.recipes)
+        before = Measured(store, facts | {"teacher_folder": plan.teacher.sha256} | machine)
+        job = {"request": request, "known": before.known(shape.as_dict() for shape in among.ladder)}
+        said = apart.call("edgekd.sizing.fitting:search", job, request["teacher_folder"], said=_shown(progress))
+        before.keep(said["measured"])
+        (folder / "fit.json").write_text(json.dumps(said["fit"], indent=1), encoding="utf-8")
 
     return Fit.read(json.loads((store.stage("size", key, produce) / "fit.json").read_text(encoding="utf-8")))
 
@@ -199,10 +204,13 @@ def teacher_cost(request: dict[str, Any]) -> dict[str, Any]:
         return _Lab(Path(folder), request, guests).teacher()
 
 
-def search(request: dict[str, Any]) -> dict[str, Any]:
-    """Measure finalists until the best is known; runs in a child process that loads torch. Raises what `fit` raises."""
+def search(request: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Measure finalists until the best is known; runs in a child process that loads torch. Raises what `fit` raises.
+
+    `known` are costs that were measured before, which are taken. Returns the `fit`, and the costs `measured` now.
+    """
     with tempfile.TemporaryDirectory(prefix="edgekd-size-") as folder, contextlib.ExitStack() as guests:
-        lab = _Lab(Path(folder), request, guests)
+        lab = _Lab(Path(folder), request, guests, known)
         teacher = lab.teacher()
         among = _candidates(request, lab.reference_ms, lab.teacher_ms)
         ranked, finalists, warnings = settle(
@@ -214,13 +222,20 @@ def search(request: dict[str, Any]) -> dict[str, Any]:
             unit=plugin("tasks", request["task"]).unit,
         )
         teacher["latency_ms"] = lab.teacher_ms
-    return asdict(_table(among, ranked, finalists[: request["tries"]], teacher, warnings))
+    fit = asdict(_table(among, ranked, finalists[: request["tries"]], teacher, warnings))
+    return {"fit": fit, "measured": lab.measured}
 
 
 class _Lab:
     """Measures the teacher, and shapes beside it, for one plan."""
 
-    def __init__(self, folder: Path, request: dict[str, Any], open_guests: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        request: dict[str, Any],
+        open_guests: contextlib.ExitStack,
+        known: Mapping[str, Any] | None = None,
+    ) -> None:
         from edgekd.sizing.bench import Bench, reference
 
         self.request, self.target = request, parse_profile(request["target"], where="plan")
@@ -230,11 +245,26 @@ class _Lab:
         self.teacher_ms = 0.0
         self.open = open_guests
         self._guest: Running | None = None
+        self.known, self.measured = known or {}, dict[str, Any]()
+        self.whole: tuple[Path, list[Sample]] | None = None  # the teacher, once something is to be timed beside it
 
     def teacher(self) -> dict[str, Any]:
-        """Build the teacher with a head of this many classes; its footprint and latency in fp32."""
-        from edgekd.sizing.bench import random_model, random_samples, reference_samples, typical_ms
+        """The teacher's footprint and latency in fp32: measured, or as they were measured for another target."""
+        if TEACHER in self.known:
+            before = dict(self.known[TEACHER])
+            self.reference_ms, self.teacher_ms = before.pop("reference_ms"), before["latency_ms"]
+            return before
+        found = self._measure_teacher()
+        self.measured[TEACHER] = found | {"reference_ms": self.reference_ms}
+        return found
+
+    def _open_teacher(self) -> tuple[Path, list[Sample]]:
+        """Build the teacher with a head of this many classes; its file, and samples of the sizes that are timed."""
+        from edgekd.sizing.bench import random_model, random_samples
         from edgekd.training import models
+
+        if self.whole is not None:
+            return self.whole
 
         request = self.request
         shape = teacher_shape(request) or _Square(**request["architecture"])
@@ -244,13 +274,20 @@ class _Lab:
             labels = [str(number) for number in range(request["classes"])]
             source = make("teachers", request["teacher_kind"])
             model = source.base(Path(request["teacher_folder"]), request["architecture"], request["task"], labels)
-        self.whole = self.bench.export(model, models.exporter(model), self.target, request["task"])
+        file = self.bench.export(model, models.exporter(model), self.target, request["task"])
         survey = Survey.read(request["survey"])
-        self.whole_samples = random_samples(shape, [size_of(shape, survey, size) for size in self.sizes])
-        said = self.bench.footprint(self.whole, random_samples(shape, [size_of(shape, survey, 32)]))
+        self.whole = file, random_samples(shape, [size_of(shape, survey, size) for size in self.sizes])
+        self.whole_probe = random_samples(shape, [size_of(shape, survey, 32)])
+        return self.whole
+
+    def _measure_teacher(self) -> dict[str, Any]:
+        from edgekd.sizing.bench import reference_samples, typical_ms
+
+        whole, samples = self._open_teacher()
+        said = self.bench.footprint(whole, self.whole_probe)
         times = self.bench.time(
             {
-                "teacher": (self.whole, self.whole_samples),
+                "teacher": (whole, samples),
                 "reference": (self.reference, reference_samples(len(self.sizes))),
             }
         )
@@ -259,7 +296,7 @@ class _Lab:
 
     def guest(self) -> Running | None:
         """An arm64 guest for a target of that architecture, booted once; None where there is none."""
-        if self._guest is None and self.target.needs_guest and plugin("devices", "guest").available():
+        if self._guest is None and self.guest_is_there():
             self._guest = self.open.enter_context(make("devices", "guest", cpu=self.target.emulator_cpu).up())
         return self._guest
 
@@ -283,6 +320,11 @@ class _Lab:
         from edgekd.sizing.bench import CALIBRATION, random_model, random_samples, speedup_low, typical_ms
 
         shape = make("students", among.family, **cost.shape)
+        before = self.known.get(name_of(cost.shape))
+        if before is not None and not self._asks_guest(before["figures"]):
+            self.teacher_ms = before["teacher_ms"]
+            beside = replace(among, teacher_ms=self.teacher_ms)
+            return [beside.measured(shape, recipe, figures) for recipe, figures in before["figures"].items()]
         folder = Path(self.request["teacher_folder"]) if among.survey.vocabulary else None
         plain = self.bench.export(random_model(shape, folder), shape.exporter, self.target, self.request["task"])
         headline = size_of(shape, among.survey, 32)
@@ -291,19 +333,34 @@ class _Lab:
         samples = random_samples(shape, [size_of(shape, among.survey, size) for size in self.sizes])
         files = {recipe: self.bench.quantize(plain, recipe, self.target, calibration) for recipe in among.recipes}
         times = self.bench.time(
-            {"teacher": (self.whole, self.whole_samples)} | {recipe: (file, samples) for recipe, file in files.items()}
+            {"teacher": self._open_teacher()} | {recipe: (file, samples) for recipe, file in files.items()}
         )
         self.teacher_ms = typical_ms(times["teacher"])
         beside = replace(among, teacher_ms=self.teacher_ms)
         said = []
+        kept: dict[str, Any] = {}
         for recipe, file in files.items():
             figures = self.bench.footprint(file, probe)
-            if abs(figures["memory_mib"] / self.target.memory_mib - 1) < NEAR:
-                figures |= {"target_memory_mib": mib} if (mib := self.guest_mib(file, probe)) else {}
             figures["latency_ms"] = typical_ms(times[recipe])
             figures["speedup_low"] = speedup_low(times["teacher"], times[recipe])
+            kept[recipe] = dict(figures)  # without the guest's: another target's core may be another
+            if self._near(figures):
+                figures |= {"target_memory_mib": mib} if (mib := self.guest_mib(file, probe)) else {}
             said.append(beside.measured(shape, recipe, figures))
+        self.measured[name_of(cost.shape)] = {"teacher_ms": self.teacher_ms, "figures": kept}
         return said
+
+    def _near(self, figures: Mapping[str, float]) -> bool:
+        """Whether memory is so near to the budget that a guest has the last word."""
+        return abs(figures["memory_mib"] / self.target.memory_mib - 1) < NEAR
+
+    def _asks_guest(self, known: Mapping[str, Mapping[str, float]]) -> bool:
+        """Whether a guest of this target must be asked about a shape that was measured for another."""
+        return self.guest_is_there() and any(self._near(figures) for figures in known.values())
+
+    def guest_is_there(self) -> bool:
+        """Whether an arm64 guest can stand for this target."""
+        return self.target.needs_guest and plugin("devices", "guest").available()
 
 
 class _Square:
