@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from helpers import profile, python
 from onnx import helper, numpy_helper
@@ -268,3 +269,21 @@ def test_a_graph_that_onnx_runtime_refuses(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(TeacherError, match=r"ONNX Runtime refuses .*broken\.onnx"):
         _onnx_smoke.compare(str(tmp_path / "broken.onnx"), str(path), {}, "y", "y", False, [[1]], [1], 2)
+
+
+@pytest.mark.parametrize("task", [TEXT, EMBED])
+def test_ids_of_32_bits_are_taken_and_written_as_64(tmp_path, task):
+    model = MODELS[task]()
+    for one in model.graph.input:
+        one.type.tensor_type.elem_type = onnx.TensorProto.INT32
+    path = save(tmp_path, model)
+    written = exported(path, task, tmp_path / "out.onnx")
+    assert {one.type.tensor_type.elem_type for one in written.graph.input} == {onnx.TensorProto.INT64}
+    session = onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    ids = np.array([[2, 5, 3]])
+    said = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+    theirs = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    narrow = ids.astype(np.int32)
+    np.testing.assert_allclose(
+        said, theirs.run(None, {"input_ids": narrow, "attention_mask": np.ones_like(narrow)})[0], rtol=1e-5
+    )

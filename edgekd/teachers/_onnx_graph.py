@@ -72,11 +72,11 @@ def wire(model: Any, path: Path, feed: Feed) -> Wiring:
         raise _no_feed(path, f"it takes {_listed(given.values())}; {wanted}")
     if strange := sorted({*renamed.values()} - {*feed.inputs}):
         raise _no_feed(path, f"it takes {strange[0]}, which the tokenizer does not give; {wanted}")
-    kind = "int64" if feed.is_text else "float"
+    kinds = ("int64", "int32") if feed.is_text else ("float",)
     for value in given.values():
         dims = _dims(value)
-        if _kind(value) != kind or len(dims) != len(feed.takes):
-            raise _no_feed(path, f"it takes {_listed([value])}; {wanted}, {kind}")
+        if _kind(value) not in kinds or len(dims) != len(feed.takes):
+            raise _no_feed(path, f"it takes {_listed([value])}; {wanted}, {joined(kinds)}")
         if dims[0] not in (None, 1):
             raise _no_feed(path, f"its batch is fixed at {dims[0]}; edgekd feeds one sample at a time")
         if feed.is_text and dims[1] is not None:
@@ -146,6 +146,8 @@ def extract(model: Any, wiring: Wiring, feed: Feed) -> Any:
         if value.name in used and value.name not in constants:
             graph.input.add().CopyFrom(value)
             graph.input[-1].name = names[value.name]
+    if feed.is_text:
+        _widen(graph)
     graph.output.append(helper.make_tensor_value_info(feed.output, TensorProto.FLOAT, _free(wiring.gives, feed)))
     domains = {node.domain for node in nodes if node.domain != "ai.onnx"}
     imports = {entry.domain: entry.version for entry in model.opset_import if entry.domain in domains}
@@ -160,6 +162,29 @@ def extract(model: Any, wiring: Wiring, feed: Feed) -> Any:
         fresh = version_converter.convert_version(fresh, LEAST_OPSET)
     onnx.checker.check_model(fresh)
     return fresh
+
+
+def _widen(graph: Any) -> None:
+    """Let inputs of int32 take int64, as tokenizers give them: TensorFlow's exports take the narrow ones."""
+    from onnx import TensorProto, helper
+
+    narrow = {value.name: f"{value.name}_int32" for value in graph.input if _kind(value) == "int32"}
+    if not narrow:
+        return
+    for node in graph.node:
+        node.input[:] = [narrow.get(name, name) for name in node.input]
+        for inner in inner_graphs(node):
+            _rename_inside(inner, narrow)
+    casts = [
+        helper.make_node("Cast", [name], [new], f"{name}_as_int32", to=TensorProto.INT32)
+        for name, new in narrow.items()
+    ]
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for value in graph.input:
+        if value.name in narrow:
+            value.type.tensor_type.elem_type = TensorProto.INT64
 
 
 def parameters(model: Any) -> int:
