@@ -178,3 +178,52 @@ def test_a_hub_id_that_is_not_to_be_had_is_refused(dataset, monkeypatch, answer,
         read_tables("someone/something")
     assert refusal.value.message == f"cannot load the data 'someone/something': {words}"
     assert refusal.value.fix.startswith("give an existing file or folder, or the id of a dataset")
+
+
+@pytest.fixture
+def configured(tmp_path, monkeypatch):
+    """A dataset on the hub with two configurations; what `datasets` says of it is its own words."""
+    import datasets
+
+    folder = tmp_path / "names"
+    folder.mkdir()
+    parts = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("en", "de"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{parts}---\n", encoding="utf-8")
+    for name in ("en", "de"):
+        (folder / f"{name}.jsonl").write_text(f'{{"text": "in {name}", "label": "a"}}\n', encoding="utf-8")
+    load = datasets.load_dataset
+    asked = []
+    monkeypatch.setattr(hub, "ask", lambda name, kind: asked.append(name))
+    monkeypatch.setattr(hub, "dataset_card", lambda name: asked.append(name))
+    monkeypatch.setattr(
+        "datasets.load_dataset", lambda name, *rest: load(str(folder), *rest, cache_dir=str(tmp_path / "cache"))
+    )
+    return asked
+
+
+def test_of_several_configurations_one_must_be_named_and_the_fix_does_it(configured):
+    with pytest.raises(DataError) as refusal:
+        read_tables("someone/something")
+    assert refusal.value.message == "someone/something has 2 configurations (data sets): 'en', 'de'"
+    assert refusal.value.fix == "name one of them: --data someone/something:en"
+    source = refusal.value.fix.rpartition(" ")[2]
+    assert read_tables(source) == {"all": [{"text": "in en", "label": "a"}]}
+    assert read_tables("someone/something:de")["all"][0]["text"] == "in de"
+    assert set(configured) == {"someone/something"}
+
+
+def test_a_configuration_that_is_not_there_is_refused_with_those_that_are(configured):
+    with pytest.raises(DataError) as refusal:
+        read_tables("someone/something:fr")
+    assert refusal.value.message == "someone/something has no configuration 'fr': 'en', 'de'"
+
+
+def test_so_it_is_of_a_copy_in_the_cache(configured, monkeypatch):
+    def unreachable(name, kind):
+        raise hub.Unreachable("no network")
+
+    monkeypatch.setattr(hub, "ask", unreachable)
+    monkeypatch.setattr(hub, "cached", lambda name, kind: None)
+    with pytest.raises(DataError, match="has 2 configurations"):
+        read_tables("someone/something")
+    assert read_tables("someone/something:en")["all"].notes == (hub.CACHED,)

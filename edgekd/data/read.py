@@ -5,18 +5,23 @@ A table is a list of `{column: value}` dicts, in file order. Errors name the fil
 
 from __future__ import annotations
 
+import re
+import shlex
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekd.core import licences, plain_yaml
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, listed
 from edgekd.core.files import user_path
 from edgekd.data import columnar, hub, limits, text_files, text_tables, unpacked
 from edgekd.data.split_files import READERS, SPLIT_NAMES, is_table, split_files
 
 Table = list[dict[str, Any]]
 _MOST_LEFT_OUT = 32
+# as `datasets` names them: where none was given, and where there is none of that name
+_CONFIGURATIONS = re.compile(r"(?:available configs|Available): (\[[^\]]{0,100000}\])")
 
 
 class ColumnsRead(NamedTuple):
@@ -176,8 +181,9 @@ def _hugging_face(source: str, *, saved: bool) -> dict[str, Table]:
         limits.look_first("edgekd.data.columnar:saved", Path(source))
         loaded = _loaded(source, lambda: datasets.load_from_disk(source))
     else:
+        parts = hub_parts(source)
         try:
-            hub.ask(source, "dataset")
+            hub.ask(parts[0], "dataset")
         except hub.Unknown as error:
             raise _not_loaded(
                 source, f"there is no such file or folder, and on the Hugging Face hub: {error}"
@@ -185,9 +191,9 @@ def _hugging_face(source: str, *, saved: bool) -> dict[str, Table]:
         except hub.Unreachable as error:
             loaded, notes = _cached(source, str(error)), (hub.CACHED,)
         else:
-            if card := hub.dataset_card(source):
+            if card := hub.dataset_card(parts[0]):
                 _check_card(card)
-            loaded = _loaded(source, lambda: datasets.load_dataset(source))
+            loaded = _loaded(source, lambda: datasets.load_dataset(*parts))
     splits = {"all": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
     if len(splits) > 1 and not any(SPLIT_NAMES.get(name.lower()) == "train" for name in splits):
         raise DataError(f"{source} has the splits {sorted(splits)} and none called train", fix="rename one to train")
@@ -205,20 +211,42 @@ def _loaded(source: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except Exception as error:  # whatever a foreign loader raises is the user's data not being readable
+        _check_configuration(source, error)
         raise _not_loaded(source, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
+def hub_parts(source: str) -> tuple[str, ...]:
+    """The id of a dataset on the hub; and its configuration, where the source names one: `ORG/NAME:CONFIGURATION`."""
+    return tuple(part for part in source.partition(":")[::2] if part)
+
+
+def _check_configuration(source: str, error: Exception) -> None:
+    """Raises DataError where a dataset has several configurations and none, or another, was named."""
+    found = _CONFIGURATIONS.search(str(error))
+    if found is None:
+        return
+    names = [str(name) for name in literal_eval(found[1])]
+    name, *chosen = hub_parts(source)
+    what = f"has no configuration {chosen[0]!r}" if chosen else f"has {len(names)} configurations (data sets)"
+    raise DataError(
+        f"{name} {what}: {listed([*map(repr, names)], most=20)}",
+        fix=f"name one of them: --data {shlex.quote(f'{name}:{names[0]}')}",
+    ) from error
 
 
 def _cached(source: str, why: str) -> Any:
     """The copy of an earlier run: as `datasets` keeps it, or the dataset's files in the hub's cache."""
     import datasets
 
+    parts = hub_parts(source)
     with hub.offline():
-        folder = hub.cached(source, "dataset")
+        folder = hub.cached(parts[0], "dataset")
         if folder is not None:
             _check_card(folder / "README.md")
         try:
-            return datasets.load_dataset(source)
+            return datasets.load_dataset(*parts)
         except Exception as error:  # as above; there may still be a copy of the files
+            _check_configuration(source, error)
             if folder is None:
                 raise DataError(
                     f"cannot load the data {source!r}: there is no such file or folder, the Hugging Face hub could not "
@@ -226,7 +254,7 @@ def _cached(source: str, why: str) -> Any:
                     fix="check the path or the id; fetch the dataset once where there is a network (a cached copy is "
                     "used from then on), or give a file",
                 ) from error
-        return _loaded(source, lambda: datasets.load_dataset(str(folder)))
+        return _loaded(source, lambda: datasets.load_dataset(str(folder), *parts[1:]))
 
 
 def _check_card(card: Path) -> None:
