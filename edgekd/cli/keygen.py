@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -26,8 +27,8 @@ def keygen(path: Path, encrypted: bool) -> None:
         f"private {path}  (mode 600: keep it off devices, repositories and backups that others read)\n"
         f"public  {path}.pub  (give it to device teams by another way than the bundles)\n"
         f"key id  {public.key_id}\n\n"
-        f"sign    edgekd build ... --sign {path}\n"
-        f"check   edgekd verify BUNDLE --key {path}.pub"
+        f"sign    edgekd build ... --sign {quote(str(path))}\n"
+        f"check   edgekd verify BUNDLE --key {quote(f'{path}.pub')}"
     )
 
 

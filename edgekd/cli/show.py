@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from edgekd.cli.printing import one_line
@@ -253,5 +254,9 @@ def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str =
     lines += [f"target  {on_target}"] if on_target else []
     lines += ["", f"measured on {said['measured_on']}"]
     lines += [one_line(columns(said["columns"]))] if said.get("columns") else []
-    lines += [f"bundle  {folder}", f"report  {folder / 'report.html'}", f"check   python {folder / 'verify.py'}"]
+    lines += [
+        f"bundle  {folder}",
+        f"report  {folder / 'report.html'}",
+        f"check   python {quote(str(folder / 'verify.py'))}",
+    ]
     return "\n".join(lines)

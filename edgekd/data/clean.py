@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -232,5 +233,11 @@ def _private() -> Iterator[Path]:
 def _foreign(path: Path) -> TeacherError:
     return TeacherError(
         f"{path} is no plain file of the teacher's folder of at most {_MOST >> 20} MiB",
-        fix="copy the folder with what its links point to (cp -rL), or remove the file",
+        fix=f"{copied(path.parent)}; or remove the file",
     )
+
+
+def copied(folder: Path) -> str:
+    """How a user makes of a folder's links plain files, as a fix."""
+    source, copy = (shlex.quote(str(place)) for place in (folder, folder.with_name(f"{folder.name}-copy")))
+    return f"copy the folder with what its links point to, and give the copy: `cp -rL {source} {copy}`"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from os.path import normpath
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from edgekd.core.errors import DataError
@@ -116,7 +117,7 @@ def _check_classes(found: list[tuple[Path, str | None]], metadata: _Metadata) ->
         if kind and label not in (None, kind) and (kind in known or label in kinds):
             raise DataError(
                 f"{source} calls {file.name} {shown(label)}, and it lies in the folder {shown(kind)}: {file}",
-                fix=f"move the image or correct the label; where the folders mean nothing: --data {source}",
+                fix=f"move the image or correct the label; where the folders mean nothing: --data {quote(str(source))}",
             )
 
 
@@ -164,7 +165,7 @@ def _strays(folder: Path) -> tuple[str, ...]:
     strays = [file for file in _files_below(folder) if is_table(file) and not is_metadata(file)]
     if not strays:
         return ()
-    return (f"{len(strays)} tables among the images not read; for labels from one: --data {strays[0]}",)
+    return (f"{len(strays)} tables among the images not read; for labels from one: --data {quote(str(strays[0]))}",)
 
 
 def _images_in(folder: Path) -> list[Path]:

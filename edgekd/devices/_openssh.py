@@ -246,7 +246,7 @@ def refusal(said: str, address: Address) -> EdgeKDError:
         where = re.search(r"Offending \S+ key in (.+):(\d+)", said)
         line = f"line {where[2]} of {where[1]}" if where else "the known_hosts file"
         removes = re.search(r"ssh-keygen .*-R .+", said)
-        command = removes[0].strip() if removes else f"ssh-keygen -R {address.host}"
+        command = removes[0].strip() if removes else f"ssh-keygen -R {shlex.quote(address.host)}"
         return EdgeKDError(
             f"the host key of {address.url} is not the one in {line}: another machine answers, or this is an attack",
             fix=f"only if you know that the board was set up anew: run `{command}`, {by_hand} and compare the new key",

@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from edgekd.core import statistics as intervals
@@ -80,7 +81,7 @@ def writable_folder(bundle: Path) -> Path:
     if place.is_symlink():
         raise StoreError(
             f"{place} is a link: nothing is written through it",
-            fix=f"put the folder itself there: `rm {place} && mkdir {place}`",
+            fix=f"put the folder itself there: `rm {quote(str(place))} && mkdir {quote(str(place))}`",
         )
     return place
 

@@ -59,7 +59,7 @@ def check_folder(folder: Path, *patterns: str) -> None:
         if path.is_symlink() and not any(real.is_relative_to(home) for home in homes):
             raise TeacherError(
                 f"{path} is a link that leads out of the teacher's folder, to {real}",
-                fix="copy the folder with what its links point to: cp -rL",
+                fix=clean.copied(folder),
             )
         if not (path.is_dir() or is_plain(path)):
             raise TeacherError(
