@@ -98,6 +98,8 @@ def _build(
         return Built(out, said["summary"], said.get("on_target_says", ""), fresh=False)
     bundle.check_free(out, plan_sha256=plan.digest, store=store.root)
     bundle.check_space([store.root, out], 500 + 6 * teacher_mib(plan) + _cache_mib(plan))
+    if unused := judging.unused(plan):
+        progress.say(unused)
     loads.check(plan, store, progress)
     stages = Stages(plan, augmented(plan, splits), store, progress, {}, shapes_beside)
     if plan.compresses_only:

@@ -96,6 +96,8 @@ def _target(made: Plan) -> list[tuple[str, str]]:
     ]
     if not target.runs_here:
         rows.append(("on target", judging.plans(made)))
+    if unused := judging.unused(made):
+        rows.append(("on target", unused))
     if made.force:
         rows.append(("force", f"{made.force} ships, whatever is measured of it"))
     if made.plugins:

@@ -159,7 +159,9 @@ class Training:
     exit: int | None = option(
         None, "Ship the early exit after this layer.", range=(1, 1000), metavar="LAYER", of_student=True
     )
-    cache_mib: float = option(2048.0, "Disk that the teacher's outputs may take, in MiB.", range=(1, 1e9))
+    cache_mib: float = option(
+        2048.0, "Disk that the teacher's outputs may take, in MiB.", range=(1, 1e9), of_student=True
+    )
     allow_loops: bool = option(
         False, "Take an .onnx teacher with loops; what a run costs is then known only by running it."
     )

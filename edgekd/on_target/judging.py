@@ -18,6 +18,7 @@ from edgekd.compression.candidates import variant_file
 from edgekd.compression.choose import FEWEST, PLAIN, OnTarget, Trial, over_budget, recipe_of, violations
 from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.metrics import Metric
+from edgekd.core.options import Options
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
 from edgekd.data.splits import Splits, truth_of
@@ -35,6 +36,14 @@ _MOST = 4  # variants that are asked there, beside fp32
 _CHOOSING = 0.6  # of the minutes; the rest for the held-out samples
 _COUNTED_ROWS = 2
 _SAME = 0.99  # agreement of a row's answers here and there under which it counts as flipped
+
+
+def unused(plan: Plan) -> str:
+    """That the user's time for an emulated core goes unused, in words; empty where it does not, or none was given."""
+    usual = Options.emulate_minutes
+    if not plan.target.runs_here or plan.emulate_minutes in (usual, 0):
+        return ""
+    return f"--emulate-minutes changes nothing: {plan.target.name} has this host's kernels, nothing is emulated"
 
 
 def why_not(plan: Plan) -> str | None:

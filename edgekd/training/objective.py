@@ -47,6 +47,11 @@ def losses(said: Iterable[str], temperature: float | None) -> tuple[LossTerm, ..
         terms.append(LossTerm(name, share, options))
     if twice := next((term.name for term in terms if [one.name for one in terms].count(term.name) > 1), None):
         raise UsageError(f"--loss {twice} is given twice", fix="give it once, with one weight")
+    if temperature is not None and terms and not any("temperature" in term.options for term in terms):
+        raise UsageError(
+            f"--temperature means nothing to the losses {', '.join(term.name for term in terms)}",
+            fix="leave it out, or add a loss that has one: --loss response=0.5",
+        )
     return tuple(terms)
 
 
