@@ -13,7 +13,7 @@ from typing import Any
 
 from edgekd import bundle
 from edgekd.core import signing
-from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.core.errors import DataError, EdgeKDError, StoreError, TeacherError, UsageError
 from edgekd.core.files import write_file
 from edgekd.core.protocols import Progress, Quiet
 from edgekd.core.signing import Signer
@@ -25,6 +25,7 @@ from edgekd.report import targets_page
 from edgekd.sizing import fitting
 
 PAGES = ("index.html", "index.md")
+_OF_ALL = (DataError, StoreError, TeacherError)  # the next target would meet them, too
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def build_targets(
     """Build a bundle for each target in the folder `out`, and the pages `index.html` and `index.md` beside them.
 
     A target that cannot be met holds up none of the others. The same call goes on where it was stopped. Raises
-    UsageError where `out` holds anything but bundles of these plans, before anything is built.
+    UsageError where `out` holds anything but bundles of these plans, before anything is built; DataError, TeacherError
+    or StoreError where what all targets share cannot be used.
     """
     progress = progress or Quiet()
     folders = {target.name: out / f"{planned.shared.name}-{target.name}" for target in planned.targets}
@@ -128,6 +130,8 @@ def _outcome(
     try:
         plan = planned.plans[target]
         built = build(plan, planned.splits, store, folder, progress, signers, shapes_beside=shapes)
+    except _OF_ALL:
+        raise
     except EdgeKDError as error:
         return Outcome(target, folder, error=error)
     return Outcome(target, folder, built)

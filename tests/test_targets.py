@@ -17,7 +17,15 @@ from conftest import TINY, loose_target, run
 from made_up import composed
 
 from edgekd import build_targets
-from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverMemory, UsageError
+from edgekd.core.errors import (
+    BelowAccuracy,
+    DataError,
+    EdgeKDError,
+    OverMemory,
+    StoreError,
+    TeacherError,
+    UsageError,
+)
 from edgekd.core.options import Options
 from edgekd.core.store import Store
 from edgekd.pipeline import Built
@@ -164,6 +172,17 @@ def test_a_target_that_cannot_be_met_holds_up_no_other(waves: Path, tmp_path: Pa
         assert f"[{name}](waves-{name}/report.html)" in text
         assert (tmp_path / "out" / f"waves-{name}" / "report.html").is_file()
     assert "too \\<small> & more" in text
+
+
+@pytest.mark.parametrize("error", [DataError, StoreError, TeacherError])
+def test_what_all_targets_would_meet_ends_the_command(
+    waves: Path, tmp_path: Path, pipeline: dict[str, Any], error: type[EdgeKDError]
+):
+    pipeline["rpi4"] = error("no space left", fix="free some")
+    made = planned(waves, tmp_path / "store", ["cpu-avx2", "rpi4", "rpi5"])
+    with pytest.raises(error, match="no space left"):
+        build_targets.build_targets(made, Store(tmp_path / "store"), tmp_path / "out")
+    assert pipeline["asked"] == ["cpu-avx2", "rpi4"]
 
 
 def test_the_same_command_goes_on_and_the_page_is_written_again(waves: Path, tmp_path: Path, pipeline: dict[str, Any]):
