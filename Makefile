@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRA ?=
+WORKERS ?= 2
 FASHION := 0.0~git20200523.55506a9-1
 FASHION_SHA256 := 39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0
 
@@ -54,8 +55,8 @@ build/peers/.ready: .venv/.ready locks/peers.txt
 
 peers: build/peers/.ready  ## Olive, OpenVINO and NNCF in an environment of their own, for benchmarks.quantization
 
-test: .venv/.ready  ## the fast tests
-	$(BIN)/python -m pytest $(EXTRA)
+test: .venv/.ready  ## the fast tests, files of tests side by side
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope $(EXTRA)
 
 slow: .venv/.demo-text .venv/.demo-image .venv/.demo-series  ## tests with real models: the demos' figures, a second data set
 	$(BIN)/python -m pytest -m slow $(EXTRA)

@@ -20,6 +20,9 @@ from filelock import FileLock
 
 from edgekd.core.quiet import hush
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: the others have the other cores
+    for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 hush()
 
 CLASSES = {

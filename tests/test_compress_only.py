@@ -1,4 +1,7 @@
-"""`--student none`, the whole way: a model that somebody has already, compressed, guarded and shipped."""
+"""`--student none`, the whole way: a model that somebody has already, compressed, guarded and shipped.
+
+A teacher of type BERT goes this way in test_reproducible.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ from edgekd import pipeline
 from edgekd.compression.judge import Judge
 from edgekd.core.store import Store
 from edgekd.planning import Options, make_plan
-from edgekd.proof.doubts import made
 
 EMBEDDINGS = ("--task", "feature-extraction", "--student", "none")
 
@@ -35,45 +37,6 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report(bundle: Path) -> dict:
     return json.loads((bundle / "report.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def forced(tiny_teacher: Path, rows: Path, store: Path, target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An embedding model's bundle: a toy's int8 is rarely faster, so it is forced."""
-    out = tmp_path_factory.mktemp("none") / "bundle"
-    done = run("build", "--target", target, *EMBEDDINGS, "--teacher", tiny_teacher, "--data", rows,
-               "--force", "dynamic_int8", "--out", out)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "FORCED" in done.stdout
-    return out
-
-
-def test_embeddings_are_compressed_and_judged_by_their_cosine(forced: Path) -> None:
-    said = report(forced)
-    summary = said["summary"]
-    assert (summary["metric"], summary["distilled"], summary["forced"]) == ("cosine", False, True)
-    assert summary["teacher"]["metric_value"] == pytest.approx(1.0)
-    assert 0.9 < summary["shipped"]["metric_value"] < 1.0
-    assert summary["retained"] == pytest.approx(summary["shipped"]["metric_value"])
-    assert (summary["baseline"], summary["evidence"], said["fit"]) == (None, None, None)
-    assert said["choice"]["forced"]
-    assert {trial["name"] for trial in said["trials"]} >= {"float32", "dynamic_int8"}
-    assert said["diagnosis"]["layers"]
-
-
-def test_its_bundle_proves_itself(forced: Path) -> None:
-    assert {path.name for path in (forced / "onnx").iterdir()} == {"model_quantized.onnx"}
-    assert not list(forced.glob("*.safetensors"))
-    done = subprocess.run([sys.executable, forced / "verify.py"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert made(forced).checks["optimum"].startswith("ORTModelForFeatureExtraction opens it")
-
-
-def test_edgekd_diagnose_prints_what_build_found(forced: Path) -> None:
-    done = run("diagnose", forced)
-    assert done.returncode == 0, done.stderr
-    worst = min(report(forced)["diagnosis"]["layers"], key=lambda layer: layer["sqnr_db"])
-    assert worst["name"] in done.stdout
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from edgekd.teachers.huggingface import Huggingface
 from edgekd.teachers.onnx_model import OnnxModel
 
 TEXT, SERIES = "text-classification", "time-series-classification"
-HANG_S = 20
+HANG_S = 60  # beside busy neighbours a command takes several times as long as it needs
 HEAVY = {"200,000 operators", "one gigabyte for each of a thousand weights"}
 
 
@@ -438,12 +438,15 @@ def test_no_hostile_graph_passes_the_command(tmp_path, store, name):
 
 
 @pytest.mark.parametrize(
-    "environment",
-    [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}, {"HTTPS_PROXY": "http://127.0.0.1:9"}],
-    ids=["closed port", "offline", "closed proxy"],
+    ("what", "environment"),
+    [
+        ("teacher", {"HF_ENDPOINT": "http://127.0.0.1:9"}),
+        ("data", {"HF_ENDPOINT": "http://127.0.0.1:9"}),
+        ("teacher", {"HF_HUB_OFFLINE": "1"}),
+        ("data", {"HTTPS_PROXY": "http://127.0.0.1:9"}),
+    ],
 )
-@pytest.mark.parametrize("what", ["teacher", "data"])
-def test_the_hub_out_of_reach(tiny_teacher, tiny_data, tmp_path, store, environment, what):
+def test_the_hub_out_of_reach(tiny_teacher, tiny_data, tmp_path, store, what, environment):
     teacher, data = ("nobody/nothing", tiny_data) if what == "teacher" else (tiny_teacher, "nobody/nothing")
     began = time.monotonic()
     done = run(
@@ -453,6 +456,7 @@ def test_the_hub_out_of_reach(tiny_teacher, tiny_data, tmp_path, store, environm
     assert time.monotonic() - began < HANG_S
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     said = json.loads(done.stdout)
+    assert said["error"].startswith(f"cannot {'fetch' if what == 'teacher' else 'load'} the {what} 'nobody/nothing'")
     assert "the Hugging Face hub could not be reached (" in said["error"]
     assert "cache on this machine has no copy" in said["error"]
     assert "a cached copy is used" in said["fix"]
@@ -475,7 +479,8 @@ def test_a_cached_copy_is_used(tiny_teacher, tiny_data, tmp_path, store, environ
     shutil.copy(tiny_data, tmp_path / "train.csv")
     _cached(tmp_path, "dataset", "someone/things", [tmp_path / "train.csv"])
     done = run(
-        "plan", "--target", "rpi4", "--teacher", "someone/bert", "--data", "someone/things", "--json",
+        "plan", "--target", "rpi4", "--teacher", "someone/bert", "--data", "someone/things", "--min-speedup", "1",
+        "--json",
         env=environment | {"HF_HOME": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

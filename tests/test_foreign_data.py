@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from conftest import run
+from conftest import invoke
 from PIL import Image
 
 from edgekd.core.errors import DataError
@@ -53,9 +53,9 @@ def test_pipes_and_devices(tmp_path, name):
 def test_the_command_on_a_device(tiny_teacher, store, task):
     began = time.monotonic()
     teacher = ("--teacher", tiny_teacher) if task.startswith("text") else ("--teacher", "labels")
-    done = run("plan", "--target", "rpi4", "--task", task, *teacher, "--data", "/dev/zero", "--json")
+    done = invoke("plan", "--target", "rpi4", "--task", task, *teacher, "--data", "/dev/zero", "--json")
     assert time.monotonic() - began < 20
-    assert (done.returncode, "Traceback" in done.stderr) in ((1, False), (2, False)), done.stderr
+    assert done.returncode in (1, 2), done.stderr
 
 
 def test_a_folder_with_a_pipe_among_its_tables(tmp_path):
@@ -105,10 +105,8 @@ def test_a_cell_is_shortened_in_a_message(tiny_teacher, store, tmp_path):
     nested = "[" * 400 + "]" * 400
     for cell in (nested, json.dumps(["long" * 1_000_000]), "7" * 4000):
         (tmp_path / "a.jsonl").write_text(f'{{"text": {cell}, "label": "a"}}\n' * 3)
-        done = run(
-            "plan", "--target", "rpi4", "--teacher", tiny_teacher, "--data", tmp_path / "a.jsonl", "--json"
-        )  # fmt: skip
-        assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+        done = invoke("plan", "--target", "rpi4", "--teacher", tiny_teacher, "--data", tmp_path / "a.jsonl", "--json")
+        assert done.returncode == 1, done.stderr
         assert len(json.loads(done.stdout)["error"]) < 1000
 
 
@@ -321,6 +319,8 @@ def test_images_that_are_none(tmp_path):
     for name, raw in odd.items():
         (folder / name).write_bytes(raw)
     os.mkfifo(folder / "pipe.png")
+    assert "pipe.png is no plain file" in why(read_images, folder)
+    (folder / "pipe.png").unlink()
     with (folder / "large.png").open("wb") as stream:
         stream.truncate(1 << 36)
     began = time.monotonic()

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from edgekd.core import child, loading
 from edgekd.core.errors import TeacherError
 from edgekd.inputs import read_teacher, settle
-from edgekd.teachers import _names
 from edgekd.teachers.huggingface import Huggingface
 from edgekd.training import models
 
@@ -24,14 +23,8 @@ def original(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_child(monkeypatch, store):
-    """The child's function in this process: torch is here already, and a child would take seconds to import it."""
-    apart = child.call
-
-    def call(function, job, **limits):
-        return _names.look(**job) if function.startswith("edgekd.teachers._names") else apart(function, job, **limits)
-
-    monkeypatch.setattr(child, "call", call)
+def of_the_session(store):
+    """Answers about teachers are kept in the session's store."""
 
 
 def settled(folder, task=TEXT, *, compressed=True):

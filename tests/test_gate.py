@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import loose_target, run
+from conftest import invoke, loose_target
 from helpers import elsewhere, fast, profile, python
 from hypothesis import given
 from hypothesis import strategies as st
@@ -213,8 +213,9 @@ def test_the_command_ends_with_exit_7_before_anything_is_made(
     tmp_path, tiny_teacher, tiny_data, command, changes, more, says
 ):
     out = ("--out", tmp_path / "out") if command == "build" else ()
-    done = run(command, "--target", loose_target(tmp_path, **changes), "--teacher", tiny_teacher, "--data", tiny_data,
-               *more, *out, "--json", env={"EDGEKD_STORE": str(tmp_path / "store")})  # fmt: skip
+    target, place = loose_target(tmp_path, **changes), tmp_path / "store"
+    asked = (command, "--target", target, "--teacher", tiny_teacher, "--data", tiny_data, *more, *out, "--json")
+    done = invoke(*asked, env={"EDGEKD_STORE": str(place)})
     assert (done.returncode, done.stderr) == (7, "")
     said = json.loads(done.stdout)
     assert says in said["error"]
@@ -225,8 +226,19 @@ def test_the_command_ends_with_exit_7_before_anything_is_made(
 
 def test_a_given_graph_above_the_ceiling_ends_with_exit_7_while_planning(tmp_path, tiny_data):
     path = save(tmp_path, text_model(EMBED, opset=22))
-    done = run("plan", "--target", loose_target(tmp_path), "--student", "none", "--task", EMBED,
-               "--teacher", path, "--data", tiny_data)  # fmt: skip
+    done = invoke(
+        "plan",
+        "--target",
+        loose_target(tmp_path),
+        "--student",
+        "none",
+        "--task",
+        EMBED,
+        "--teacher",
+        path,
+        "--data",
+        tiny_data,
+    )
     assert done.returncode == 7, done.stderr
     assert "the teacher model.onnx has opset 22; the target loose knows 20" in done.stderr
     assert "fix: export it again with opset 20, or raise max_opset in the profile" in done.stderr

@@ -14,14 +14,12 @@ from conftest import loose_target, run, texts, write_csv
 from foreign_weights import LABELS, WORDS, tokenizer
 from transformers import AutoConfig
 
-from edgekd.core import child
 from edgekd.core.errors import TeacherError
 from edgekd.core.profile import load_profile
 from edgekd.core.registry import make
 from edgekd.exporters.optimum import Optimum
 from edgekd.inputs import read_teacher, settle
 from edgekd.planning import Options, make_plan
-from edgekd.teachers import _names, _types
 from edgekd.training import models
 
 # what transformers and torch say of their own ways: DeBERTa scripts functions, the old exporter calls itself old
@@ -64,15 +62,8 @@ IMAGES = {
 
 
 @pytest.fixture(autouse=True)
-def no_child(monkeypatch, store):
-    """The children's functions in this process: torch is here already, and a child would take seconds to import it."""
-    apart, here = child.call, {"_names": _names.look, "_types": _types.look}
-
-    def call(function, job, **limits):
-        name = function.removeprefix("edgekd.teachers.").removesuffix(":look")
-        return here[name](**job) if name in here else apart(function, job, **limits)
-
-    monkeypatch.setattr(child, "call", call)
+def of_the_session(store):
+    """Answers about teachers are kept in the session's store."""
 
 
 def teacher_of(model_type: str, folder: Path, task: str = TEXT):

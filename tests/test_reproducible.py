@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
-from conftest import TINY, loose_target, run, texts, write_csv
+from conftest import TINY, invoke, loose_target, run, texts, write_csv
 
 from edgekd.core.registry import plugin
+from edgekd.proof.doubts import made
 
 Pair = Callable[..., tuple[Path, Path]]
 LOOSE = ("--min-speedup", "0.01", "--min-retained", "0.1", "--threads", "1")
@@ -71,17 +75,45 @@ def test_a_distilled_text_classifier(pair: Pair, tiny_teacher: Path, tiny_data: 
                      "--epochs", "2", "--force", recipe))  # fmt: skip
 
 
+def waves(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Series of 64 steps, slow and fast by turns, and their labels."""
+    draw = np.random.default_rng(seed)
+    names = np.array(["slow", "fast"] * (rows // 2))
+    steps = np.arange(64) / 64
+    values = np.stack([np.sin(2 * np.pi * steps * (3 if name == "slow" else 9) + draw.uniform(0, 6)) for name in names])
+    return (values + draw.normal(0, 0.2, values.shape)).astype(np.float32), names
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_series_classifier_taught_by_labels(pair: Pair, tmp_path: Path) -> None:
-    draw = np.random.default_rng(0)
-    names = np.array(["slow", "fast"] * 150)
-    steps = np.arange(64) / 64
-    values = np.stack([np.sin(2 * np.pi * steps * (3 if name == "slow" else 9) + draw.uniform(0, 6)) for name in names])
-    noisy = (values + draw.normal(0, 0.2, values.shape)).astype(np.float32)
-    np.savez(tmp_path / "waves.npz", x=noisy, y=names)
-    check_same(*pair("--task", "time-series-classification", "--target", loose_target(tmp_path), "--teacher", "labels",
-                     "--data", tmp_path / "waves.npz", *LOOSE, "--epochs", "2", "--force", "static_int8"))  # fmt: skip
+    """Its graph takes the sensor's own values."""
+    values, names = waves(300, seed=0)
+    np.savez(tmp_path / "waves.npz", x=values, y=names)
+    first, second = pair(
+        "--task",
+        "time-series-classification",
+        "--target",
+        loose_target(tmp_path),
+        "--teacher",
+        "labels",
+        "--data",
+        tmp_path / "waves.npz",
+        *LOOSE,
+        "--epochs",
+        "8",
+        "--force",
+        "static_int8",
+    )
+    check_same(first, second)
+    config = json.loads((first / "config.json").read_text("utf-8"))
+    assert config["id2label"] == {"0": "fast", "1": "slow"}
+    assert config["edgekd"]["family"] == "conv1d"
+    session = onnxruntime.InferenceSession(next((first / "onnx").glob("*.onnx")))
+    fresh, truth = waves(60, seed=9)
+    logits = np.concatenate([session.run(["logits"], {"past_values": one[None, :, None]})[0] for one in fresh])
+    guesses = np.array([config["id2label"][str(number)] for number in logits.argmax(axis=1)])
+    assert (guesses == truth).mean() > 0.9
 
 
 @pytest.mark.slow
@@ -105,6 +137,28 @@ def test_an_image_classifier_with_augmentation(pair: Pair, tmp_path: Path) -> No
                      "--min-agreement", "0", "--max-drop", "100", "--force", "static_int8"))  # fmt: skip
 
 
+def check_embeddings(bundle: Path) -> None:
+    """A compressed teacher of embeddings: judged by their cosine, proven by its bundle, diagnosed as `build` did."""
+    said = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
+    summary = said["summary"]
+    assert (summary["metric"], summary["distilled"], summary["forced"]) == ("cosine", False, True)
+    assert summary["teacher"]["metric_value"] == pytest.approx(1.0)
+    assert 0.9 < summary["shipped"]["metric_value"] < 1.0
+    assert summary["retained"] == pytest.approx(summary["shipped"]["metric_value"])
+    assert (summary["baseline"], summary["evidence"], said["fit"]) == (None, None, None)
+    assert said["choice"]["forced"]
+    assert {trial["name"] for trial in said["trials"]} >= {"float32", "dynamic_int8"}
+    assert {path.name for path in (bundle / "onnx").iterdir()} == {"model_quantized.onnx"}
+    assert not list(bundle.glob("*.safetensors"))
+    done = subprocess.run([sys.executable, bundle / "verify.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert made(bundle).checks["optimum"].startswith("ORTModelForFeatureExtraction opens it")
+    diagnosed = invoke("diagnose", bundle)
+    assert diagnosed.returncode == 0, diagnosed.stderr
+    worst = min(said["diagnosis"]["layers"], key=lambda layer: layer["sqnr_db"])
+    assert worst["name"] in diagnosed.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_teacher_that_is_compressed_alone(pair: Pair, tiny_teacher: Path, tmp_path: Path) -> None:
@@ -115,6 +169,7 @@ def test_a_teacher_that_is_compressed_alone(pair: Pair, tiny_teacher: Path, tmp_
     first, second = pair("--task", "feature-extraction", "--student", "none", "--target", target, "--teacher",
                          tiny_teacher, "--data", rows, "--force", "dynamic_int8", "--threads", "1")  # fmt: skip
     check_same(first, second)
+    check_embeddings(first)
     if arm:
         with np.load(first / "golden" / "expected.npz") as expected:
             assert "aarch64" in expected.files, "answers of the target's own kernels are part of the artifact"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from edgekd.core.errors import DataError, EdgeKDError, UsageError
@@ -15,7 +13,6 @@ from edgekd.core.registry import make
 from edgekd.core.store import Store
 from edgekd.data import demos
 from edgekd.data.splits import Example
-from tests.conftest import TINY, loose_target, run
 
 TASK = make("tasks", "time-series-classification")
 FRESH = {"architecture": {"family": "conv1d"}}
@@ -123,30 +120,6 @@ def _nothing(name: str) -> None:
     from importlib.metadata import PackageNotFoundError
 
     raise PackageNotFoundError(name)
-
-
-def test_from_numbers_to_a_bundle(store: Path, tmp_path: Path) -> None:
-    """The command itself: teacher from the labels, student, int8, and a graph that takes the sensor's own values."""
-    values, names = waves(300)
-    np.savez(tmp_path / "waves.npz", x=values, y=names)
-    done = run(
-        "build", "--task", "time-series-classification", "--target", loose_target(tmp_path), "--data",
-        tmp_path / "waves.npz", "--out", tmp_path / "bundle", *TINY, "--threads", "1", "--json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    report = json.loads((tmp_path / "bundle" / "report.json").read_text())
-    config = json.loads((tmp_path / "bundle" / "config.json").read_text())
-    assert said["bundle"] == str(tmp_path / "bundle")
-    assert config["id2label"] == {"0": "fast", "1": "growing", "2": "slow"}
-    assert config["edgekd"]["family"] == "conv1d"
-    assert report
-    model = next((tmp_path / "bundle" / "onnx").glob("*.onnx"))
-    session = onnxruntime.InferenceSession(model)
-    fresh, truth = waves(60, seed=9)
-    logits = np.concatenate([session.run(["logits"], {"past_values": value[None]})[0] for value in fresh])
-    guesses = np.array([config["id2label"][str(number)] for number in logits.argmax(axis=1)])
-    assert (guesses == truth).mean() > 0.9
 
 
 def test_a_family_that_cannot_serve_the_task_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import invoke, run
 from helpers import matmul_model, samples
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
@@ -585,7 +585,7 @@ def test_probe_prints_a_profile_that_check_takes(bench, monkeypatch):
         found = load_profile(str(bench / "probed.yaml"))
         assert found.name == name
         assert re.match(r"Probed (here|over ssh) by edgekd .* what its Python loads", found.source)
-        assert run("targets", "check", bench / "probed.yaml").returncode == 0
+        assert invoke("targets", "check", bench / "probed.yaml").returncode == 0
     stub(bench, monkeypatch, ABSENT)
     bare = run("targets", "probe", "--device", "ssh://board", "--name", "bare")
     assert bare.returncode == 0, bare.stderr
@@ -593,11 +593,11 @@ def test_probe_prints_a_profile_that_check_takes(bench, monkeypatch):
 
 
 def test_probe_refuses_what_it_cannot_probe():
-    done = run("targets", "probe", "--device", "qemu")
+    done = invoke("targets", "probe", "--device", "qemu")
     assert (done.returncode, done.stderr) == (
         2, "error: there is no device 'qemu' to probe\n  fix: give local, or ssh://user@host:port\n"
     )  # fmt: skip
-    assert run("targets", "probe", "--name", "A b").returncode == 2
+    assert invoke("targets", "probe", "--name", "A b").returncode == 2
 
 
 # a real sshd
