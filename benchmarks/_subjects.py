@@ -142,7 +142,7 @@ def lite0(folder: Path, setting: Setting) -> Subject:
     teacher.unpack(Path(source), found["architecture"], name, found["labels"], folder / "teacher")
     model = models.load(folder / "teacher", name)
     make("exporters", models.exporter(model)).export(model, folder, task=name, target=load_profile("cpu-vnni"))
-    tables = read_idx(demos.inside(name, *demos.DEMOS[name].data))
+    tables = read_idx(demos.inside(name, *demos.demo_of(name).data))
     shuffled = random.Random(0)
     train, test = ([row["image"] for row in tables[split]] for split in ("train", "test"))
     drawn = [*shuffled.sample(test, setting.gate + setting.report + 50),

@@ -19,7 +19,7 @@ from edgekd.compression.choose import PLAIN
 from edgekd.core import signing
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.files import storage_error, turn, write_file, writing
-from edgekd.core.registry import make
+from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256
 from edgekd.core.signing import Signer
 from edgekd.data.splits import Splits
@@ -313,6 +313,7 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
         "name": plan.name,
         "version": plan.version,
         "task": plan.task,
+        "fidelity": plugin("tasks", plan.task).fidelity.name,
         "model": f"onnx/{model.name}",
         "recipe": said["choice"]["recipe"],
         "compatible": [plan.target.name],

@@ -88,7 +88,7 @@ def _store() -> Check:
 
 
 def _demos() -> Iterator[Check]:
-    for task, demo in demos.DEMOS.items():
+    for task, demo in demos.all_demos().items():
         places = [place for place in (demo.teacher, demo.data) if not isinstance(place, str)]
         absent = [package for package, inside in places if not _holds(task, package, inside)]
         if absent:

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgekd import gate
 from edgekd.core import licences
+from edgekd.core.demo import Demo
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
 from edgekd.core.files import user_path
 from edgekd.core.options import Options, of_students
@@ -59,7 +60,7 @@ class Rows:
     columns: Columns
     source: str
     labels: int | None  # how many are used; None: all
-    demo: demos.Demo | None
+    demo: Demo | None
 
 
 def request(options: Options, targets: Sequence[Profile]) -> Request:
@@ -100,7 +101,7 @@ def rows(asked: Request, info: dict[str, Any], store: Store) -> Rows:
     """Return the rows by role. Raises DataError."""
     options = asked.options
     source = options.data or demos.demo_data(options.task, store)
-    demo = demos.DEMOS[options.task] if options.data is None else None
+    demo = demos.demo_of(options.task) if options.data is None else None
     labels = options.labels
     if labels is None and demo is not None and not asked.compresses_only:
         labels = demo.labels
@@ -139,7 +140,7 @@ def teacher(asked: Request, kind: str, info: dict[str, Any], splits: Splits) -> 
     """Return the teacher's part of the plan. Raises EdgeKDError where its classes are not the data's."""
     options, plugged = asked.options, make("teachers", kind)
     plugged.check_classes(info, splits.classes)
-    default = demos.DEMOS[options.task] if options.teacher is None else None
+    default = demos.demo_of(options.task) if options.teacher is None else None
     source = options.teacher or demos.demo_teacher(options.task)
     return TeacherPlan(
         name=default.teacher_name if default else shown(source),
@@ -285,7 +286,7 @@ def _student_training(family: str, count: int, options: Options) -> Training:
     )
 
 
-def bundle_name(options: Options, demo: demos.Demo | None) -> str:
+def bundle_name(options: Options, demo: Demo | None) -> str:
     """Return the bundle's name: small letters, digits and dashes. A given one that is too long is refused, not cut."""
     given = options.name or (demo.name if demo else Path(options.data or "model").stem)
     clean = "".join(letter if letter.isalnum() else "-" for letter in given.lower()).strip("-")

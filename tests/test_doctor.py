@@ -10,7 +10,7 @@ from helpers import python
 from edgekd import doctor
 from edgekd.core.errors import UsageError
 from edgekd.data import demos
-from edgekd.data.demos import DEMOS
+from edgekd.data.demos import all_demos, demo_of
 from edgekd.devices.guest import Guest
 from edgekd.devices.qemu import Qemu
 from edgekd.doctor import Check, checks
@@ -30,7 +30,7 @@ def found(name):
 def test_every_check_has_a_name_of_its_own_and_a_command_where_something_is_amiss():
     all_of_them = checks()
     assert [check.name for check in all_of_them] == [
-        "packages", "build-packages", "store", *(f"demo-{task}" for task in DEMOS), "predictor",
+        "packages", "build-packages", "store", *(f"demo-{task}" for task in all_demos()), "predictor",
         "emulator-tools", "emulator", "guest-tools", "guest",
     ]  # fmt: skip
     for check in all_of_them:
@@ -93,7 +93,7 @@ def test_a_demo_that_is_not_installed_names_its_packages(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(demos, "distribution", absent)
-    check, demo = found("demo-text-classification"), DEMOS["text-classification"]
+    check, demo = found("demo-text-classification"), demo_of("text-classification")
     assert check.state == "missing"
     assert check.what == (f"not installed: {demo.teacher[0]}, {demo.data[0]}; without them give --teacher and --data")
     assert check.fix == demo.command

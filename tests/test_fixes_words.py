@@ -86,9 +86,9 @@ def test_every_command_that_a_fix_names_exists_and_has_the_options_beside_it():
 def test_every_target_of_make_that_a_fix_or_a_demo_names_exists():
     targets = set(re.findall(r"^([a-z-]+):", (PACKAGE.parent / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = {word for _, _, text in FIXES for word in re.findall(r"`make ([a-z-]+)`", text)}
-    from edgekd.data.demos import DEMOS
+    from edgekd.data.demos import all_demos
 
-    named |= {demo.command.removeprefix("make ") for demo in DEMOS.values() if demo.command.startswith("make ")}
+    named |= {demo.command.removeprefix("make ") for demo in all_demos().values() if demo.command.startswith("make ")}
     assert named <= targets, named - targets
 
 

@@ -9,6 +9,7 @@ import click
 
 from edgekd.cli.printing import echo, print_json
 from edgekd.core.errors import UsageError
+from edgekd.core.registry import default
 
 _WORST = 5
 # of a what-if's figures: title, factor, format
@@ -25,7 +26,7 @@ _CHANGES = {
               "[default: static_int8]")  # fmt: skip
 @click.option("--quantized", metavar="FILE", type=click.Path(path_type=Path), help="The quantized form of MODEL.")
 @click.option("--data", help="The inputs: rows as --task reads them, or an .npz of packed samples.")
-@click.option("--task", default="text-classification", show_default=True, help="Hugging Face's task name.")
+@click.option("--task", default=default("tasks"), show_default=True, help="Hugging Face's task name.")
 @click.option("--text-column", help="The column that holds the text.")
 @click.option("--image-column", help="The column that holds the image, or its path.")
 @click.option("--samples", type=click.IntRange(1, 100_000), default=16, show_default=True, help="Rows to look at.")

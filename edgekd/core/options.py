@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from edgekd.core.errors import UsageError
+from edgekd.core.registry import default as default_plugin
 
 _MOST_MIB, _MOST_MS = 1 << 22, 3_600_000  # as a target profile allows
 _WHOLE, _DIGITS = 10**15, 20
@@ -51,7 +52,7 @@ def option(
 class Main:
     """Main options"""
 
-    task: str = option("text-classification", "Hugging Face's name of the task.")
+    task: str = option(default_plugin("tasks"), "Hugging Face's name of the task.")
     teacher: str | None = option(
         None,
         "A Hugging Face folder or hub id, fine-tuned or a base model; a .pth of EfficientNet-Lite; an .onnx file "

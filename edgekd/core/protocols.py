@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from edgekd.core.demo import Demo
     from edgekd.core.metrics import Metric
     from edgekd.core.profile import Profile
     from edgekd.core.store import Store
@@ -487,6 +488,8 @@ class Task(Protocol):
     losses_if_labelled: ClassVar[tuple[str, ...]]  # the same where every row has a label
     augmentations: ClassVar[tuple[str, ...]]  # the default ones, as `--augment` takes them
     labelled: ClassVar[bool]  # whether rows may carry labels; of embeddings there are none
+    purpose: ClassVar[str]  # what it turns into what, for the card: `{classes}` stands for how many
+    demo: ClassVar[Demo | None]  # its default teacher and data
     output: ClassVar[str]  # the graph's output, as transformers.js expects it: logits, last_hidden_state
     pool: ClassVar[str | None]  # of outputs with a row for each token: mask_mean, as embeddings are taken
 

