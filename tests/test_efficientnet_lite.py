@@ -43,6 +43,7 @@ def lite1() -> OrderedDict[str, torch.Tensor]:
     return OrderedDict((original_names(name), value.contiguous()) for name, value in network.state_dict().items())
 
 
+@pytest.mark.usefixtures("no_children")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_variant_is_known_by_names_and_sizes(tmp_path: Path, lite1: OrderedDict, zipped: bool) -> None:
     torch.save(lite1, tmp_path / "lite1.pth", _use_new_zipfile_serialization=zipped)
@@ -73,6 +74,7 @@ def test_inspecting_loads_no_torch(tmp_path: Path, lite1: OrderedDict) -> None:
     assert python(code, str(tmp_path / "lite1.pth")).stderr == ""
 
 
+@pytest.mark.usefixtures("no_children")
 def test_other_files_are_refused(tmp_path: Path, lite1: OrderedDict) -> None:
     path = tmp_path / "other.pth"
     with pytest.raises(TeacherError, match=r"other.pth' is not a file"):
@@ -91,6 +93,7 @@ def test_other_files_are_refused(tmp_path: Path, lite1: OrderedDict) -> None:
         TEACHER.inspect(str(path), "text-classification")
 
 
+@pytest.mark.usefixtures("no_children")
 def test_damaged_between_planning_and_teaching(tmp_path: Path, lite1: OrderedDict) -> None:
     torch.save(lite1, tmp_path / "lite1.pth")
     found = TEACHER.inspect(str(tmp_path / "lite1.pth"), TASK)
@@ -100,6 +103,7 @@ def test_damaged_between_planning_and_teaching(tmp_path: Path, lite1: OrderedDic
     assert caught.value.fix == "fetch the file again"
 
 
+@pytest.mark.usefixtures("no_children")
 def test_its_own_head_is_kept_to_be_compressed(tmp_path: Path, lite1: OrderedDict) -> None:
     torch.save(lite1, tmp_path / "lite1.pth")
     found = TEACHER.whole(TEACHER.inspect(str(tmp_path / "lite1.pth"), TASK))

@@ -40,6 +40,7 @@ from edgekd.teachers import _onnx_smoke
 from edgekd.teachers.onnx_model import OnnxModel
 
 
+@pytest.mark.usefixtures("no_children")
 @tasks
 def test_a_model_is_read_and_written_under_the_tasks_names(tmp_path, task):
     path = save(tmp_path, MODELS[task]())
@@ -129,6 +130,7 @@ def test_external_data_are_folded_into_one_file(tmp_path):
     np.testing.assert_array_equal(answer(str(tmp_path / "out.onnx"), "logits", feeds), original)
 
 
+@pytest.mark.usefixtures("no_children")
 def test_other_outputs_and_their_branches_and_notes_are_dropped(tmp_path):
     model = text_model()
     graph = model.graph
@@ -146,6 +148,7 @@ def test_other_outputs_and_their_branches_and_notes_are_dropped(tmp_path):
     assert b"someone" not in (tmp_path / "out.onnx").read_bytes()
 
 
+@pytest.mark.usefixtures("no_children")
 def test_an_inner_tensor_with_the_tasks_name_makes_room(tmp_path):
     model = text_model()
     for one in model.graph.node:
@@ -155,6 +158,7 @@ def test_an_inner_tensor_with_the_tasks_name_makes_room(tmp_path):
     assert written.graph.node[-1].input[0] == "logits_of_file"
 
 
+@pytest.mark.usefixtures("no_children")
 def test_a_softmax_at_the_end_is_left_out(tmp_path):
     model = text_model()
     model.graph.node.append(node("Softmax", ["scores"], ["probabilities"], axis=-1))
@@ -166,6 +170,7 @@ def test_a_softmax_at_the_end_is_left_out(tmp_path):
     assert abs(logits.sum() - 1) > 1e-3, "these are logits: transformers.js takes a softmax of them itself"
 
 
+@pytest.mark.usefixtures("no_children")
 def test_an_old_opset_is_lifted(tmp_path):
     """Below 13 there are no scales per channel."""
     model = series_model()
@@ -176,6 +181,7 @@ def test_an_old_opset_is_lifted(tmp_path):
     assert [one.name for one in written.graph.input] == ["past_values"]
 
 
+@pytest.mark.usefixtures("no_children")
 def test_local_functions_are_inlined(tmp_path):
     model = text_model(EMBED, ir=9, own=1)
     imports = [helper.make_opsetid("", 17)]
@@ -190,6 +196,7 @@ def test_local_functions_are_inlined(tmp_path):
     assert [one.domain for one in written.opset_import] == [""]
 
 
+@pytest.mark.usefixtures("no_children")
 def test_operators_of_onnx_runtime_are_taken(tmp_path):
     model = text_model(EMBED, **{"com.microsoft": 1})
     model.graph.node.append(node("Gelu", ["hidden"], ["active"], domain="com.microsoft"))
@@ -209,6 +216,7 @@ def test_the_scalar_infinity_of_a_mask_is_no_damage(tmp_path):
 # the first run
 
 
+@pytest.mark.usefixtures("no_children")
 def test_positions_that_the_graph_has_not(tmp_path):
     """config.json promises 32 tokens; the graph has a table of 20 positions."""
     model = text_model(EMBED)
@@ -226,6 +234,7 @@ def test_positions_that_the_graph_has_not(tmp_path):
     assert "model_max_length" in refusal.value.fix
 
 
+@pytest.mark.usefixtures("no_children")
 @pytest.mark.parametrize(
     ("made", "why"),
     [

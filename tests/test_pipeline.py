@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, loose_target, run, texts, write_csv
+from conftest import TINY, invoke, loose_target, run, texts, write_csv
 
 from edgekd import pipeline
 from edgekd.planning import Options, make_plan
@@ -38,8 +38,9 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
     assert next(iter(said)) == "summary"
     summary = said["summary"]
     assert list(summary) == [
-        "verdict", "task", "target", "metric", "measured_on", "distilled", "forced", "teacher", "shipped", "baseline",
-        "retained", "retained_interval", "speedup", "smaller", "import_baseline_mib", "evidence", "threshold",
+        "verdict", "task", "target", "metric", "metric_unit", "higher_is_better", "measured_on", "distilled", "forced",
+        "teacher", "shipped", "baseline", "retained", "retained_interval", "speedup", "smaller", "import_baseline_mib",
+        "evidence", "threshold", "columns", "never_right", "most_frequent",
     ]  # fmt: skip
     for who in ("teacher", "shipped", "baseline"):
         assert set(summary[who]) == LINE
@@ -78,7 +79,7 @@ def test_plan_predicts_in_seconds_and_shows_what_was_measured(build_of, tiny_bun
     options = [*options[: options.index("--out")], *options[options.index("--out") + 2 :]]
     kinds = {}
     for name, more in {"as built": (), "another wish": ("--min-speedup", "1.01")}.items():
-        done = run("plan", *options, *more, "--json")
+        done = invoke("plan", *options, *more, "--json")
         assert done.returncode == 0, done.stderr
         kinds[name] = json.loads(done.stdout)["fit"]["chosen"]["kind"]
     assert kinds == {"as built": "measured", "another wish": "predicted"}
@@ -122,7 +123,7 @@ def test_another_folder_is_made_from_the_store_byte_for_byte(tiny_bundle: Path, 
 
 
 def test_other_plan_into_the_same_folder_is_refused(tiny_bundle: Path, build_of) -> None:
-    done = run(*build_of(tiny_bundle, "--seed", "7"))
+    done = invoke(*build_of(tiny_bundle, "--seed", "7"))
     assert done.returncode == 2
     assert "is not empty" in done.stderr
 
@@ -164,7 +165,7 @@ def test_what_waits_in_line_never_starts_where_a_build_is_stopped() -> None:
 
 
 def test_too_little_retained_ships_nothing(build_of, tiny_bundle: Path, tmp_path: Path) -> None:
-    done = run(*build_of(tmp_path / "none", "--min-retained", "1.5"), "--json")
+    done = invoke(*build_of(tmp_path / "none", "--min-retained", "1.5"), "--json")
     said = json.loads(done.stdout)
     assert (done.returncode, said["exit"]) == (5, 5)
     assert "less than the 150.0% asked for" in said["error"]
@@ -211,14 +212,32 @@ def test_without_a_guest_an_arm_target_is_never_measured_here(arm_build, tmp_pat
     assert json.loads((out / "golden" / "golden.json").read_text(encoding="utf-8"))["inputs"] == "held-out samples"
 
 
-def test_ready_teacher_is_used_as_it_is(tiny_bundle: Path, tiny_data: Path, store: Path, tmp_path: Path) -> None:
-    """The fine-tuned teacher of the first build, its labels given as class numbers."""
+@pytest.fixture
+def ready(tiny_bundle: Path, store: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """The fine-tuned teacher of the first build, rows labelled by class numbers, and golden inputs."""
     configs = {file: json.loads(file.read_text(encoding="utf-8")) for file in (store / "teacher").glob("*/config.json")}
     teacher, names = next(
         (file.parent, said["label2id"]) for file, said in configs.items() if "food" in said["label2id"]
     )
     numbered = write_csv(tmp_path / "numbered.csv", [(text, str(names[label])) for text, label in texts(600, seed=1)])
     golden = write_csv(tmp_path / "golden.csv", [(text,) for text, _ in texts(20, seed=8)], header=("text",))
+    return teacher, numbered, golden
+
+
+def test_ready_teacher_is_planned_as_it_is(ready: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    teacher, numbered, golden = ready
+    options = Options(str(loose_target(tmp_path)), teacher=str(teacher), data=str(numbered), labels=60,
+                      golden=str(golden))  # fmt: skip
+    plan, splits = make_plan(options)
+    assert plan.teacher.training is None
+    assert plan.teacher.labels == plan.data.classes == ("animal", "colour", "food")
+    assert (plan.data.counts["train"], plan.golden, len(splits.golden)) == (60, "file", 20)
+    assert any("keep no labels either" in note for note in plan.data.notes)
+
+
+@pytest.mark.slow
+def test_ready_teacher_is_used_as_it_is(ready: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    teacher, numbered, golden = ready
     done = run(
         "build", "--target", loose_target(tmp_path), "--teacher", teacher, "--data", numbered,
         "--out", tmp_path / "out",

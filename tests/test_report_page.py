@@ -7,7 +7,7 @@ from html import unescape
 
 import made_up
 import pytest
-from conftest import run
+from conftest import invoke, run
 from helpers import elsewhere
 from made_up import FORMS, composed
 
@@ -204,24 +204,24 @@ def test_a_report_that_was_changed_is_shown_with_a_warning(tiny_bundle, tmp_path
     assert (done.returncode, bool(done.stdout)) == (0, True)
     assert "warning: " in done.stderr
     assert "report.md: " in done.stderr
-    assert json.loads(run("report", bundle, "--json").stdout)["altered"][0].startswith("report.md: ")
-    assert run("report", tiny_bundle).stderr == ""
+    assert json.loads(invoke("report", bundle, "--json").stdout)["altered"][0].startswith("report.md: ")
+    assert invoke("report", tiny_bundle).stderr == ""
 
 
 def test_the_command_shows_report_and_receipts_and_leaves_the_bundle_alone(tiny_bundle, tmp_path):
     bundle = shutil.copytree(tiny_bundle, tmp_path / "things-cpu")
-    assert run("report", bundle).stdout == (bundle / "report.md").read_text("utf-8")
-    assert json.loads(run("report", bundle, "--json").stdout)["receipts"] == {"held": [], "refused": []}
+    assert invoke("report", bundle).stdout == (bundle / "report.md").read_text("utf-8")
+    assert json.loads(invoke("report", bundle, "--json").stdout)["receipts"] == {"held": [], "refused": []}
     beside = receipts.folder(bundle)
     beside.mkdir()
     (beside / "hand.json").write_text('{"schema": 1, "accuracy": 2}')
-    shown = run("report", bundle)
+    shown = invoke("report", bundle)
     assert shown.returncode == 0, shown.stderr
     assert "Refused:\n- hand.json: missing key" in shown.stdout
-    said = json.loads(run("report", bundle, "--json").stdout)
+    said = json.loads(invoke("report", bundle, "--json").stdout)
     assert said["summary"] == page.read(bundle)["summary"]
     assert [one["file"] for one in said["receipts"]["refused"]] == ["hand.json"]
-    assert run("verify", bundle).returncode == 0
+    assert invoke("verify", bundle).returncode == 0
     assert [path.name for path in beside.iterdir()] == ["hand.json"], "only --open and bench write the page"
 
 

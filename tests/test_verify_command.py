@@ -1,6 +1,7 @@
 """`edgekd verify`: what was tampered with is refused before ONNX Runtime sees it; whom it trusts; what it says."""
 
 import base64
+import contextlib
 import json
 import os
 import random
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import TINY, loose_target, run
+from conftest import TINY, invoke, loose_target, run
 from helpers import looping_model, matmul_model, save_graph
 from made_bundle import make_bundle, write_manifest
 from onnx import helper
@@ -53,13 +54,61 @@ def poison(tmp_path_factory):
     return folder
 
 
-def verify(lab, *arguments, **environment):
-    """The real command in a fresh process."""
+def verify(lab, *arguments):
+    """The command, called in the bundle's folder."""
+    with contextlib.chdir(lab.root):
+        return invoke("verify", *arguments)
+
+
+def verify_apart(lab, *arguments, **environment):
+    """The same in a fresh process."""
     return subprocess.run(
         [sys.executable, "-m", "edgekd", "verify", *map(str, arguments)],
         capture_output=True, text=True, check=False, cwd=lab.root, stdin=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment,
     )  # fmt: skip
+
+
+# one fresh process that verifies many bundles: each line of stdin is a folder to stand in and the words of the command
+IN_TURN = """
+import contextlib, io, json, os, sys
+from edgekd.cli import main
+for line in sys.stdin:
+    place, words = json.loads(line)
+    os.chdir(place)
+    os.environ["MARK"] = os.path.join(place, "seen")
+    sys.argv, err = ["edgekd", "verify", *words], io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            print(json.dumps([end.code, err.getvalue()]), file=sys.__stdout__)
+"""
+
+
+@pytest.fixture(scope="module")
+def verdicts(original, poison, tmp_path_factory):
+    """Of each kind of tampering, and of `none`: exit code, stderr, and whether the runtime was imported."""
+    labs, jobs = {}, []
+    for number, name in enumerate([*TAMPERING, "none"]):
+        lab = labs[name] = copy(original, tmp_path_factory.mktemp("tampered") / f"lab-{number}")
+        words = ["bundle", "--key", lab.pub]
+        if name != "none":
+            TAMPERING[name].change(lab)
+            words = TAMPERING[name].command(lab)
+        jobs.append(json.dumps([str(lab.root), [str(word) for word in words]]))
+    path = os.pathsep.join([str(poison), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TURN],
+        input="\n".join(jobs),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    answers = zip(labs.items(), done.stdout.splitlines(), strict=True)
+    return {name: (*json.loads(line), (lab.root / "seen").exists()) for (name, lab), line in answers}
 
 
 def asked(lab, *arguments, **more):
@@ -79,26 +128,33 @@ def test_there_are_enough_kinds():
     assert len(TAMPERING) >= 12
 
 
-@pytest.mark.parametrize("kind", TAMPERING.values(), ids=TAMPERING)
-def test_tampering_is_refused_before_the_runtime_is_imported(lab, poison, kind):
-    kind.change(lab)
+@pytest.mark.parametrize("name", TAMPERING)
+def test_tampering_is_refused_before_the_runtime_is_imported(verdicts, name):
+    code, said, imported = verdicts[name]
+    words = TAMPERING[name].words
+    assert words in said
+    assert code == (2 if words == "it has no manifest.json" else 1)
+    assert said.startswith("error: ")
+    assert "\n  fix: " in said
+    assert not imported
+
+
+def test_what_was_not_tampered_with_is_not_refused_and_only_then_is_the_runtime_imported(verdicts, lab, poison):
+    code, said, imported = verdicts["none"]
+    assert (code, imported) == (7, True)
+    assert "the poisoned runtime was imported" in said
+    done = verify_apart(lab, "bundle", "--key", lab.pub)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_was_tampered_with_ends_a_process_of_its_own_with_1(lab, poison):
+    flip(lab.bundle / "onnx/model.onnx")
     path = os.pathsep.join([str(poison), str(Path(__file__).parents[1])])
-    done = verify(lab, *kind.command(lab), PYTHONPATH=path, MARK=str(lab.root / "seen"))
-    assert kind.words in done.stderr
-    assert done.returncode == (2 if kind.words == "it has no manifest.json" else 1)
+    done = verify_apart(lab, "bundle", "--key", lab.pub, PYTHONPATH=path, MARK=str(lab.root / "seen"))
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
-    assert "\n  fix: " in done.stderr
     assert "Traceback" not in done.stderr
     assert not (lab.root / "seen").exists()
-
-
-def test_what_was_not_tampered_with_is_not_refused_and_only_then_is_the_runtime_imported(lab, poison):
-    path = os.pathsep.join([str(poison), str(Path(__file__).parents[1])])
-    done = verify(lab, "bundle", "--key", lab.pub, PYTHONPATH=path, MARK=str(lab.root / "seen"))
-    assert done.returncode == 7
-    assert "the poisoned runtime was imported" in done.stderr
-    assert (lab.root / "seen").exists()
-    assert verify(lab, "bundle", "--key", lab.pub).returncode == 0
 
 
 @pytest.mark.parametrize("kind", TAMPERING.values(), ids=TAMPERING)
@@ -398,11 +454,11 @@ def test_a_bundle_of_before_verifies_and_a_later_one_is_named(lab):
     assert verify(lab, "bundle").returncode == 0
     write_manifest(lab.bundle, manifest | {"schema": 7})
     for command in ("verify", "report", "bench"):
-        done = run(command, lab.bundle)
+        done = invoke(command, lab.bundle)
         assert done.returncode in (1, 2)
         assert "made by a newer edgekd: its schema is 7" in done.stderr
         assert "fix: install a newer edgekd" in done.stderr or command == "report"
-    done = run("compare", lab.other, lab.bundle)
+    done = invoke("compare", lab.other, lab.bundle)
     assert "made by a newer edgekd: its schema is 7" in done.stderr
     assert "fix: install a newer edgekd" in done.stderr
 
@@ -604,7 +660,7 @@ def test_a_signed_build_and_no_trace_of_its_keys(tiny_bundle, command, store, tm
     assert json.loads((out / "manifest.json").read_text())["version"] == "2.0.1"
     for path in (release, locked):
         arguments = ["--key", f"{path}.pub", "--after", "2.0.0", "--target", "loose"]
-        checked = run("verify", out, *arguments)
+        checked = invoke("verify", out, *arguments)
         assert checked.returncode == 0, checked.stderr
     hidden = [b"correct horse battery", *secrets(release, locked)]
     places = [out.parent, store]
@@ -616,7 +672,7 @@ def test_a_signed_build_and_no_trace_of_its_keys(tiny_bundle, command, store, tm
     assert not [one for one in hidden if one in names]
     # once more: nothing to do, nothing changed
     before = (out.parent / "things.sig").read_bytes()
-    again = run(*command, "--out", out, "--bundle-version", "2.0.1", "--sign", release)
+    again = invoke(*command, "--out", out, "--bundle-version", "2.0.1", "--sign", release)
     assert again.returncode == 0, again.stderr
     assert "already built" in again.stdout
     assert f"signed  {out}.sig, by {both[0][:16]}" in again.stdout
@@ -628,7 +684,7 @@ def test_a_build_that_was_killed_before_it_signed_is_signed_by_the_same_command(
     key, sig = tmp_path / "k", signing.beside(tiny_bundle)
     keys.make_key(key)
     before = {path: path.stat().st_mtime_ns for path in tiny_bundle.rglob("*")}
-    done = run(*command, "--out", tiny_bundle, "--sign", key)
+    done = invoke(*command, "--out", tiny_bundle, "--sign", key)
     try:
         assert done.returncode == 0, done.stderr
         assert "already built" in done.stdout
@@ -642,16 +698,16 @@ def test_what_cannot_be_signed_is_refused_before_anything_is_done(command, tmp_p
     (tmp_path / "k").write_text("x")
     empty = {"EDGEKD_STORE": str(tmp_path / "store")}
     for key, words in (("k", "is no Ed25519 private key in PEM"), ("none", "cannot read the key")):
-        done = run(*command, "--out", tmp_path / "out", "--sign", tmp_path / key, env=empty)
+        done = invoke(*command, "--out", tmp_path / "out", "--sign", tmp_path / key, env=empty)
         assert done.returncode == 2
         assert words in done.stderr
         assert not (tmp_path / "store").exists()
     keys.make_key(tmp_path / "locked", "correct horse")
-    done = run(*command, "--sign", tmp_path / "locked", env=empty | {"EDGEKD_PASSPHRASE": "wrong horse"})
+    done = invoke(*command, "--sign", tmp_path / "locked", env=empty | {"EDGEKD_PASSPHRASE": "wrong horse"})
     assert done.returncode == 2
     assert "does not open" in done.stderr
     assert "horse" not in done.stdout + done.stderr
-    done = run(*command, "--bundle-version", "1.0-beta", env=empty)
+    done = invoke(*command, "--bundle-version", "1.0-beta", env=empty)
     assert done.returncode == 2
     assert "--bundle-version '1.0-beta' is no version" in done.stderr
 

@@ -27,6 +27,24 @@ _LATER = {"on_target": None, "on_target_says": "", "receipts": None}  # what a r
 _BULKY = ("outputs", "latency_ms", "aa_latency_ms")  # of a receipt: its file has them
 
 
+class _Compiled:
+    """Templates as they are compiled, for the rest of the process: compiling takes most of a page's time."""
+
+    def __init__(self) -> None:
+        self.code: dict[str, bytes] = {}
+
+    def get(self, key: str) -> bytes:
+        """The code of a template; empty where it is not compiled yet."""
+        return self.code.get(key, b"")
+
+    def set(self, key: str, value: bytes, timeout: int | None = None) -> None:
+        """Keep it."""
+        self.code[key] = value
+
+
+_COMPILED = _Compiled()
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The report of a finished bundle. Raises UsageError where the folder has none that can be read."""
     path, fix = folder / "report.json", "give the folder that build wrote"
@@ -151,6 +169,8 @@ def render(name: str, said: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        # escaping is compiled in: HTML and Markdown are kept apart
+        bytecode_cache=jinja2.MemcachedBytecodeCache(_COMPILED, prefix=Path(name).suffix),
     )
     quality = of_report(said) if "summary" in said else {}  # the page of several targets has each one's figures spelt
     values = _LATER | said | {"quality": quality}
