@@ -71,7 +71,7 @@ def test_the_teacher_itself_is_planned(classifier: Path, tiny_data: Path, store:
     assert (student.family, student.losses, student.augmentations, student.training) == ("none", (), (), None)
     assert (student.tries, student.exit, student.min_speedup, student.survey.vocabulary) == (1, None, 0.0, 0)
     assert not plan.is_cut
-    assert plan.metric == "accuracy"
+    assert plan.metric.name == "accuracy"
     assert plan.data.classes == LABELS
     assert plan.compressing["teaching"] == plan.teaching
     assert json.loads(json.dumps(plan.as_dict()))["student"]["training"] is None
@@ -86,7 +86,7 @@ def test_the_teacher_itself_is_planned(classifier: Path, tiny_data: Path, store:
 def test_an_ordinary_plan_is_not_one(tiny_teacher: Path, tiny_data: Path, store: Path) -> None:
     plan, splits = make_plan(Options("cpu-vnni", teacher=str(tiny_teacher), data=str(tiny_data), max_drop=3.5))
     assert not plan.compresses_only
-    assert (plan.metric, plan.student.min_speedup, plan.force) == ("accuracy", 5.0, None)
+    assert (plan.metric.name, plan.student.min_speedup, plan.force) == ("accuracy", 5.0, None)
     assert plan.target.max_drop_points == 3.5
     assert splits.known == splits.train + splits.unlabelled
     assert "distill" in show.plan(plan)
@@ -96,7 +96,7 @@ def test_labels_are_no_need(classifier: Path, without_labels: Path, store: Path)
     plan, splits = make_plan(
         Options("cpu-vnni", student="none", teacher=str(classifier), data=str(without_labels), force="dynamic-int8")
     )
-    assert (plan.metric, plan.data.label_column, plan.force) == ("agreement", "", "dynamic_int8")
+    assert (plan.metric.name, plan.data.label_column, plan.force) == ("agreement", "", "dynamic_int8")
     assert not splits.test_labelled
     assert not splits.selection_labelled
     assert splits.classes == LABELS
@@ -223,7 +223,7 @@ def test_imagenets_own_head(tmp_path: Path, store: Path) -> None:
     assert plan.teacher.ready
     assert plan.teacher.labels == splits.classes == tuple(map(str, range(1000)))
     assert (plan.student.survey.max_size, plan.student.survey.channels) == (224, 3)
-    assert plan.metric == "agreement"
+    assert plan.metric.name == "agreement"
 
 
 @pytest.mark.parametrize("demo", [True, False])
@@ -259,11 +259,11 @@ def test_an_onnx_teacher_whose_classes_nobody_names(tmp_path: Path, store: Path)
     values = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
     np.savez(tmp_path / "bare.npz", x=values)
     plan = planned(model, tmp_path / "bare.npz", task="time-series-classification")
-    assert (plan.teacher.kind, plan.metric, plan.data.classes) == ("onnx_model", "agreement", ("0", "1", "2"))
+    assert (plan.teacher.kind, plan.metric.name, plan.data.classes) == ("onnx_model", "agreement", ("0", "1", "2"))
     assert plan.teacher.words == "an ONNX graph of 2 operators"
     np.savez(tmp_path / "told.npz", x=values, y=np.arange(60) % 3)
     plan = planned(model, tmp_path / "told.npz", task="time-series-classification")
-    assert (plan.metric, plan.data.classes) == ("accuracy", ("0", "1", "2"))
+    assert (plan.metric.name, plan.data.classes) == ("accuracy", ("0", "1", "2"))
     np.savez(tmp_path / "many.npz", x=values, y=np.arange(60) % 4)
     said = refused(TeacherError, model, tmp_path / "many.npz", task="time-series-classification")
     assert "tells 3 classes apart; the data have 4" in said.message

@@ -91,7 +91,7 @@ def test_an_image_model_is_none(tmp_path: Path) -> None:
 
 def test_the_plan(tiny_teacher: Path, tiny_data: Path, store: Path) -> None:
     plan, splits = make_plan(Options("cpu-vnni", TASK, str(tiny_teacher), str(tiny_data), student="none"))
-    assert (plan.metric, plan.data.classes, plan.data.label_column) == ("cosine", (), "")
+    assert (plan.metric.name, plan.data.classes, plan.data.label_column) == ("cosine", (), "")
     assert not any(row.label for role in (splits.known, splits.selection, splits.test) for row in role)
     assert plan.teacher.ready
     assert (plan.student.survey.vocabulary, plan.student.survey.max_size) == (0, 32)
