@@ -25,7 +25,7 @@ from edgekd.report import targets_page
 from edgekd.sizing import fitting
 
 PAGES = ("index.html", "index.md")
-_OF_ALL = (DataError, StoreError, TeacherError)  # the next target would meet them, too
+OF_ALL = (DataError, StoreError, TeacherError)  # the next target would meet them, too
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _sized(
 ) -> tuple[tuple[dict[str, Any], ...], dict[str, EdgeKDError]]:
     """The students' shapes where losses look at the teacher's layers: so one pass of it serves all; and the refusals.
 
-    None where the logits alone are asked for, which are every student's, or where a shape is found by training.
+    Empty where the logits alone are asked for, which are every student's, or where a shape is found by training.
     """
     shapes: list[dict[str, Any]] = []
     refused: dict[str, EdgeKDError] = {}
@@ -111,6 +111,8 @@ def _sized(
             continue
         try:
             shapes.append(fitting.fit(plan, store, progress).chosen.shape)
+        except OF_ALL:
+            raise
         except EdgeKDError as error:  # it would be measured once more, and be refused again
             refused[target] = error
     return tuple(shapes), refused
@@ -130,7 +132,7 @@ def _outcome(
     try:
         plan = planned.plans[target]
         built = build(plan, planned.splits, store, folder, progress, signers, shapes_beside=shapes)
-    except _OF_ALL:
+    except OF_ALL:
         raise
     except EdgeKDError as error:
         return Outcome(target, folder, error=error)

@@ -121,14 +121,14 @@ def linear_baseline(task: Any, splits: Splits, seed: int) -> dict[str, Any] | No
 def _against(lab: _Lab, teacher: dict[str, Any], model: dict[str, Any], *, itself: bool = False) -> dict[str, Any]:
     """Agreement with the teacher, the points won or lost, what is retained; of the `itself` all are exact."""
     agreed, own, theirs = model["_agreed"], model["_statistics"], teacher["_statistics"]
-    lost = Change(0.0, 0.0, 0.0) if itself else lab.metric.lost(own, theirs)
+    gained = Change(0.0, 0.0, 0.0) if itself else lab.metric.lost(theirs, own)  # the teacher is worse by that much
     kept = intervals.Retained(1.0, 1.0, 1.0) if itself else lab.metric.retained(own, theirs)
     agreement = lab.task.fidelity.value(agreed)
     return {
         "agreement": agreement,
         "agreement_interval": [agreement] * 2 if itself else list(lab.task.fidelity.interval(agreed)),
-        "difference_points": 0.0 - lost.points,
-        "difference_interval": [0.0 - lost.high, 0.0 - lost.low],
+        "difference_points": gained.points,
+        "difference_interval": [gained.low, gained.high],
         "retained": kept.value,
         "retained_interval": [kept.low, kept.high],
     }

@@ -120,6 +120,7 @@ class DataPlan:
 
 
 _NO_CHOICES = ("name", "source", "folder", "columns")  # of teacher and data: no result depends on them
+PROCESSOR = 2  # raised where what is written of a tokenizer or preprocessing changes
 NO_STUDENT = "none"  # the family's name where the teacher itself is compressed
 
 
@@ -307,7 +308,7 @@ class SharedPlan:
         learning = {
             name: student[name] for name in ("family", "survey", "losses", "augmentations", "training", "seed", "start")
         }
-        return {"teaching": self.teaching, "student": learning, "shape": shape}
+        return {"teaching": self.teaching, "student": learning, "shape": shape, "processor": PROCESSOR}
 
 
 def _content(values: dict[str, Any]) -> dict[str, Any]:

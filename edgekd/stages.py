@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.errors import UsageError
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import PackedTeacher, Progress
 from edgekd.core.registry import make
@@ -16,7 +17,7 @@ from edgekd.core.results import file_sha256, this_host, versions
 from edgekd.core.store import Store
 from edgekd.data.augment import augment
 from edgekd.data.splits import Splits
-from edgekd.plan import Plan
+from edgekd.plan import PROCESSOR, Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,8 +116,10 @@ class Stages:
             teacher_outputs.move(piece, work, out)
 
         def kept() -> dict[str, Path]:
-            places = {piece: self.stage(name, key, partial(produce, piece)) for piece, key in keys.items()}
-            return {piece: places[piece] for piece in teacher_outputs.pieces(own)}
+            needed = teacher_outputs.pieces(own)
+            there = [piece for piece in keys if piece in needed or (work / piece).exists()]
+            places = {piece: self.stage(name, keys[piece], partial(produce, piece)) for piece in there}
+            return {piece: places[piece] for piece in needed}
 
         if not missing():
             return kept()
@@ -124,10 +127,25 @@ class Stages:
             if work.exists():
                 self.progress.say(f"{name}: goes on where it was stopped")
             if asked := missing():
-                compute(asked)
+                self._compute_within_limit(compute, asked, teacher_outputs.pieces(own), work)
             found = kept()
             shutil.rmtree(work, ignore_errors=True)
         return found
+
+    def _compute_within_limit(
+        self, compute: Callable[[list[str]], None], asked: list[str], own: Sequence[str], work: Path
+    ) -> None:
+        """Compute the pieces of all targets; of this one's student alone where all take more than `--cache-mib`."""
+        try:
+            compute(asked)
+        except UsageError:
+            beside = [piece for piece in asked if piece not in own]
+            if not beside:
+                raise
+            self.progress.say("outputs: all targets' layers take more than --cache-mib: this target's alone")
+            for piece in beside:
+                shutil.rmtree(work / piece, ignore_errors=True)
+            compute([piece for piece in asked if piece in own])
 
     def tried(self, fit: Fit, teacher: Path) -> tuple[Fit, tuple[Tried, ...]]:
         """The fit with the best of `tries` finalists as its choice, each trained briefly; as it is for one try."""
@@ -187,7 +205,7 @@ class Stages:
         """What a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
         from edgekd import export
 
-        of = {**self.plan.compressing, "classes": self.plan.data.classes}
+        of = {**self.plan.compressing, "classes": self.plan.data.classes, "processor": PROCESSOR}
         return self.stage("files", of, lambda out: export.files(self.plan, teacher, out))
 
     def said_of_selection(self, folder: Path, exported: Path) -> np.ndarray[Any, Any]:
@@ -239,6 +257,7 @@ class Stages:
             "host": asdict(this_host()) if asked else None,
             "data": self.plan.data.digest,  # whose rows it is held against
         }  # fmt: skip
+        key |= {"plugins": self.plan.plugins} if asked and self.plan.plugins else {}
         inputs = [row.input for row in self.splits.known]
         return self.stage(
             f"graph-{who}",

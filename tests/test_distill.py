@@ -209,6 +209,29 @@ def test_one_pass_of_the_teacher_serves_the_students_of_several_targets(
     assert all(torch.equal(one, other) for one, other in zip(alone.features, beside.features, strict=True))
 
 
+def test_where_all_targets_layers_are_too_much_each_asks_for_its_own(
+    trained: tuple[Stages, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages, teacher, _ = trained
+    shapes = tuple(stages.shape | {"depth": depth} for depth in (1, 3))
+    compute, asked = teacher_outputs.compute, []
+
+    def limited(*given: Any) -> None:
+        asked.append(list(given[3]))
+        if len(asked[-1]) > len(pieces(one.plan.matched(one.shape).teacher)):
+            raise UsageError("too much", fix="allow it")
+        compute(*given)
+
+    monkeypatch.setattr(teacher_outputs, "compute", limited)
+    one = replace(stages, store=Store(tmp_path), shape=shapes[0], shapes_beside=shapes)
+    found = one.outputs(teacher)
+    assert len(asked) == 2
+    assert set(found) == set(asked[1]) < set(asked[0])
+    again = replace(one, shapes_beside=())
+    assert again.outputs(teacher) == found
+    assert len(asked) == 2
+
+
 def test_of_many_classes_the_largest_logits_and_the_mass_of_the_rest_are_kept() -> None:
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)) * 3
     top, classes, rest = teacher_outputs._top(logits).values()

@@ -66,10 +66,24 @@ def test_less_is_better_turns_losses_and_what_is_retained_round() -> None:
     assert (WER.sign, ACCURACY.sign) == (-1, 1)
 
 
-def test_a_model_without_an_error_keeps_everything() -> None:
-    assert WER.retained(words([0, 0]), words([0, 0])).value == 1.0
-    assert WER.retained(words([0, 0]), words([1, 0])).value == 1.0
-    assert WER.retained(words([1, 0]), words([0, 0])).value == 0.0, "the teacher made none"
+def test_a_ratio_to_no_error_is_held_to_half_an_event() -> None:
+    none, one = words([0] * 100, 10), words([1, *[0] * 99], 10)
+    assert WER.retained(none, none).value == 1.0
+    assert WER.retained(one, none).value == 1.0, "1 in 1,000 words is below half an event in 100 rows"
+    many = words([4] * 100, 10)
+    assert WER.retained(none, many).value == pytest.approx(0.4 / 0.005)
+    assert WER.retained(many, none).value == pytest.approx(0.005 / 0.4)
+
+
+def test_rows_that_all_agree_leave_open_what_was_not_seen() -> None:
+    none = words([0] * 100)
+    assert WER.interval(none) == (0.0, pytest.approx(0.03))
+    assert WER.lost(none, none) == (0.0, pytest.approx(-3), pytest.approx(3))
+    assert WER.moved(none, none) == (0.0, pytest.approx(-0.03), pytest.approx(0.03))
+    kept = WER.retained(none, none)
+    assert (kept.low, kept.high) == (pytest.approx(0.97), pytest.approx(1.03))
+    still = WER.lost_further((none, none), (none, none))
+    assert still == (0.0, pytest.approx(-3), pytest.approx(3))
 
 
 def test_a_perplexity_is_the_exponential_of_a_sum_over_a_sum() -> None:
@@ -83,7 +97,7 @@ def test_f1_is_micro_averaged_from_counts() -> None:
     rows = np.array([[2.0, 1.0, 0.0], [1.0, 0.0, 2.0]])  # right, extra, missed
     assert F1.value(rows) == pytest.approx(2 * 3 / (2 * 3 + 1 + 2))
     assert F1.value(np.zeros((3, 3))) == 1.0, "nothing to find, nothing found"
-    assert F1.retained(rows, rows) == pytest.approx(Retained(1.0, 1.0, 1.0))
+    assert F1.retained(rows, rows).value == 1.0
 
 
 def test_models_are_paired_in_every_resample() -> None:
@@ -118,6 +132,11 @@ def test_what_is_retained_elsewhere_follows_the_direction() -> None:
     assert ACCURACY.retained_elsewhere(kept, 0.9, -0.09, (-0.1, -0.08)).value == pytest.approx(0.7)
     assert WER.retained_elsewhere(kept, 0.1, 0.025, (0.02, 0.03)).value == pytest.approx(0.1 / (0.125 + 0.025))
     assert WER.retained_elsewhere(kept, 0.0, 0.1, (0.0, 0.2)) == kept
+    better = WER.retained_elsewhere(Retained(1.0, 0.9, 1.1), 0.02, 0.0, (-0.03, 0.03))
+    assert better.low == pytest.approx(1 - np.hypot(0.1, 0.6)), "to an error of .05; the other end is none at all"
+    assert better.high > 1.1
+    nothing = ACCURACY.retained_elsewhere(Retained(0.0, 0.0, 0.0), 0.5, 0.1, (0.05, 0.15))
+    assert nothing.value == pytest.approx(0.2), "right on some rows there"
 
 
 def test_seeds_and_rows_are_both_resampled() -> None:
@@ -125,6 +144,9 @@ def test_seeds_and_rows_are_both_resampled() -> None:
     figure, low, high = WER.gained_over_seeds(base, own)
     assert figure == pytest.approx(12.5)
     assert 0 < low < figure < high
+    rms = Metric("rms", unit="K", higher_is_better=False, reduce=lambda rows: (rows[..., 0] ** 2).mean(axis=-1) ** 0.5)
+    flat = rms.gained_over_seeds(np.full((3, 60), 2.0), np.full((3, 60), 1.5))
+    assert flat == pytest.approx((0.5, 0.5, 0.5)), "(seeds, rows) without a third axis"
 
 
 def test_a_large_sample_is_resampled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

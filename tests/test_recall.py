@@ -63,13 +63,13 @@ def test_report_summary_and_command_say_it(tmp_path):
     }
     text = show.summary(weak, tmp_path, fresh=True)
     assert "\nclasses no better than the most frequent class" in text
-    assert "\nclasses 1 of 4 classes are never answered rightly (recall 0%): 'a\\x1b[31m|b'" in text
+    assert "\nclasses 1 of 4 classes is never answered rightly (recall 0%): 'a\\x1b[31m|b'" in text
     assert "\x1b" not in text
     assert "columns: 'x' as input, 'y' as label; left out: 'id', 'a\\nb'" in text
     for name in ("report.md", "report.html"):
         page = render(name, said | {"classes": said["classes"] | {"says": recall_says(weak)}})
         assert "No better than the most frequent class" in page
-        assert "1 of 4 classes are never answered rightly" in page
+        assert "1 of 4 classes is never answered rightly" in page
 
 
 def test_a_report_without_labels_has_neither():

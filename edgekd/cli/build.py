@@ -39,8 +39,7 @@ _JSON = grouped("--json", "as_json", is_flag=True, help="One JSON object on stdo
 @main_option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The bundle's own folder; with --targets the folder of the bundles.  [default: build/NAME-TARGET, or "
-    "build/NAME-targets]",
+    help="The bundle's own folder, or that of all with --targets.  [default: build/NAME-TARGET, build/NAME-targets]",
 )
 @grouped(
     "--sign",
@@ -161,6 +160,7 @@ def _plan_one(planned: Planned, store: Store, *, measure: bool, as_json: bool) -
 
 def _plan_several(planned: Planned, store: Store, *, measure: bool, as_json: bool) -> int:
     """The exit code of the first target that cannot be met; 0 where all can."""
+    from edgekd.build_targets import OF_ALL
     from edgekd.cli import show
 
     if not as_json:
@@ -174,6 +174,8 @@ def _plan_several(planned: Planned, store: Store, *, measure: bool, as_json: boo
             if target.name in planned.refused:
                 raise planned.refused[target.name]
             shape = _fit(planned, target.name, store, measure=measure)
+        except OF_ALL:
+            raise
         except EdgeKDError as error:
             errors.append(error)
             parts[target.name] = error.as_dict()

@@ -226,7 +226,7 @@ def targets_built(built: BuiltTargets) -> str:
         rows.append([outcome.target, shipped["recipe"], spell(shipped["metric_value"], unit_of(summary)),
                      f"{summary['speedup']:.2f}x", *figures, str(outcome.built.folder)])  # fmt: skip
     header = ["target", "recipe", "metric", "speedup", "peak MiB", "file MiB", "bundle"]
-    tail = ["", "speedup and peak memory are this host's; the page has the target's", f"page    {built.page}"]
+    tail = ["", "metric, speedup and peak memory are this host's; the page has the target's", f"page    {built.page}"]
     return "\n".join([table(header, rows), *tail])
 
 

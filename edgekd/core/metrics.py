@@ -62,8 +62,12 @@ class Metric:
         """Return its 95% interval: Wilson's for hits, else the bootstrap's over rows."""
         if self.reduce is None:
             return intervals.share_interval(rows)
+        figure = self.value(rows)
         low, high = _ends(self._resampled(rows)[0])
-        return min(low, self.value(rows)), max(high, self.value(rows))
+        if low == high:
+            unseen = self._unseen(rows, figure)
+            return max(0.0, low - unseen), high + unseen
+        return min(low, figure), max(high, figure)
 
     def lost(self, own: Statistics, other: Statistics) -> Change:
         """Return how many points `own` is worse than `other`, paired by rows."""
@@ -73,31 +77,38 @@ class Metric:
         figure = self.sign * self.points * (self.value(other) - self.value(own))
         mine, theirs = self._resampled(own, other)
         low, high = _ends(self.sign * self.points * (theirs - mine))
+        if (own == other).all():
+            unseen = self.points * self._unseen(own, self.value(own))
+            return Change(0.0, -unseen, unseen)
         return Change(figure, min(low, figure), max(high, figure))
 
     def retained(self, own: Statistics, teacher: Statistics) -> Retained:
         """Return what is left of the teacher's quality: own over teacher, or teacher over own where less is better.
 
-        Of a teacher without any quality nothing can be kept: all three are 0. A model without an error keeps all of a
-        teacher's quality, 1, where less is better: a ratio to 0 says nothing.
+        Of a teacher without any quality nothing can be kept: all three are 0. Where less is better a figure counts as
+        half an event in all rows at least: one error more than none is no ratio to 0.
         """
         if self.reduce is None and self.higher_is_better:
             return intervals.retained(own, teacher)
         mine, theirs = self._resampled(own, teacher)
-        value = self._ratio(self.value(own), self.value(teacher))
-        ratios = [self._ratio(float(one), float(other)) for one, other in zip(mine, theirs, strict=True)]
+        least = 0.5 / len(own)
+        value = self._ratio(self.value(own), self.value(teacher), least)
+        ratios = [self._ratio(float(one), float(other), least) for one, other in zip(mine, theirs, strict=True)]
         low, high = _ends(ratios)
-        return Retained(value, min(low, value), max(high, value))
+        if (own == teacher).all():
+            unseen = intervals.RULE_OF_THREE / len(own)
+            low, high = 1 - unseen, 1 + unseen
+        return Retained(value, max(0.0, min(low, value)), max(high, value))
 
     def moved(self, there: Statistics, here: Statistics) -> tuple[float, float, float]:
         """Return by how much the figure of the same rows differs there from here, with its 95% interval."""
         if self.reduce is None:
             low, high = intervals.change_interval(there - here)
             return float((there - here).mean()), low, high
-        figure = self.value(there) - self.value(here)
-        mine, theirs = self._resampled(there, here)
-        low, high = _ends(mine - theirs)
-        return figure, min(low, figure), max(high, figure)
+        lost = self.lost(there, here)
+        to_value = self.sign / self.points
+        ends = sorted((-to_value * lost.low, -to_value * lost.high))
+        return -to_value * lost.points + 0.0, ends[0], ends[1]
 
     def lost_further(
         self, own: tuple[Statistics, Statistics], plain: tuple[Statistics, Statistics]
@@ -114,16 +125,20 @@ class Metric:
         figure = self.sign * self.points * ((values[2] - values[0]) - (values[3] - values[1]))
         own_there, own_here, plain_there, plain_here = self._resampled(*own, *plain)
         low, high = _ends(self.sign * self.points * ((plain_there - own_there) - (plain_here - own_here)))
-        return figure, min(low, figure), max(high, figure)
+        if low == high:
+            unseen = self.points * self._unseen(own[0], values[0])
+            low, high = low - unseen, high + unseen
+        return figure + 0.0, min(low, figure), max(high, figure)
 
     def retained_elsewhere(
         self, kept: Retained, teacher: float, change: float, change_interval: tuple[float, float]
     ) -> Retained:
         """Return what is retained where the metric is another by `change`; both spreads are in its interval."""
-        if not teacher or not kept.value:
+        if not teacher or not (kept.value or self.higher_is_better):
             return kept
         own = kept.value * teacher if self.higher_is_better else teacher / kept.value
-        value, one_end, other_end = (self._ratio(own + by, teacher) for by in (change, *change_interval))
+        least = teacher / 1000
+        value, one_end, other_end = (self._ratio(own + by, teacher, least) for by in (change, *change_interval))
         low, high = min(one_end, other_end, value), max(one_end, other_end, value)
         below, above = hypot(kept.value - kept.low, value - low), hypot(kept.high - kept.value, high - value)
         return Retained(value, max(0.0, value - below), value + above)
@@ -140,6 +155,7 @@ class Metric:
         import numpy as np
 
         reduce, draw = self.reduce, np.random.default_rng(0)
+        base, own = (one[..., None] if one.ndim == 2 else one for one in (base, own))
         seeds, rows = base.shape[:2]
 
         def gained(first: Statistics, second: Statistics) -> float:
@@ -174,10 +190,15 @@ class Metric:
             "of_teacher": self.of_teacher,
         }
 
-    def _ratio(self, own: float, teacher: float) -> float:
+    def _ratio(self, own: float, teacher: float, least: float) -> float:
         if self.higher_is_better:
             return own / teacher if teacher else 0.0
-        return teacher / own if own else 1.0
+        return max(teacher, least) / max(own, least)
+
+    def _unseen(self, rows: Statistics, figure: float) -> float:
+        """Return what rows that all say the same leave open: the rule of three's share of a unit, or of the figure."""
+        share = intervals.RULE_OF_THREE / len(rows)
+        return share if self.points == 100 else share * max(1.0, abs(figure))
 
     def _resampled(self, *models: Statistics) -> list[Statistics]:
         """Return each model's figure in every resample, (resamples,); all models see the same rows in each."""

@@ -52,7 +52,7 @@ def option(
 class Main:
     """Main options"""
 
-    task: str = option(default_plugin("tasks"), "Hugging Face's name of the task.")
+    task: str = option(default_plugin("tasks"), "Hugging Face's task name.")
     teacher: str | None = option(
         None,
         "A Hugging Face folder or hub id, fine-tuned or a base model; a .pth of EfficientNet-Lite; an .onnx file "

@@ -51,9 +51,10 @@ def recall_says(summary: Mapping[str, Any]) -> list[str]:
     never = summary.get("never_right")
     if never and never["count"]:
         named = ", ".join(f"{row['name']!r} ({row['n']} {_rows(row['n'])}{_teacher(row)})" for row in never["classes"])
+        be = "is" if never["count"] == 1 else "are"
         more = never["count"] - len(never["classes"])
         says.append(
-            f"{never['count']} of {never['of']} classes are never answered rightly (recall 0%): {named}"
+            f"{never['count']} of {never['of']} classes {be} never answered rightly (recall 0%): {named}"
             + (f" and {more} more" if more else "")
         )
     return says

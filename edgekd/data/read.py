@@ -225,7 +225,10 @@ def _check_configuration(source: str, error: Exception) -> None:
     found = _CONFIGURATIONS.search(str(error))
     if found is None:
         return
-    names = [str(name) for name in literal_eval(found[1])]
+    try:
+        names = [str(name) for name in literal_eval(found[1])]
+    except (ValueError, SyntaxError):  # a name with a bracket or a quote: the dataset's own words tell
+        return
     name, *chosen = hub_parts(source)
     what = f"has no configuration {chosen[0]!r}" if chosen else f"has {len(names)} configurations (data sets)"
     raise DataError(

@@ -105,9 +105,9 @@ class Guest:
                 qemu = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
                 )
-                # the console and what QEMU says grow as long as it runs: beyond this the kernel ends it
-                resource.prlimit(qemu.pid, resource.RLIMIT_FSIZE, (_MOST_CONSOLE, _MOST_CONSOLE))
                 try:
+                    # the console and what QEMU says grow as long as it runs: beyond this the kernel ends it
+                    resource.prlimit(qemu.pid, resource.RLIMIT_FSIZE, (_MOST_CONSOLE, _MOST_CONSOLE))
                     yield Running(self, image, port, self._wait(qemu, console, said))
                 finally:
                     qemu.kill()

@@ -35,7 +35,8 @@ class Row:
     student: str = ""  # its shape in words
     recipe: str = ""
     metric: str = ""
-    value: str = ""  # of the metric, with its interval
+    value: str = ""  # of the metric on the target, with its interval
+    accuracy: Mapping[str, Any] | None = None  # where that is from: a figure of the report, with its kind
     retained: str = ""
     speedup: str = ""
     memory: Mapping[str, Any] | None = None  # of the target: a figure of the report, with its kind
@@ -61,7 +62,8 @@ def shipped(target: str, folder: Path) -> Row:
         recipe=report["choice"]["recipe"],
         metric=metric,
         value=_with_interval(figures["accuracy"]["value"], figures["accuracy"]["interval"], unit_of(summary)),
-        retained=_with_interval(summary["retained"], summary.get("retained_interval"), "share"),
+        accuracy=figures["accuracy"],
+        retained=_with_interval(summary["retained"], summary.get("retained_interval"), "fraction"),
         speedup=f"{summary['speedup']:.2f}x",
         memory=figures["peak_rss"],
         latency=figures["latency_p50"],

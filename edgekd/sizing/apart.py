@@ -30,10 +30,11 @@ def call(
     except child.ChildError as error:
         if error.limit not in ("memory", "cpu", "time"):
             raise
+        compare = "; if the teacher is small, compare the sizes in its config.json with its weights" if folder else ""
         raise TeacherError(
-            f"what the teacher {folder} and its students cost cannot be measured: {error.why}",
-            fix="give a smaller --teacher, or run the same command on a machine with more memory and time to spare; "
-            "if the teacher is small, compare the sizes in its config.json with its weights",
+            f"what the teacher {folder or 'labels'} and its students cost cannot be measured: {error.why}",
+            fix="give a smaller --teacher, or run the same command on a machine with more memory and time to spare"
+            + compare,
         ) from error
 
 

@@ -44,7 +44,8 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
     """
     request = _request(plan, store.root)
     packages = ("torch", "transformers", "onnxruntime", "optimum-onnx", "edgekd")
-    machine = {"host": asdict(this_host()), "versions": {name: plan.versions[name] for name in packages}}
+    machine: dict[str, Any] = {"host": asdict(this_host()), "versions": {one: plan.versions[one] for one in packages}}
+    machine |= {"plugins": plan.plugins} if plan.plugins else {}  # their releases decide what shapes and recipes are
     key = request | {"teacher_folder": plan.teacher.sha256, "anchors": predictor.load().digest} | machine
     key |= {"guest": plan.target.needs_guest and plugin("devices", "guest").available()}  # it measures the finalists
     if not measured and not store.has("size", key):

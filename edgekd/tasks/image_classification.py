@@ -25,8 +25,7 @@ from edgekd.tasks import _classes
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
-from edgekd.core.protocols import Sample
+    from edgekd.core.protocols import Sample
 
 _LEAST, _MULTIPLE = 8, 32  # pixels of a side
 _ENLARGED = 64  # to which small images are enlarged for a teacher that was trained on large ones

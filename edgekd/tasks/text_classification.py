@@ -26,8 +26,7 @@ from edgekd.tasks._texts import TREC
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
-from edgekd.core.protocols import Sample
+    from edgekd.core.protocols import Sample
 
 
 @dataclass(frozen=True)

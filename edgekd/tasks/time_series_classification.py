@@ -21,8 +21,7 @@ from edgekd.tasks import _classes
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
-from edgekd.core.protocols import Sample
+    from edgekd.core.protocols import Sample
 
 _NAME = "past_values"  # Hugging Face's name for the input of its time series models
 
