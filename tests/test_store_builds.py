@@ -43,6 +43,7 @@ def test_each_stage_is_made_once(builds, record_property):
     store, _, said, _ = builds
     entries = Counter(one.stage for one in kept(store))
     assert {"size", "teacher", "outputs", "student", "export-student", "compress", "measure"} <= set(entries)
+    assert entries.pop("cost") >= 2, "the teacher and each shape that was measured"
     assert set(entries.values()) == {1}, "one entry a stage"
     assert not any(one.is_work for one in kept(store))
     for began in (
