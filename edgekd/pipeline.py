@@ -24,7 +24,7 @@ from edgekd.emulated import Emulated
 from edgekd.on_target import judging
 from edgekd.plan import Plan
 from edgekd.report import compose, page
-from edgekd.sizing import fitting
+from edgekd.sizing import apart, fitting
 from edgekd.stages import Stages, augmented
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def _build(
             )
         return Built(out, said["summary"], said.get("on_target_says", ""), fresh=False)
     bundle.check_free(out, plan_sha256=plan.digest, store=store.root)
-    bundle.check_space([store.root, out], 500 + 6 * teacher_mib(plan) + _cache_mib(plan))
+    # fine-tuning, exporting and sizing write the teacher a few times over
+    bundle.check_space([store.root, out], 500 + 6 * apart.size_mib(plan.teacher.folder) + _cache_mib(plan))
     if unused := judging.unused(plan):
         progress.say(unused)
     loads.check(plan, store, progress)
@@ -230,12 +231,3 @@ def _smaller(plan: Plan) -> str:
     known = {"vocabulary": "--vocabulary", "pixels": "--image-size"}
     flag = next((known[size] for size in sizes if size in known), "--min-speedup")
     return f"make it smaller ({flag})"
-
-
-def teacher_mib(plan: Plan) -> int:
-    """Size of the teacher's folder or file: fine-tuning, exporting and sizing write it a few times over."""
-    if not plan.teacher.folder:
-        return 0
-    place = Path(plan.teacher.folder)
-    files = [place] if place.is_file() else [path for path in place.iterdir() if path.is_file()]
-    return sum(path.stat().st_size for path in files) >> 20

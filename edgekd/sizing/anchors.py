@@ -24,7 +24,6 @@ from edgekd.sizing.bench import CALIBRATION, Bench, random_model, random_samples
 
 SHAPES = 48  # a family
 PROFILE = {"x86_64": "cpu-avx2", "aarch64": "rpi5"}  # whose quantization options the anchors are measured with
-_PROCESSES = 3  # that time each anchor; a process may be slow from its start to its end, by up to two times
 _SIZES = (8, 16, 32, 64)  # of texts, in tokens
 _MOST_WEIGHTS = 32e6  # beyond that, in fp32, a sum no longer tells memory: what small devices hold lies below
 _HIDDEN = ((128, 2, 512), (256, 4, 1024), (312, 12, 1200), (384, 12, 1536), (512, 8, 2048), (768, 12, 3072))
