@@ -26,6 +26,7 @@ COMMANDS = {  # by name: where the command is, and its line in the help
     "bench": ("edgekd.cli.bench:bench", "Measure a bundle on a device; the receipt lies beside the bundle."),
     "compare": ("edgekd.cli.bench:compare", "Time bundles against each other: is B faster than A?"),
     "diagnose": ("edgekd.cli.diagnose:diagnose", "Which layers a quantized model loses most in."),
+    "import": ("edgekd.cli.importing:import_", "Write a model of another format as a Hugging Face folder."),
     "keygen": ("edgekd.cli.keygen:keygen", "Make a pair of keys: PATH signs bundles, PATH.pub is for devices."),
     "store": ("edgekd.cli.store:store", "The stages' results that builds share: list, verify, prune."),
     "doctor": ("edgekd.cli.doctor:doctor", "What works on this machine, and how to mend what does not."),
