@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
-from edgekd.compression.candidates import variant_file
+from edgekd.compression.candidates import variant
 from edgekd.core.profile import Profile, load_profile
 from edgekd.core.registry import make
 from edgekd.onboard.runner import pack
@@ -44,10 +44,10 @@ def variants(shape: Any, bench: Bench, target: Profile) -> dict[str, dict[str, s
     """By recipe: the model's file, and one input."""
     size = min(TOKENS, shape.max_size) if shape.exporter == "optimum" else shape.max_size
     plain = bench.export(random_model(shape), shape.exporter, target, shape.tasks[0])
-    calibration, inputs = random_samples(shape, [size] * CALIBRATION), plain.with_name("input.npz")
+    calibration, inputs = random_samples(shape, [size] * CALIBRATION), plain.file.with_name("input.npz")
     pack(calibration[:1], inputs)
-    files = {recipe: bench.quantize(plain, recipe, target, calibration) for recipe in RECIPES}
-    return {recipe: {"model": str(file), "inputs": str(inputs)} for recipe, file in files.items()}
+    made = {recipe: bench.quantize(plain, recipe, target, calibration) for recipe in RECIPES}
+    return {recipe: model.job | {"inputs": str(inputs)} for recipe, model in made.items()}
 
 
 def counted(target: Profile, folder: Path, trained: Path | None) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def counted(target: Profile, folder: Path, trained: Path | None) -> dict[str, An
     jobs = {name: variants(shape, bench, target) for name, shape in SHAPES.items()}
     if trained:
         inputs = jobs[TRAINED.partition(",")[0]][PLAIN]["inputs"]
-        jobs[TRAINED] = {recipe: {"model": str(variant_file(trained, recipe)), "inputs": inputs} for recipe in RECIPES}
+        made = {recipe: variant(trained, recipe, "text-classification") for recipe in RECIPES}
+        jobs[TRAINED] = {recipe: model.job | {"inputs": inputs} for recipe, model in made.items()}
     flat = {f"{name}/{recipe}": job for name, kinds in jobs.items() for recipe, job in kinds.items()}
     with make("devices", "qemu", cpu=target.emulator_cpu).up() as device:
         first, second = (device.run("count", models=flat, threads=1) for _ in range(2))

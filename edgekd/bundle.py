@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import golden
-from edgekd.compression.candidates import variant_file
+from edgekd.compression.candidates import graphs_in, variant
 from edgekd.compression.choose import PLAIN
 from edgekd.core import signing
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.files import storage_error, turn, write_file, writing
+from edgekd.core.model import Model
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256
 from edgekd.core.signing import Signer
@@ -241,7 +242,7 @@ def write(
     try:
         with writing(out, seal=False) as fresh:
             _artifact(plan, splits, folder, variants, name, golden_there, fresh)
-            proof = _proof(plan, splits, fresh, folder, variant_file(variants, name))
+            proof = _proof(plan, splits, fresh, folder, variant(variants, name, plan.task))
             page.write(said, fresh)
             _evidence(plan, said, proof, fresh)
             _manifest(plan, said, fresh)
@@ -260,29 +261,28 @@ def _artifact(
         if path.is_file() and any(path.match(pattern) for pattern in _READ_BY_LOADERS):
             shutil.copyfile(path, fresh / path.name)
     (fresh / "onnx").mkdir()
-    source = variant_file(variants, name)
-    model = fresh / "onnx" / source.name
-    shutil.copyfile(source, model)
+    model = variant(variants, name, plan.task).copied(fresh / "onnx")
     onboard = Path(verify.__file__).parent
     for file, inside in _ONBOARD.items():
         (fresh / inside).parent.mkdir(exist_ok=True)
         shutil.copyfile(onboard / file, fresh / inside)
-    plain = variant_file(variants, PLAIN)
+    plain = variant(variants, PLAIN, plan.task)
     golden.write(plan, golden.inputs(plan, splits, folder), model, plain, golden_there, fresh / "golden")
     licences.write(plan, fresh)
 
 
-def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Path) -> dict[str, Any]:
+def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Model) -> dict[str, Any]:
     """Open the folder as optimum does, where it knows the task, and hold its outputs against the measured model's."""
     import numpy as np
 
     optimum = make("exporters", "optimum")
     if not optimum.opens(plan.task):
         return {"optimum": f"has no loader for {plan.task}; onnxruntime opens it (golden vectors)"}
+    if len(model.graphs) > 1:
+        return {"optimum": f"was not asked to open {len(model.graphs)} graphs; onnxruntime opens them (golden vectors)"}
     inputs = [row.input for row in splits.known[:_PROOF_ROWS]]
-    shipped = fresh / "onnx" / model.name
     task = make("tasks", plan.task)
-    loader, opened = optimum.open(fresh, shipped.name, task.ordinary(fresh, inputs), task=plan.task)
+    loader, opened = optimum.open(fresh, model.file.name, task.ordinary(fresh, inputs), task=plan.task)
     samples = task.encode(folder, inputs, plan.student.survey.max_size)
     ours = outputs(model, samples, threads=1, pool=task.pool)
     difference = float(np.abs(opened - ours).max())
@@ -300,11 +300,8 @@ def _evidence(plan: Plan, said: dict[str, Any], proof: dict[str, Any], fresh: Pa
 
 
 def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
-    import onnx
-
-    model = next((fresh / "onnx").iterdir())
-    graph = onnx.load(model, load_external_data=False)
-    opset = max(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+    model = graphs_in(fresh / "onnx", said["choice"]["recipe"], plan.task)
+    opset, ir_version = _least(model)
     files = {path.relative_to(fresh).as_posix(): path for path in sorted(fresh.rglob("*")) if path.is_file()}
     listed = {name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for name, path in files.items()}
     manifest = {
@@ -314,10 +311,10 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
         "version": plan.version,
         "task": plan.task,
         "fidelity": plugin("tasks", plan.task).fidelity.name,
-        "model": f"onnx/{model.name}",
+        "model": f"onnx/{model.file.name}",
         "recipe": said["choice"]["recipe"],
         "compatible": [plan.target.name],
-        "min": {"ort_version": plan.target.ort_version, "opset": opset, "ir_version": graph.ir_version,
+        "min": {"ort_version": plan.target.ort_version, "opset": opset, "ir_version": ir_version,
                 "arch": plan.target.arch, "isa": plan.target.isa},
         "plan_sha256": plan.digest,
         "artifact": {"files": {name: entry for name, entry in listed.items() if name not in _EVIDENCE}},
@@ -326,6 +323,15 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
     raw = (json.dumps(manifest, indent=1) + "\n").encode()
     own = sha256(raw).hexdigest()
     (fresh / "manifest.json").write_bytes(raw.replace(_UNKNOWN.encode(), own.encode(), 1))
+
+
+def _least(model: Model) -> tuple[int, int]:
+    """Return the opset and the IR version that a runtime must know at least."""
+    import onnx
+
+    graphs = [onnx.load(file, load_external_data=False) for file in model.graphs.values()]
+    opsets = [entry.version for graph in graphs for entry in graph.opset_import if entry.domain in ("", "ai.onnx")]
+    return max(opsets), max(graph.ir_version for graph in graphs)
 
 
 def _plain_modes(fresh: Path) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd import golden, measure
-from edgekd.compression.candidates import variant_file
 from edgekd.compression.compress import read_trials
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.model import Model
 from edgekd.core.registry import plugin
-from edgekd.core.results import file_sha256, this_host, versions
+from edgekd.core.results import this_host, versions
 from edgekd.on_target import asking, judging
 from edgekd.stages import Stages
 
@@ -43,7 +43,7 @@ class Emulated:
             return None
         trials = read_trials(self.variants)
         names = judging.contenders(trials, plan)
-        key = self._key() | {"files": {name: file_sha256(variant_file(self.variants, name)) for name in names}}
+        key = self._key() | {"files": {name: self._variant(name).sha256 for name in names}}
         key |= {"counts": plugin("devices", "qemu").counts()}  # once they can be counted, they are
         place = self._stage(
             "on-target",
@@ -53,23 +53,23 @@ class Emulated:
         )
         return None if place is None else judging.read(place, judging.SELECTION)
 
-    def held_out(self, name: str, teacher: tuple[Path, Path]) -> dict[str, Any] | None:
-        """The metric of what ships there, on held-out samples; `teacher` has its ONNX file and its folder."""
-        plan, splits, file = self.stages.plan, self.stages.splits, variant_file(self.variants, name)
+    def held_out(self, name: str, teacher: tuple[Model, Path]) -> dict[str, Any] | None:
+        """The metric of what ships there, on held-out samples; `teacher` has its graphs and its folder."""
+        plan, splits, model = self.stages.plan, self.stages.splits, self._variant(name)
         place = self._stage(
             "held-out-on-target",
-            self._key() | {"file": file_sha256(file), "teacher": file_sha256(teacher[0])},
-            lambda out: judging.held_out(plan, splits, self.folder, file, teacher, out),
+            self._key() | {"file": model.sha256, "teacher": teacher[0].sha256},
+            lambda out: judging.held_out(plan, splits, self.folder, model, teacher, out),
         )
         return None if place is None else judging.read(place, judging.HELD_OUT)
 
     def golden(self, name: str) -> Path | None:
         """The folder of what ships' answers there to the golden inputs."""
-        plan, splits, file = self.stages.plan, self.stages.splits, variant_file(self.variants, name)
+        plan, splits, model = self.stages.plan, self.stages.splits, self._variant(name)
         return self._stage(
             "golden-on-target",
-            self._key() | {"file": file_sha256(file), "golden": plan.golden_digest or plan.golden},
-            lambda out: asking.golden(plan, file, golden.inputs(plan, splits, self.folder), out),
+            self._key() | {"file": model.sha256, "golden": plan.golden_digest or plan.golden},
+            lambda out: asking.golden(plan, model, golden.inputs(plan, splits, self.folder), out),
         )
 
     def memory(self, name: str) -> dict[str, Any] | None:
@@ -77,17 +77,22 @@ class Emulated:
         plan, splits, target = self.stages.plan, self.stages.splits, self.stages.plan.target
         if not target.needs_guest or not plugin("devices", "guest").available():
             return None
-        file = variant_file(self.variants, name)
+        model = self._variant(name)
         key = {
-            "model": file_sha256(file), "cpu": target.emulator_cpu, "threads": target.threads,
+            "model": model.sha256, "cpu": target.emulator_cpu, "threads": target.threads,
             "max_size": plan.student.survey.max_size, "versions": versions("onnxruntime", "edgekd"),
             "task": plan.task, "data": plan.data.digest,  # whose rows it runs
         }  # fmt: skip
-        place = self._stage("guest-memory", key, lambda out: measure.guest_memory(plan, splits, file, self.folder, out))
+        place = self._stage(
+            "guest-memory", key, lambda out: measure.guest_memory(plan, splits, model, self.folder, out)
+        )
         if place is None:
             return None
         said: dict[str, Any] = json.loads((place / "guest.json").read_text(encoding="utf-8"))
         return said
+
+    def _variant(self, name: str) -> Model:
+        return self.stages.variant(self.variants, name)
 
     def _stage(
         self, name: str, key: dict[str, Any], produce: Callable[[Path], None], *,

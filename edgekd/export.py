@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import RuntimeCannotLoad
+from edgekd.core.errors import RuntimeCannotLoad, UsageError
+from edgekd.core.model import ONE, Model, graph_file
 from edgekd.core.protocols import GraphTeacher
 from edgekd.core.registry import make
 from edgekd.data import clean
@@ -19,7 +20,7 @@ from edgekd.plan import Plan
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.core.protocols import Sample
+    from edgekd.core.protocols import Sample, Task
 
 PARITY_ROWS = 16
 PART_MIB = 256  # of inputs that one process is given
@@ -28,7 +29,10 @@ PARITY_LIMIT = 1e-3  # largest difference of a logit: fp32 in another order, not
 
 
 def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None:
-    """Write `out/model.onnx` from a model's folder. Raises RuntimeCannotLoad where ONNX and torch disagree."""
+    """Write the task's graphs into `out` from a model's folder. Raises RuntimeCannotLoad where ONNX and torch disagree.
+
+    Raises UsageError where an exporter of another package gives other graphs than the task's.
+    """
     import numpy as np
 
     from edgekd.training import engine, models
@@ -36,21 +40,33 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
     source = make("teachers", plan.teacher.kind)
     if isinstance(source, GraphTeacher):  # only ever compressed; it compares both graphs itself, in a child
         write = partial(finish, target=plan.target)
-        source.export(Path(plan.teacher.folder), plan.teacher.architecture, plan.task, out / "model.onnx", write)
+        source.export(Path(plan.teacher.folder), plan.teacher.architecture, plan.task, graph_file(out, ONE), write)
         return
     engine.prepare(plan.seed, plan.threads)
     model = models.load(model_folder, plan.task)
-    path = make("exporters", models.exporter(model)).export(model, out, task=plan.task, target=plan.target)
-    task = make("tasks", plan.task)
+    exporter, task = models.exporter(model), make("tasks", plan.task)
+    exported = make("exporters", exporter).export(model, out, task=plan.task, target=plan.target)
+    _check_graphs(exporter, exported, task)
     samples = task.encode(model_folder, inputs[:PARITY_ROWS], plan.student.survey.max_size)
     difference = float(
-        np.abs(outputs(path, samples, threads=1, pool=task.pool) - _torch_says(model, task, samples)).max()
+        np.abs(outputs(exported, samples, threads=1, pool=task.pool) - _torch_says(model, task, samples)).max()
     )
     if not difference < PARITY_LIMIT:
         raise RuntimeCannotLoad(
             f"the exported model disagrees with torch by {difference:.2g} on {len(samples)} real inputs",
             fix="this is a fault of the exporter for this architecture: please report it with the teacher's name",
         )
+
+
+def _check_graphs(exporter: str, exported: Any, task: Task) -> None:
+    """Raise UsageError where an exporter gives no Model, as those for an older edgekd do, or one of other graphs."""
+    if isinstance(exported, Model) and tuple(exported.graphs) == task.graphs:
+        return
+    given = ", ".join(exported.graphs) if isinstance(exported, Model) else type(exported).__name__
+    raise UsageError(
+        f"the exporter {exporter!r} gave {given}, not a Model with the graphs {', '.join(task.graphs)}",
+        fix="install a release of its package for this edgekd: `export` gives an edgekd.core.model.Model",
+    )
 
 
 def files(plan: Plan, teacher_folder: Path, out: Path) -> None:
@@ -80,13 +96,13 @@ def completed(config: Mapping[str, Any], modality: str, classes: Sequence[str]) 
     return {**config, **more} if more else {}
 
 
-def outputs(model: Path, samples: Sequence[Sample], *, threads: int, pool: str | None = None) -> np.ndarray[Any, Any]:
+def outputs(model: Model, samples: Sequence[Sample], *, threads: int, pool: str | None = None) -> np.ndarray[Any, Any]:
     """Outputs of every sample under ONNX Runtime in a fresh process, each run alone: (samples, classes or width)."""
     return answers(model, samples, threads=threads, pool=pool)[0]
 
 
 def answers(
-    model: Path, samples: Sequence[Sample], *, threads: int, pool: str | None = None
+    model: Model, samples: Sequence[Sample], *, threads: int, pool: str | None = None
 ) -> tuple[np.ndarray[Any, Any], list[str]]:
     """The same, and the SHA-256 of each sample's output. In parts: samples may be large, and read as they are used.
 
@@ -104,7 +120,7 @@ def answers(
         for start in range(0, len(samples), rows):
             pack(samples[start : start + rows], inputs)
             said = make("devices", "local").run(
-                "predict", model=str(model), inputs=str(inputs), threads=threads, outputs=str(result), **asked
+                "predict", **model.job, inputs=str(inputs), threads=threads, outputs=str(result), **asked
             )
             found.append(np.load(result, allow_pickle=False))
             hashes += said["row_sha256"]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.model import Model
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits
@@ -36,7 +37,7 @@ def inputs(plan: Plan, splits: Splits, encoder: Path) -> list[Sample]:
     return list(task.synthetic(samples, ROWS, plan.seed) if plan.golden == "synthetic" else samples)
 
 
-def write(plan: Plan, samples: Sequence[Sample], model: Path, plain: Path, there: Path | None, folder: Path) -> None:
+def write(plan: Plan, samples: Sequence[Sample], model: Model, plain: Model, there: Path | None, folder: Path) -> None:
     """Write inputs.npz, expected.npz and golden.json into `folder`.
 
     Same ISA: four times the spread between ONNX Runtime's graph optimizations, at least half the quantization
@@ -73,7 +74,7 @@ def write(plan: Plan, samples: Sequence[Sample], model: Path, plain: Path, there
     (folder / "golden.json").write_text(json.dumps(rules, indent=1) + "\n", encoding="utf-8")
 
 
-def _answers(model: Path, samples: Sequence[Sample]) -> tuple[np.ndarray[Any, Any], float]:
+def _answers(model: Model, samples: Sequence[Sample]) -> tuple[np.ndarray[Any, Any], float]:
     """What `verify.py` makes of the samples' outputs, and the largest spread over graph optimization levels."""
     import numpy as np
     import onnxruntime as ort
@@ -82,7 +83,7 @@ def _answers(model: Path, samples: Sequence[Sample]) -> tuple[np.ndarray[Any, An
     for level in (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL):
         options = ort.SessionOptions()
         options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, 1, 3
-        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(model.file), options, providers=["CPUExecutionProvider"])
         names = [node.name for node in session.get_inputs()]
         rows = [verify.answer(session.run(None, {name: sample[name] for name in names})[0]) for sample in samples]
         answers.append(np.concatenate(rows))

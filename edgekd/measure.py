@@ -23,6 +23,7 @@ from edgekd.core.confidence import Suggestion
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.latency import percentile, quantiles
 from edgekd.core.metrics import Change, Metric
+from edgekd.core.model import Model
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
@@ -40,12 +41,12 @@ _GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest cou
 
 
 def measure(
-    plan: Plan, splits: Splits, models: dict[str, tuple[Path, Path]], out: Path, progress: Progress,
+    plan: Plan, splits: Splits, models: dict[str, tuple[Model, Path]], out: Path, progress: Progress,
     before_timing: Callable[[], object] = lambda: None, suggested: Mapping[str, Suggestion] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Write `measured.json` into `out`.
 
-    `models` maps a name to its ONNX file and the folder of its tokenizer or preprocessing; the first is the teacher.
+    `models` maps a name to its graphs and the folder of its tokenizer or preprocessing; the first is the teacher.
     Above the confidence `suggested` for it, chosen on the selection rows, a model's answers are judged once more.
     Nothing is timed before `before_timing` returns. Raises EdgeKDError where a timed output is not the accuracy run's.
     """
@@ -56,13 +57,13 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="edgekd-measure-") as name:
         lab = _Lab(plan, task, Path(name), progress, truth)
         results: dict[str, dict[str, Any]] = {}
-        for model, (file, folder) in models.items():
+        for model, (graphs, folder) in models.items():
             samples = task.encode(folder, inputs, plan.student.survey.max_size)
-            results[model] = lab.accuracy(model, file, samples)
+            results[model] = lab.accuracy(model, graphs, samples)
         before_timing()
-        for model, (file, _) in models.items():
-            results[model] |= lab.footprint(model, file)
-        latency = lab.latency({model: file for model, (file, _) in models.items()}, results)
+        for model, (graphs, _) in models.items():
+            results[model] |= lab.footprint(model, graphs)
+        latency = lab.latency({model: graphs for model, (graphs, _) in models.items()}, results)
     teacher = next(iter(models))
     for model in models:
         results[model] |= latency[model] | _against(lab, results[teacher], results[model], itself=model == teacher)
@@ -81,7 +82,7 @@ def measure(
     (out / "measured.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
-def guest_memory(plan: Plan, splits: Splits, file: Path, folder: Path, out: Path) -> None:
+def guest_memory(plan: Plan, splits: Splits, model: Model, folder: Path, out: Path) -> None:
     """Write `guest.json` into `out`: peak RSS of what ships in an arm64 guest, in MiB, as often as _GUEST_RUNS."""
     task = make("tasks", plan.task)
     size = min(task.headline_size, plan.student.survey.max_size)
@@ -92,7 +93,7 @@ def guest_memory(plan: Plan, splits: Splits, file: Path, folder: Path, out: Path
         peaks = []
         with make("devices", "guest", cpu=plan.target.emulator_cpu).up() as device:
             for _ in range(_GUEST_RUNS):
-                job = device.run("footprint", model=str(file), inputs=[str(inputs)], threads=plan.target.threads)
+                job = device.run("footprint", **model.job, inputs=[str(inputs)], threads=plan.target.threads)
                 peaks.append(job["peak_rss_mib"][0])
             host = device.host
     (out / "guest.json").write_text(json.dumps({"peak_rss_mib": peaks, "host": host}), encoding="utf-8")
@@ -165,7 +166,7 @@ class _Lab:
         self.done += 1
         self.progress.step(self.done, note)
 
-    def accuracy(self, name: str, file: Path, samples: Sequence[Any]) -> dict[str, Any]:
+    def accuracy(self, name: str, model: Model, samples: Sequence[Any]) -> dict[str, Any]:
         """Every test sample alone, at its own length; packs the timed samples and the memory probes on the way.
 
         Rows without labels are judged by what the first model, the teacher, says of them.
@@ -174,7 +175,7 @@ class _Lab:
         longest = self.plan.student.survey.max_size
         for size in {min(self.task.headline_size, longest), longest}:
             pack([self.task.sized(samples, size)], self.folder / f"{name}.{size}.npz")
-        said, hashes = answers(file, samples, threads=self.threads, pool=self.task.pool)
+        said, hashes = answers(model, samples, threads=self.threads, pool=self.task.pool)
         if self.reference is None:
             self.reference = said
         agreed = self.task.agrees(said, self.reference)
@@ -184,7 +185,7 @@ class _Lab:
         return {
             "_agreed": agreed, "_statistics": rows, "_hashes": hashes,
             "metric_value": value, "metric_interval": list(self.metric.interval(rows)),
-            "n": len(samples), "artifact_mib": file.stat().st_size / 2**20, **self._certainty(said, rows),
+            "n": len(samples), "artifact_mib": model.size_mib, **self._certainty(said, rows),
         }  # fmt: skip
 
     def _certainty(self, said: np.ndarray[Any, Any], correct: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -200,14 +201,13 @@ class _Lab:
             "ece_interval": list(confidence.calibration_interval(certain, correct)),
         }
 
-    def footprint(self, name: str, file: Path) -> dict[str, Any]:
+    def footprint(self, name: str, model: Model) -> dict[str, Any]:
         """Peak RSS at the headline size and at the longest input, cold start: each in fresh processes."""
         longest = self.plan.student.survey.max_size
         sizes = [min(self.task.headline_size, longest), longest]
         inputs = [str(self.folder / f"{name}.{size}.npz") for size in sizes]
         runs = [
-            self.device.run("footprint", model=str(file), inputs=inputs, threads=self.threads)
-            for _ in range(_COLD_STARTS)
+            self.device.run("footprint", **model.job, inputs=inputs, threads=self.threads) for _ in range(_COLD_STARTS)
         ]
         self.step(f"{name}: memory and cold start")
         peaks = [run["peak_rss_mib"][0] for run in runs]
@@ -221,13 +221,11 @@ class _Lab:
             "import_baseline_mib": statistics.median(run["baseline_mib"] for run in runs),
         }
 
-    def latency(self, files: dict[str, Path], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def latency(self, timed: dict[str, Model], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Latency of all models, interleaved; `ratio` is the first model's median over the model's own."""
         import numpy as np
 
-        models = {
-            name: {"model": str(file), "inputs": str(self.folder / f"{name}.timed.npz")} for name, file in files.items()
-        }
+        models = {name: model.job | {"inputs": str(self.folder / f"{name}.timed.npz")} for name, model in timed.items()}
         first = next(iter(models))
         samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, "aa")}
         for number in range(self.plan.measuring.processes):

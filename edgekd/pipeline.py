@@ -123,7 +123,7 @@ def _build(
         golden = beside.submit(lambda: emulated.golden(choice.name) if there else None)
         onnx = stages.exported("teacher", teacher)
         held_out = beside.submit(
-            lambda: emulated.held_out(choice.name, (onnx / "model.onnx", teacher)) if there else None
+            lambda: emulated.held_out(choice.name, (stages.model(onnx), teacher)) if there else None
         )
         measured = stages.measured(teacher, onnx, subject.folder, variants, choice.name, before_timing=held_out.result)
         guest, found["held_out"] = memory.result(), held_out.result()

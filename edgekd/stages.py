@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import UsageError
+from edgekd.core.model import Model
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import PackedTeacher, Progress
 from edgekd.core.registry import make
-from edgekd.core.results import file_sha256, this_host, versions
+from edgekd.core.results import this_host, versions
 from edgekd.core.store import Store
 from edgekd.data.augment import augment
 from edgekd.data.splits import Splits
@@ -221,7 +222,7 @@ class Stages:
         task = make("tasks", self.plan.task)
         rows = [row.input for row in self.splits.selection]
         samples = task.encode(folder, rows, self.plan.student.survey.max_size)
-        said = export.outputs(exported / "model.onnx", samples, threads=self.plan.target.threads, pool=task.pool)
+        said = export.outputs(self.model(exported), samples, threads=self.plan.target.threads, pool=task.pool)
         if self.splits.selection_labelled:
             classes = self.splits.classes
             labels = np.array([classes.index(row.label or "") for row in self.splits.selection])
@@ -229,8 +230,19 @@ class Stages:
                 raise orders.class_order_error(self.plan.teacher.name, doubt)
         return said
 
+    def model(self, folder: Path) -> Model:
+        """Return the task's fp32 graphs in a folder that `exported` or `improved` gave."""
+        task = make("tasks", self.plan.task)
+        return Model.in_folder(folder, task.graphs, task.program)
+
+    def variant(self, variants: Path, name: str) -> Model:
+        """Return the graphs of the variant of that name."""
+        from edgekd.compression import candidates
+
+        return candidates.variant(variants, name, self.plan.task)
+
     def exported(self, who: str, folder: Path) -> Path:
-        """The teacher's or student's fp32 ONNX."""
+        """The folder of the teacher's or student's fp32 ONNX."""
         from edgekd import export
 
         self.progress.stage(f"export: the {who} to ONNX")
@@ -251,7 +263,7 @@ class Stages:
         torch_model = not (who == "teacher" and self.plan.teacher.kind == "onnx_model")
         exporters = ("dynamo",) if asked and torch_model else ()
         key = {
-            "model": file_sha256(exported / "model.onnx"), "recipe": asked, "exporters": exporters,
+            "model": self.model(exported).sha256, "recipe": asked, "exporters": exporters,
             "target": target.as_dict() if asked else _graph_facts(target) | {"threads": target.threads},
             "versions": versions("torch", "onnx", "onnxruntime", "edgekd"),
             "host": asdict(this_host()) if asked else None,
@@ -263,25 +275,25 @@ class Stages:
             f"graph-{who}",
             key,
             lambda out: graphs.improve(
-                self.plan, folder, inputs, exported / "model.onnx", out, recipe=asked, exporters=exporters
+                self.plan, folder, inputs, self.model(exported), out, recipe=asked, exporters=exporters
             ),
         )
 
-    def variants(self, model: Path, exported: Path, reference: Callable[[], np.ndarray[Any, Any]]) -> Path:
+    def variants(self, folder: Path, exported: Path, reference: Callable[[], np.ndarray[Any, Any]]) -> Path:
         """Every quantized variant, tried; `reference` gives what the teacher says of the selection rows."""
         from edgekd.compression import compress
 
-        file = exported / "model.onnx"
+        plain = self.model(exported)
         key = self._measuring_key() | {
             "limit": self.plan.search_limit_s, "force": self.plan.force, "thorough": self.plan.thorough,
         }  # fmt: skip
-        key |= {"model": file_sha256(file)}  # which graph was kept depends on its timing
+        key |= {"model": plain.sha256}  # which graph was kept depends on its timing
         try:
             return self._long(
                 "compress",
                 key,
                 lambda out, work: compress.compress(
-                    self.plan, self.splits, model, file, reference(), out, work, self.progress
+                    self.plan, self.splits, folder, plain, reference(), out, work, self.progress
                 ),
             )
         except compress.Stopped:
@@ -310,24 +322,23 @@ class Stages:
     ) -> dict[str, Any]:  # fmt: skip
         """The teacher, what ships and the plain recipes that are no crawl, on the held-out samples."""
         from edgekd import measure
-        from edgekd.compression.candidates import variant_file
         from edgekd.compression.choose import recipe_of
         from edgekd.compression.compress import read_trials
         from edgekd.core.confidence import Suggestion
 
-        models = {"teacher": (teacher_onnx / "model.onnx", teacher)}
+        models = {"teacher": (self.model(teacher_onnx), teacher)}
         suggested = {}
         for trial in read_trials(variants):
             plain = trial.name == recipe_of(trial.name) and trial.speed > _WORTH_TIMING
             if trial.failed is None and (plain or trial.name == shipped):
                 if trial.suggestion is not None:
                     suggested[trial.name] = Suggestion(**trial.suggestion)
-                models[trial.name] = (variant_file(variants, trial.name), model)
+                models[trial.name] = (self.variant(variants, trial.name), model)
         place = self.stage(
             "measure",
             self._measuring_key()
             | {"schema": measure.SCHEMA, "measuring": asdict(self.plan.measuring), "suggested": suggested}
-            | {"models": {name: file_sha256(file) for name, (file, _) in models.items()}},
+            | {"models": {name: one.sha256 for name, (one, _) in models.items()}},
             lambda out: measure.measure(self.plan, self.splits, models, out, self.progress, before_timing, suggested),
         )
         return measure.read_measured(place)

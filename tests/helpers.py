@@ -31,12 +31,20 @@ def elsewhere(**values: object) -> Profile:
     return profile(arch=other, **values)
 
 
-def save_graph(path: Path, nodes: list[onnx.NodeProto], output: list[int | str], **weights: np.ndarray) -> Path:
+def save_graph(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    output: list[int | str],
+    *,
+    input_name: str = "x",
+    output_name: str = "y",
+    **weights: np.ndarray,
+) -> Path:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "tokens", WIDTH])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
+        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, [1, "tokens", WIDTH])],
+        [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, output)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

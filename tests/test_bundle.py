@@ -17,6 +17,7 @@ from conftest import run, texts
 from helpers import matmul_model, relu_model, samples
 
 from edgekd import bundle, golden
+from edgekd.core.model import Model
 from edgekd.onboard import verify as verifier
 
 SENTENCES = [text for text, _ in texts(20, seed=9)]
@@ -148,11 +149,12 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 
     def make(write: Callable[[Path], Path], name: str, folder: Path) -> Path:
         for variant in ("float32", name):
-            file = bundle.variant_file(tmp_path / "variants", variant)
+            file = bundle.variant(tmp_path / "variants", variant, "text-classification").file
             file.parent.mkdir(parents=True)
             write(file)
         plan = SimpleNamespace(
-            task="any", golden="test", seed=0, student=SimpleNamespace(survey=SimpleNamespace(max_size=9)),
+            task="text-classification", golden="test", seed=0,
+            student=SimpleNamespace(survey=SimpleNamespace(max_size=9)),
             teacher=SimpleNamespace(name="t", licence="none", folder=""),
             data=SimpleNamespace(name="d", licence="none", source=""),
         )  # fmt: skip
@@ -198,11 +200,11 @@ def test_what_the_targets_kernels_said_is_recorded_beside_this_hosts(tmp_path: P
     model = matmul_model(tmp_path / "model.onnx")
     rows = samples(3, 5, 1)
     (tmp_path / "there").mkdir()
-    here, _ = golden._answers(model, rows)
+    here, _ = golden._answers(Model.of(model), rows)
     np.savez(tmp_path / "there" / "said.npz", own=here[:2] + 0.25, plain=here[:2])
     (tmp_path / "there" / "host.txt").write_text("a board")
     plan = SimpleNamespace(golden="test", target=SimpleNamespace(arch="riscv64"))
-    golden.write(plan, rows, model, model, tmp_path / "there", tmp_path / "golden")
+    golden.write(plan, rows, Model.of(model), Model.of(model), tmp_path / "there", tmp_path / "golden")
     rules = json.loads((tmp_path / "golden" / "golden.json").read_text("utf-8"))
     assert (rules["rows"]["riscv64"], rules["recorded_on"]["riscv64"]) == (2, "a board")
     assert rules["tolerance"]["riscv64"] == pytest.approx(1.0)

@@ -10,7 +10,7 @@ from edgekd.compression.candidates import (
     ladder,
     recipes,
     settings,
-    variant_file,
+    variant,
     worth_mending,
 )
 from edgekd.compression.choose import Trial, best_so_far, choose, pareto, recipe_of
@@ -42,8 +42,9 @@ def test_names_say_what_a_candidate_is():
 
 
 def test_a_variants_file_has_the_name_that_transformers_js_expects(tmp_path):
-    assert variant_file(tmp_path, "dynamic_int8-float3") == tmp_path / "dynamic_int8-float3" / "model_quantized.onnx"
-    assert variant_file(tmp_path, "float32").name == "model.onnx"
+    made = variant(tmp_path, "dynamic_int8-float3", "text-classification")
+    assert made.file == tmp_path / "dynamic_int8-float3" / "model_quantized.onnx"
+    assert variant(tmp_path, "float32", "text-classification").file.name == "model.onnx"
 
 
 def test_fp32_comes_first_and_a_forced_recipe_is_tried():

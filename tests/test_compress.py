@@ -9,11 +9,12 @@ import pytest
 from helpers import profile
 
 from edgekd.compression import compress
-from edgekd.compression.candidates import Candidate, variant_file
+from edgekd.compression.candidates import Candidate, variant
 from edgekd.compression.choose import PLAIN, PROCESSES, Trial
 from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.metrics import AGREEMENT
+from edgekd.core.model import Model
 from edgekd.core.protocols import Quiet
 
 TARGET = profile(
@@ -54,15 +55,16 @@ class Bench:
 
 @pytest.fixture
 def search(tmp_path, monkeypatch):
-    monkeypatch.setattr(Candidate, "quantizer", lambda self, target: SimpleNamespace(quantize=lambda *_, **__: None))
+    recipe = SimpleNamespace(quantize=lambda model, out, *_, **__: out.write_bytes(b""), suffix="")
+    monkeypatch.setattr(Candidate, "quantizer", lambda self, target: recipe)
     monkeypatch.setattr(compress.candidates, "settings", lambda base, target: [])
     found = SimpleNamespace(layers=(), places=lambda most: PLACES[:most])
     monkeypatch.setattr(compress.diagnose, "diagnose", lambda *_, **__: found)
 
     def made(says, *, limit_s=60.0, force=None):
-        plan = SimpleNamespace(target=TARGET, search_limit_s=limit_s, force=force)
+        plan = SimpleNamespace(target=TARGET, search_limit_s=limit_s, force=force, task="text-classification")
         bench = Bench(says)
-        return compress._Search(plan, bench, tmp_path / "plain.onnx", [{}], tmp_path, Quiet()), bench
+        return compress._Search(plan, bench, Model.of(tmp_path / "plain.onnx"), [{}], tmp_path, Quiet()), bench
 
     return made
 
@@ -199,21 +201,21 @@ def test_a_trial_survives_the_disk(search, tmp_path):
     one.note(stopped="interrupted")
     assert compress.read_trials(tmp_path) == [whole]
     assert json.loads((tmp_path / compress.TRIALS).read_text())["stopped"] == "interrupted"
-    assert variant_file(tmp_path, whole.name).parent.name == whole.name
+    assert variant(tmp_path, whole.name, "text-classification").file.parent.name == whole.name
 
 
 def test_drops_are_against_fp32_even_where_its_trial_lies_in_an_earlier_run(monkeypatch, tmp_path):
     """The first one judged is not fp32: its score is taken all the same."""
     judge = object.__new__(Judge)
-    judge.plain, judge._plain_score = tmp_path / "plain.onnx", None
+    judge.plain, judge._plain_score = Model.of(tmp_path / "plain.onnx"), None
     judge.task = SimpleNamespace(fidelity=AGREEMENT, one_of_classes=False)
     judge.metric = AGREEMENT
     scores = {"plain.onnx": np.ones(4), "int8.onnx": np.array([1.0, 1.0, 1.0, 0.0])}
-    monkeypatch.setattr(Judge, "fidelity", lambda self, file: (None, scores[file.name], scores[file.name]))
-    monkeypatch.setattr(Judge, "_cost", lambda self, file: (1.0, (2.0, 1.9, 2.1), 10.0))
+    monkeypatch.setattr(Judge, "fidelity", lambda self, one: (None, *[scores[one.file.name]] * 2))
+    monkeypatch.setattr(Judge, "_cost", lambda self, model: (1.0, (2.0, 1.9, 2.1), 10.0))
     file = tmp_path / "int8.onnx"
     file.write_bytes(b"")
-    found = judge.trial(Candidate("dynamic_int8"), file)
+    found = judge.trial(Candidate("dynamic_int8"), Model.of(file))
     assert (found.drop_points, found.agreement) == (25.0, 0.75)
 
 

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 
+from edgekd.core.model import Model
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey
 from edgekd.export import outputs
@@ -56,7 +57,7 @@ def logits(model, rows) -> torch.Tensor:
 
 
 def exported(model, folder: Path) -> Path:
-    return Torchscript().export(model, folder, task=TASK, target=load_profile("rpi4"))
+    return Torchscript().export(model, folder, task=TASK, target=load_profile("rpi4")).file
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -99,7 +100,7 @@ def test_multiply_adds_are_those_of_the_torch_modules(shape: Conv1d) -> None:
 def test_graph_takes_raw_values_and_says_what_torch_says(tmp_path: Path) -> None:
     model = trained(WHOLE)
     rows = samples(WHOLE)
-    said = outputs(exported(model, tmp_path), rows, threads=1)
+    said = outputs(Model.of(exported(model, tmp_path)), rows, threads=1)
     np.testing.assert_allclose(said, logits(model, rows).numpy(), atol=1e-5)
 
 

@@ -77,7 +77,7 @@ def test_export_holds_those_weights_and_says_the_same(shape: Convnet, tmp_path: 
     import onnxruntime
 
     network, work, target = settled(shape), shape.work(shape.image_size), load_profile("rpi4")
-    file = Torchscript().export(network, tmp_path, task="image-classification", target=target)
+    file = Torchscript().export(network, tmp_path, task="image-classification", target=target).file
     graph = onnx.load(file).graph
     assert sum(int(np.prod(tensor.dims)) for tensor in graph.initializer) == work.weights
     kinds = [node.op_type for node in graph.node]
@@ -95,7 +95,7 @@ def test_int8_graph_is_whole(tmp_path: Path) -> None:
     import onnxruntime
 
     shape, target = SHAPES[3], load_profile("rpi4")
-    file = Torchscript().export(shape.random(), tmp_path, task="image-classification", target=target)
+    file = Torchscript().export(shape.random(), tmp_path, task="image-classification", target=target).file
     random = np.random.default_rng(0)
     StaticInt8.for_target(target).quantize(file, tmp_path / "q.onnx", [shape.sample(0, random) for _ in range(4)])
     options = onnxruntime.SessionOptions()

@@ -19,6 +19,7 @@ from edgekd.compression.diagnose import Diagnosis, Group, Layer, diagnose, what_
 from edgekd.compression.side_by_side import EXACT, merge
 from edgekd.compression.sqnr import LIMIT_DB, Ratios
 from edgekd.core.errors import DataError, EdgeKDError, RuntimeCannotLoad, TeacherError, UsageError
+from edgekd.core.model import Model
 from edgekd.core.registry import make
 from edgekd.onboard.runner import feeds, open_session, pack
 from edgekd.report.page import render
@@ -121,12 +122,14 @@ def test_kept_in_float_what_is_named_mends_the_model(spoilt, tmp_path):
     (label, nodes), *_ = found.suggestions(most=1)
     assert (label, nodes) == ("/layer.1/up/MatMul", ("/layer.1/up/MatMul",)), "before the group: the loss is its own"
 
-    def judge(file):
-        return {"output_sqnr_db": diagnose(model, file, ROWS, threads=1).output_sqnr_db}
+    def judge(made):
+        return {"output_sqnr_db": diagnose(model, made.file, ROWS, threads=1).output_sqnr_db}
 
-    bought = what_if(
-        found, judge(candidate), lambda out, keep: recipe.quantize(model, out, (), keep=keep), judge, most=2
-    )
+    def quantize(folder, keep):
+        recipe.quantize(model, folder / "model.onnx", (), keep=keep)
+        return Model.of(folder / "model.onnx")
+
+    bought = what_if(found, judge(Model.of(candidate)), quantize, judge, most=2)
     assert bought[0].label == label
     assert bought[0].change["output_sqnr_db"] > 5
 

@@ -11,6 +11,7 @@ from helpers import matmul_model, profile
 
 from edgekd import export
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.model import Model
 from edgekd.core.registry import make
 from edgekd.exporters._onnx import finish
 from edgekd.exporters.dynamo import Dynamo
@@ -51,7 +52,7 @@ def exports(bert, tmp_path_factory):
     for task in (TEXT, EMBEDDINGS):
         model, folder = bert(task), tmp_path_factory.mktemp(task)
         made[task] = [
-            exporter.export(model, folder / type(exporter).__name__, task=task, target=TARGET)
+            exporter.export(model, folder / type(exporter).__name__, task=task, target=TARGET).file
             for exporter in (Optimum(), Dynamo())
         ]
     return made
@@ -93,7 +94,7 @@ def test_dynamo_exports_our_own_families(tmp_path, family, shape, task):
     made = make("students", family, **shape)
     torch.manual_seed(0)
     model = bench.random_model(made)
-    file = Dynamo().export(model, tmp_path, task=task, target=TARGET)
+    file = Dynamo().export(model, tmp_path, task=task, target=TARGET).file
     assert names(file) == ([model.input_name], ["logits"])
     values = np.concatenate(
         [made.sample(made.max_size, np.random.default_rng(seed))[model.input_name] for seed in (1, 2, 3)]
@@ -176,7 +177,7 @@ def test_optimum_opens_a_bundle_of_each_task_of_texts(bert, tiny_teacher, export
     loader, said = Optimum().open(tmp_path, "model.onnx", texts, task=task)
     assert loader == {TEXT: "ORTModelForSequenceClassification", EMBEDDINGS: "ORTModelForFeatureExtraction"}[task]
     kind = make("tasks", task)
-    expected = export.outputs(exports[task][0], kind.encode(tmp_path, texts, 32), threads=1, pool=kind.pool)
+    expected = export.outputs(Model.of(exports[task][0]), kind.encode(tmp_path, texts, 32), threads=1, pool=kind.pool)
     assert said.shape == expected.shape == ((2, 2) if task == TEXT else (2, 64))
     np.testing.assert_allclose(said, expected, atol=1e-5)
 

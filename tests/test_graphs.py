@@ -139,7 +139,7 @@ def exported(tiny_teacher, tmp_path_factory):
 
 
 def test_fusing_a_bert_says_the_same_with_a_quarter_of_the_operators(exported, tmp_path):
-    folder, model = exported
+    folder, model = exported[0], exported[1].file
     fused = graphs.fuse(model, tmp_path / "fused.onnx", TARGET, json.loads((folder / "config.json").read_text()))
     found = onnx.load(fused)
     kinds = [node.op_type for node in found.graph.node if node.domain == "com.microsoft"]

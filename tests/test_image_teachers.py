@@ -94,7 +94,7 @@ def test_every_type(model_type: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = original(**batch).logits
         torch.testing.assert_close(loaded(**batch).logits, expected)
-    file = Optimum().export(loaded, tmp_path / "onnx", task=TASK, target=load_profile("rpi4"))
+    file = Optimum().export(loaded, tmp_path / "onnx", task=TASK, target=load_profile("rpi4")).file
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file)

@@ -35,7 +35,7 @@ def logits(model, rows) -> torch.Tensor:
 
 
 def exported(model, folder: Path) -> Path:
-    return Torchscript().export(model, folder, task="time-series-classification", target=load_profile("rpi4"))
+    return Torchscript().export(model, folder, task="time-series-classification", target=load_profile("rpi4")).file
 
 
 @pytest.mark.parametrize("shape", [SERIES_SHAPE, IMAGE_SHAPE, replace(IMAGE_SHAPE, depth=1)], ids=str)

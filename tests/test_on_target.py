@@ -15,6 +15,7 @@ from edgekd import emulated, stages
 from edgekd.compression.choose import OnTarget, Trial, choose
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.metrics import ACCURACY, AGREEMENT
+from edgekd.core.model import Model
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Quiet
 from edgekd.core.registry import make
@@ -218,7 +219,7 @@ def judged(lab, cpu="cortex-a72"):
     asked.student = SimpleNamespace(survey=SimpleNamespace(max_size=9))
     from edgekd.export import outputs
 
-    reference = outputs(folder / "float32" / "model.onnx", [row.input for row in splits.selection], threads=1)
+    reference = outputs(Model.of(folder / "float32" / "model.onnx"), [row.input for row in splits.selection], threads=1)
     trials = [trial(agreement=1.0), trial("dynamic_int8", speed=2.0, agreement=1.0)]
     progress = SimpleNamespace(stage=lambda *words: None, say=lambda line: None)
     (folder / "out").mkdir()
@@ -296,7 +297,7 @@ def test_a_few_held_out_rows_move_nothing(lab, rows):
     held = SimpleNamespace(test=splits.selection[:rows], test_labelled=False, classes=splits.classes)
     asked, file = plan(), folder / "dynamic_int8" / "model_quantized.onnx"
     asked.student = SimpleNamespace(survey=SimpleNamespace(max_size=9))
-    judging.held_out(asked, held, folder, file, (file, folder), folder)
+    judging.held_out(asked, held, folder, Model.of(file), (Model.of(file), folder), folder)
     found = judging.read(folder, judging.HELD_OUT)
     assert (found["n"], found["of"], found["here"]) == (rows, rows, 1.0)
     assert found["value"] < 0.5

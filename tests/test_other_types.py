@@ -112,8 +112,8 @@ def test_what_optimum_exports_is_taken(model_type: str, task: str, tmp_path: Pat
     if task == IMAGE:
         given = list(np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8))
     samples = make("tasks", task).encode(tmp_path, given, 32)
-    file = Optimum().export(models.load(tmp_path, task), tmp_path / "onnx", task=task, target=load_profile("rpi4"))
-    session = onnxruntime.InferenceSession(file)
+    made = Optimum().export(models.load(tmp_path, task), tmp_path / "onnx", task=task, target=load_profile("rpi4"))
+    session = onnxruntime.InferenceSession(made.file)
     needed = {one.name for one in session.get_inputs()}
     for sample in samples:
         with torch.no_grad():

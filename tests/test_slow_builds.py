@@ -150,8 +150,9 @@ def test_the_search_rescues_what_static_int8_over_every_operator_destroys(
     rows = [task.encode(files, [row.input for row in part[:100]], longest)
             for part in (splits.selection, splits.calibration)]  # fmt: skip
     reference = stages.said_of_selection(files, exported)[:100]
-    judge = Judge(plan, splits, task, rows[0], reference, exported / "model.onnx")
-    search = compress._Search(plan, judge, exported / "model.onnx", rows[1], tmp_path, Quiet())
+    plain = stages.model(exported)
+    judge = Judge(plan, splits, task, rows[0], reference, plain)
+    search = compress._Search(plan, judge, plain, rows[1], tmp_path, Quiet())
     ruined = Candidate("static_int8", (("every_operator", True),))
     search._try([Candidate("float32"), ruined])
     before = search.trials[ruined.name]

@@ -5,6 +5,7 @@ import pytest
 
 from edgekd.compression import timing
 from edgekd.compression.choose import PROCESSES
+from edgekd.core.model import Model
 
 SAMPLES = [{"x": np.zeros((1, 2), np.float32)} for _ in range(4)]
 
@@ -25,7 +26,7 @@ class Device:
 
 def speeds(layouts):
     device = Device(layouts)
-    models = {"first": "a.onnx", "second": "b.onnx"}
+    models = {"first": Model.of("a.onnx"), "second": Model.of("b.onnx")}
     return device, timing.speeds(device, models, SAMPLES, threads=1, rounds=3, seed=7)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from edgekd.compression.choose import PLAIN, Trial, over_budget, recipe_of, violations
 from edgekd.core.errors import BelowAccuracy
+from edgekd.core.model import Model, graph_file
 from edgekd.core.profile import Profile
 from edgekd.core.registry import plugin
 
 _BETTER = 0.8
+_MOST_PLAIN = 8  # graphs that are left in fp32, one at a time
 STEPS = (1, 2, 4, 8, 16, 32)  # how many of the worst places are left in float, until the floor is met
 
 
@@ -25,38 +27,56 @@ class Candidate:
     keep: tuple[str, ...] = ()
     places: tuple[str, ...] = ()  # what `keep` is, in words
     order: str = "float"  # in which places were taken: the worst ones, or `first`, from the input on
+    plain: tuple[str, ...] = ()  # the graphs that stay in fp32
 
     @property
     def name(self) -> str:
         """Of its folder and in tables: the recipe, its options, how many nodes stay in float."""
         options = "".join(f"-{_option(key, value)}" for key, value in self.options)
-        return f"{self.recipe}{options}" + (f"-{self.order}{len(self.keep)}" if self.keep else "")
+        kept = f"-{self.order}{len(self.keep)}" if self.keep else ""
+        return f"{self.recipe}{options}{kept}" + "".join(f"-{PLAIN}_{graph}" for graph in self.plain)
 
     @property
     def words(self) -> str:
         """What is its own, for a reader."""
         said = [_option(key, value).replace("-", " ") for key, value in self.options]
-        return ", ".join(said + ([f"in float: {', '.join(self.places)}"] if self.keep else []))
+        said += [f"in float: {', '.join(self.places)}"] if self.keep else []
+        return ", ".join(said + ([f"{PLAIN}: {', '.join(self.plain)}"] if self.plain else []))
 
     def quantizer(self, target: Profile) -> Any:
         """The plug-in that makes it."""
         made: Any = plugin("quantizers", self.recipe).for_target(target)
         return replace(made, **dict(self.options)) if self.options else made
 
-    def file(self, folder: Path) -> Path:
-        """Where it lies in a folder of variants, by the name that transformers.js expects of it."""
-        return variant_file(folder, self.name)
+
+def variant(folder: Path, name: str, task: str) -> Model:
+    """Return the variant of that name in a folder of variants."""
+    return graphs_in(folder / name, name, task)
 
 
-def variant_file(folder: Path, name: str) -> Path:
-    """Where the variant of that name lies."""
-    return folder / name / f"model{plugin('quantizers', recipe_of(name)).suffix}.onnx"
+def graphs_in(place: Path, name: str, task: str) -> Model:
+    """Return the variant of that name whose files lie in `place`, named as transformers.js expects them."""
+    of, suffix = plugin("tasks", task), plugin("quantizers", recipe_of(name)).suffix
+    return Model.in_folder(place, of.graphs, of.program, suffix=suffix)
+
+
+def recipes_of(model: Model, name: str) -> dict[str, str]:
+    """Return by graph what the variant of that name made of it: fp32 where its file is named so."""
+    plain = {graph: file.name == graph_file(file.parent, graph).name for graph, file in model.graphs.items()}
+    suffix = plugin("quantizers", recipe_of(name)).suffix
+    return {graph: PLAIN if plain[graph] and suffix else name for graph in model.graphs}
 
 
 def recipes(target: Profile, force: str | None = None) -> list[Candidate]:
     """fp32 first, then the profile's recipes in its order, and the one that is forced."""
     named = [PLAIN, *target.recipes, *([force] if force else [])]
     return [Candidate(recipe) for recipe in dict.fromkeys(named)]
+
+
+def one_graph_plain(base: Candidate, changed: Sequence[str]) -> list[Candidate]:
+    """Return the candidate with one of the graphs that its recipe `changed` in fp32 at a time; none of one graph."""
+    few = changed[:_MOST_PLAIN] if len(changed) > 1 else ()
+    return [replace(base, plain=(graph,)) for graph in few]
 
 
 def worth_mending(trials: Sequence[Trial], target: Profile) -> list[Trial]:

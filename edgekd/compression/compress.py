@@ -30,6 +30,8 @@ from edgekd.compression.choose import (
 from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.files import write_file
+from edgekd.core.graph_inputs import GraphInputs
+from edgekd.core.model import Model
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits
@@ -51,9 +53,15 @@ class Stopped(Exception):
 
 
 def compress(
-    plan: Plan, splits: Splits, model_folder: Path, plain: Path, reference: np.ndarray[Any, Any], out: Path, work: Path,
+    plan: Plan,
+    splits: Splits,
+    model_folder: Path,
+    plain: Model,
+    reference: np.ndarray[Any, Any],
+    out: Path,
+    work: Path,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     """Write every variant, `trials.json` and `diagnosis.json` into `out`; all lies in `work` until the search ends.
 
     `plain` is the fp32 model, `reference` what the teacher says of the selection rows: (rows, classes or width).
@@ -106,9 +114,10 @@ class _Search:
     """One search: its trials so far, in a folder that outlives it."""
 
     def __init__(
-        self, plan: Plan, judge: Judge, plain: Path, calibration: Sequence[Sample], work: Path, progress: Progress
+        self, plan: Plan, judge: Judge, plain: Model, calibration: Sequence[Sample], work: Path, progress: Progress
     ) -> None:
         self.plan, self.judge, self.plain, self.calibration = plan, judge, plain, calibration
+        self.inputs = GraphInputs(plain, calibration)
         self.work, self.progress = work, progress
         self.trials: dict[str, Trial] = {}
         self.made: dict[str, Candidate] = {}
@@ -119,6 +128,7 @@ class _Search:
     def run(self) -> None:
         """The profile's recipes; then, where only accuracy stands against a faster one, its settings and its layers."""
         self._try(candidates.recipes(self.plan.target, self.plan.force))
+        self._try(self._one_graph_plain())
         for trial in candidates.worth_mending(self._all(), self.plan.target):
             self._try(candidates.settings(self.made[trial.name], self.plan.target), until_allowed=True)
         mended: set[str] = set()
@@ -133,15 +143,15 @@ class _Search:
         """Time what may ship in several fresh processes, until the best was timed so: one process is one sample."""
         while names := finalists(self._all(), self.plan.target, self.plan.force):
             self.progress.say(f"compress: {', '.join(names)} timed in {PROCESSES} fresh processes")
-            files = {name: self._file(name) for name in names if name != PLAIN}
-            for name, (speed, low, high, ms) in self.judge.confirm(files).items():
+            variants = {name: self._variant(name) for name in names if name != PLAIN}
+            for name, (speed, low, high, ms) in self.judge.confirm(variants).items():
                 self.trials[name] = replace(
                     self.trials[name], speed=speed, speed_interval=(low, high), latency_ms=ms, processes=PROCESSES
                 )
             self.note(stopped)
 
-    def _file(self, name: str) -> Path:
-        return candidates.variant_file(self.work, name)
+    def _variant(self, name: str) -> Model:
+        return candidates.variant(self.work, name, self.plan.task)
 
     def diagnose_best(self) -> None:
         """Look into the layers of the best quantized variant, or the fastest where fp32 ships."""
@@ -164,14 +174,14 @@ class _Search:
             return ()
         agreement = self.judge.task.fidelity.name
 
-        def quantize(out: Path, keep: tuple[str, ...]) -> None:
-            self._quantize(replace(base, keep=keep), out)
+        def quantize(folder: Path, keep: tuple[str, ...]) -> Model:
+            return self._quantize(replace(base, keep=keep), folder)
 
         def figures(trial: Trial) -> dict[str, float]:
             return {agreement: trial.agreement, "speed": trial.speed, "artifact_mib": trial.artifact_mib}
 
         return diagnose.what_if(
-            found, figures(self.trials[base.name]), quantize, lambda file: figures(self.judge.trial(base, file)),
+            found, figures(self.trials[base.name]), quantize, lambda model: figures(self.judge.trial(base, model)),
             keep=base.keep,
         )  # fmt: skip
 
@@ -243,26 +253,67 @@ class _Search:
         return trial.speed if self._may_ship(trial) else -1.0 - max(0.0, trial.drop_points)
 
     def _trial(self, candidate: Candidate) -> Trial:
-        file = candidate.file(self.work)
-        shutil.rmtree(file.parent, ignore_errors=True)
-        file.parent.mkdir(parents=True)
+        folder = self.work / candidate.name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         try:
-            self._quantize(candidate, file)
-            return self.judge.trial(candidate, file)
+            made = self._quantize(candidate, folder)
+            return self._with_graphs(candidate, made, self.judge.trial(candidate, made))
         except (EdgeKDError, RuntimeError, ValueError) as error:  # ONNX Runtime's quantizers raise the last two
             if candidate.name == PLAIN:
                 raise
             return Trial.failure(candidate.name, str(error).splitlines()[0], candidate.words)
 
-    def _quantize(self, candidate: Candidate, file: Path) -> None:
+    def _quantize(self, candidate: Candidate, folder: Path) -> Model:
         quantizer = candidate.quantizer(self.plan.target)
-        quantizer.quantize(self.plain, file, self.calibration, keep=candidate.keep, cache=self.work / _RANGES)
+
+        def change(graph: str, file: Path, out: Path) -> None:
+            rows = self.inputs.of(graph)
+            quantizer.quantize(file, out, rows, keep=self._kept(candidate, graph), cache=self.work / _RANGES)
+
+        made, stays = self.plain.changed(folder, change, suffix=quantizer.suffix, leave=candidate.plain)
+        for graph, why in stays.items():
+            if graph not in candidate.plain:
+                self.progress.say(f"{candidate.name}: {graph} stays {PLAIN}: {why}")
+        return made
+
+    def _with_graphs(self, candidate: Candidate, made: Model, trial: Trial) -> Trial:
+        """The trial with the graphs that its recipe could not change told in words."""
+        if len(made.graphs) == 1:
+            return trial
+        recipes = candidates.recipes_of(made, candidate.name)
+        stays = [name for name, recipe in recipes.items() if recipe == PLAIN and name not in candidate.plain]
+        if candidate.name == PLAIN or not stays:
+            return trial
+        return replace(trial, said=", ".join(filter(None, [trial.said, f"stays {PLAIN}: {', '.join(stays)}"])))
+
+    def _kept(self, candidate: Candidate, graph: str) -> tuple[str, ...]:
+        """The nodes of that graph that stay in float; of several graphs each is called `GRAPH:NODE`."""
+        if len(self.plain.graphs) == 1:
+            return candidate.keep
+        return tuple(node.removeprefix(f"{graph}:") for node in candidate.keep if node.startswith(f"{graph}:"))
+
+    def _one_graph_plain(self) -> list[Candidate]:
+        """Of several graphs: each recipe's variant with one of its graphs in fp32."""
+        if len(self.plain.graphs) == 1:
+            return []
+        found = []
+        for trial in self._all():
+            base = self.made[trial.name]
+            if trial.failed is None and trial.name != PLAIN:
+                recipes = candidates.recipes_of(self._variant(trial.name), trial.name)
+                found += candidates.one_graph_plain(base, [name for name, recipe in recipes.items() if recipe != PLAIN])
+        return found
 
     def _diagnosis(self, candidate: Candidate) -> diagnose.Diagnosis:
         """Its layers, on rows that it is not judged on, where there are others."""
         rows = self.calibration if len(self.calibration) else self.judge.selection
-        file, threads = candidate.file(self.work), self.plan.target.threads
-        return diagnose.diagnose(self.plain, file, rows[:_DIAGNOSED_ROWS], threads=threads)
+        return diagnose.diagnose_model(
+            self.plain,
+            self._variant(candidate.name),
+            GraphInputs(self.plain, rows[:_DIAGNOSED_ROWS]),
+            threads=self.plan.target.threads,
+        )
 
     def _allowed(self, candidate: Candidate) -> bool:
         trial = self.trials.get(candidate.name)

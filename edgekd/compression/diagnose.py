@@ -7,13 +7,15 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.side_by_side import Site, merge
 from edgekd.compression.sqnr import Ratios, SideBySide, decibel, noise
 from edgekd.core.errors import DataError, EdgeKDError
+from edgekd.core.graph_inputs import GraphInputs
+from edgekd.core.model import Model
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
@@ -121,6 +123,19 @@ class Diagnosis:
         """Single layers in the graph's order."""
         return [(layer.name, layer.nodes) for layer in self.layers if layer.nodes][:most]
 
+    def of_graph(self, name: str) -> Diagnosis:
+        """The same with every layer, group and node named as that graph's."""
+
+        def named(words: Sequence[str]) -> tuple[str, ...]:
+            return tuple(f"{name}:{word}" for word in words)
+
+        layers = (replace(one, name=f"{name}:{one.name}", nodes=named(one.nodes)) for one in self.layers)
+        groups = (
+            replace(one, label=f"{name}:{one.label}", layers=named(one.layers), nodes=named(one.nodes))
+            for one in self.groups
+        )
+        return replace(self, layers=tuple(layers), groups=tuple(groups))
+
     def as_dict(self, what_ifs: Sequence[WhatIf] = ()) -> dict[str, Any]:
         """Plain values, as `report.json` carries them, with what was tried; `Diagnosis.read` takes them back."""
         return asdict(self) | {"what_if": [asdict(one) for one in what_ifs]}
@@ -171,30 +186,57 @@ def diagnose(plain: Path, quantized: Path, samples: Sequence[Sample], *, threads
     return Diagnosis(layers, groups, output, 4 * merged.weights / 2**20, count)
 
 
+def diagnose_model(plain: Model, quantized: Model, inputs: GraphInputs, *, threads: int) -> Diagnosis:
+    """Diagnose every graph that was quantized, each on its own fp32 inputs; layers of several are `GRAPH:LAYER`.
+
+    Raises EdgeKDError where no graph can be compared.
+    """
+    if len(plain.graphs) == 1:
+        return diagnose(plain.file, quantized.file, inputs.of(next(iter(plain.graphs))), threads=threads)
+    found: list[Diagnosis] = []
+    last: EdgeKDError | None = None
+    for name, file in plain.graphs.items():
+        try:
+            own = diagnose(file, quantized.graphs[name], inputs.of(name), threads=threads)
+        except EdgeKDError as error:  # of a graph that stayed fp32, too: nothing in it is quantized
+            last = error
+        else:
+            found.append(own.of_graph(name))
+    if not found:
+        assert last is not None
+        raise last
+    return Diagnosis(
+        layers=tuple(layer for one in found for layer in one.layers),
+        groups=tuple(sorted((group for one in found for group in one.groups), key=lambda group: group.sqnr_db)),
+        output_sqnr_db=min(one.output_sqnr_db for one in found),
+        total_weight_mib=sum(one.total_weight_mib for one in found),
+        samples=max(one.samples for one in found),
+    )
+
+
 def what_if(
     diagnosis: Diagnosis,
     before: Mapping[str, float],
-    quantize: Callable[[Path, tuple[str, ...]], None],
-    judge: Callable[[Path], Mapping[str, float]],
+    quantize: Callable[[Path, tuple[str, ...]], Model],
+    judge: Callable[[Model], Mapping[str, float]],
     *,
     keep: Sequence[str] = (),
     most: int = 5,
 ) -> tuple[WhatIf, ...]:
     """What leaving each of the first suggestions in float changes of the candidate's figures, measured.
 
-    `before` are the candidate's own, as `judge(file)` measures them. `quantize(out, keep)` writes it with those nodes
-    in float, beside those of `keep`, which it leaves in float already. A group without which the recipe has nothing
-    left to quantize is passed over.
+    `before` are the candidate's own, as `judge(model)` measures them. `quantize(folder, keep)` writes it with those
+    nodes in float, beside those of `keep`, which it leaves in float already. A group without which the recipe has
+    nothing left to quantize is passed over.
     """
     found = []
-    with tempfile.TemporaryDirectory(prefix="edgekd-what-if-") as folder:
-        out = Path(folder, "model.onnx")
-        for label, nodes in diagnosis.suggestions(most=most):
+    for label, nodes in diagnosis.suggestions(most=most):
+        with tempfile.TemporaryDirectory(prefix="edgekd-what-if-") as folder:
             try:
-                quantize(out, tuple(dict.fromkeys((*keep, *nodes))))
+                made = quantize(Path(folder), tuple(dict.fromkeys((*keep, *nodes))))
             except EdgeKDError:
                 continue
-            after = judge(out)
+            after = judge(made)
             found.append(WhatIf(label, nodes, {name: after[name] - before[name] for name in before}))
     return tuple(found)
 

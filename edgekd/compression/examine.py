@@ -7,14 +7,16 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.diagnose import diagnose, what_if
 from edgekd.compression.side_by_side import read
 from edgekd.compression.sqnr import Ratios
-from edgekd.core import plain_yaml
+from edgekd.core import external, plain_yaml
 from edgekd.core.errors import DataError, UsageError, suggestion
+from edgekd.core.model import Model
 from edgekd.core.profile import load_profile
 from edgekd.core.registry import make, plugin
 from edgekd.data.limits import check_plain
@@ -23,7 +25,7 @@ from edgekd.onboard.runner import pack, unpack
 from edgekd.teachers import _checks, _onnx_apart, _onnx_graph, _onnx_inspect, _onnx_smoke
 
 if TYPE_CHECKING:
-    from edgekd.core.protocols import Progress, Sample
+    from edgekd.core.protocols import Progress, Quantizer, Sample
 
 CALIBRATION_ROWS = 128
 _ROUNDS = 10
@@ -65,18 +67,20 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
     for model in models:
         _first_run(model, looked_at)
     with tempfile.TemporaryDirectory(prefix="edgekd-examine-") as folder:
-        plain = _with_node_names(given.model, Path(folder))
-        candidate = given.quantized or Path(folder, "quantized.onnx")
+        plain = Model.of(_with_node_names(_settled(given.model, Path(folder)), Path(folder)))
 
-        def quantize(out: Path, keep: tuple[str, ...]) -> None:
+        def quantize(place: Path, keep: tuple[str, ...]) -> Model:
             assert quantizer is not None
-            quantizer.quantize(plain, out, calibration, keep=keep, cache=Path(folder))
+            change = partial(_quantize, quantizer, calibration, keep, Path(folder))
+            return plain.changed(place, change, suffix="_quantized")[0]
 
         if given.quantized is None:
             progress.stage("diagnose: quantize")
-            quantize(candidate, ())
+            candidate = quantize(Path(folder), ())
+        else:
+            candidate = Model.of(_settled(given.quantized, Path(folder)))
         progress.stage("diagnose: run both side by side")
-        found = diagnose(plain, candidate, looked_at, threads=given.threads)
+        found = diagnose(plain.file, candidate.file, looked_at, threads=given.threads)
         said = {"of": given.recipe or (given.quantized.name if given.quantized else "static_int8")}
         if quantizer is None:
             return said | found.as_dict()
@@ -86,19 +90,27 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
         return said | {"candidate": own} | found.as_dict(what_if(found, own, quantize, judge))
 
 
+def _settled(model: Path, folder: Path) -> Path:
+    """Return a stranger's model, or a copy in `folder` where its external data have another name than ours."""
+    return external.settled(model, folder / f"whole-{model.name}")
+
+
+def _quantize(
+    quantizer: Quantizer, rows: Sequence[Sample], keep: tuple[str, ...], cache: Path, _: str, file: Path, out: Path
+) -> None:
+    """Write what the quantizer makes of a graph's file."""
+    quantizer.quantize(file, out, rows, keep=keep, cache=cache)
+
+
 def _with_node_names(model: Path, folder: Path) -> Path:
     """Return the model itself, or a copy in `folder` where nodes have no name of their own: recipes keep by name."""
-    import onnx
-
     graph = read(model)
     names = _onnx_graph.node_names(graph.graph.node)
     if names == [node.name for node in graph.graph.node]:
         return model
     for node, name in zip(graph.graph.node, names, strict=True):
         node.name = name
-    copy = folder / f"named-{model.name}"
-    onnx.save(graph, copy)
-    return copy
+    return external.save(graph, folder / f"named-{model.name}")
 
 
 def _task(given: Given) -> Any:
@@ -176,15 +188,15 @@ def recipe(words: str) -> Any:
 
 
 class Judge:
-    """Figures of one file on the samples: agreement with fp32 and the output's SQNR, MiB, speed beside fp32."""
+    """Figures of one model on the samples: agreement with fp32 and the output's SQNR, MiB, speed beside fp32."""
 
-    def __init__(self, plain: Path, samples: Sequence[Sample], task: Any, threads: int) -> None:
+    def __init__(self, plain: Model, samples: Sequence[Sample], task: Any, threads: int) -> None:
         self.plain, self.samples, self.task, self.threads = plain, samples, task, threads
         self.right = outputs(plain, samples, threads=threads, pool=task.pool)
 
-    def __call__(self, file: Path) -> dict[str, float]:
+    def __call__(self, model: Model) -> dict[str, float]:
         """`agreement` (or `cosine`), `output_sqnr_db`, `artifact_mib`, and `speed`: fp32's median over this one's."""
-        said = outputs(file, self.samples, threads=self.threads, pool=self.task.pool)
+        said = outputs(model, self.samples, threads=self.threads, pool=self.task.pool)
         ratios = Ratios()
         ratios.add("output", self.right, said)
         sqnr_db = ratios.sqnr_db("output")
@@ -193,16 +205,16 @@ class Judge:
         return {
             self.task.fidelity.name: self.task.fidelity.value(agreed),
             "output_sqnr_db": sqnr_db,
-            "artifact_mib": file.stat().st_size / 2**20,
-            "speed": self._speed(file),
+            "artifact_mib": model.size_mib,
+            "speed": self._speed(model),
         }
 
-    def _speed(self, file: Path) -> float:
+    def _speed(self, model: Model) -> float:
         with tempfile.TemporaryDirectory(prefix="edgekd-judge-") as folder:
             inputs = Path(folder, "inputs.npz")
             pack(list(self.samples), inputs)
-            models = {name: {"model": str(path), "inputs": str(inputs)}
-                      for name, path in (("float32", self.plain), ("variant", file))}  # fmt: skip
+            sides = {"float32": self.plain, "variant": model}
+            models = {name: side.job | {"inputs": str(inputs)} for name, side in sides.items()}
             job = make("devices", "local").run("time", models=models, threads=self.threads, rounds=_ROUNDS, seed=0)
         medians = {n: statistics.median(ms for turn in job["latency_ms"][n] for ms in turn) for n in models}
         return float(medians["float32"] / medians["variant"])

@@ -7,7 +7,6 @@ operators of ONNX Runtime's own. Or the graph of another exporter. All say the s
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import tempfile
 import time
@@ -18,7 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.compression import timing
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.graph_inputs import GraphInputs
+from edgekd.core.model import Model
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
@@ -95,13 +97,13 @@ def improve(
     plan: Plan,
     model_folder: Path,
     inputs: list[Any],
-    exported: Path,
+    exported: Model,
     out: Path,
     *,
     recipe: str | None = None,
     exporters: Sequence[str] = (),
 ) -> None:
-    """Write the best form of the file `exported` to `out/model.onnx`, and beside it `graph.json`.
+    """Write the best form of the graphs `exported` into `out`, and beside them `graph.json`.
 
     Folding is always tried. With a `recipe` the fused graph and those of other `exporters` are tried as well, each
     timed as that recipe's variant of it: only where the target's architecture is this host's, since what is faster
@@ -114,16 +116,19 @@ def improve(
     with tempfile.TemporaryDirectory(prefix="edgekd-graphs-") as name:
         bench = _Bench(plan, task, samples, Path(name))
         bench.add(EXPORTED, lambda _: exported)
-        bench.add(FOLDED, lambda file: fold(exported, file, target))
+        bench.add(FOLDED, lambda place: exported.changed(place, lambda _, file, to: fold(file, to, target))[0])
         if asked is not None:
             order += [FUSED, *exporters]
-            bench.add(FUSED, lambda file: fuse(exported, file, target, _config(model_folder)))
+            config = _config(model_folder)
+            bench.add(
+                FUSED, lambda place: exported.changed(place, lambda _, file, to: fuse(file, to, target, config))[0]
+            )
             for exporter in exporters:
                 bench.add(exporter, partial(_export, plan, model_folder, exporter))
             control = bench.measure(asked, order)
         forms = [bench.forms[one] for one in order]
         verdict = choose(forms, control)
-        shutil.copyfile(bench.files[verdict.kept], out / "model.onnx")
+        bench.models[verdict.kept].copied(out)
     said = {
         **asdict(verdict),
         "recipe": asked,
@@ -154,6 +159,8 @@ def fold(model: Path, out: Path, target: Profile) -> Path:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.intra_op_num_threads, options.log_severity_level = 1, 4
+    if external.has_data(model):
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "raw.onnx_data")
     with tempfile.TemporaryDirectory(prefix="edgekd-fold-") as folder:
         raw = Path(folder, "raw.onnx")
         options.optimized_model_filepath = str(raw)
@@ -166,7 +173,7 @@ def fold(model: Path, out: Path, target: Profile) -> Path:
                 f"ONNX Runtime cannot fold the model: {str(error).splitlines()[0]}",
                 fix="export it again with an opset and IR version that this runtime knows",
             ) from error
-        graph = onnx.load(raw)
+        graph = external.load(raw)
     before = {node.domain for node in onnx.load(model, load_external_data=False).graph.node}
     if own := {node.domain for node in graph.graph.node} - before:
         raise RuntimeCannotLoad(
@@ -223,12 +230,11 @@ def _only_used_domains(graph: Any) -> None:
     graph.opset_import.extend(onnx.helper.make_opsetid(domain, known.get(domain, 1)) for domain in sorted(used))
 
 
-def _export(plan: Plan, model_folder: Path, exporter: str, out: Path) -> Path:
+def _export(plan: Plan, model_folder: Path, exporter: str, out: Path) -> Model:
     from edgekd.training import models
 
     model = models.load(model_folder, plan.task)
-    path: Path = make("exporters", exporter).export(model, out.parent / exporter, task=plan.task, target=plan.target)
-    return path
+    return make("exporters", exporter).export(model, out, task=plan.task, target=plan.target)
 
 
 def _config(model_folder: Path) -> dict[str, Any]:
@@ -242,19 +248,21 @@ class _Bench:
     def __init__(self, plan: Plan, task: Any, samples: Sequence[Sample], folder: Path) -> None:
         self.plan, self.task, self.samples, self.folder = plan, task, samples, folder
         self.device, self.threads = make("devices", "local"), plan.target.threads
-        self.files: dict[str, Path] = {}
+        self.models: dict[str, Model] = {}
         self.forms: dict[str, Form] = {}
         self.said: np.ndarray[Any, Any] | None = None
 
-    def add(self, name: str, make_it: Callable[[Path], Path]) -> None:
-        """Make a form and hold it against the export; one that fails is noted with the reason."""
+    def add(self, name: str, make_it: Callable[[Path], Model]) -> None:
+        """Make a form in its own folder and hold it against the export; one that fails is noted with the reason."""
         import numpy as np
         import onnx
 
         begun = time.monotonic()
         try:
-            file = make_it(self.folder / f"{name}.onnx")
-            says = outputs(file, self.samples, threads=1, pool=self.task.pool)
+            place = self.folder / name
+            place.mkdir()
+            model = make_it(place)
+            says = outputs(model, self.samples, threads=1, pool=self.task.pool)
             self.said = says if self.said is None else self.said
             difference = float(np.abs(says - self.said).max())
             if not difference < PARITY_LIMIT:
@@ -266,8 +274,9 @@ class _Bench:
                 raise
             self.forms[name] = Form(name, took_s=time.monotonic() - begun, failed=error.message)
             return
-        operators = sum(node.op_type != "Constant" for node in onnx.load(file, load_external_data=False).graph.node)
-        self.files[name] = file
+        loaded = (onnx.load(file, load_external_data=False) for file in model.graphs.values())
+        operators = sum(node.op_type != "Constant" for one in loaded for node in one.graph.node)
+        self.models[name] = model
         self.forms[name] = Form(name, operators, difference, took_s=time.monotonic() - begun)
 
     def measure(self, recipe: str, order: Sequence[str]) -> tuple[float, float, float] | None:
@@ -275,16 +284,16 @@ class _Bench:
 
         Gives the first one's speed over itself, with its interval; None where it alone is left.
         """
-        variants = {name: file for name in order if name in self.files and (file := self._variant(name, recipe))}
+        variants = {name: made for name in order if name in self.models and (made := self._variant(name, recipe))}
         if len(variants) < 2:
             return None
         samples = [self.samples[row % len(self.samples)] for row in range(_TIMED)]
         found = timing.speeds(self.device, variants, samples, threads=self.threads, rounds=_ROUNDS, seed=0)
         timed = self.folder / "timed.npz"
         pack(samples, timed)
-        for name, file in variants.items():
+        for name, made in variants.items():
             runs = [
-                self.device.run("footprint", model=str(file), inputs=[str(timed)], threads=self.threads)
+                self.device.run("footprint", **made.job, inputs=[str(timed)], threads=self.threads)
                 for _ in range(_LOADS)
             ]
             self.forms[name] = replace(
@@ -295,15 +304,19 @@ class _Bench:
             )
         return found[timing.AGAIN][:3]
 
-    def _variant(self, name: str, recipe: str) -> Path | None:
+    def _variant(self, name: str, recipe: str) -> Model | None:
         """The recipe's variant of a form; None, with the reason noted, where it has none."""
-        begun, out = time.monotonic(), self.folder / f"{name}.{recipe}.onnx"
+        begun, place = time.monotonic(), self.folder / f"{name}.{recipe}"
+        place.mkdir()
         quantizer = plugin("quantizers", recipe).for_target(self.plan.target)
+        rows = GraphInputs(self.models[name], self.samples[:_CALIBRATION])
         try:
-            quantizer.quantize(self.files[name], out, self.samples[:_CALIBRATION])
+            made, _ = self.models[name].changed(
+                place, lambda graph, file, out: quantizer.quantize(file, out, rows.of(graph))
+            )
         except (EdgeKDError, RuntimeError, ValueError) as error:  # ONNX Runtime's quantizers raise the last two
             self.forms[name] = replace(self.forms[name], failed=f"{recipe}: {str(error).splitlines()[0]}")
             return None
         form = self.forms[name]
         self.forms[name] = replace(form, took_s=form.took_s + time.monotonic() - begun)
-        return out
+        return made

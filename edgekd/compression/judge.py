@@ -13,6 +13,7 @@ from edgekd.compression.choose import PLAIN, Trial
 from edgekd.core import statistics as intervals
 from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.metrics import Change, Metric
+from edgekd.core.model import Model
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits, truth_of
 from edgekd.export import outputs
@@ -37,7 +38,7 @@ class Judge:
 
     def __init__(
         self, plan: Plan, splits: Splits, task: Any, selection: Sequence[Sample], reference: np.ndarray[Any, Any],
-        plain: Path,
+        plain: Model,
     ) -> None:  # fmt: skip
         self.plan, self.task, self.selection = plan, task, selection
         self.reference, self.plain = reference, plain
@@ -45,21 +46,21 @@ class Judge:
         self.metric: Metric = task.fidelity if self.truth is None else task.metric
         self._plain_score: np.ndarray[Any, Any] | None = None
 
-    def fidelity(self, file: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """What the file says of the rows, how far it agrees with the reference, and its metric's statistics."""
-        said = outputs(file, self.selection, threads=self.plan.target.threads, pool=self.task.pool)
+    def fidelity(self, model: Model) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """What the model says of the rows, how far it agrees with the reference, and its metric's statistics."""
+        said = outputs(model, self.selection, threads=self.plan.target.threads, pool=self.task.pool)
         agreed = self.task.agrees(said, self.reference)
         return said, agreed, agreed if self.truth is None else self.task.statistics(said, self.truth)
 
-    def trial(self, candidate: Candidate, file: Path) -> Trial:
+    def trial(self, candidate: Candidate, model: Model) -> Trial:
         """All its figures."""
-        said, agreed, score = self.fidelity(file)
+        said, agreed, score = self.fidelity(model)
         if self._plain_score is None:  # of a search that goes on, fp32's own trial lies in an earlier run
             self._plain_score = score if candidate.name == PLAIN else self.fidelity(self.plain)[2]
         lost = self.metric.lost(score, self._plain_score)
         if candidate.name == PLAIN:  # it is the yardstick, not a sample of itself
             lost = Change(0.0, 0.0, 0.0)
-        latency_ms, speed, peak = self._cost(file)
+        latency_ms, speed, peak = self._cost(model)
         suggestion = suggest_threshold(certainty(said), score) if self.task.one_of_classes else None
         return Trial(
             name=candidate.name,
@@ -73,16 +74,16 @@ class Judge:
             speed_interval=speed[1:],
             latency_ms=latency_ms,
             peak_rss_mib=peak,
-            artifact_mib=file.stat().st_size / 2**20,
+            artifact_mib=model.size_mib,
             suggestion=suggestion._asdict() if suggestion else None,
         )
 
-    def confirm(self, files: Mapping[str, Path]) -> dict[str, timing.Speed]:
+    def confirm(self, variants: Mapping[str, Model]) -> dict[str, timing.Speed]:
         """Speed over fp32 with its 95% interval over fresh processes, and median ms, by candidate.
 
         All are interleaved in each process with fp32 and with fp32 once more: that control's ratio is fp32's own.
         """
-        models = {PLAIN: self.plain, **{name: file for name, file in files.items() if name != PLAIN}}
+        models = {PLAIN: self.plain, **{name: model for name, model in variants.items() if name != PLAIN}}
         found = timing.speeds(
             make("devices", "local"),
             models,
@@ -94,7 +95,7 @@ class Judge:
         control = found.pop(timing.AGAIN)._replace(ms=found[PLAIN].ms)
         return {**found, PLAIN: control}
 
-    def _cost(self, file: Path) -> tuple[float, tuple[float, float, float], float]:
+    def _cost(self, model: Model) -> tuple[float, tuple[float, float, float], float]:
         """Median latency in ms, speed over fp32 with its interval (interleaved), peak RSS in MiB."""
         import numpy as np
 
@@ -104,10 +105,10 @@ class Judge:
             pack(list(self.selection[:_TIMED_ROWS]), timed)
             size = min(self.task.headline_size, self.plan.student.survey.max_size)
             pack([self.task.sized(self.selection, size)], headline)
-            models = {name: {"model": str(path), "inputs": str(timed)}
-                      for name, path in (("float32", self.plain), ("variant", file))}  # fmt: skip
+            sides = {"float32": self.plain, "variant": model}
+            models = {name: side.job | {"inputs": str(timed)} for name, side in sides.items()}
             job = device.run("time", models=models, threads=threads, rounds=_ROUNDS, seed=self.plan.seed)
             each = {name: np.median(np.array(turns), axis=0) for name, turns in job["latency_ms"].items()}
-            job = device.run("footprint", model=str(file), inputs=[str(headline)], threads=threads)
+            job = device.run("footprint", **model.job, inputs=[str(headline)], threads=threads)
         speed = intervals.paired_ratio(each["float32"], each["variant"])
         return float(np.median(each["variant"])), speed, job["peak_rss_mib"][0]

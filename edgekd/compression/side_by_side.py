@@ -8,6 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from edgekd.core import external
 from edgekd.core.errors import DataError, EdgeKDError
 from edgekd.data.limits import check_plain
 
@@ -50,15 +51,14 @@ class Merged:
 
 
 def read(path: Path) -> Any:
-    """An ONNX model. Raises DataError where the file is none."""
-    import onnx
+    """An ONNX model. Raises DataError where the file is none, EdgeKDError where its external data are not there."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
         check_plain(path)
         raise DataError(f"there is no file {path}", fix="give the path of an .onnx file")
     try:
-        model = onnx.load(path)
+        model = external.load(path)
     except DecodeError as error:
         raise DataError(f"{path} is not an ONNX model", fix="give an .onnx file that ONNX Runtime opens") from error
     if not model.graph.node:  # an empty file is a message without fields

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.side_by_side import EXACT, Merged, Site
+from edgekd.core import external
 from edgekd.core.errors import DataError, RuntimeCannotLoad
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ class SideBySide:
 
     def __init__(self, merged: Merged, threads: int) -> None:
         import numpy as np
-        import onnx
         import onnxruntime as ort
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -82,8 +82,7 @@ class SideBySide:
         )  # weights are dequantized once, not at each run
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         with tempfile.TemporaryDirectory(prefix="edgekd-diagnose-") as folder:
-            path = Path(folder, "merged.onnx")  # in one file protobuf takes 2 GiB at most
-            onnx.save(merged.model, path, save_as_external_data=True, location="weights.bin")
+            path = external.save(merged.model, Path(folder, "merged.onnx"))
             try:
                 self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             except (state.Fail, state.InvalidGraph, state.NotImplemented, state.InvalidArgument) as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekd.compression.choose import PROCESSES
 from edgekd.core import statistics as intervals
+from edgekd.core.model import Model
 from edgekd.onboard.runner import pack
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Speed(NamedTuple):
 
 
 def speeds(
-    device: Any, models: Mapping[str, Path], samples: Sequence[Sample], *, threads: int, rounds: int, seed: int
+    device: Any, models: Mapping[str, Model], samples: Sequence[Sample], *, threads: int, rounds: int, seed: int
 ) -> dict[str, Speed]:
     """Give each model's speed over the first, from PROCESSES fresh processes in which all are interleaved.
 
@@ -40,7 +41,7 @@ def speeds(
     with tempfile.TemporaryDirectory(prefix="edgekd-timing-") as folder:
         inputs = Path(folder, "timed.npz")
         pack(list(samples), inputs)
-        jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
+        jobs = {name: model.job | {"inputs": str(inputs)} for name, model in models.items()}
         for number in range(PROCESSES):
             job = device.run("time", models=jobs, threads=threads, rounds=rounds, seed=seed + number)
             for name, turns in job["latency_ms"].items():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgekd.core.demo import Demo
     from edgekd.core.metrics import Metric
+    from edgekd.core.model import Model
     from edgekd.core.profile import Profile
     from edgekd.core.store import Store
     from edgekd.core.tensors import Outputs, Targets
@@ -429,13 +430,13 @@ class Quantizer(Protocol):
 
 
 class Exporter(Protocol):
-    """From a torch model to ONNX."""
+    """From a torch model to ONNX: the task's graphs, by their names."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     least_opset: ClassVar[int]  # the lowest that it can write
 
-    def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Path:
-        """Write one ONNX file into `out`, within the target's opset and IR version; its path."""
+    def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Model:
+        """Write the task's graphs into `out`, within the target's opset and IR version; large weights beside them."""
         ...
 
 
@@ -491,6 +492,8 @@ class Task(Protocol):
     purpose: ClassVar[str]  # what it turns into what, for the card: `{classes}` stands for how many
     demo: ClassVar[Demo | None]  # its default teacher and data
     output: ClassVar[str]  # the graph's output, as transformers.js expects it: logits, last_hidden_state
+    graphs: ClassVar[tuple[str, ...]]  # of a model: the names of its ONNX files, in the order that they run
+    program: ClassVar[str]  # of edgekd/onboard: what runs them
     pool: ClassVar[str | None]  # of outputs with a row for each token: mask_mean, as embeddings are taken
 
     def read(self, source: str) -> Mapping[str, list[dict[str, Any]]]:

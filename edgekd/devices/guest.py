@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.protocols import Check, Progress
 from edgekd.core.results import versions
@@ -204,15 +205,19 @@ class Running:
         """The runner, the job and every file that it names, the paths as they will be in the guest."""
         files = {name: _ONBOARD / name for name in ("runner.py", "machine.py")}
 
-        def there(path: str) -> str:
-            name = f"{len(files)}-{Path(path).name}"
-            files[name] = Path(path)
-            return f"{place}/{name}"
+        def there(path: Any) -> Any:
+            if isinstance(path, list):
+                return [there(each) for each in path]
+            if isinstance(path, dict):
+                return {name: there(each) for name, each in path.items()}
+            own = f"{len(files)}"  # a folder of its own: a graph names its external data
+            files.update({f"{own}/{file.name}": file for file in external.files(Path(path))})
+            return f"{place}/{own}/{Path(path).name}"
 
         job = job | {"mode": mode, "provider": "CPUExecutionProvider"}
         for key in ("model", "inputs"):
             if key in job:
-                job[key] = there(job[key]) if isinstance(job[key], str) else [there(path) for path in job[key]]
+                job[key] = there(job[key])
         if mode == "footprint":
             job["started"] = 0.0
         elif mode == "predict":

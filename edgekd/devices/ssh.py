@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.results import file_sha256
 from edgekd.devices import _board_packages
@@ -269,13 +270,21 @@ class Board:
 
 def _translated(job: dict[str, Any], folder: str) -> tuple[dict[str, Any], dict[str, Path]]:
     """A job with the paths that its files will have there, and those files by name: one name for one content."""
-    files: dict[str, Path] = {}
+    files: dict[str, Path] = {}  # by the names that they will have there
 
-    def there(path: str | list[str]) -> Any:
+    def there(path: Any) -> Any:
         if isinstance(path, list):
             return [there(each) for each in path]
-        name = file_sha256(Path(path)) + Path(path).suffix
-        files[name] = Path(path)
+        if isinstance(path, dict):
+            return {name: there(each) for name, each in path.items()}
+        own = Path(path)
+        if not external.has_data(own):
+            name = file_sha256(own) + own.suffix
+            files[name] = own
+        else:  # which the graph names: both keep their names, in a folder of their own
+            place = external.graph_sha256(own)
+            files.update({f"{place}/{file.name}": file for file in external.files(own)})
+            name = f"{place}/{own.name}"
         return f"{folder}/{name}"
 
     def spec(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,25 @@
-"""What every exporter ends with: a graph within the target's ceiling that names nothing of this machine."""
+"""What every exporter ends with: graphs within the target's ceiling that name nothing of this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import RuntimeCannotLoad
+from edgekd.core import external
+from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.model import Model, graph_file
+from edgekd.core.registry import plugin
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
 
 
 def finish(graph: Any, path: Path, target: Profile) -> Path:
-    """Check the graph, write it to `path`, one file. Raises RuntimeCannotLoad above the target's opset."""
+    """Check the graph and write it to `path`, its weights beside it where one file cannot hold them.
+
+    Raises RuntimeCannotLoad above the target's opset.
+    """
     import onnx
 
     graph.ir_version = min(graph.ir_version, target.max_ir_version)
@@ -24,9 +30,29 @@ def finish(graph: Any, path: Path, target: Profile) -> Path:
             f"the export has opset {found}; the target {target.name} knows {target.max_opset}",
             fix="raise max_opset in the profile if the device's ONNX Runtime allows it",
         )
-    onnx.checker.check_model(graph)
-    onnx.save(graph, path)
+    if external.fits(graph):
+        onnx.checker.check_model(graph)
+        return external.save(graph, path)
+    external.save(graph, path)
+    onnx.checker.check_model(str(path))  # one in memory would have to be a single message
     return path
+
+
+def finished(graphs: Mapping[str, Any], out: Path, task: str, target: Profile) -> Model:
+    """Finish a task's graphs, by name, in the folder `out`. Raises as `finish` does."""
+    written = {name: finish(graph, graph_file(out, name), target) for name, graph in graphs.items()}
+    return Model(written, plugin("tasks", task).program)
+
+
+def only_graph(task: str, exporter: str) -> str:
+    """Return the name of a task's graph. Raises EdgeKDError where it has several."""
+    names = plugin("tasks", task).graphs
+    if len(names) != 1:
+        raise EdgeKDError(
+            f"the exporter {exporter} writes one graph; a model for {task} has {', '.join(names)}",
+            fix="export it with an exporter that writes these graphs",
+        )
+    return names[0]
 
 
 def _strip(model: Any) -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.model import Model
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import plugin
-from edgekd.exporters._onnx import finish
+from edgekd.exporters._onnx import finished, only_graph
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,12 +32,12 @@ class Dynamo:
 
     least_opset: ClassVar[int] = _OPSET
 
-    def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Path:
-        """Write `out/model.onnx`. Raises RuntimeCannotLoad where the export ends above the target's ceiling, and
-        EdgeKDError for a model that torch.export refuses."""
-        import onnx
+    def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Model:
+        """Write the model's graph into `out`. Raises RuntimeCannotLoad where the export ends above the target's
+        ceiling, and EdgeKDError for a model that torch.export refuses."""
         import torch
 
+        name = only_graph(task, "dynamo")
         output = plugin("tasks", task).output
         inputs = _example(model)
         names = list(inputs)
@@ -62,7 +64,7 @@ class Dynamo:
                     tuple(inputs.values()),
                     raw,
                     dynamo=True,
-                    external_data=False,
+                    external_data=_too_large(model),
                     verbose=False,
                     opset_version=max(_OPSET, min(self.opset, target.max_opset)),
                     input_names=names,
@@ -74,8 +76,15 @@ class Dynamo:
                     f"torch.export cannot export the model: {type(error).__name__}: {str(error).splitlines()[0]}",
                     fix="export it with the other exporter (optimum or torchscript)",
                 ) from error
-            graph = onnx.load(raw)
-        return finish(graph, out / "model.onnx", target)
+            graph = external.load(raw)
+        return finished({name: graph}, out, task, target)
+
+
+def _too_large(model: Any) -> bool:
+    """Return whether the weights are more than one file may hold."""
+    tensors = (*model.parameters(), *model.buffers())
+    weights: int = sum(one.numel() * one.element_size() for one in tensors)
+    return weights > external.LARGEST_FILE
 
 
 def _example(model: Any) -> dict[str, Tensor]:

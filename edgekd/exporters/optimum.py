@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.model import Model, graph_file
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import plugin
-from edgekd.exporters._onnx import finish
+from edgekd.exporters._onnx import finished
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,12 +36,11 @@ class Optimum:
 
     least_opset: ClassVar[int] = 14  # scaled_dot_product_attention: torch exports it from there on
 
-    def export(self, model: PreTrainedModel, out: Path, *, task: str, target: Profile) -> Path:
-        """Write `out/model.onnx`: one file, opset and IR version within the target's, no trace of this machine.
+    def export(self, model: PreTrainedModel, out: Path, *, task: str, target: Profile) -> Model:
+        """Write the task's graphs into `out`: opset and IR version within the target's, no trace of this machine.
 
         Raises RuntimeCannotLoad where the export ends above the target's ceiling.
         """
-        import onnx
         from optimum.exporters.onnx import onnx_export_from_model
 
         side = getattr(model, "input_side", None)
@@ -57,8 +58,8 @@ class Optimum:
                 no_post_process=True,
                 **({} if side is None else {"height": side, "width": side}),
             )
-            graph = onnx.load(Path(folder, "model.onnx"))
-        return finish(graph, out / "model.onnx", target)
+            graphs = {name: external.load(graph_file(Path(folder), name)) for name in plugin("tasks", task).graphs}
+        return finished(graphs, out, task, target)
 
     def takes(self, config: PretrainedConfig, task: str) -> bool:
         """Whether optimum exports a model of that config for the task, with no inputs but those that edgekd feeds."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core import external
+from edgekd.core.model import Model
 from edgekd.core.quiet import quiet
-from edgekd.exporters._onnx import finish
+from edgekd.exporters._onnx import finished, only_graph
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
@@ -24,11 +26,12 @@ class Torchscript:
 
     least_opset: ClassVar[int] = 11  # of our families: convolutions and matrices
 
-    def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Path:
-        """Write `out/model.onnx`. Raises RuntimeCannotLoad where the export ends above the target's ceiling."""
+    def export(self, model: Any, out: Path, *, task: str, target: Profile) -> Model:
+        """Write the model's graph into `out`. Raises RuntimeCannotLoad where it ends above the target's ceiling."""
         import numpy as np
-        import onnx
         import torch
+
+        name = only_graph(task, "torchscript")
 
         class Plain(torch.nn.Module):
             """Tensor in, tensor out: what the exporter traces."""
@@ -56,5 +59,5 @@ class Torchscript:
                 output_names=["logits"],
                 dynamic_axes={model.input_name: {0: "batch"}, "logits": {0: "batch"}},
             )
-            graph = onnx.load(raw)
-        return finish(graph, out / "model.onnx", target)
+            graph = external.load(raw)
+        return finished({name: graph}, out, task, target)

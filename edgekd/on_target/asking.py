@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.choose import PLAIN
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
+from edgekd.core.model import Model
 from edgekd.core.registry import make
 from edgekd.plan import Plan
 
@@ -23,7 +24,7 @@ _GOLDEN_S = 300.0  # far more than small models take: the golden vectors of the 
 
 
 def answers(
-    plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample], limit_s: float, pool: str | None
+    plan: Plan, models: Mapping[str, Model], samples: Sequence[Sample], limit_s: float, pool: str | None
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
     """Each model's answers to the first `n` samples, as many as the seconds allow, in as many processes as threads.
 
@@ -42,7 +43,7 @@ def answers(
         def ask(shard: range) -> dict[str, np.ndarray[Any, Any]]:
             inputs, said = Path(place, f"{shard.start}.npz"), Path(place, f"{shard.start}.said.npz")
             pack([samples[row] for row in shard], inputs)
-            jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
+            jobs = {name: model.job | {"inputs": str(inputs)} for name, model in models.items()}
             running.run("answers", models=jobs, threads=plan.target.threads, outputs=str(said), limit_s=limit_s,
                         pool=pool)  # fmt: skip
             with np.load(said, allow_pickle=False) as found:
@@ -59,19 +60,19 @@ def answers(
                     "seconds": time.monotonic() - started}  # fmt: skip
 
 
-def refused(plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample], pool: str | None) -> dict[str, str]:
+def refused(plan: Plan, models: Mapping[str, Model], samples: Sequence[Sample], pool: str | None) -> dict[str, str]:
     """The models that the target's runtime does not run, each asked alone, and why."""
     found = {}
-    for name, file in models.items():
+    for name, model in models.items():
         try:
-            answers(plan, {name: file}, samples, 0, pool)
+            answers(plan, {name: model}, samples, 0, pool)
         except RuntimeCannotLoad as error:
             found[name] = error.message
     return found
 
 
 def costs(
-    plan: Plan, models: Mapping[str, Path], samples: Sequence[Sample]
+    plan: Plan, models: Mapping[str, Model], samples: Sequence[Sample]
 ) -> tuple[dict[str, dict[str, Any]] | None, str]:
     """Instructions of an inference by class on the target's core, and over fp32's; why there are none."""
     from edgekd.onboard.runner import pack
@@ -79,7 +80,7 @@ def costs(
     with tempfile.TemporaryDirectory(prefix="edgekd-count-") as place:
         inputs = Path(place, "inputs.npz")
         pack(list(samples), inputs)
-        jobs = {name: {"model": str(file), "inputs": str(inputs)} for name, file in models.items()}
+        jobs = {name: model.job | {"inputs": str(inputs)} for name, model in models.items()}
         try:
             with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
                 counts = device.run("count", models=jobs, threads=1)
@@ -89,8 +90,8 @@ def costs(
     return {name: own | {"relative": own["instructions"] / plain} for name, own in counts.items()}, ""
 
 
-def golden(plan: Plan, file: Path, samples: Sequence[Sample], out: Path) -> None:
-    """Write `said.npz` into `out`: the file's answers there, `own` and with graph optimizations off, `plain`.
+def golden(plan: Plan, model: Model, samples: Sequence[Sample], out: Path) -> None:
+    """Write `said.npz` into `out`: the model's answers there, `own` and with graph optimizations off, `plain`.
 
     Each (rows, classes or width) as `verify.py` takes answers; of a model that takes longer than _GOLDEN_S, of the
     first samples. `host.txt`: where.
@@ -100,7 +101,7 @@ def golden(plan: Plan, file: Path, samples: Sequence[Sample], out: Path) -> None
     with tempfile.TemporaryDirectory(prefix="edgekd-golden-") as place:
         inputs = Path(place, "inputs.npz")
         pack(list(samples), inputs)
-        own = {"model": str(file), "inputs": str(inputs)}
+        own = model.job | {"inputs": str(inputs)}
         with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
             device.run("answers", models={"own": own, "plain": own | {"optimize": False}}, threads=1,
                        pool="mean", outputs=str(out / "said.npz"), limit_s=_GOLDEN_S)  # fmt: skip

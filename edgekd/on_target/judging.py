@@ -14,10 +14,11 @@ from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.compression.candidates import variant_file
+from edgekd.compression.candidates import variant
 from edgekd.compression.choose import FEWEST, PLAIN, OnTarget, Trial, over_budget, recipe_of, violations
 from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.metrics import Metric
+from edgekd.core.model import Model
 from edgekd.core.options import Options
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
@@ -92,7 +93,7 @@ def judge(
     progress.stage(f"on target: {len(names)} variants on {plan.target.arch} kernels")
     order = stratified_order([row.label for row in splits.selection], reference, plan.seed)
     samples = task.encode(folder, [splits.selection[row].input for row in order], plan.student.survey.max_size)
-    models = {name: variant_file(variants, name) for name in names}
+    models = {name: variant(variants, name, plan.task) for name in names}
     refused: dict[str, str] = {}
     limit_s = _CHOOSING * 60 * plan.emulate_minutes
     try:
@@ -101,7 +102,7 @@ def judge(
         refused = asking.refused(plan, models, samples[:1], task.pool)
         if not refused or PLAIN in refused:
             raise
-        models = {name: file for name, file in models.items() if name not in refused}
+        models = {name: model for name, model in models.items() if name not in refused}
         there, told = asking.answers(plan, models, samples, limit_s, task.pool)
     subset = samples[: told["n"]]
     progress.say(f"on target: {len(subset)} of {len(samples)} selection rows in {told['seconds']:.0f} s")
@@ -109,9 +110,9 @@ def judge(
     asked = [splits.selection[row] for row in rows]
     truth = truth_of(task, asked, splits.classes, labelled=splits.selection_labelled)
     scored = {
-        name: _Scored(task, there[name], outputs(file, subset, threads=plan.target.threads, pool=task.pool),
+        name: _Scored(task, there[name], outputs(model, subset, threads=plan.target.threads, pool=task.pool),
                       reference[rows], truth)
-        for name, file in models.items()
+        for name, model in models.items()
     }  # fmt: skip
     counted = _typical(subset)
     costs, why = asking.costs(plan, models, counted)
@@ -125,10 +126,10 @@ def judge(
     (out / SELECTION).write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
-def held_out(plan: Plan, splits: Splits, folder: Path, file: Path, teacher: tuple[Path, Path], out: Path) -> None:
+def held_out(plan: Plan, splits: Splits, folder: Path, model: Model, teacher: tuple[Model, Path], out: Path) -> None:
     """Write `held_out.json` into `out`: the metric of what ships on the target's kernels, on held-out samples.
 
-    `teacher` has its ONNX file and its folder: rows without labels are judged by what it says of them. `moved` is how
+    `teacher` has its graphs and its folder: rows without labels are judged by what it says of them. `moved` is how
     far the metric changed from here to there; fewer than FEWEST rows move nothing.
     """
     task, longest = make("tasks", plan.task), plan.student.survey.max_size
@@ -136,10 +137,10 @@ def held_out(plan: Plan, splits: Splits, folder: Path, file: Path, teacher: tupl
     inputs = [splits.test[row].input for row in order]
     samples = task.encode(folder, inputs, longest)
     there, told = asking.answers(
-        plan, {"shipped": file}, samples, (1 - _CHOOSING) * 60 * plan.emulate_minutes, task.pool
+        plan, {"shipped": model}, samples, (1 - _CHOOSING) * 60 * plan.emulate_minutes, task.pool
     )
     n = told["n"]
-    here = outputs(file, samples[:n], threads=plan.target.threads, pool=task.pool)
+    here = outputs(model, samples[:n], threads=plan.target.threads, pool=task.pool)
     theirs = task.encode(teacher[1], inputs[:n], longest)
     reference = outputs(teacher[0], theirs, threads=plan.target.threads, pool=task.pool)
     tested = [splits.test[row] for row in order[:n]]

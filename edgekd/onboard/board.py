@@ -75,6 +75,7 @@ def _take(files: list[tuple[str, int]]) -> None:
                 raise EOFError
             try:
                 if trouble is None:
+                    Path(name).parent.mkdir(exist_ok=True)
                     with Path(name).open("wb" if left == size else "ab") as file:
                         file.write(piece)
             except OSError as error:

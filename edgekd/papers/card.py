@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from edgekd.core import licences
+from edgekd.core import external, licences
 from edgekd.core.metrics import AGREEMENT
+from edgekd.core.model import Model
 from edgekd.core.recall import recall_says
 from edgekd.core.registry import plugin
 from edgekd.papers.dossier import PROVENANCE, SBOM, Dossier
@@ -29,16 +30,26 @@ _FILES = {  # what lies in a bundle, in the order of the card
 
 def compose(about: Dossier) -> str:
     """The whole card."""
-    return page.render("card.md", about.said | variables(about.plan, about.said, Path(about.model).name))
+    return page.render("card.md", about.said | variables(about.plan, about.said, about.model))
 
 
-def variables(plan: Plan, said: dict[str, Any], model: str) -> dict[str, Any]:
-    """What the card's template takes beside the report's values; `model` is the ONNX file's name."""
-    files = {f"onnx/{model}": "the model", **_FILES}
+def variables(plan: Plan, said: dict[str, Any], model: Model) -> dict[str, Any]:
+    """What the card's template takes beside the report's values: of the model its first graph's file among it."""
+    files = {f"onnx/{name}": words for name, words in _described(model)} | _FILES
     return {
-        "model": model, "bundle": f"{plan.name}-{plan.target.name}", "survey": asdict(plan.student.survey),
+        "model": next(iter(model.graphs.values())).name, "bundle": f"{plan.name}-{plan.target.name}",
+        "survey": asdict(plan.student.survey),
         "front": front_matter(plan, said), "purpose": purpose(plan), "limits": limits(plan, said), "files": files,
     }  # fmt: skip
+
+
+def _described(model: Model) -> Iterator[tuple[str, str]]:
+    """Yield each of the model's files with what it is."""
+    one = len(model.graphs) == 1
+    for name, file in model.graphs.items():
+        yield file.name, "the model" if one else f"the model's graph `{name}`"
+        if external.has_data(file):
+            yield external.data_file(file).name, "its weights"
 
 
 def front_matter(plan: Plan, said: dict[str, Any]) -> str:

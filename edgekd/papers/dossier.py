@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edgekd.compression.candidates import graphs_in
+from edgekd.core.model import Model
 from edgekd.core.results import digest
 from edgekd.core.seals import contents
 from edgekd.plan import Plan
@@ -26,9 +28,13 @@ class Dossier:
     artifact: dict[str, str]  # the artifact's files with their SHA-256; all others are evidence
 
     @cached_property
-    def model(self) -> str:
-        """The ONNX file, relative to the folder."""
-        return next(name for name in sorted(self.artifact) if name.startswith("onnx/") and name.endswith(".onnx"))
+    def model(self) -> Model:
+        """The graphs in the folder."""
+        return graphs_in(self.folder / "onnx", self.said["choice"]["recipe"], self.plan.task)
+
+    def listed(self, file: Path) -> str:
+        """Return a file's name in the artifact."""
+        return file.relative_to(self.folder).as_posix()
 
     @property
     def artifact_sha256(self) -> str:

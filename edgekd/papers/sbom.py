@@ -84,7 +84,7 @@ def _model(about: Dossier) -> dict[str, Any]:
         "name": about.name,
         "version": plan.version,
         "description": said["summary"]["verdict"],
-        "hashes": [_hash(about.artifact[about.model])],
+        **_hashes(about),
         "licenses": choice(stated),
         "modelCard": {
             "modelParameters": parameters,
@@ -98,11 +98,23 @@ def _model(about: Dossier) -> dict[str, Any]:
             },
         },
         "properties": _properties({
-            "file": about.model, "recipe": said["choice"]["recipe"], "target": plan.target.name,
+            "file": ", ".join(about.listed(file) for file in about.model.graphs.values()),
+            "recipe": said["choice"]["recipe"], "target": plan.target.name,
             "ort_version": plan.target.ort_version, "plan_sha256": plan.digest,
             "artifact_sha256": about.artifact_sha256,
         }),
     }  # fmt: skip
+
+
+def _hashes(about: Dossier) -> dict[str, Any]:
+    """Return the hash of a model of one file; of one of several its files, each with its hash."""
+    listed = [about.listed(file) for file in about.model.files]
+    if len(listed) == 1:
+        return {"hashes": [_hash(about.artifact[listed[0]])]}
+    parts = [
+        {"type": "file", "bom-ref": name, "name": name, "hashes": [_hash(about.artifact[name])]} for name in listed
+    ]
+    return {"components": parts}
 
 
 def _teacher(plan: Plan) -> dict[str, Any]:
@@ -182,11 +194,10 @@ def _metrics(said: dict[str, Any], who: str, name: str) -> list[dict[str, Any]]:
 
 
 def _sockets(about: Dossier) -> dict[str, Any]:
-    """The graph's inputs and outputs: `input_ids: int64 (batch, tokens)`."""
+    """The inputs of all graphs that none before gives, and the last one's outputs: `input_ids: int64 (batch, n)`."""
     import onnx
 
-    graph = onnx.load(about.folder / about.model, load_external_data=False).graph
-    weights = {one.name for one in graph.initializer}
+    graphs = [onnx.load(file, load_external_data=False).graph for file in about.model.graphs.values()]
 
     def told(values: Sequence[Any]) -> list[dict[str, str]]:
         said = []
@@ -197,7 +208,13 @@ def _sockets(about: Dossier) -> dict[str, Any]:
             said.append({"format": f"{value.name}: {kind} ({', '.join(sides)})"})
         return said
 
-    return {"inputs": told([one for one in graph.input if one.name not in weights]), "outputs": told(graph.output)}
+    inputs: dict[str, Any] = {}
+    given: set[str] = set()
+    for graph in graphs:
+        known = given | {one.name for one in graph.initializer}
+        inputs |= {one.name: one for one in graph.input if one.name not in known and one.name not in inputs}
+        given |= {one.name for one in graph.output}
+    return {"inputs": told(list(inputs.values())), "outputs": told(graphs[-1].output)}
 
 
 def _family(plan: Plan) -> str:

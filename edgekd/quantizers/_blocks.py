@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgekd.core import external
+
 _INT8_ACTIVATIONS = 4  # `accuracy_level` of the kernel: it quantizes activations too, block by block
 
 
@@ -26,7 +28,6 @@ def quantize_blocks(
 
     Raises EdgeKDError where there is none. Opset and IR version stay: the operator is of ONNX Runtime's own domain.
     """
-    import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
     from onnxruntime.quantization.onnx_model import ONNXModel
 
@@ -38,7 +39,7 @@ def quantize_blocks(
         small = Path(folder, "tables.onnx")
         if embeddings:
             quantize_tables(model, small, keep=keep)
-        plain = ONNXModel(onnx.load(small if embeddings else model))
+        plain = ONNXModel(external.load(small if embeddings else model))
         plain.replace_gemm_with_matmul()  # the quantizer passes over Gemm without a word
         plain.clean_initializers()
         quantizer = MatMulNBitsQuantizer(
@@ -51,5 +52,6 @@ def quantize_blocks(
             op_types_to_quantize=("MatMul",),
         )
         quantizer.process()
-        quantizer.model.save_model_to_file(str(out))
+        quantizer.model.topological_sort()
+        external.save(quantizer.model.model, out)
     must_have(out, ["MatMulNBits"], recipe=recipe)

@@ -10,9 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core import external
 from edgekd.core.cpus import usable_cpus
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.results import digest, file_sha256, versions
+from edgekd.core.results import digest, versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,11 @@ def calibrate(
     from edgekd.core.quiet import quiet
 
     options = {"method": method, "percentile": percentile if method == "percentile" else None}
-    key = {"model": file_sha256(model), "rows": _digest(islice(samples, rows)), "operators": sorted(operators)}
+    key = {
+        "model": external.graph_sha256(model),
+        "rows": _digest(islice(samples, rows)),
+        "operators": sorted(operators),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"ranges-{digest(key | options | versions('onnxruntime'))[:32]}.json"
     if path.exists():
@@ -106,7 +111,8 @@ def _lowest_highest(model: Path, feeds: Iterator[Sample], operators: Sequence[st
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
     file = str(scratch / "minmax.onnx")
-    calibrator = create_calibrator(model, operators, file, CalibrationMethod.MinMax)
+    apart = external.has_data(model)
+    calibrator = create_calibrator(model, operators, file, CalibrationMethod.MinMax, use_external_data_format=apart)
     calibrator.infer_session = _session(file)
     for feed in feeds:
         calibrator.collect_data(_One(feed))
@@ -145,7 +151,8 @@ def _cut(
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
     file = str(scratch / "all.onnx")
-    create_calibrator(model, operators, file, CalibrationMethod.Percentile)
+    apart = external.has_data(model)
+    create_calibrator(model, operators, file, CalibrationMethod.Percentile, use_external_data_format=apart)
     session = _session(file)
     # entropy is about zero, so the bins are symmetric; a mask's -3e38 or a constant has no histogram
     reach = {name: max(-float(low), float(high)) for name, (low, high) in ranges.items()}

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError
 
 TYPES = {"int8": "QInt8", "uint8": "QUInt8"}  # a profile's word, and ONNX Runtime's QuantType
+
+
+class Writing(NamedTuple):
+    """Where a quantizer of ONNX Runtime writes, and whether in two files."""
+
+    file: Path
+    apart: bool
+
+
+@contextmanager
+def written(model: Path, out: Path) -> Iterator[Writing]:
+    """Say how ONNX Runtime's quantizers write `out`: with weights apart where the model's are.
+
+    They name such data otherwise than edgekd does, so that the graph is written again then.
+    """
+    if not external.has_data(model):
+        yield Writing(out, apart=False)
+        return
+    with tempfile.TemporaryDirectory(prefix="edgekd-quantize-", dir=out.parent) as folder:
+        file = Path(folder, out.name)
+        yield Writing(file, apart=True)
+        external.save(external.load(file), out)
 
 
 def products_of_activations(model: Path) -> list[str]:

@@ -7,11 +7,13 @@ reads it is multiplied by the same factor, and the product stays what it was.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError
 
 if TYPE_CHECKING:
@@ -31,12 +33,11 @@ def smooth(
     widths are the largest values over the first `rows` calibration rows, read one at a time. Nodes of `keep` are left
     alone. Raises EdgeKDError where there are no rows, or nothing can be smoothed.
     """
-    import onnx
     from onnx import helper, numpy_helper
 
     if not len(calibration):
         raise EdgeKDError("smoothing has no calibration rows", fix="give unlabelled or validation rows")
-    whole = onnx.load(model)
+    whole = external.load(model)
     graph = whole.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     readers: dict[str, list[Any]] = {}
@@ -65,8 +66,7 @@ def smooth(
     nodes = [each for number, node in enumerate(graph.node) for each in (added.get(number), node) if each is not None]
     del graph.node[:]
     graph.node.extend(nodes)
-    onnx.save(whole, out)
-    return out
+    return external.save(whole, out)
 
 
 def _is_matrix(tensor: Any) -> bool:
@@ -89,7 +89,9 @@ def _widths(model: Any, names: list[str], calibration: Sequence[Sample], rows: i
     )
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory(prefix="edgekd-smooth-") as folder:
+        file = external.save(probe, Path(folder, "probe.onnx"))
+        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     inputs = [value.name for value in session.get_inputs()]
     found: dict[str, np.ndarray[Any, Any]] = {}
     for sample in islice(calibration, rows):

@@ -16,11 +16,13 @@ def quantize_tables(model: Path, out: Path, *, keep: Sequence[str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     from edgekd.core.quiet import quiet
+    from edgekd.quantizers._onnx import written
 
-    with quiet():
+    with quiet(), written(model, out) as to:
         quantize_dynamic(
             model,
-            out,
+            to.file,
+            use_external_data_format=to.apart,
             op_types_to_quantize=["Gather"],
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(keep),

@@ -57,15 +57,20 @@ class DynamicInt8:
         from onnxruntime.quantization.registry import IntegerOpsRegistry
 
         from edgekd.core.quiet import quiet
-        from edgekd.quantizers._onnx import TYPES, kept_names, must_have
+        from edgekd.quantizers._onnx import TYPES, kept_names, must_have, written
         from edgekd.quantizers._smooth import smooth
 
-        with tempfile.TemporaryDirectory(prefix="edgekd-dynamic-") as folder, quiet():
+        with (
+            tempfile.TemporaryDirectory(prefix="edgekd-dynamic-") as folder,
+            quiet(),
+            written(model, out) as to,
+        ):
             if self.smooth:
                 model = smooth(model, Path(folder, "smooth.onnx"), calibration, strength=self.smooth, keep=keep)
             quantize_dynamic(
                 model,
-                out,
+                to.file,
+                use_external_data_format=to.apart,
                 op_types_to_quantize=[one for one in IntegerOpsRegistry if self.embeddings or one not in _LOOKUPS],
                 per_channel=self.per_channel,
                 reduce_range=self.reduce_range,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core import external
+
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
     from edgekd.core.protocols import Sample
@@ -45,6 +47,8 @@ class Float16:
         from onnxruntime.transformers.float16 import convert_float_to_float16
         from onnxruntime.transformers.onnx_model import OnnxModel
 
-        half = OnnxModel(convert_float_to_float16(onnx.load(model), keep_io_types=True, node_block_list=list(keep)))
+        # a path where shapes cannot be inferred in memory: one message is too small for the graph
+        whole = str(model) if external.has_data(model) else onnx.load(model)
+        half = OnnxModel(convert_float_to_float16(whole, keep_io_types=True, node_block_list=list(keep)))
         half.topological_sort()  # the conversion appends its casts at the end
-        onnx.save(half.model, out)
+        external.save(half.model, out)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgekd.core import external
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
@@ -46,4 +47,4 @@ class Float32:
         cache: Path | None = None,
     ) -> None:
         """A copy."""
-        shutil.copyfile(model, out)
+        external.copy(model, out)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -84,13 +85,25 @@ class StaticInt8:
 
         from edgekd.core.quiet import quiet
         from edgekd.quantizers._calibration import calibrate
-        from edgekd.quantizers._onnx import TYPES, has_operator, must_have, products_of_activations
+        from edgekd.quantizers._onnx import TYPES, has_operator, must_have, products_of_activations, written
 
         if not len(calibration):
             raise EdgeKDError("static_int8 has no calibration rows", fix="give unlabelled or validation rows")
-        with tempfile.TemporaryDirectory(prefix="edgekd-static-") as folder, quiet():
+        with (
+            tempfile.TemporaryDirectory(prefix="edgekd-static-") as folder,
+            quiet(),
+            written(model, out) as to,
+        ):
             prepared = Path(folder, "prepared.onnx")
-            quant_pre_process(str(model), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
+            quant_pre_process(
+                str(model),
+                str(prepared),
+                skip_optimization=True,
+                skip_symbolic_shape=True,
+                save_as_external_data=to.apart,
+                all_tensors_to_one_file=True,
+                external_data_location=external.data_file(prepared).name,
+            )
             convolves = has_operator(prepared, ["Conv"])
             operators = _PRODUCTS + (_BETWEEN if convolves else [])
             ranges = calibrate(
@@ -104,8 +117,9 @@ class StaticInt8:
             )
             quantize_static(
                 prepared,
-                out,
+                to.file,
                 calibration_cache_path=ranges,
+                use_external_data_format=to.apart,
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=None if self.every_operator else operators,
                 per_channel=self.per_channel,

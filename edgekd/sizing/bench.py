@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import statistics as intervals
+from edgekd.core.graph_inputs import GraphInputs
+from edgekd.core.model import Model
 from edgekd.core.profile import Profile
 from edgekd.core.registry import make, plugin
 from edgekd.onboard.runner import pack
@@ -28,33 +30,34 @@ class Bench:
         self.device = make("devices", "local")
         self.count = 0
 
-    def export(self, model: Any, exporter: str, target: Profile, task: str) -> Path:
+    def export(self, model: Any, exporter: str, target: Profile, task: str) -> Model:
         """The fp32 ONNX of a torch model, in a fresh folder."""
         self.count += 1
         out = self.folder / f"model-{self.count}"
-        path: Path = make("exporters", exporter).export(model, out, task=task, target=target)
-        return path
+        return make("exporters", exporter).export(model, out, task=task, target=target)
 
-    def quantize(self, plain: Path, recipe: str, target: Profile, calibration: list[Any]) -> Path:
-        """The variant of that recipe, beside the fp32 one."""
+    def quantize(self, plain: Model, recipe: str, target: Profile, calibration: list[Any]) -> Model:
+        """The variant of that recipe, in a fresh folder."""
         if recipe == "float32":
             return plain
-        out = plain.with_name(f"{recipe}.onnx")
-        plugin("quantizers", recipe).for_target(target).quantize(plain, out, calibration)
-        return out
+        self.count += 1
+        folder = self.folder / f"{recipe}-{self.count}"
+        folder.mkdir()
+        quantizer, inputs = plugin("quantizers", recipe).for_target(target), GraphInputs(plain, calibration)
+        return plain.changed(folder, lambda graph, file, out: quantizer.quantize(file, out, inputs.of(graph)))[0]
 
-    def footprint(self, model: Path, samples: list[Any]) -> dict[str, float]:
+    def footprint(self, model: Model, samples: list[Any]) -> dict[str, float]:
         """Peak RSS and cold start of one fresh process."""
-        inputs = model.with_name("headline.npz")
+        inputs = self.folder / "headline.npz"
         pack(samples, inputs)
-        job = self.device.run("footprint", model=str(model), inputs=[str(inputs)], threads=self.threads)
+        job = self.device.run("footprint", **model.job, inputs=[str(inputs)], threads=self.threads)
         return {
             "memory_mib": job["peak_rss_mib"][0],
-            "artifact_mib": model.stat().st_size / 2**20,
+            "artifact_mib": model.size_mib,
             "cold_start_ms": job["cold_start_ms"],
         }
 
-    def time(self, models: dict[str, tuple[Path, list[Any]]], *, seed: int = 0) -> dict[str, list[list[float]]]:
+    def time(self, models: dict[str, tuple[Model, list[Any]]], *, seed: int = 0) -> dict[str, list[list[float]]]:
         """Return each model's latencies in ms, (processes, samples); all models are interleaved in each process.
 
         A figure is the median over the sample's repetitions in that process.
@@ -64,7 +67,7 @@ class Bench:
             inputs = self.folder / f"timed-{name}.npz"
             repeats = max(1, _TIMED // len(samples))
             pack(samples * repeats, inputs)
-            jobs[name] = {"model": str(model), "inputs": str(inputs)}
+            jobs[name] = model.job | {"inputs": str(inputs)}
         latency_ms: dict[str, list[list[float]]] = {name: [] for name in models}
         for number in range(_PROCESSES):
             job = self.device.run("time", models=jobs, threads=self.threads, rounds=_ROUNDS, seed=seed + number)
@@ -119,7 +122,7 @@ def random_samples(shape: Any, sizes: list[int]) -> list[Any]:
     return [shape.sample(size, random) for size in sizes]
 
 
-def reference(path: Path) -> Path:
+def reference(path: Path) -> Model:
     """Write the reference model that latencies are ratios to: six products of 32 x 384 by 384 x 384, in fp32."""
     import numpy as np
     import onnx
@@ -138,7 +141,7 @@ def reference(path: Path) -> Path:
     graph = helper.make_graph(nodes, "reference", put, got, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, path)
-    return path
+    return Model.of(path)
 
 
 def reference_samples(count: int) -> list[Any]:

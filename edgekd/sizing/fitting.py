@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import calibration, child
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.model import Model
 from edgekd.core.profile import parse_profile
 from edgekd.core.protocols import Running, Survey
 from edgekd.core.registry import make, plugin
@@ -247,7 +248,7 @@ class _Lab:
         self.open = open_guests
         self._guest: Running | None = None
         self.known, self.measured = known or {}, dict[str, Any]()
-        self.whole: tuple[Path, list[Sample]] | None = None  # the teacher, once something is to be timed beside it
+        self.whole: tuple[Model, list[Sample]] | None = None  # the teacher, once something is to be timed beside it
 
     def teacher(self) -> dict[str, Any]:
         """The teacher's footprint and latency in fp32: measured, or as they were measured for another target."""
@@ -259,8 +260,8 @@ class _Lab:
         self.measured[TEACHER] = found | {"reference_ms": self.reference_ms}
         return found
 
-    def _open_teacher(self) -> tuple[Path, list[Sample]]:
-        """Build the teacher with a head of this many classes; its file, and samples of the sizes that are timed."""
+    def _open_teacher(self) -> tuple[Model, list[Sample]]:
+        """Build the teacher with a head of this many classes; its graphs, and samples of the sizes that are timed."""
         from edgekd.sizing.bench import random_model, random_samples
         from edgekd.training import models
 
@@ -275,9 +276,9 @@ class _Lab:
             labels = [str(number) for number in range(request["classes"])]
             source = make("teachers", request["teacher_kind"])
             model = source.base(Path(request["teacher_folder"]), request["architecture"], request["task"], labels)
-        file = self.bench.export(model, models.exporter(model), self.target, request["task"])
+        exported = self.bench.export(model, models.exporter(model), self.target, request["task"])
         survey = Survey.read(request["survey"])
-        self.whole = file, random_samples(shape, [size_of(shape, survey, size) for size in self.sizes])
+        self.whole = exported, random_samples(shape, [size_of(shape, survey, size) for size in self.sizes])
         self.whole_probe = random_samples(shape, [size_of(shape, survey, 32)])
         return self.whole
 
@@ -301,17 +302,17 @@ class _Lab:
             self._guest = self.open.enter_context(make("devices", "guest", cpu=self.target.emulator_cpu).up())
         return self._guest
 
-    def guest_mib(self, file: Path, probe: list[Any]) -> float | None:
+    def guest_mib(self, model: Model, probe: list[Any]) -> float | None:
         """Peak RSS of one process in the guest, above its import baseline; None without a guest, or one that fails."""
         from edgekd.onboard.runner import pack
 
-        inputs = file.with_name("guest.npz")
+        inputs = self.bench.folder / "guest.npz"
         pack(probe, inputs)
         try:
             guest = self.guest()
             if guest is None:
                 return None
-            job = guest.run("footprint", model=str(file), inputs=[str(inputs)], threads=self.target.threads)
+            job = guest.run("footprint", **model.job, inputs=[str(inputs)], threads=self.target.threads)
         except EdgeKDError:  # this host's figure is left, and the build's own guest run will say what is wrong
             return None
         return float(job["peak_rss_mib"][0])
@@ -332,21 +333,21 @@ class _Lab:
         probe = random_samples(shape, [headline])
         calibration = random_samples(shape, [headline] * CALIBRATION)
         samples = random_samples(shape, [size_of(shape, among.survey, size) for size in self.sizes])
-        files = {recipe: self.bench.quantize(plain, recipe, self.target, calibration) for recipe in among.recipes}
+        made = {recipe: self.bench.quantize(plain, recipe, self.target, calibration) for recipe in among.recipes}
         times = self.bench.time(
-            {"teacher": self._open_teacher()} | {recipe: (file, samples) for recipe, file in files.items()}
+            {"teacher": self._open_teacher()} | {recipe: (model, samples) for recipe, model in made.items()}
         )
         self.teacher_ms = typical_ms(times["teacher"])
         beside = replace(among, teacher_ms=self.teacher_ms)
         said = []
         kept: dict[str, Any] = {}
-        for recipe, file in files.items():
-            figures = self.bench.footprint(file, probe)
+        for recipe, model in made.items():
+            figures = self.bench.footprint(model, probe)
             figures["latency_ms"] = typical_ms(times[recipe])
             figures["speedup_low"] = speedup_low(times["teacher"], times[recipe])
             kept[recipe] = dict(figures)  # without the guest's: another target's core may be another
             if self._near(figures):
-                figures |= {"target_memory_mib": mib} if (mib := self.guest_mib(file, probe)) else {}
+                figures |= {"target_memory_mib": mib} if (mib := self.guest_mib(model, probe)) else {}
             said.append(beside.measured(shape, recipe, figures))
         self.measured[name_of(cost.shape)] = {"teacher_ms": self.teacher_ms, "figures": kept}
         return said

@@ -58,6 +58,8 @@ class FeatureExtraction:
     purpose: ClassVar[str] = "texts into embeddings"
     demo: ClassVar[Demo | None] = replace(TREC, name="embeddings", data_name="TREC questions, without their classes")
     output: ClassVar[str] = "last_hidden_state"
+    graphs: ClassVar[tuple[str, ...]] = ("model",)
+    program: ClassVar[str] = "forward"
     pool: ClassVar[str | None] = "mask_mean"
 
     def read(self, source: str) -> dict[str, Table]:

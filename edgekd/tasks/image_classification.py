@@ -79,6 +79,8 @@ class ImageClassification:
         written="fashion-mnist.npz",
     )
     output: ClassVar[str] = "logits"
+    graphs: ClassVar[tuple[str, ...]] = ("model",)
+    program: ClassVar[str] = "forward"
     pool: ClassVar[str | None] = None
 
     def read(self, source: str) -> dict[str, NotedTable]:

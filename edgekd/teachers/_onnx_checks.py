@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.external import graphs, inner_graphs, nodes, place_of, tensors
 from edgekd.core.pointers import check_no_pointer
 
 _MOST_BYTES = (1 << 31) - (1 << 20)  # of one protobuf message, less what the graph's own structure may take
@@ -72,39 +73,6 @@ def opset(model: Any) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in _STANDARD), default=0)
 
 
-def tensors(model: Any) -> Iterator[tuple[str, Any]]:
-    """Name and TensorProto of every constant: initializers, and attributes of nodes; those of inner graphs too."""
-    for graph in graphs(model):
-        for tensor in graph.initializer:
-            yield tensor.name, tensor
-    for node in _nodes(model):
-        for attribute in node.attribute:
-            for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
-                yield node.output[0] if node.output else node.name, tensor
-
-
-def graphs(model: Any) -> Iterator[Any]:
-    """The graph and those inside its nodes: the bodies of loops and branches."""
-    waiting = [model.graph]
-    while waiting:
-        graph = waiting.pop()
-        yield graph
-        for node in graph.node:
-            waiting += inner_graphs(node)
-
-
-def inner_graphs(node: Any) -> list[Any]:
-    """The graphs that a node holds: of a Loop one, of an If two."""
-    return [graph for one in node.attribute for graph in (*([one.g] if one.HasField("g") else ()), *one.graphs)]
-
-
-def _nodes(model: Any) -> Iterator[Any]:
-    for graph in graphs(model):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
-
-
 def _parsed(path: Path) -> Any:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -133,7 +101,7 @@ def _parsed(path: Path) -> Any:
 
 def _words(model: Any) -> Iterator[str | bytes]:
     """Every name that the graph is held together by."""
-    for node in _nodes(model):
+    for node in nodes(model):
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
     for named in (*model.graph.input, *model.graph.output, *model.graph.initializer, *model.functions):
         yield named.name
@@ -160,7 +128,7 @@ def _check_structure(model: Any, path: Path, *, allow_loops: bool, offer: bool =
 
     `offer`: whether the command that asks can allow loops.
     """
-    branching = Counter(node.op_type for node in _nodes(model) if inner_graphs(node))
+    branching = Counter(node.op_type for node in nodes(model) if inner_graphs(node))
     if branching and not allow_loops:
         raise TeacherError(
             f"{path} has control flow ({_listed(branching)}): what a run costs is not known before it ends",
@@ -169,27 +137,24 @@ def _check_structure(model: Any, path: Path, *, allow_loops: bool, offer: bool =
         )
     if branching and model.functions:
         raise TeacherError(f"{path} has control flow and functions", fix="export it without functions")
-    sparse = any(
-        one.HasField("sparse_tensor") or one.sparse_tensors for node in _nodes(model) for one in node.attribute
-    )
+    sparse = any(one.HasField("sparse_tensor") or one.sparse_tensors for node in nodes(model) for one in node.attribute)
     if sparse or any(graph.sparse_initializer for graph in graphs(model)):
         raise TeacherError(f"{path} has sparse weights", fix="export it with dense weights")
-    count = sum(1 for _ in _nodes(model))
+    count = sum(1 for _ in nodes(model))
     if count > _MOST_NODES:
         raise TeacherError(f"{path} has {count} operators; {_MOST_NODES} are the most", fix="give a smaller model")
 
 
 def _fold_external_data(model: Any, path: Path) -> list[Path]:
     """Read all external data into the model; the files they came from, sorted."""
-    home, files, held = path.parent.resolve(), set(), 0
+    files, held = set(), 0
     for name, tensor in tensors(model):
         if tensor.data_location != tensor.EXTERNAL:
             continue
         told = {entry.key: entry.value for entry in tensor.external_data}
         location = told.get("location", "")
-        file = home / location
-        named = bool(location) and "\x00" not in location and "\\" not in location
-        if not named or Path(location).is_absolute() or ".." in Path(location).parts or file.resolve() != file:
+        file = place_of(location, path.parent)
+        if file is None:
             raise TeacherError(
                 f"{path} keeps the weight {name!r} in {location!r}: outside its folder, or behind a link",
                 fix="put the data beside it as a plain file, or save the model as one file: "
@@ -249,7 +214,7 @@ def _inlined(model: Any, path: Path) -> Any:
             sizes[key] = sum(sizes.get(call, 1) for call in calls[key])
     except CycleError as error:
         raise _damaged(path, "a function of it calls itself") from error
-    if model.graph.node and any(node.overload for node in _nodes(model)):
+    if model.graph.node and any(node.overload for node in nodes(model)):
         raise TeacherError(f"{path} has overloaded functions", fix="export it without functions")
     total = sum(sizes.get((node.domain, node.op_type), 1) for node in model.graph.node)
     if total > _MOST_NODES:
@@ -261,7 +226,7 @@ def _check_operators(model: Any, path: Path) -> None:
     """Raises TeacherError for what is quantized already, and for operators without a CPU kernel on any machine."""
     from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-    quantized = Counter(node.op_type for node in _nodes(model) if _QUANTIZED.match(node.op_type))
+    quantized = Counter(node.op_type for node in nodes(model) if _QUANTIZED.match(node.op_type))
     if quantized:
         raise _not_float(path, f"it is quantized already ({_listed(quantized)})")
     kernels = {
@@ -269,7 +234,7 @@ def _check_operators(model: Any, path: Path) -> None:
         for kernel in runtime.get_all_opkernel_def()
         if kernel.provider == "CPUExecutionProvider" and kernel.domain not in _OF_ONE_CPU
     }
-    others = {(node.domain, node.op_type) for node in _nodes(model) if node.domain not in _STANDARD}
+    others = {(node.domain, node.op_type) for node in nodes(model) if node.domain not in _STANDARD}
     if strange := sorted(others - kernels):
         raise TeacherError(
             f"{path} needs operators that ONNX Runtime does not have on every CPU: "

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.external import graphs, inner_graphs, tensors
 from edgekd.core.registry import plugin
-from edgekd.teachers._onnx_checks import graphs, inner_graphs, joined, opset, tensors
+from edgekd.teachers._onnx_checks import joined, opset
 
 _SAME_VALUES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 LEAST_OPSET = 13  # below it there are no scales per channel; such a model is converted

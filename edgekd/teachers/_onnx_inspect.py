@@ -9,6 +9,7 @@ from typing import Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
+from edgekd.core.external import inner_graphs
 from edgekd.core.registry import plugin
 from edgekd.data import clean, pixels, token_types
 from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph, _settings
@@ -35,7 +36,7 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
     config = read_json(folder / "config.json")
     _check_types(path, folder, wiring, config)
     classes = wiring.gives[1] if len(wiring.gives) == 2 else None
-    loops = sum(1 for node in model.graph.node if _onnx_checks.inner_graphs(node))
+    loops = sum(1 for node in model.graph.node if inner_graphs(node))
     sizes = {"opset": _onnx_checks.opset(model), "ir_version": model.ir_version, "operators": len(model.graph.node)}
     architecture: dict[str, Any] = {
         "model_type": "onnx",
