@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import golden
-from edgekd.compression.candidates import graphs_in, variant
+from edgekd.compression.candidates import graphs_in, recipes_of, variant
 from edgekd.compression.choose import PLAIN
 from edgekd.core import signing
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
@@ -31,7 +31,7 @@ from edgekd.papers import dossier, licences
 from edgekd.plan import Plan
 from edgekd.report import page
 
-SCHEMA = 2  # of manifest.json; `onboard/verify.py` reads 1 as well
+SCHEMA = 3  # of manifest.json; `onboard/verify.py` reads 1 and 2 as well
 _EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "sbom.cdx.json", "README.md")
 _READ_BY_LOADERS = (  # beside the graph; whatever else a model's folder holds stays there
     "config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
@@ -311,7 +311,7 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
         "version": plan.version,
         "task": plan.task,
         "fidelity": plugin("tasks", plan.task).fidelity.name,
-        "model": f"onnx/{model.file.name}",
+        "model": _named(model, plan, said["choice"]["recipe"]),
         "recipe": said["choice"]["recipe"],
         "compatible": [plan.target.name],
         "min": {"ort_version": plan.target.ort_version, "opset": opset, "ir_version": ir_version,
@@ -323,6 +323,14 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
     raw = (json.dumps(manifest, indent=1) + "\n").encode()
     own = sha256(raw).hexdigest()
     (fresh / "manifest.json").write_bytes(raw.replace(_UNKNOWN.encode(), own.encode(), 1))
+
+
+def _named(model: Model, plan: Plan, recipe: str) -> dict[str, Any]:
+    """Return the model as the manifest names it: program, graphs with what was made of each, outputs and their rule."""
+    task, recipes = plugin("tasks", plan.task), recipes_of(model, recipe)
+    graphs = {name: {"file": f"onnx/{file.name}", "recipe": recipes[name]} for name, file in model.graphs.items()}
+    outputs = {task.output: "as_is" if task.pool is None else "mean"}
+    return {"program": model.program, "graphs": graphs, "outputs": outputs}
 
 
 def _least(model: Model) -> tuple[int, int]:

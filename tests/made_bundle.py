@@ -22,8 +22,11 @@ CREATED = datetime.now(UTC) - timedelta(hours=1)
 TRAVELS = {"bench.py": "__main__.py", "runner.py": "runner.py", "machine.py": "machine.py"}
 
 
-def make_bundle(folder, *, model=None, task="time-series-classification", onboard=False, fit=None, **target):
-    """Write a bundle for a profile of this host's architecture with other values; its folder."""
+def make_bundle(folder, *, model=None, task="time-series-classification", onboard=False, fit=None, schema=2, **target):
+    """Write a bundle for a profile of this host's architecture with other values; its folder.
+
+    Of schema 1 and 2 it is what an edgekd wrote before a model had named graphs.
+    """
     profile = {**load_profile("rpi4").as_dict(), "name": "here", "arch": this_host().arch, "microarch": "none",
                "latency_ms": 1000.0, "cold_start_ms": 60_000.0, "isa": [], **target}  # fmt: skip
     for name in ("onnx", "golden"):
@@ -52,15 +55,24 @@ def make_bundle(folder, *, model=None, task="time-series-classification", onboar
         "plan": {"target": profile, "student": student, "data": {"classes": ["a", "b", "c", "d"]}},
         "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in files.items()],
     })  # fmt: skip
-    seal(folder, profile, task)
+    seal(folder, profile, task, schema)
     return folder
 
 
-def seal(folder, profile, task):
+def model_of(schema):
+    """How a manifest of that schema names the model."""
+    if schema < 3:
+        return "onnx/model.onnx"
+    graph = {"file": "onnx/model.onnx", "recipe": "float32"}
+    return {"program": "forward", "graphs": {"model": graph}, "outputs": {"y": "as_is"}}
+
+
+def seal(folder, profile, task, schema=2):
     """List every file as the bundle's manifest does."""
+    own = {"self_sha256": ""} if schema > 1 else {}
     needs = {key: profile[key] for key in ("ort_version", "arch", "isa") if key in profile}
     write_manifest(folder, {
-        "schema": 2, "self_sha256": "", "name": "tiny", "version": "1.0.0", "task": task, "model": "onnx/model.onnx",
+        "schema": schema, **own, "name": "tiny", "version": "1.0.0", "task": task, "model": model_of(schema),
         "recipe": "float32", "compatible": [profile["name"]], "min": {"opset": 17, "ir_version": 9, **needs},
         "plan_sha256": "1" * 64, "artifact": {"files": listed(folder)}, "evidence": {"files": {}},
     })  # fmt: skip

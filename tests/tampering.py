@@ -153,7 +153,7 @@ TAMPERING = {
     ),
     "a manifest with its own hash made right": Tampering(lambda lab: relist(lab.bundle, version="9.0.0"), OTHER),
     "a manifest of the older schema": Tampering(lambda lab: relist(lab.bundle, schema=1), OTHER),
-    "a manifest of a newer schema": Tampering(lambda lab: relist(lab.bundle, schema=3), OTHER, shows=True),
+    "a manifest of a newer schema": Tampering(lambda lab: relist(lab.bundle, schema=4), OTHER, shows=True),
     "a byte of the manifest": Tampering(lambda lab: flip(lab.bundle / "manifest.json", 8 * 90), OTHER, shows=True),
     "no signature": Tampering(lambda lab: lab.sig.unlink(), "bundle is not signed: there is no bundle.sig beside it"),
     "the signature of another bundle": Tampering(lambda lab: shutil.copy(lab.root / "other.sig", lab.sig), OTHER),
@@ -211,7 +211,7 @@ def repeat_arrays(bundle: Path, times: int) -> None:
 
 # what a manifest with right hashes may ask for: builders that take a bundle, and words of the refusal
 TOO_MUCH = {
-    "a file of 8 TiB": (lambda bundle: _sparse(bundle, 8 << 40), "more than 4294967296 in all"),
+    "a file of 8 TiB": (lambda bundle: _sparse(bundle, 8 << 40), "more than 17179869184 in all"),
     "paths without end": (
         lambda bundle: _list(bundle, {"/".join("d" * 100) + f"/{i}": MADE_UP for i in range(300)}), "folders deep"
     ),

@@ -299,7 +299,7 @@ def test_a_folder_that_takes_no_receipts_is_told_before_and_when_writing(tmp_pat
 @pytest.mark.parametrize(
     ("manifest", "why"),
     [
-        ("{}", r"its schema is neither of \(1, 2\)"),
+        ("{}", r"its schema is none of \(1, 2, 3\)"),
         ('{"schema": 1, "artifact": {"files": {}}, "model": "m"}', "its name is missing"),
         ("[]", "it is no JSON object"),
         ("{", "Expecting"),

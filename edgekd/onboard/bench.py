@@ -89,7 +89,8 @@ def receipt(
     accuracy run's; whatever `run` raises passes through. Ctrl-C ends a sustained run early and keeps what it had.
     """
     began, started = time.monotonic(), datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: UP017 (3.10)
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    verify = _beside("verify")
+    manifest = verify["read_manifest"](bundle)
     plan = made_by(bundle)["plan"]
     threads, provider = (plan["target"][key] for key in ("threads", "execution_provider"))
     before = run("facts")
@@ -98,7 +99,7 @@ def receipt(
     if provider not in before["providers"]:
         raise Refused(f"onnxruntime here has no {provider}, which the profile asks for", 7)
     with tempfile.TemporaryDirectory(prefix="edgekd-bench-") as name:
-        lab = _Lab(run, bundle / manifest["model"], threads, Path(name), say)
+        lab = _Lab(run, verify["model_job"](bundle, manifest), threads, Path(name), say)
         said = _answers(lab, bundle, fidelity_of(manifest, plan), rows)
         latency = None if emulated else lab.timed(*PROTOCOLS[protocol])
         footprints = [] if emulated == "user" else lab.footprints()
@@ -111,7 +112,7 @@ def receipt(
             "name": manifest["name"], "version": manifest["version"], "target": manifest["compatible"][0],
             "manifest_sha256": _sha256(bundle / "manifest.json"),
         },
-        "model": manifest["model"], "model_sha256": _sha256(bundle / manifest["model"]),
+        "model": verify["model_name"](manifest), "model_sha256": verify["model_sha256"](manifest),
         "device": device, "emulated": emulated,
         **{key: before[key] for key in ("arch", "cpu", "microarch", "isa", "cores", "clock_mhz", "memory_mib", "os",
                                         "python", "numpy_version", "ort_version")},
@@ -203,8 +204,8 @@ def _answers(lab: _Lab, bundle: Path, fidelity: str, rows: Rows | None) -> dict[
 class _Lab:
     """One device, one model, one temporary folder."""
 
-    def __init__(self, run: Run, model: Path, threads: int, folder: Path, say: Callable[[str], None]) -> None:
-        self.run, self.model, self.threads, self.folder, self.say = run, str(model), threads, folder, say
+    def __init__(self, run: Run, job: dict[str, Any], threads: int, folder: Path, say: Callable[[str], None]) -> None:
+        self.run, self.job, self.threads, self.folder, self.say = run, job, threads, folder, say
         self.timed_rows, self.timed_of = 0, ""
         self.hashes: list[str] = []  # what the accuracy run said of the timed rows
 
@@ -214,7 +215,7 @@ class _Lab:
 
         inputs, outputs = self.folder / f"{name}.npz", self.folder / f"{name}.npy"
         _pack(samples, inputs)
-        job = self.run("predict", model=self.model, inputs=str(inputs), threads=self.threads, outputs=str(outputs),
+        job = self.run("predict", **self.job, inputs=str(inputs), threads=self.threads, outputs=str(outputs),
                        pool="mean")  # fmt: skip
         self.say(f"answers to {len(samples)} {of}")
         chosen = _evenly(len(samples), TIMED_ROWS)
@@ -241,7 +242,7 @@ class _Lab:
         found = []
         for number in range(FOOTPRINTS):
             inputs = [str(self.folder / "golden.npz")]
-            found.append(self.run("footprint", model=self.model, inputs=inputs, threads=self.threads))
+            found.append(self.run("footprint", **self.job, inputs=inputs, threads=self.threads))
             self.say(f"memory and cold start, process {number + 1} of {FOOTPRINTS}")
         return found
 
@@ -273,7 +274,7 @@ class _Lab:
         }  # fmt: skip
 
     def _time(self, rounds: int, seed: int) -> dict[str, Any]:
-        models = {"model": {"model": self.model, "inputs": str(self.folder / "timed.npz")}}
+        models = {"model": {**self.job, "inputs": str(self.folder / "timed.npz")}}
         job = self.run("time", models=models, threads=self.threads, rounds=rounds, seed=seed)
         for name in ("model", "aa"):
             if job["row_sha256"][name] != self.hashes:

@@ -28,13 +28,17 @@ import zipfile  # noqa: E402
 import zlib  # noqa: E402
 from pathlib import Path, PurePosixPath  # noqa: E402
 
-SCHEMAS = (1, 2)  # of manifest.json, that this script reads; 2 has self_sha256
+SCHEMAS = (1, 2, 3)  # of manifest.json, that this script reads; 2 has self_sha256, 3 names a model's graphs
 LARGEST_JSON = 4 << 20  # bytes
 LARGEST_PAPER = 64 << 20  # bytes of report.json and the like
-LARGEST_BUNDLE = 4 << 30  # bytes of all files that a manifest lists
+LARGEST_BUNDLE = 16 << 30  # bytes of all files that a manifest lists
 LARGEST_ARRAYS = 256 << 20  # bytes of all arrays of an .npz
 MOST_FILES, MOST_STEPS = 4096, 16  # that a manifest lists, and folders above one of them
 MOST_ARRAYS = 65_536  # in an .npz
+MOST_GRAPHS, MOST_OUTPUTS = 16, 64  # of a model
+PROGRAMS = ("forward",)  # that run a model's graphs: files beside bench/runner.py
+RULES = ("as_is", "mean")  # of what is kept of an output
+DATA = "_data"  # follows the name of a graph's file: its external data
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
 MOST_SHOWN = 20  # problems
 KINDS = {
@@ -48,7 +52,7 @@ NOTE = "note    hashes show damage, not malice: `edgekd verify --key PUB` tells 
 
 
 class Newer(ValueError):
-    """A manifest of a later schema than this script knows."""
+    """A manifest of a later schema than this script knows, or of a program that it does not have."""
 
 
 # ---- manifest.json: whatever it holds, the answer is a dict of the right kinds or a ValueError in words
@@ -121,10 +125,10 @@ def read_manifest(folder, raw=None):
     if type(schema) is int and schema > SCHEMAS[-1]:
         raise Newer(f"it was made by a newer edgekd: its schema is {schema}, {SCHEMAS[-1]} is the newest known here")
     if type(schema) is not int or schema not in SCHEMAS:
-        raise ValueError(f"its schema is neither of {SCHEMAS}")
+        raise ValueError(f"its schema is none of {SCHEMAS}")
     if schema > 1:
         check_own_hash(raw, manifest.get("self_sha256"))
-    for key, kind in KINDS.items():
+    for key, kind in (KINDS | ({"model": dict} if schema > 2 else {})).items():
         value = manifest.get(key)
         if not isinstance(value, kind) or (kind is str and not is_plain(value)):
             raise ValueError(f"its {key} is missing, or no plain {kind.__name__}")
@@ -133,6 +137,7 @@ def read_manifest(folder, raw=None):
     if not is_plain(manifest["min"].get("ort_version")):
         raise ValueError("its min has no ort_version")
     check_list(manifest)
+    check_model(manifest)
     return manifest
 
 
@@ -164,8 +169,83 @@ def check_list(manifest):
         raise ValueError("it lists a file in both parts, or itself")
     if both := folders_of(names) & set(names):
         raise ValueError(f"it lists {shown(min(both))} as a file and as a folder")
-    if manifest["model"] not in manifest["artifact"]["files"]:
-        raise ValueError("it names no model of this bundle")
+
+
+def model_of(manifest):
+    """The model of a manifest of any schema: its `program`, its `graphs` (`file`, `recipe`) and what `outputs` keep.
+
+    Before schema 3 there was one graph, and no output was named: `mean` alone is the first one's over its positions.
+    """
+    model = manifest["model"]
+    if isinstance(model, dict):
+        return model
+    graphs = {"model": {"file": model, "recipe": manifest["recipe"]}}
+    return {"program": "forward", "graphs": graphs, "outputs": "mean"}
+
+
+def check_model(manifest):
+    """Raises ValueError where it names no model of this bundle; Newer for a program or a rule that is not known."""
+    model = manifest["model"]
+    if isinstance(model, str):
+        check_graph_files(manifest, [model])
+        return
+    graphs, outputs = model.get("graphs"), model.get("outputs")
+    if not isinstance(graphs, dict) or not isinstance(outputs, dict) or not is_plain(model.get("program")):
+        raise ValueError("its model is no program with graphs and outputs")
+    if not 0 < len(graphs) <= MOST_GRAPHS or not 0 < len(outputs) <= MOST_OUTPUTS:
+        has = f"{len(graphs)} graphs and {len(outputs)} outputs"
+        raise ValueError(f"its model has {has}; at most {MOST_GRAPHS} and {MOST_OUTPUTS} are read, and one of each")
+    if model["program"] not in PROGRAMS:
+        raise Newer(f"it was made by a newer edgekd: its program {shown(model['program'])} is not known here")
+    for name, graph in graphs.items():
+        told = isinstance(graph, dict) and is_plain(graph.get("file")) and is_plain(graph.get("recipe"))
+        if re.fullmatch(r"\w{1,64}", name, re.ASCII) is None or not told:
+            raise ValueError(f"its graph {shown(name)} is no name with a file and a recipe")
+    check_graph_files(manifest, [graph["file"] for graph in graphs.values()])
+    for name, rule in outputs.items():
+        if not is_plain(name) or not isinstance(rule, str):
+            raise ValueError(f"its output {shown(name)} is no name with a rule")
+        if rule not in RULES:
+            raise Newer(f"it was made by a newer edgekd: what it keeps of {shown(name)} is not known here")
+
+
+def check_graph_files(manifest, files):
+    """Raises ValueError where a graph's file, or its external data, is none of the artifact's, or another graph's."""
+    for file in files:
+        if file not in manifest["artifact"]["files"]:
+            raise ValueError(f"it names no model of this bundle: {shown(file)} is none of the artifact's files")
+        if file + DATA in manifest["evidence"]["files"]:
+            raise ValueError(f"it lists the weights {shown(file + DATA)} as evidence")
+    if len({*files, *(file + DATA for file in files)}) < 2 * len(files):
+        raise ValueError("it names one file for two graphs")
+
+
+def model_files(manifest):
+    """The names of a model's files: each graph's and, where it is listed, that of its external data."""
+    files = [graph["file"] for graph in model_of(manifest)["graphs"].values()]
+    return [name for file in files for name in (file, file + DATA) if name in manifest["artifact"]["files"]]
+
+
+def model_name(manifest):
+    """A model's graphs by their files, for a reader."""
+    return ", ".join(graph["file"] for graph in model_of(manifest)["graphs"].values())
+
+
+def model_sha256(manifest):
+    """One SHA-256 over a model's files, as the manifest lists them: of a single file its own."""
+    listed, names = manifest["artifact"]["files"], model_files(manifest)
+    if len(names) == 1:
+        return listed[names[0]]["sha256"]
+    lines = "".join(f"{listed[name]['sha256']}  {name}\n" for name in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def model_job(folder, manifest):
+    """What names the model of the bundle in `folder` in a runner's job: `model`, and a `program` other than forward."""
+    model = model_of(manifest)
+    paths = {name: str(folder / graph["file"]) for name, graph in model["graphs"].items()}
+    named = {"model": paths["model"] if list(paths) == ["model"] else paths}
+    return named if model["program"] == "forward" else {**named, "program": model["program"]}
 
 
 def check_amount(manifest):
@@ -430,11 +510,11 @@ def check_answers(folder, manifest):
     except ValueError as error:
         raise Failed(str(error)) from error
     try:
-        outputs = run_golden(folder, manifest["model"])
+        outputs = run_golden(folder, model_files(manifest)[0])
     except ImportError as error:
         raise Failed(f"{error}: install numpy and onnxruntime {manifest['min']['ort_version']}", 7) from error
     except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
-        raise Failed(f"ONNX Runtime cannot run {shown(manifest['model'])}: {shown(str(error))}", 7) from error
+        raise Failed(f"ONNX Runtime cannot run {shown(model_name(manifest))}: {shown(str(error))}", 7) from error
     well, words = check_golden(folder, outputs)
     if not well:
         raise Failed(f"golden vectors: {words}", 5)
@@ -451,7 +531,7 @@ def main(folder, ignore_modes=False):
     except Failed as error:
         print(f"FAILED  {error}")
         return error.code
-    print(f"ok      {shown(manifest['model'])} loads and runs")
+    print(f"ok      {shown(model_name(manifest))} loads and runs")
     print(f"ok      golden vectors: {words}")
     print(NOTE)
     return 0

@@ -126,8 +126,8 @@ def _of_bundle(receipt: Receipt, of: Made) -> Iterator[str]:
         yield f"of another bundle: {receipt.bundle.name} {receipt.bundle.version} for {receipt.bundle.target}"
     elif receipt.bundle.manifest_sha256 != of.manifest_sha256:
         yield "of another build of this bundle: the manifest's SHA-256 differs"
-    listed = of.manifest["artifact"]["files"][of.manifest["model"]]["sha256"]
-    if receipt.model != of.manifest["model"] or receipt.model_sha256 != listed:
+    listed = verify.model_sha256(of.manifest)
+    if receipt.model != verify.model_name(of.manifest) or receipt.model_sha256 != listed:
         yield f"of another model: {receipt.model}, SHA-256 {receipt.model_sha256[:12]}, not {listed[:12]}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import DataError, EdgeKDError, UsageError, suggestion
+from edgekd.core.model import Model
 from edgekd.core.pointers import check_none_within
 from edgekd.core.protocols import Device, Sample, Survey
 from edgekd.core.registry import make
@@ -43,9 +44,10 @@ class Shipped:
         return self.folder.resolve().name
 
     @property
-    def model(self) -> Path:
-        """The ONNX file that ships."""
-        return self.folder / str(self.of.manifest["model"])
+    def model(self) -> Model:
+        """The graphs that ship."""
+        model = verify.model_of(self.of.manifest)
+        return Model({name: self.folder / told["file"] for name, told in model["graphs"].items()}, model["program"])
 
     @property
     def task(self) -> str:

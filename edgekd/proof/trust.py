@@ -83,8 +83,8 @@ class Checked:
 
     @property
     def model(self) -> str:
-        """The ONNX file's name, as it may go to a terminal."""
-        return str(verify.shown(self.manifest["model"]))
+        """The graphs by their files' names, as they may go to a terminal."""
+        return str(verify.shown(verify.model_name(self.manifest)))
 
 
 def check(bundle: Path, asked: Asked | None = None) -> Checked:
@@ -115,8 +115,7 @@ def answers(checked: Checked) -> str:
     Raises BelowAccuracy where they are outside the tolerance, RuntimeCannotLoad where ONNX Runtime refuses the model or
     the child meets a limit, EdgeKDError where the golden vectors cannot be used.
     """
-    model = checked.folder / str(checked.manifest["model"])
-    size_mib = model.stat().st_size >> 20
+    size_mib = sum((checked.folder / name).stat().st_size for name in verify.model_files(checked.manifest)) >> 20
     seconds = _ANSWERS_S + size_mib / _ANSWERS_MIB_PER_S
     limits = child.Limits(_ANSWERS_MIB + 8 * size_mib, cpu_s=int(seconds) * usable_cpus())
     given = {"folder": str(checked.folder.absolute())}

@@ -95,7 +95,7 @@ def compare(
     progress.stage(f"compare on {name}", processes + FOOTPRINTS * len(sides))
     with tempfile.TemporaryDirectory(prefix="edgekd-compare-") as place, opened.up() as running:
         inputs = _inputs(sides, data, Path(place))
-        models = {label: {"model": str(one.model), "inputs": str(inputs[label])} for label, one in sides.items()}
+        models = {label: one.model.job | {"inputs": str(inputs[label])} for label, one in sides.items()}
         lab = _Lab(running, models, first.of.target["threads"], progress)
         latency, peaks, host = lab.latency(processes), lab.memory(), running.host
     rows = next(iter(latency.values())).shape[1]
@@ -147,7 +147,7 @@ def _sizes(sides: dict[str, Shipped]) -> list[int] | None:
 class _Lab:
     """One device that runs all sides."""
 
-    def __init__(self, running: Any, models: dict[str, dict[str, str]], threads: int, progress: Progress) -> None:
+    def __init__(self, running: Any, models: dict[str, dict[str, Any]], threads: int, progress: Progress) -> None:
         self.running, self.models, self.threads, self.progress, self.done = running, models, threads, progress, 0
 
     def _step(self, note: str) -> None:
@@ -173,7 +173,7 @@ class _Lab:
         peaks: dict[str, list[float]] = {name: [] for name in self.models}
         for _ in range(FOOTPRINTS):
             for name, told in self.models.items():
-                job = self.running.run("footprint", model=told["model"], inputs=[told["inputs"]], threads=self.threads)
+                job = self.running.run("footprint", **told | {"inputs": [told["inputs"]]}, threads=self.threads)
                 peaks[name].append(job["peak_rss_mib"][0])
                 self._step(f"{name}: memory")
         return {name: max(found) for name, found in peaks.items()}
@@ -206,7 +206,7 @@ def _side(label: str, one: Shipped, p50_ms: float, peak_rss_mib: float) -> Side:
         label=label, name=one.name, recipe=one.of.manifest["recipe"],
         metric=summary["metric"], metric_unit=unit_of(summary),
         metric_value=summary["shipped"]["metric_value"], p50_ms=p50_ms, peak_rss_mib=peak_rss_mib,
-        artifact_mib=one.model.stat().st_size / 2**20,
+        artifact_mib=one.model.size_mib,
     )  # fmt: skip
 
 
