@@ -10,6 +10,7 @@ import pytest
 from helpers import matmul_model, profile
 
 from edgekd import export
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.model import Model
 from edgekd.core.registry import make
@@ -180,6 +181,27 @@ def test_optimum_opens_a_bundle_of_each_task_of_texts(bert, tiny_teacher, export
     expected = export.outputs(Model.of(exports[task][0]), kind.encode(tmp_path, texts, 32), threads=1, pool=kind.pool)
     assert said.shape == expected.shape == ((2, 2) if task == TEXT else (2, 64))
     np.testing.assert_allclose(said, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("exporter", [Optimum(), Dynamo()])
+def test_an_export_beyond_one_files_limit_says_the_same_and_opens_in_optimum(
+    bert, tiny_teacher, tmp_path, monkeypatch, exporter
+):
+    from transformers import AutoTokenizer
+
+    model = bert(TEXT)
+    whole = exporter.export(model, tmp_path / "whole", task=TEXT, target=TARGET)
+    monkeypatch.setattr(external, "LARGEST_FILE", 100_000)
+    apart = exporter.export(model, tmp_path / "onnx", task=TEXT, target=TARGET)
+    assert len(whole.files) == 1
+    assert sorted(path.name for path in (tmp_path / "onnx").iterdir()) == ["model.onnx", "model.onnx_data"]
+    assert apart.size == pytest.approx(whole.size, rel=0.1)
+    feed = {"input_ids": np.array([[5, 6, 7]]), "attention_mask": np.ones((1, 3), np.int64)}
+    feed |= {"token_type_ids": np.zeros((1, 3), np.int64)}
+    np.testing.assert_array_equal(answer(apart.file, feed), answer(whole.file, feed))
+    model.config.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_teacher).save_pretrained(tmp_path)
+    Optimum().open(tmp_path, "model.onnx", ["what is the red town", "a dog"], task=TEXT)
 
 
 @pytest.mark.parametrize("task", [TEXT, EMBEDDINGS])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from conftest import loose_target, texts, write_csv
@@ -22,6 +23,12 @@ from huggingface_hub import ModelCard
 from made_up import FORMS, composed
 from onnx_files import EMBED, IMAGE, SERIES, TEXT, save, text_model
 
+from edgekd import bundle
+from edgekd.core import external
+from edgekd.core.model import Model
+from edgekd.core.registry import plugin
+from edgekd.exporters._onnx import finish
+from edgekd.onboard import verify
 from edgekd.onboard.bench import made_by
 from edgekd.papers import card, dossier, provenance, sbom
 from edgekd.papers.dossier import Dossier
@@ -284,3 +291,45 @@ def test_the_papers_of_a_real_bundle(tiny_bundle: Path) -> None:
     assert {"format": "input_ids: int64 (batch_size, sequence_length)"} in inputs
     assert made(tiny_bundle).checks["optimum"].startswith("ORTModelForSequenceClassification opens it")
     assert ModelCard.load(tiny_bundle / "README.md").data.pipeline_tag == "text-classification"
+
+
+def test_a_model_of_several_graphs_has_each_in_manifest_bill_and_card(plain, tmp_path, monkeypatch) -> None:
+    """One graph stays fp32, one is quantized with its weights beside it: both are named with what was made of them."""
+    plan, said = plain
+    names = ("encoder_model", "decoder_model_merged")
+    monkeypatch.setattr(plugin("tasks", plan.task), "graphs", names)
+    folder = tmp_path / "bundle"
+    (folder / "onnx").mkdir(parents=True)
+    matmul_model(folder / "onnx" / "encoder_model.onnx")
+    monkeypatch.setattr(external, "LARGEST_FILE", 2048)
+    quantized = folder / "onnx" / "decoder_model_merged_quantized.onnx"
+    finish(onnx.load(matmul_model(tmp_path / "m.onnx", seed=1)), quantized, plan.target)
+    (folder / "report.json").write_text(json.dumps(said))
+    about = dossier.read(plan, said, {}, folder, {"report.json", *PAPERS})
+    assert about.model == Model(dict(zip(names, (folder / "onnx" / "encoder_model.onnx", quantized), strict=True)))
+    dossier.write(about)
+    bill = json.loads((folder / "sbom.cdx.json").read_text("utf-8"))
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+    parts = {one["name"]: one["hashes"][0]["content"] for one in bill["metadata"]["component"]["components"]}
+    assert parts == {about.listed(file): about.artifact[about.listed(file)] for file in about.model.files}
+    assert len(parts) == 3
+    sockets = bill["metadata"]["component"]["modelCard"]["modelParameters"]
+    assert [one["format"] for one in sockets["inputs"]] == ["x: float (1, tokens, 32)"]
+    text = (folder / "README.md").read_text("utf-8")
+    for file, words in (
+        ("encoder_model.onnx", "the model's graph encoder_model"),
+        (f"{quantized.name}_data", "its weights"),
+    ):
+        assert f"| `onnx/{file}` | {words} |" in text
+    bundle._manifest(plan, said, folder)
+    manifest = verify.read_manifest(folder)
+    assert manifest["model"] == {
+        "program": "forward",
+        "graphs": {
+            "encoder_model": {"file": "onnx/encoder_model.onnx", "recipe": "float32"},
+            "decoder_model_merged": {"file": f"onnx/{quantized.name}", "recipe": "static_int8"},
+        },
+        "outputs": {"logits": "as_is"},
+    }
+    assert verify.model_files(manifest) == [about.listed(file) for file in about.model.files]
+    assert verify.changed_files(folder, manifest) == []

@@ -15,10 +15,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import invoke, run
 from helpers import matmul_model, samples
 
+from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.profile import load_profile, probed
 from edgekd.core.registry import make
@@ -223,6 +225,25 @@ def test_what_several_jobs_use_is_sent_once(bench, monkeypatch):
                   "b": {"model": f"{bench}/other.onnx", "inputs": f"{bench}/inputs.npz"}}  # fmt: skip
         device.run("time", models=models, threads=1, rounds=1, seed=0)
     assert sent == [set(), {"runner.py", "machine.py"}, set(), {"model.onnx", "inputs.npz"}, {"other.onnx"}]
+
+
+def test_weights_beside_a_graph_travel_with_it(bench, monkeypatch):
+    """Two models whose data have one name: each finds its own."""
+    monkeypatch.setattr(external, "LARGEST_FILE", 2048)
+    models = {}
+    for name, seed in (("a", 0), ("b", 3)):
+        (bench / name).mkdir()
+        whole = matmul_model(bench / f"{name}.onnx", seed=seed)
+        models[name] = external.save(onnx.load(whole), bench / name / "model.onnx")
+    assert all(map(external.has_data, models.values()))
+    whole = {name: {"model": f"{bench}/{name}.onnx", "inputs": f"{bench}/inputs.npz"} for name in models}
+    apart = {name: told | {"model": str(models[name])} for name, told in whole.items()}
+    here = Local().run("time", models=whole, threads=1, rounds=1, seed=0)["row_sha256"]
+    with Ssh("board").up() as device:
+        there = device.run("time", models=apart, threads=1, rounds=1, seed=0)["row_sha256"]
+    assert there == here
+    assert there["a"] != there["b"]
+    assert left(bench) == []
 
 
 def test_a_login_shell_may_talk(bench):

@@ -227,8 +227,8 @@ def model_files(manifest):
 
 
 def model_name(manifest):
-    """A model's graphs by their files, for a reader."""
-    return ", ".join(graph["file"] for graph in model_of(manifest)["graphs"].values())
+    """A model's graphs by their files, for a reader and for receipts: at most 500 characters."""
+    return ", ".join(graph["file"] for graph in model_of(manifest)["graphs"].values())[:500]
 
 
 def model_sha256(manifest):

@@ -47,7 +47,7 @@ def _described(model: Model) -> Iterator[tuple[str, str]]:
     """Yield each of the model's files with what it is."""
     one = len(model.graphs) == 1
     for name, file in model.graphs.items():
-        yield file.name, "the model" if one else f"the model's graph `{name}`"
+        yield file.name, "the model" if one else f"the model's graph {name}"
         if external.has_data(file):
             yield external.data_file(file).name, "its weights"
 
