@@ -11,6 +11,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _KEPT = "run the same command again: finished stages are kept"
 _SAID_KEPT = "stopped; finished stages are kept: the same command goes on from there"
 _LOST = "nothing was kept"
+_ANSWERS = "answers are kept"
 
 
 class EndedError(BaseException):
@@ -49,10 +50,22 @@ def nothing_is_kept() -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def answers_are_kept() -> Iterator[None]:
+    """Notes that what is stopped within the block keeps every answer: the same command asks for none of them again."""
+    try:
+        yield
+    except (KeyboardInterrupt, EndedError) as error:
+        error.add_note(_ANSWERS)
+        raise
+
+
 def told(error: BaseException) -> tuple[int, str, str]:
     """Of a stopped command the exit code, what is said, and the fix."""
     cause = error if isinstance(error, EndedError | KeyboardInterrupt) else error.__cause__  # click's Abort
     code = error.exit_code if isinstance(error, EndedError) else 130
     if _LOST in getattr(cause, "__notes__", ()):
         return code, f"stopped; {_LOST}", "run the same command again"
+    if _ANSWERS in getattr(cause, "__notes__", ()):
+        return code, f"stopped; {_ANSWERS}: the same command asks for none of them again", "run the same command again"
     return code, _SAID_KEPT, _KEPT

@@ -9,7 +9,8 @@ EdgeKDError              exit 1
 ├── OverLatency          exit 4   measured latency over `latency_ms`
 ├── BelowAccuracy        exit 5   the student keeps too little of its teacher
 ├── ArtifactTooLarge     exit 6   no student fits `artifact_mib`
-└── RuntimeCannotLoad    exit 7   ONNX Runtime refuses the artifact
+├── RuntimeCannotLoad    exit 7   ONNX Runtime refuses the artifact
+└── CeilingReached       exit 8   what may be paid is used up before all rows are labelled
 """
 
 from __future__ import annotations
@@ -89,6 +90,12 @@ class RuntimeCannotLoad(EdgeKDError):
     """ONNX Runtime refuses the artifact."""
 
     exit_code = 7
+
+
+class CeilingReached(EdgeKDError):
+    """What may be paid is used up before all rows are labelled; what is labelled is kept."""
+
+    exit_code = 8
 
 
 def suggestion(name: str, choices: Iterable[str]) -> str:

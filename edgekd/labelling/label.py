@@ -1,0 +1,274 @@
+"""Labels for rows from a teacher behind an API: the whole way, from the user's words to a folder for `edgekd build`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import TeacherError, UsageError
+from edgekd.core.protocols import Progress
+from edgekd.core.registry import make
+from edgekd.labelling import folder as folders
+from edgekd.labelling.address import Address, address
+from edgekd.labelling.asking import Asker, Job, Teacher
+from edgekd.labelling.budget import Budget, Ceilings
+from edgekd.labelling.client import Client
+from edgekd.labelling.forms import Form
+from edgekd.labelling.ledger import NAME, Ledger
+from edgekd.labelling.pace import Pace
+from edgekd.labelling.pilot import ROWS, Pilot, pilot_rows, run_pilot
+from edgekd.labelling.prices import Prices, dollars, no_price, prices
+from edgekd.labelling.prompts import Prompt, classes, template
+from edgekd.labelling.rows import Rows, draw_shots, name_of, read_rows
+
+_A_REPEAT, _MOST_REPEATS = 100, 100  # rows for each repeat of the bulk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a user may say of labelling."""
+
+    task: str
+    teacher: str
+    model: str
+    data: str
+    out: Path
+    classes: str | None = None
+    prompt: Path | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    relabel: bool = False
+    shots: int = 0
+    soft: bool = True
+    price_per_million: str | None = None
+    max_cost: str | None = None
+    max_tokens: int | None = None
+    max_requests: int | None = None
+    concurrency: int = 8
+    answer_tokens: int | None = None
+    context: int | None = None
+    timeout_s: float = 120.0
+    min_accuracy: float | None = None
+    pilot_only: bool = False
+    accept_terms: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What came of it: `over` rows were left by a ceiling, `failed` ones by a server that did not answer."""
+
+    folder: Path
+    figures: folders.Figures
+    over: int
+    failed: int
+    signal: int | None
+    pilot: Pilot | None
+
+
+def label(asked: Asked, progress: Progress) -> Labelled:
+    """Label rows until all are done, a ceiling is reached, or a signal comes; what was answered is kept in any case.
+
+    Raises UsageError, DataError, TeacherError, BelowAccuracy and StoreError.
+    """
+    where = address(asked.teacher)
+    words = template(asked.task, asked.prompt)
+    priced, ceilings = _money(asked, where)
+    key = where.key(os.environ)
+    folders.check_folder(asked.out)
+    if not (asked.out / NAME).exists():
+        _check_terms(asked, where, None)
+    rows = read_rows(
+        make("tasks", asked.task, text_column=asked.text_column, label_column=asked.label_column),
+        asked.data,
+        relabel=asked.relabel,
+    )
+    named = classes(asked.classes, rows.labels)
+    for note in rows.notes:
+        progress.say(note)
+    ledger = Ledger(asked.out, priced)
+    try:
+        terms = _check_terms(asked, where, ledger)
+        _check_same(asked, where, ledger)
+        prompt = Prompt(words, named, draw_shots(rows, asked.shots, asked.seed, folders.shots_before(ledger)))
+        tested = [] if asked.min_accuracy is None and not asked.pilot_only else pilot_rows(rows, prompt.shots)
+        if (asked.min_accuracy is not None or asked.pilot_only) and not tested:
+            raise UsageError(
+                f"a pilot takes {ROWS} rows with a label of their own, beside the examples; there are {len(rows.gold)}",
+                fix="label some rows by hand, or leave out --min-accuracy and --pilot-only",
+            )
+        _say_begin(progress, ledger, prompt, rows)
+        ledger.begin(_run_record(asked, where, prompt, terms))
+        return asyncio.run(_labelled(asked, where, key, prompt, rows, ledger, ceilings, progress))
+    finally:
+        ledger.close()
+
+
+def _money(asked: Asked, where: Address) -> tuple[Prices | None, Ceilings]:
+    priced = prices(asked.price_per_million, asked.model, host=where.host, loopback=where.loopback)
+    if asked.max_cost is not None and priced is None:
+        raise no_price(asked.model)
+    picos = dollars(asked.max_cost, "max-cost") if asked.max_cost is not None else None
+    return priced, Ceilings(asked.max_requests, asked.max_tokens, picos)
+
+
+def _check_terms(asked: Asked, where: Address, ledger: Ledger | None) -> dict[str, object] | None:
+    """The record of this run's acceptance, if there is one. Raises UsageError where there is none and one is needed."""
+    if asked.accept_terms:
+        return {"provider": where.url, "model": asked.model, "date": _today()}
+    if where.loopback or (ledger is not None and folders.accepted(ledger)):
+        return None
+    raise UsageError(
+        f"the terms of {where.host} say whether you may train a model on what its models answer; some forbid models "
+        "that compete with theirs",
+        fix="read them; if they allow what you do, give --accept-terms: provider, model and date are then kept in "
+        f"{folders.PROVENANCE}",
+    )
+
+
+def _check_same(asked: Asked, where: Address, ledger: Ledger) -> None:
+    for run in ledger.runs:
+        for what, before, now in (("model", run["model"], asked.model), ("provider", run["provider"], where.identity)):
+            if before != now:
+                raise UsageError(
+                    f"{asked.out} holds labels of the {what} {before}, not of {now}: one folder has one teacher",
+                    fix="give --out a new folder",
+                )
+
+
+def _run_record(asked: Asked, where: Address, prompt: Prompt, terms: dict[str, object] | None) -> dict[str, Any]:
+    return {
+        "date": _today(),
+        "edgekd": version("edgekd"),
+        "provider": where.identity,
+        "model": asked.model,
+        "prompt": prompt.digest,
+        "shots": folders.shots_as_record(prompt.shots),
+        "terms": terms,
+    }
+
+
+def _say_begin(progress: Progress, ledger: Ledger, prompt: Prompt, rows: Rows) -> None:
+    if ledger.mended:
+        progress.say(f"the ledger's last line was cut off, as by a kill; {ledger.mended} bytes of it removed")
+    if ledger.runs and ledger.runs[-1]["prompt"] != prompt.digest:
+        progress.say("the prompt is another than before: its rows are asked anew, and what was answered is not used")
+    progress.say(
+        f"prompt: {prompt.template.source}, sha256 {prompt.template.digest[:12]}, {len(prompt.classes)} classes, "
+        f"{len(prompt.shots)} examples; {len(rows.wanted):,} rows to label, {len(rows.gold):,} with their own label"
+    )
+
+
+async def _labelled(
+    asked: Asked,
+    where: Address,
+    key: str | None,
+    prompt: Prompt,
+    rows: Rows,
+    ledger: Ledger,
+    ceilings: Ceilings,
+    progress: Progress,
+) -> Labelled:
+    client = Client(where.url, key, timeout_s=asked.timeout_s, connections=asked.concurrency)
+    asker = Asker(
+        client,
+        Teacher(asked.model, where.identity, asked.context),
+        prompt,
+        Form(prompt.schema, asked.answer_tokens or prompt.answer_tokens, newest=where.newest, soft=asked.soft),
+        ledger=ledger,
+        budget=Budget(ceilings, ledger.prices, replace(ledger.spent)),
+        pace=Pace(asked.concurrency, seed=asked.seed),
+        progress=progress,
+    )
+    pilot: Pilot | None = None
+    with _signals(asker) as got:
+        try:
+            pilot = await _pilot(asked, asker, rows, progress)
+            if not asked.pilot_only:
+                progress.stage("label", total=len(rows.wanted))
+                await asker.ask(_jobs(rows), rows=len(rows.wanted))
+        finally:
+            await client.close()
+            figures = _write(asked, asker, rows, pilot)
+    if not (figures.labelled or asker.over or got or asked.pilot_only):
+        raise _nothing(asker)
+    return Labelled(asked.out, figures, asker.over, asker.failed, next(iter(got), None), pilot)
+
+
+async def _pilot(asked: Asked, asker: Asker, rows: Rows, progress: Progress) -> Pilot | None:
+    chosen = pilot_rows(rows, asker.prompt.shots)
+    if not chosen:
+        progress.say(
+            f"no pilot: fewer than {ROWS} rows have a label of their own, so nobody knows how good the teacher is"
+        )
+        return None
+    pilot = await run_pilot(asker, chosen, rows)
+    if pilot is not None:
+        for line in pilot.lines():
+            progress.say(line)
+        pilot.check(asked.min_accuracy)
+    return pilot
+
+
+def _jobs(rows: Rows) -> Iterator[Job]:
+    """All rows in order, and among them, evenly, repeats of those at half of the way there."""
+    wanted = rows.wanted
+    repeats = min(_MOST_REPEATS, len(wanted) // _A_REPEAT)
+    step = len(wanted) // repeats if repeats else len(wanted) + 1
+    for place, row in enumerate(wanted, start=1):
+        yield Job(row.input)
+        if place % step == 0 and place // step <= repeats:
+            yield Job(wanted[place // 2].input, 1)
+
+
+def _write(asked: Asked, asker: Asker, rows: Rows, pilot: Pilot | None) -> folders.Figures:
+    figures = folders.write_rows(asked.out, asker, rows)
+    folders.write_provenance(asked.out, asker, rows, figures, pilot=pilot, source=name_of(asked.data))
+    return figures
+
+
+def _nothing(asker: Asker) -> TeacherError:
+    if asker.outcomes:
+        return asker.useless()
+    return TeacherError(
+        f"no row was labelled: {asker.failed} got no whole answer in several tries",
+        fix="look at the server's log and at ledger.jsonl, which says why each request failed",
+    )
+
+
+@contextmanager
+def _signals(asker: Asker) -> Iterator[list[int]]:
+    """Within the block a signal stops the asking, a second one at once; the list has those that came."""
+    got: list[int] = []
+
+    def stop(number: int) -> None:
+        asker.hurry = bool(got)
+        got.append(number)
+        asker.stop()
+
+    loop = asyncio.get_running_loop()
+    ours = [one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
+    before = (
+        {one: signal.getsignal(one) for one in ours} if threading.current_thread() is threading.main_thread() else {}
+    )
+    for one in before:
+        loop.add_signal_handler(one, stop, one)
+    try:
+        yield got
+    finally:
+        for one, handler in before.items():
+            loop.remove_signal_handler(one)
+            signal.signal(one, handler)
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
