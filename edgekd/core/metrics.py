@@ -58,6 +58,10 @@ class Metric:
         """Return the figure of these rows."""
         return float(rows.mean()) if self.reduce is None else float(self.reduce(_columns(rows)))
 
+    def by_row(self, rows: Statistics) -> Statistics:
+        """Return the figure of each row by itself: (rows,)."""
+        return rows if self.reduce is None else self.reduce(_columns(rows)[:, None, :])
+
     def interval(self, rows: Statistics) -> tuple[float, float]:
         """Return its 95% interval: Wilson's for hits, else the bootstrap's over rows."""
         if self.reduce is None:
@@ -274,6 +278,8 @@ def micro_f1(rows: Statistics) -> Statistics:
 ACCURACY = Metric("accuracy")
 AGREEMENT = Metric("agreement", of_teacher="agreement with")
 COSINE = Metric("cosine", unit="cosine", of_teacher="cosine to")
+MICRO_F1 = Metric("micro_f1", reduce=micro_f1)
+DECISIONS = Metric("decision_f1", of_teacher="micro F1 to the decisions of", reduce=micro_f1)
 _OLDER = {one.name: one for one in (ACCURACY, AGREEMENT, COSINE)}  # that a report named without saying what they are
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgekd.core.tensors import Outputs, Targets
 
 Sample = dict[str, "np.ndarray"]
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"  # transformers' problem types
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ class Loss(Protocol):
     """One term of the objective.
 
     `limits` (a class attribute) may bound its options: from and to by name; an option that is not named is 0 or more.
+    One that means something only where one class is right says `one_of_classes = True` (a class attribute).
     A loss with weights of its own (a projection between two widths) has a method `learned(student, targets)`: from a
     first batch it makes the torch module, called like the loss itself, whose parameters are trained beside the student.
     """
@@ -476,8 +478,9 @@ class Task(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     metric: ClassVar[Metric]  # of its labels
-    fidelity: ClassVar[Metric]  # to a reference model, of scores from 0 to 1: what judges rows without labels
+    fidelity: ClassVar[Metric]  # to a reference model, from 0 to 1: what judges rows without labels
     one_of_classes: ClassVar[bool]  # whether outputs are logits of classes of which one is right: they have confidences
+    problem_type: ClassVar[str]  # of its logits, as transformers calls it; of MULTI_LABEL each label is there above 0
     families: ClassVar[tuple[str, ...]]  # of students, the default first
     modality: ClassVar[str]  # of its inputs: text, image, series
     hub: ClassVar[Hub]  # how the Hugging Face ecosystem knows it
@@ -542,7 +545,7 @@ class Task(Protocol):
         ...
 
     def agrees(self, outputs: Any, reference: Any) -> Any:
-        """Per row how far two models' outputs say the same, from 0 to 1: the same class, or the cosine."""
+        """Return what `fidelity` reduces: how far two models' outputs say the same, (rows,) or (rows, k)."""
         ...
 
     def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:

@@ -117,6 +117,13 @@ def plugin(kind: str, name: str) -> type[Any]:
     return found
 
 
+def sibling_task(modality: str, problem_type: str) -> str:
+    """Return the name of the task on such inputs whose outputs are of that kind; empty where there is none."""
+    kinds = ((name, plugin("tasks", name)) for name in names("tasks"))
+    found = (name for name, kind in kinds if (kind.modality, kind.problem_type) == (modality, problem_type))
+    return next(found, "").replace("_", "-")
+
+
 def class_name(name: str) -> str:
     """Return the class that the file of that name holds: `Response` of `response`, in CamelCase."""
     return "".join(part.capitalize() for part in folder_name(name).split("_"))

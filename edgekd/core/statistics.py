@@ -28,6 +28,22 @@ def same_class(outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -
     return hits(outputs, reference.argmax(axis=1))
 
 
+def decision_counts(outputs: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Per row the labels rightly decided, wrongly decided, and missed: (rows, labels) twice to (rows, 3).
+
+    A label is decided where its logit is above 0; `truth` is 0 or 1. What F1 is made of.
+
+    >>> import numpy as np
+    >>> decision_counts(np.array([[2.0, 1.0, -1.0]]), np.array([[1, 0, 1]]))
+    array([[1., 1., 1.]])
+    """
+    import numpy as np
+
+    decided, there = np.asarray(outputs) > 0, np.asarray(truth) == 1
+    counts = [decided & there, decided & ~there, ~decided & there]
+    return np.stack([one.sum(axis=1) for one in counts], axis=1).astype(float)
+
+
 def cosines(outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Per row the cosine of two vectors, 0 where it is less or one has no length: (rows, width) twice to (rows,).
 

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekd.core.errors import DataError, listed, suggestion
+from edgekd.core.protocols import MULTI_LABEL
+from edgekd.core.registry import sibling_task
 from edgekd.data.limits import shown
 
 IMAGE_NAMES = ("image", "img", "image_path", "path", "file", "file_name", "filename", "pixels")
-_LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sentiment", "fine_label")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sentiment", "fine_label")
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # not 007: leading zeros tell codes apart
 _POWER = re.compile(r"[+-]?[0-9](\.[0-9]*)?[eE][+-]?[0-9]{1,2}")  # as UCR's files write 1: 1.0000000e+00
 _ARRAY = re.compile(r"\[[\s\d.,+-]*\]")  # a NumPy array's text, which has no commas
+_WORDS = re.compile(r"\[\s*(?:(?:'[^']*'|\"[^\"]*\")\s*)+\]")  # the same of words
 _LONGEST = 10_000  # characters of a label that may be a list
 
 
@@ -44,16 +47,17 @@ def _separate(present: list[str]) -> str:
 
 def find_label(given: str | None, present: list[str], source: str, *, needed: bool = True) -> str:
     """The label's column; empty where there is none by a usual name and none is `needed`. Raises DataError."""
-    if not needed and given is None and not {name.lower() for name in present} & set(_LABEL_NAMES):
+    if not needed and given is None and not {name.lower() for name in present} & set(LABEL_NAMES):
         return ""
-    return find_column(given, _LABEL_NAMES, present, source, "label")
+    return find_column(given, LABEL_NAMES, present, source, "label")
 
 
-def row_label(value: Any, where: str = "the data") -> str | None:
+def row_label(value: Any, where: str = "the data", modality: str = "") -> str | None:
     """A cell as a class name, by the one rule of all readers; None for a row without a label (empty, None, NaN).
 
     `0`, `0.0`, `"0"` and `"0.0"` are the class `0`; True, `"True"` and `"true"` are `true`. Space around is dropped.
-    Raises DataError, naming `where`, for a cell that holds several values: a list, an array, an object.
+    Raises DataError, naming `where`, for a cell that holds several values: a list, an array, an object; it names the
+    task of several labels a row that inputs of that `modality` have.
     """
     if hasattr(value, "tolist"):  # NumPy's scalars and arrays
         value = value.tolist()
@@ -62,8 +66,7 @@ def row_label(value: Any, where: str = "the data") -> str | None:
     if isinstance(value, list | tuple | set | frozenset | dict) or (isinstance(value, str) and _is_list(value)):
         raise DataError(
             f"{where}: the label is {shown(value)}, which is several values or an object, not one class",
-            fix="give one class a row, as a name or a number; several labels a row (multi-label, multi-hot) are not "
-            "supported: split them into one task a label",
+            fix=f"give one class a row, as a name or a number; {_of_several(modality)}",
         )
     text = "" if value is None else str(value).strip()
     if text.lower() in ("", "nan", "<na>"):
@@ -76,6 +79,37 @@ def row_label(value: Any, where: str = "the data") -> str | None:
     if _POWER.fullmatch(text) and float(text).is_integer():
         return str(int(float(text)))
     return text
+
+
+def _of_several(modality: str) -> str:
+    """What to do with several labels a row."""
+    if task := sibling_task(modality, MULTI_LABEL):
+        return f"several labels a row are another task: --task {task}"
+    return "several labels a row (multi-label, multi-hot) are not supported here: split them into one task a label"
+
+
+def values_of(value: Any) -> list[Any] | None:
+    """Return the values of a list, an array, or a text that spells one; None of anything else."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    text = value.strip() if isinstance(value, str) else ""
+    if not text.startswith("[") or not _is_list(text):
+        return None
+    if _ARRAY.fullmatch(text):
+        return [_number(part) for part in re.split(r"[\s,]+", text[1:-1]) if part]
+    if _WORDS.fullmatch(text):
+        return [one or other for one, other in re.findall(r"'([^']*)'|\"([^\"]*)\"", text)]
+    found = literal_eval(text)
+    return found if isinstance(found, list) else None
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _is_list(text: str) -> bool:

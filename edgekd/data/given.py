@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from edgekd.core.errors import DataError, suggestion
 from edgekd.data.columns import row_label
 from edgekd.data.limits import shown
 from edgekd.data.read import ColumnsRead
-from edgekd.data.splits import Example
+from edgekd.data.splits import Example, Label
 
 Given = dict[str, list[Example]]
 
@@ -64,9 +64,9 @@ def _hide(given: Given, classes: Sequence[str]) -> list[str]:
 
     Where -1 is one of the `classes`, or of the labels of another split, it is a class like others (UCR's FordA).
     """
-    labels = {part: {row.label for row in rows if row.label is not None} for part, rows in given.items()}
-    elsewhere = set(classes).union(*(found for part, found in labels.items() if part != "test"))
-    if labels.get("test") != {HIDDEN} or HIDDEN in elsewhere:
+    labels = {part: {row.names for row in rows if row.label is not None} for part, rows in given.items()}
+    elsewhere = {name for part, found in labels.items() if part != "test" for names in found for name in names}
+    if labels.get("test") != {(HIDDEN,)} or HIDDEN in elsewhere.union(classes):
         return []
     count = sum(row.label is not None for row in given["test"])
     given["test"] = [Example(row.input) for row in given["test"]]
@@ -95,7 +95,7 @@ def without_labels(given: Given) -> Given:
 
 def class_names(given: Given) -> tuple[str, ...]:
     """The labels there are, in order: numbers by their value."""
-    found = {row.label for rows in given.values() for row in rows if row.label is not None}
+    found = {name for rows in given.values() for row in rows for name in row.names}
     return tuple(
         sorted(found, key=lambda name: (int(name), name) if found and all(map(str.isdecimal, found)) else name)
     )
@@ -103,10 +103,17 @@ def class_names(given: Given) -> tuple[str, ...]:
 
 def _by_number(rows: list[Example], known: Sequence[str]) -> list[Example]:
     """Labels given as class numbers become the teacher's names for them."""
-    seen = {row.label for row in rows if row.label is not None}
+    seen = {name for row in rows for name in row.names}
     by_rule = {row_label(name): name for name in known}  # a teacher may call a class "True", or "1.0"
     if not seen <= set(known) and seen <= set(by_rule) and len(by_rule) == len(known):
-        return [Example(row.input, by_rule[row.label] if row.label is not None else None) for row in rows]
+        return [Example(row.input, _renamed(row.label, lambda name: by_rule[name])) for row in rows]
     if seen <= set(known) or not seen <= {str(number) for number in range(len(known))}:
         return rows
-    return [Example(row.input, known[int(row.label)] if row.label is not None else None) for row in rows]
+    return [Example(row.input, _renamed(row.label, lambda name: known[int(name)])) for row in rows]
+
+
+def _renamed(label: Label | None, other: Callable[[str], str]) -> Label | None:
+    """Return a label with other names, those of several in order."""
+    if isinstance(label, tuple):
+        return tuple(sorted(map(other, label)))
+    return None if label is None else other(label)

@@ -10,7 +10,7 @@ from edgekd.core.errors import DataError
 from edgekd.data.limits import shown
 
 if TYPE_CHECKING:
-    from edgekd.data.splits import Example
+    from edgekd.data.splits import Example, Label
 
 _EXAMPLES = 3  # of inputs with two labels, in the note
 MAX_LEAK = 0.05  # of the test or validation rows that also stand in training, before we refuse
@@ -32,7 +32,7 @@ def distinct(rows: Sequence[Example], seen: set[str], notes: list[str], words: s
 def two_labels(given: Mapping[str, Sequence[Example]]) -> list[str]:
     """A note where one content has several labels, with how many such contents there are and up to three of them."""
     first: dict[str, Example] = {}
-    labels: dict[str, list[str]] = {}
+    labels: dict[str, list[Label]] = {}
     for rows in given.values():
         for row in rows:
             if row.label is None:
@@ -45,11 +45,19 @@ def two_labels(given: Mapping[str, Sequence[Example]]) -> list[str]:
     if not labels:
         return []
     examples = [
-        f"{_called(first[content])}: {', '.join(shown(label) for label in (first[content].label, *others[:3]))}"
+        f"{_called(first[content])}: {', '.join(_spelled(label) for label in (first[content].label, *others[:3]))}"
         for content, others in list(labels.items())[:_EXAMPLES]
     ]
     what = "input has" if len(labels) == 1 else "inputs have"
-    return [f"{len(labels)} {what} more than one label ({'; '.join(examples)}): the first of a split counts"]
+    more = "set of labels" if any(isinstance(row.label, tuple) for row in first.values()) else "label"
+    return [f"{len(labels)} {what} more than one {more} ({'; '.join(examples)}): the first of a split counts"]
+
+
+def _spelled(label: Label | None) -> str:
+    """A label in a message; of several names with plus signs between."""
+    if not isinstance(label, tuple):
+        return shown(label)
+    return " + ".join(map(shown, label)) or "none"
 
 
 def _called(row: Example) -> str:

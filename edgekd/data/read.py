@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from ast import literal_eval
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -279,20 +279,33 @@ def _not_loaded(source: str, reason: str) -> DataError:
 
 
 def _name_classes(table: Table, features: Mapping[str, Any]) -> None:
-    """Numbers of a ClassLabel column become its names, in place: another order of classes then does no harm."""
+    """Numbers of a ClassLabel column become its names, in place: another order of classes then does no harm.
+
+    So do those in the lists of a Sequence(ClassLabel).
+    """
     import datasets
 
     for column, feature in features.items():
+        inner = feature[0] if isinstance(feature, list) and len(feature) == 1 else getattr(feature, "feature", None)
         if isinstance(feature, datasets.ClassLabel):
-            names = dict(enumerate(feature.names))
             for number, row in enumerate(table, start=1):
-                value = row[column]
-                if value in (None, -1):  # the hub marks a row without a label by -1
-                    row[column] = None
-                elif value in names:
-                    row[column] = names[value]
-                else:
-                    raise DataError(
-                        f"row {number}: the column {column!r} holds class {value}, and its file names {len(names)}",
-                        fix="write the file again with the names of all classes",
-                    )
+                row[column] = _class_name(row[column], feature.names, f"row {number}: the column {column!r}")
+        elif isinstance(inner, datasets.ClassLabel):
+            for number, row in enumerate(table, start=1):
+                where = f"row {number}: the column {column!r}"
+                values = row[column]
+                hidden = values is None or list(values) == [-1]
+                row[column] = None if hidden else [_class_name(value, inner.names, where) for value in values]
+
+
+def _class_name(value: int | None, names: Sequence[str], where: str) -> str | None:
+    """A class number's name; None where it is -1: the hub marks a row without a label so. Raises DataError."""
+    if value in (None, -1):
+        return None
+    assert value is not None
+    if not 0 <= value < len(names):
+        raise DataError(
+            f"{where} holds class {value}, and its file names {len(names)}",
+            fix="write the file again with the names of all classes",
+        )
+    return names[value]

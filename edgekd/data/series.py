@@ -194,7 +194,7 @@ def _table(table: Table, where: str, label_column: str | None, part: str) -> Tab
             )
         rows.append({SERIES: _series(value, place, steps if not lists else ())})
         if label is not None:
-            rows[-1][LABEL] = row_label(cells.get(label), place)
+            rows[-1][LABEL] = row_label(cells.get(label), place, "series")
     read = NotedTable(rows, getattr(table, "notes", ()))
     used = (usual or lists)[:1] or steps
     words = used[0] if len(used) == 1 else f"{used[0]} to {used[-1]} ({len(used)} steps)"

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
-from random import Random
 from typing import Any
 
 from edgekd.core.errors import DataError
 from edgekd.core.protocols import LabelledTask, Task
 from edgekd.core.results import digest
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
+from edgekd.data.strata import in_every_row, stratified
 
 # one mark behind a letter, digit or vowel sign: not the "!!" or the ":)" that a text may end in
 _SENTENCE_END = re.compile(r"(?<=[^\s!-/:-@\[-`{-~.?!。？！।؟])\s?[.?!。？！।؟]$")
@@ -29,6 +29,7 @@ HELD_BACK_SHARE, HELD_BACK_MOST = 0.15, 1000  # of the unlabelled rows, for sele
 TEACHER_KNOWS_NOT = "the teacher does not know"
 _OR_A_BASE = "; or give a base model as teacher, which is fine-tuned on your labels"
 LEAST = {"training": 8, "selection": 4, "test": 8}
+Label = str | tuple[str, ...]  # one name; or several, sorted, each once: an empty tuple is none of them
 FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection then uses labelled validation rows
 
 
@@ -44,7 +45,14 @@ class Example:
     """One input and, where known, its label: a text, an image (a file or an array), or a series (an array)."""
 
     input: Any
-    label: str | None = None
+    label: Label | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in its label; none where that is unknown, or none of them."""
+        if self.label is None:
+            return ()
+        return self.label if isinstance(self.label, tuple) else (self.label,)
 
     @property
     def content(self) -> str:
@@ -131,6 +139,7 @@ def split(
         loose = [replace(row, label=None) for row in train if row.content not in chosen] + loose
         notes.append(f"{len(kept)} labels kept, stratified; {len(train) - len(kept)} training rows became unlabelled")
         train = kept
+    notes += in_every_row(train)
     labelled = True
     if validation and labels is not None:
         labelled, validation = False, [replace(row, label=None) for row in validation]
@@ -189,36 +198,6 @@ def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Exam
     )
 
 
-def stratified(rows: Sequence[Example], count: int, seed: int, *, spare: int = 0) -> list[Example]:
-    """`count` of the rows, each class by its share and with at least one row; the same for the same seed.
-
-    Fewer than classes: one row of each class. `spare` rows of each class are never taken.
-    """
-    groups: dict[str | None, list[Example]] = defaultdict(list)
-    for row in rows:
-        groups[row.label].append(row)
-    random = Random(seed)  # noqa: S311
-    for name in sorted(groups, key=str):
-        random.shuffle(groups[name])
-    most = {name: len(group) - spare for name, group in groups.items()}
-    wanted = {name: len(group) * count / len(rows) for name, group in groups.items()}
-    taken = {name: min(most[name], max(1, int(wanted[name]))) for name in groups}
-    count = min(max(count, sum(most[name] > 0 for name in groups)), sum(most.values()))
-
-    def step(by: int) -> None:
-        """One row more (or less) of the class that is furthest below (or above) its share."""
-        able = [name for name in groups if (taken[name] < most[name] if by > 0 else taken[name] > 1)]
-        taken[max(able, key=lambda name: (by * (wanted[name] - taken[name]), str(name)))] += by
-
-    while sum(taken.values()) < count:
-        step(1)
-    while sum(taken.values()) > count:
-        step(-1)
-    picked = [row for name in sorted(groups, key=str) for row in groups[name][: taken[name]]]
-    random.shuffle(picked)
-    return picked
-
-
 def place_of(row: Example) -> float:
     """Where a row's content stands between 0 and 1: what decides its role in one file, whatever else is there."""
     return int(row.content[:8], 16) / 16**8
@@ -235,10 +214,29 @@ def _by_content(rows: list[Example], notes: list[str], *, validation: bool = Tru
             parts["validation"].append(row)
         else:
             parts["train"].append(row)
+    _known_in_training(parts, notes)
     if validation:
         sizes = " / ".join(f"{len(part)} {name}" for name, part in parts.items())
         notes.append(f"one file, split by content hash: {sizes}")
     return parts
+
+
+def _known_in_training(parts: dict[str, list[Example]], notes: list[str]) -> None:
+    """Give training, in place, one row of each of several labels that stands in validation or test alone.
+
+    A label of few rows is the rule where a row has several; of one class a row it is refused instead.
+    """
+    known = {name for row in parts["train"] for name in row.names}
+    moved = 0
+    for part in ("validation", "test"):
+        for row in sorted(parts[part], key=place_of, reverse=True):
+            if isinstance(row.label, tuple) and not known.issuperset(row.names):
+                parts[part].remove(row)
+                parts["train"].append(row)
+                known.update(row.names)
+                moved += 1
+    if moved:
+        notes.append(f"{moved} held-out rows moved to training: no training row had a label of theirs")
 
 
 def _without_leaks(
@@ -253,15 +251,16 @@ def _without_leaks(
 
 
 def _classes(train: list[Example], known: Sequence[str] | None) -> tuple[str, ...]:
-    counts = Counter(row.label for row in train if row.label is not None)
+    counts = Counter(name for row in train for name in row.names)
     if not train:
         raise DataError("no training row has a label", fix="give labelled rows, or name the column: --label-column")
     if len(counts) < 2:
+        what, others = ("label", "labels") if isinstance(train[0].label, tuple) else ("class", "classes")
         raise DataError(
-            f"all {len(train)} training rows have one class, {next(iter(counts))!r}",
-            fix="give rows of at least two classes, or name the right column with --label-column",
+            f"all {len(train)} training rows have " + (f"one {what}, {next(iter(counts))!r}" if counts else "no label"),
+            fix=f"give rows of at least two {others}, or name the right column with --label-column",
         )
-    return tuple(known) if known is not None else tuple(sorted(filter(None, counts)))
+    return tuple(known) if known is not None else tuple(sorted(counts))
 
 
 def check_labels(
@@ -270,7 +269,7 @@ def check_labels(
     """Raises DataError, with `who` does not know them, for labels that are none of the classes."""
     allowed = set(classes)
     for where, rows in roles.items():
-        strange = sorted({row.label for row in rows if row.label is not None} - allowed)
+        strange = sorted({name for row in rows for name in row.names} - allowed)
         if strange:
             raise DataError(
                 f"the {where} rows have labels that {who}: {', '.join(map(repr, strange[:5]))}"

@@ -22,7 +22,8 @@ from edgekd.core.model import Model
 from edgekd.core.options import Options
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
-from edgekd.data.splits import Splits, truth_of
+from edgekd.data.splits import Label, Splits, truth_of
+from edgekd.data.strata import strata
 from edgekd.export import outputs
 from edgekd.on_target import asking
 from edgekd.plan import Plan
@@ -120,8 +121,8 @@ def judge(
     said = told | {
         "cost": costs, "cost_note": why, "cost_n": len(counted), "refused": refused,
         "trials": {name: asdict(_on_target(known[name], scored[name], scored[PLAIN], costs)) for name in models},
-        "agreement_here": {name: float(scored[name].agreed_here.mean()) for name in models},
-        "agreement_there": {name: float(scored[name].agreed_there.mean()) for name in models},
+        "agreement_here": {name: task.fidelity.value(scored[name].agreed_here) for name in models},
+        "agreement_there": {name: task.fidelity.value(scored[name].agreed_there) for name in models},
     }  # fmt: skip
     (out / SELECTION).write_text(json.dumps(said, indent=1), encoding="utf-8")
 
@@ -204,7 +205,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
     return said
 
 
-def stratified_order(labels: Sequence[str | None], reference: np.ndarray[Any, Any] | None, seed: int) -> list[int]:
+def stratified_order(labels: Sequence[Label | None], reference: np.ndarray[Any, Any] | None, seed: int) -> list[int]:
     """The rows in an order of which every beginning holds each class in its proportion.
 
     Classes are the labels, else the reference's largest output; rows without either come at random.
@@ -216,12 +217,12 @@ def stratified_order(labels: Sequence[str | None], reference: np.ndarray[Any, An
 
     count = len(labels)
     if count and labels[0] is None:
-        strata = list(np.zeros(count)) if reference is None else list(reference.argmax(axis=1))
+        kinds = list(np.zeros(count)) if reference is None else list(reference.argmax(axis=1))
     else:
-        strata = list(labels)
+        kinds = list(strata(labels))
     places: dict[Any, list[int]] = {}
     for row in np.random.default_rng(seed).permutation(count):
-        places.setdefault(strata[row], []).append(int(row))
+        places.setdefault(kinds[row], []).append(int(row))
     ranked = [((at + 0.5) / len(rows), str(own), row) for own, rows in places.items() for at, row in enumerate(rows)]
     return [row for _, _, row in sorted(ranked)]
 
@@ -240,7 +241,7 @@ class _Scored:
         self.metric: Metric = task.fidelity if truth is None else task.metric
         self.there = self.agreed_there if truth is None else task.statistics(there, truth)
         self.here = self.agreed_here if truth is None else task.statistics(here, truth)
-        self.flips = int((task.agrees(there, here) < _SAME).sum())
+        self.flips = int((self.fidelity.by_row(task.agrees(there, here)) < _SAME).sum())
         self.largest_difference = float(np.abs(there - here).max())
 
 

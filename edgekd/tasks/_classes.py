@@ -16,7 +16,7 @@ def truth(rows: Sequence[Example], classes: Sequence[str]) -> np.ndarray[Any, An
     """Return the class numbers of rows, (rows,), NO_LABEL where unknown. Raises KeyError for one of no class."""
     import numpy as np
 
-    numbers: dict[str | None, int] = {None: NO_LABEL} | {name: number for number, name in enumerate(classes)}
+    numbers: dict[Any, int] = {None: NO_LABEL} | {name: number for number, name in enumerate(classes)}
     return np.array([numbers[row.label] for row in rows], dtype=np.int64)
 
 

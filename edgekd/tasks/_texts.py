@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +14,11 @@ from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import Survey
 from edgekd.core.store import Store
-from edgekd.data import limits, vocabulary
+from edgekd.data import clean, limits, vocabulary
 from edgekd.data.columns import find_column, row_label
 from edgekd.data.demos import write_trec
 from edgekd.data.read import Table
-from edgekd.data.splits import Example
+from edgekd.data.splits import Example, Label
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
@@ -42,7 +45,19 @@ def input_column(given: str | None, table: Table, source: str) -> str:
     return find_column(given, TEXT_NAMES, list(table[0]), source, "text")
 
 
-def examples(table: Table, columns: tuple[str, str], source: str, *, labelled: bool) -> list[Example]:
+def one_label(cell: Any, where: str) -> Label | None:
+    """Return a cell as the one class of a row. Raises DataError for several values."""
+    return row_label(cell, where, "text")
+
+
+def examples(
+    table: Table,
+    columns: tuple[str, str],
+    source: str,
+    *,
+    labelled: bool,
+    read_label: Callable[[Any, str], Label | None] = one_label,
+) -> list[Example]:
     """Rows as examples. Rows without text are refused; a missing label makes a row unlabelled."""
     text_column, label_column = columns
     rows = []
@@ -53,7 +68,7 @@ def examples(table: Table, columns: tuple[str, str], source: str, *, labelled: b
                 f"{source}, row {number}: the text column {text_column!r} holds {limits.shown(text)}",
                 fix="remove rows without text, or name another column with --text-column",
             )
-        rows.append(Example(text, row_label(label, f"{source}, row {number}")))
+        rows.append(Example(text, read_label(label, f"{source}, row {number}")))
     return rows
 
 
@@ -67,6 +82,38 @@ def survey(
     lengths, longest = _lengths(sorted(tokens), most, sizes.get("tokens"))
     found = Survey(longest, lengths, vocabulary=len(kept), vocabulary_limit=sizes.get("vocabulary"))
     return replace(found, vocabulary=0, vocabulary_limit=None) if whole else found
+
+
+def student_files(teacher_folder: Path, texts: Iterable[str], survey: Survey, out: Path) -> Any:
+    """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending."""
+    with tempfile.TemporaryDirectory(prefix="edgekd-tokenizer-") as name:
+        folder = Path(name)
+        with clean.tokenizer(teacher_folder) as tokenizer:
+            tokenizer.save_pretrained(folder)
+        kept = vocabulary.kept_ids(folder / "tokenizer.json", texts, limit=survey.vocabulary_limit)
+        vocabulary.trim_tokenizer(folder / "tokenizer.json", kept, folder / "tokenizer.json")
+        config_file = folder / "tokenizer_config.json"
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config.pop("added_tokens_decoder", None)  # ids of the old vocabulary
+        config_file.write_text(json.dumps(config), encoding="utf-8")
+        for stale in ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"):
+            (folder / stale).unlink(missing_ok=True)
+        with clean.tokenizer(folder) as trimmed:
+            trimmed.model_max_length = survey.max_size
+            trimmed.save_pretrained(out)
+    return kept
+
+
+def vectorizer(texts: Sequence[str]) -> Any:
+    """Return scikit-learn's TF-IDF of words and of characters, to be fitted on these texts: of a linear baseline."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    of_two_letters = re.compile(words.token_pattern)  # scikit-learn refuses texts of signs and single letters
+    parts = [words, characters] if any(map(of_two_letters.search, map(str.lower, texts))) else [characters]
+    return make_union(*parts)
 
 
 def synthetic(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:

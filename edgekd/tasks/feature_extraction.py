@@ -37,6 +37,7 @@ class FeatureExtraction:
     metric: ClassVar[Metric] = COSINE
     fidelity: ClassVar[Metric] = COSINE
     one_of_classes: ClassVar[bool] = False
+    problem_type: ClassVar[str] = ""
     families: ClassVar[tuple[str, ...]] = ()  # only the teacher itself, compressed
     modality: ClassVar[str] = "text"
     hub: ClassVar[Hub] = Hub(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
-from edgekd.core.protocols import Hub, Survey
+from edgekd.core.protocols import SINGLE_LABEL, Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data import images, pixels
@@ -44,6 +44,7 @@ class ImageClassification:
     metric: ClassVar[Metric] = ACCURACY
     fidelity: ClassVar[Metric] = AGREEMENT
     one_of_classes: ClassVar[bool] = True
+    problem_type: ClassVar[str] = SINGLE_LABEL
     families: ClassVar[tuple[str, ...]] = ("convnet", "mlp")
     modality: ClassVar[str] = "image"
     hub: ClassVar[Hub] = Hub(
@@ -103,7 +104,7 @@ class ImageClassification:
         """Rows as examples; a missing label makes a row unlabelled."""
         image, label = columns
         return [
-            Example(row[image], row_label(row.get(label), f"{source}, row {number}") if labelled else None)
+            Example(row[image], row_label(row.get(label), f"{source}, row {number}", "image") if labelled else None)
             for number, row in enumerate(table, start=1)
         ]
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.demo import Demo
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
-from edgekd.core.protocols import Hub, Survey
+from edgekd.core.protocols import SINGLE_LABEL, Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
-from edgekd.data import clean, vocabulary
 from edgekd.data.columns import find_label
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
@@ -39,6 +35,7 @@ class TextClassification:
     metric: ClassVar[Metric] = ACCURACY
     fidelity: ClassVar[Metric] = AGREEMENT
     one_of_classes: ClassVar[bool] = True
+    problem_type: ClassVar[str] = SINGLE_LABEL
     families: ClassVar[tuple[str, ...]] = ("transformer",)
     modality: ClassVar[str] = "text"
     hub: ClassVar[Hub] = Hub(
@@ -99,22 +96,7 @@ class TextClassification:
 
         `texts` are those that the student may see, never the test's.
         """
-        with tempfile.TemporaryDirectory(prefix="edgekd-tokenizer-") as name:
-            folder = Path(name)
-            with clean.tokenizer(teacher_folder) as tokenizer:
-                tokenizer.save_pretrained(folder)
-            kept = vocabulary.kept_ids(folder / "tokenizer.json", texts, limit=survey.vocabulary_limit)
-            vocabulary.trim_tokenizer(folder / "tokenizer.json", kept, folder / "tokenizer.json")
-            config_file = folder / "tokenizer_config.json"
-            config = json.loads(config_file.read_text(encoding="utf-8"))
-            config.pop("added_tokens_decoder", None)  # ids of the old vocabulary
-            config_file.write_text(json.dumps(config), encoding="utf-8")
-            for stale in ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"):
-                (folder / stale).unlink(missing_ok=True)
-            with clean.tokenizer(folder) as trimmed:
-                trimmed.model_max_length = survey.max_size
-                trimmed.save_pretrained(out)
-        return kept
+        return _texts.student_files(teacher_folder, texts, survey, out)
 
     def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:
         """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""
@@ -151,15 +133,10 @@ class TextClassification:
 
 def _linear_guesses(train: Sequence[Example], test: Sequence[Example], seed: int) -> Any:
     """Return what a linear SVM on words and characters says of each test row: class names (rows,)."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline, make_union
+    from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     texts = [row.input for row in train]
-    of_two_letters = re.compile(words.token_pattern)  # scikit-learn refuses texts of signs and single letters
-    parts = [words, characters] if any(map(of_two_letters.search, map(str.lower, texts))) else [characters]
-    model = make_pipeline(make_union(*parts), LinearSVC(random_state=seed))
+    model = make_pipeline(_texts.vectorizer(texts), LinearSVC(random_state=seed))
     model.fit(texts, [row.label for row in train])
     return model.predict([row.input for row in test])

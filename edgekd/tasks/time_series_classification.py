@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
-from edgekd.core.protocols import Hub, Survey
+from edgekd.core.protocols import SINGLE_LABEL, Hub, Survey
 from edgekd.core.statistics import hits, same_class
 from edgekd.core.store import Store
 from edgekd.data.read import Table
@@ -35,6 +35,7 @@ class TimeSeriesClassification:
     metric: ClassVar[Metric] = ACCURACY
     fidelity: ClassVar[Metric] = AGREEMENT
     one_of_classes: ClassVar[bool] = True
+    problem_type: ClassVar[str] = SINGLE_LABEL
     families: ClassVar[tuple[str, ...]] = ("conv1d", "mlp")
     modality: ClassVar[str] = "series"
     hub: ClassVar[Hub] = Hub()  # it knows no such task
