@@ -24,7 +24,7 @@ from edgekd.core.errors import EdgeKDError
 from edgekd.core.latency import percentile, quantiles
 from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
-from edgekd.core.protocols import Progress
+from edgekd.core.protocols import MULTI_LABEL, Progress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits, truth_of
@@ -68,11 +68,11 @@ def measure(
     for model in models:
         results[model] |= latency[model] | _against(lab, results[teacher], results[model], itself=model == teacher)
         results[model]["speedup"] = latency[model]["ratio"]
-        if truth is not None and task.one_of_classes:
-            results[model]["recall"] = confidence.recalls(truth, results[model]["_statistics"], len(splits.classes))
+        if results[model]["_recall"] is not None:
+            results[model]["recall"] = results[model]["_recall"]
         own = results[model]["_confidence"], results[model]["_statistics"]
         results[model]["above"] = above(suggested[model], *own) if model in suggested else None
-    counted = Counter(row.label for row in splits.test if task.one_of_classes)
+    counted = Counter(name for row in splits.test for name in row.names)
     said = {
         "teacher": teacher, "models": {model: _plain(values) for model, values in results.items()},
         "aa": latency["aa"], "baseline": linear_baseline(task, splits, plan.seed), "n_test": len(inputs),
@@ -186,7 +186,16 @@ class _Lab:
             "_agreed": agreed, "_statistics": rows, "_hashes": hashes,
             "metric_value": value, "metric_interval": list(self.metric.interval(rows)),
             "n": len(samples), "artifact_mib": model.size_mib, **self._certainty(said, rows),
+            "_recall": self._recall(said, rows),
         }  # fmt: skip
+
+    def _recall(self, said: np.ndarray[Any, Any], correct: np.ndarray[Any, Any]) -> list[float | None] | None:
+        """Of each class, or label, the share of its rows that is right; None where labels are unknown."""
+        if self.truth is None:
+            return None
+        if self.task.problem_type == MULTI_LABEL:
+            return confidence.label_recalls(said, self.truth)
+        return confidence.recalls(self.truth, correct, said.shape[1]) if self.task.one_of_classes else None
 
     def _certainty(self, said: np.ndarray[Any, Any], correct: np.ndarray[Any, Any]) -> dict[str, Any]:
         """How far its confidence can be believed; nothing is known of outputs that are not one of classes."""

@@ -178,7 +178,7 @@ def student(asked: Request, sizes: Survey, taught_by: TeacherPlan, splits: Split
         own = asked.task.losses if splits.unlabelled else asked.task.losses_if_labelled
         losses = objective.losses(own, options.temperature)
     if not asked.compresses_only:
-        objective.check(losses, taught_by, asked.family)
+        objective.check(losses, taught_by, asked.family, asked.task.problem_type)
         taught = splits.known if needs(losses) - {"exits"} else splits.train
         copies = sum(one.copies for one in asked.augmentations)
         training = _student_training(asked.family, len(taught) * (1 + copies), options)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
 from edgekd.core.profile import Profile
-from edgekd.core.protocols import PackedTeacher, Progress
+from edgekd.core.protocols import MULTI_LABEL, PackedTeacher, Progress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host, versions
 from edgekd.core.store import Store
 from edgekd.data.augment import augment
-from edgekd.data.splits import Splits
+from edgekd.data.splits import Splits, truth_of
 from edgekd.plan import PROCESSOR, Plan
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Stages:
         def compute(asked: list[str]) -> None:
             teacher_outputs.compute(self.plan, self.splits, wanted, asked, teacher, work, self.progress)
             if teacher_outputs.LOGITS in asked:
-                teach.check_order(self.plan, self.splits, {teacher_outputs.LOGITS: work / teacher_outputs.LOGITS})
+                teach.check_answers(self.plan, self.splits, {teacher_outputs.LOGITS: work / teacher_outputs.LOGITS})
 
         def produce(piece: str, out: Path) -> None:
             if not (work / piece).exists():  # it was there a moment ago, and is damaged or pruned
@@ -214,8 +214,6 @@ class Stages:
 
         Raises TeacherError where labels show that its classes stand in another order than theirs.
         """
-        import numpy as np
-
         from edgekd import export
         from edgekd.data import orders
 
@@ -223,10 +221,11 @@ class Stages:
         rows = [row.input for row in self.splits.selection]
         samples = task.encode(folder, rows, self.plan.student.survey.max_size)
         said = export.outputs(self.model(exported), samples, threads=self.plan.target.threads, pool=task.pool)
+        if task.problem_type == MULTI_LABEL:
+            orders.check_decides(self.plan.teacher.name, said)
         if self.splits.selection_labelled:
-            classes = self.splits.classes
-            labels = np.array([classes.index(row.label or "") for row in self.splits.selection])
-            if doubt := orders.class_order_doubt(said.argmax(axis=1), labels, classes):
+            truth = truth_of(task, self.splits.selection, self.splits.classes, labelled=True)
+            if truth is not None and (doubt := orders.order_doubt(said, truth, self.splits.classes)):
                 raise orders.class_order_error(self.plan.teacher.name, doubt)
         return said
 

@@ -14,7 +14,8 @@ from edgekd.core.registry import default
 _WORST = 5
 # of a what-if's figures: title, factor, format
 _CHANGES = {
-    "agreement": ("agreement, points", 100.0, "+.1f"), "cosine": ("cosine", 1.0, "+.4f"),
+    "agreement": ("agreement, points", 100.0, "+.1f"),
+    "decision_f1": ("F1 of decisions, points", 100.0, "+.1f"), "cosine": ("cosine", 1.0, "+.4f"),
     "output_sqnr_db": ("output SQNR, dB", 1.0, "+.1f"), "artifact_mib": ("file, MiB", 1.0, "+.1f"),
     "speed": ("speed over fp32", 1.0, "+.2f"),
 }  # fmt: skip

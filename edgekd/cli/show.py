@@ -87,7 +87,9 @@ def _target(made: Plan) -> list[tuple[str, str]]:
     from edgekd.on_target import judging
 
     target, task = made.target, plugin("tasks", made.task)
-    own = f"{task.metric.name} on validation rows" if made.data.selection_labelled else "agreement with the teacher"
+    own = f"{task.metric.name} on validation rows"
+    if not made.data.selection_labelled:
+        own = f"{task.fidelity.of_teacher} the teacher"
     judged = own if task.labelled else f"{task.fidelity.name} to the teacher's"
     budgets = f"{target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, {target.latency_ms:g} ms"
     rows = [

@@ -39,11 +39,50 @@ def most_frequent(counts: Mapping[str, int], accuracy_interval: Sequence[float])
     return {"class": name, "share": share, "beaten": bool(accuracy_interval[0] > share)}
 
 
+def constant_f1(positives: Sequence[int], rows: int) -> tuple[float, tuple[int, ...]]:
+    """Return the largest micro F1 of one answer for all rows, and the labels in it: some of the most frequent ones.
+
+    `positives` are the rows that have each label.
+
+    >>> constant_f1([8, 2, 0], 10)
+    (0.8, (0,))
+    """
+    ranked = sorted(range(len(positives)), key=lambda label: -positives[label])
+    whole = sum(positives)
+    best, size, right = 0.0, 0, 0
+    for count, label in enumerate(ranked, start=1):
+        right += int(positives[label])
+        value = 2 * right / (count * rows + whole)
+        if value > best:
+            best, size = value, count
+    return best, tuple(ranked[:size])
+
+
+def best_constant(counts: Mapping[str, int], rows: int, interval: Sequence[float]) -> dict[str, Any] | None:
+    """The labels to answer always for the largest micro F1, that F1, and whether the metric's interval lies above it.
+
+    `counts` holds the rows of each label, of so many `rows`. None where the test rows have no labels.
+    """
+    if not sum(counts.values()):
+        return None
+    names = list(counts)
+    share, best = constant_f1([counts[name] for name in names], rows)
+    return {"labels": [names[label] for label in best], "share": share, "beaten": bool(interval[0] > share)}
+
+
 def recall_says(summary: Mapping[str, Any]) -> list[str]:
     """What a report's summary tells of classes, in sentences; empty where nothing is wrong, or in older reports."""
     says = []
     often = summary.get("most_frequent")
-    if often and not often["beaten"]:
+    if often and not often["beaten"] and "labels" in often:
+        named = ", ".join(map(repr, often["labels"][:MOST_NAMED])) + (
+            " ..." if len(often["labels"]) > MOST_NAMED else ""
+        )
+        says.append(
+            f"no better than one answer for all rows, by the metric's interval: to answer {named} always has a micro "
+            f"F1 of {often['share']:.1%}"
+        )
+    elif often and not often["beaten"]:
         says.append(
             f"no better than the most frequent class, by the accuracy's interval: to answer {often['class']!r} always "
             f"is right on {often['share']:.1%} of the test rows"

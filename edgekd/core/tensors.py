@@ -59,9 +59,14 @@ class Outputs:
 class Targets:
     """What a batch is trained towards: the teacher's cached outputs, and labels (scored,), NO_LABEL where unknown.
 
-    The teacher's features are of the layers that the student's are mapped to, in the same order, with the same
-    positions; widths may differ.
+    Of several labels a row `labels` are 0 or 1 for each of them: (scored, classes). The teacher's features are of the
+    layers that the student's are mapped to, in the same order, with the same positions; widths may differ.
     """
 
     teacher: Outputs | None
     labels: Tensor
+
+    @property
+    def independent(self) -> bool:
+        """Return whether each class is there or not by itself, rather than one of them."""
+        return self.labels.dim() == 2

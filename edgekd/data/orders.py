@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.recall import constant_f1
+from edgekd.core.thresholds import decided_f1
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,19 +57,89 @@ def class_order_doubt(
     }
 
 
+def label_order_doubt(
+    decided: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], classes: Sequence[str]
+) -> dict[str, Any] | None:
+    """The same of several labels a row: both 0 or 1 (rows, labels); rows with a negative value have no labels.
+
+    `accuracy` and `reordered` are micro F1 then, and the most frequent answer is the labels that most rows have.
+    """
+    import numpy as np
+
+    known = (truth >= 0).all(axis=1)
+    ours, theirs = truth[known], np.asarray(decided)[known].astype(bool)
+    if len(ours) < _LEAST_ROWS:
+        return None
+    moved = np.zeros_like(theirs)
+    for half in (np.arange(len(ours)) % 2 == part for part in (0, 1)):
+        order = _best_label_order(theirs[~half], ours[~half])
+        moved[np.ix_(half, order)] = theirs[half]
+    accuracy, reordered = decided_f1(theirs, ours), decided_f1(moved, ours)
+    constant = constant_f1(ours.sum(axis=0), len(ours))[0]
+    if reordered < _LEAST_AGREEMENT or reordered <= constant or accuracy >= _MOST_KEPT * reordered:
+        return None
+    order = _best_label_order(theirs, ours)
+    frequent = np.argsort(-theirs.sum(axis=0), kind="stable")
+    return {
+        "several": True,
+        "rows": len(ours),
+        "accuracy": accuracy,
+        "reordered": reordered,
+        "order": [classes[number] for number in order],
+        "swapped": [(int(n), classes[n], classes[order[n]]) for n in frequent if order[n] != n][:_SHOWN],
+    }
+
+
+def check_decides(teacher: str, logits: np.ndarray[Any, Any]) -> None:
+    """Raise TeacherError where a teacher of several labels decides none in any row: what is kept of it is unknown."""
+    if not (logits > 0).any():
+        raise TeacherError(
+            f"the teacher {teacher} decides no label, at a probability of one half, in any of {len(logits)} selection "
+            "rows: how far a smaller model decides alike cannot be told",
+            fix="give rows that have its labels; a teacher that is trained here needs more labelled rows",
+        )
+
+
+def order_doubt(
+    logits: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], classes: Sequence[str]
+) -> dict[str, Any] | None:
+    """What speaks for another order, of a teacher's logits (rows, classes): of classes, or of several labels a row."""
+    if truth.ndim == 2:
+        return label_order_doubt(logits > 0, truth, classes)
+    return class_order_doubt(logits.argmax(axis=1), truth, classes)
+
+
 def class_order_error(teacher: str, doubt: dict[str, Any]) -> TeacherError:
     """The doubt as an error that a user can act on; `teacher` is its name or folder."""
     swapped = "; ".join(
         f"output {number} is named {given!r} and means {meant!r}" for number, given, meant in doubt["swapped"]
     )
     order = doubt["order"]
+    right = (
+        f"its micro F1 is {doubt['accuracy']:.1%}"
+        if "several" in doubt
+        else (f"it is right {doubt['accuracy']:.1%} of the time")
+    )
     listed = ", ".join(map(repr, order[:_NAMED])) + (f" and {len(order) - _NAMED} more" if len(order) > _NAMED else "")
     return TeacherError(
         f"the classes of the teacher {teacher} stand in another order than the labels': on {doubt['rows']} labelled "
-        f"rows it is right {doubt['accuracy']:.1%} of the time, re-ordered {doubt['reordered']:.1%} ({swapped})",
+        f"rows {right}, re-ordered {doubt['reordered']:.1%} ({swapped})",
         fix=f"if the labels are class numbers, give names instead; else set id2label and label2id in the teacher's "
         f"config.json to this order: {listed}",
     )
+
+
+def _best_label_order(decided: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """For each output the label that it means, so that the F1 of all together is largest: (labels,)."""
+    import numpy as np
+    from scipy.optimize import linear_sum_assignment
+
+    both = decided.astype(float).T @ (truth == 1)
+    sizes = decided.sum(axis=0)[:, None] + (truth == 1).sum(axis=0)[None]
+    f1 = 2 * both / np.maximum(sizes, 1)
+    # where the rows leave it open, a label stays in its place
+    order: np.ndarray[Any, Any] = linear_sum_assignment(f1 + 1e-6 * np.eye(len(f1)), maximize=True)[1]
+    return order
 
 
 def _best_order(said: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], classes: int) -> np.ndarray[Any, Any]:

@@ -26,6 +26,20 @@ def divergence(student: Tensor, teacher: Outputs, temperature: float) -> Tensor:
     return kl_div(own, said, reduction="batchmean", log_target=True)
 
 
+def binary_divergence(student: Tensor, teacher: Outputs, temperature: float) -> Tensor:
+    """Return the sum over labels of KL(teacher || student) of each label's probability, the mean over what is scored.
+
+    Both logits are (scored, labels); a sigmoid of each, softened by the temperature, is the probability that it is
+    there. The sum is the divergence of all labels together, which are independent.
+    """
+    from torch.nn.functional import logsigmoid
+
+    own, said = student / temperature, teacher.logits.to(student) / temperature
+    there = said.sigmoid() * (logsigmoid(said) - logsigmoid(own))
+    absent = (-said).sigmoid() * (logsigmoid(-said) - logsigmoid(-own))
+    return (there + absent).sum() / max(1, len(student))
+
+
 def _sparse(own: Tensor, top: TopLogits, temperature: float) -> Tensor:
     """Return the divergence of each row, of log probabilities (scored, classes): (scored,)."""
     import torch

@@ -28,6 +28,7 @@ class Decoupled:
     needs: ClassVar[tuple[str, ...]] = ("logits",)
     limits: ClassVar[dict[str, tuple[float, float]]] = {"temperature": (0.05, 100.0)}
     kind: ClassVar[str] = "response"
+    one_of_classes: ClassVar[bool] = True  # it weighs a target against all others: of several labels there is none
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
         """Return a scalar, of logits (scored, classes) of both and labels (scored,)."""

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HardLabels:
-    """Cross-entropy to the labels; rows without a label do not count."""
+    """Cross-entropy to the labels; rows without a label do not count.
+
+    Of several labels a row it is the binary one of each label, summed over labels.
+    """
 
     label_smoothing: float = 0.0
 
@@ -22,9 +25,18 @@ class HardLabels:
     kind: ClassVar[str] = "labels"
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
-        """Return a scalar, of logits (scored, classes) and labels (scored,); zero where there is no label."""
-        from torch.nn.functional import cross_entropy
+        """Return a scalar, of logits (scored, classes) and labels (scored,); zero where there is no label.
 
+        Several labels a row are 0 or 1 each: (scored, classes).
+        """
+        from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+        if targets.independent:
+            known = targets.labels != NO_LABEL
+            wanted = targets.labels.clamp(min=0).to(student.logits)
+            wanted = wanted * (1 - self.label_smoothing) + self.label_smoothing / 2
+            each = binary_cross_entropy_with_logits(student.logits, wanted, reduction="none")
+            return (each * known).sum() / known.any(dim=1).sum().clamp(min=1)
         total = cross_entropy(
             student.logits,
             targets.labels,

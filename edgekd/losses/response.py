@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgekd.core.tensors import Outputs, Targets
-from edgekd.losses._divergence import divergence
+from edgekd.losses._divergence import binary_divergence, divergence
 from edgekd.losses._parts import teacher_of
 
 if TYPE_CHECKING:
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Response:
-    """KL divergence to the teacher's logits at a temperature. Hinton et al. 2015, arXiv 1503.02531."""
+    """KL divergence to the teacher's logits at a temperature. Hinton et al. 2015, arXiv 1503.02531.
+
+    Of several labels a row each is a decision of its own: the divergences of their sigmoids, summed over labels (Yang
+    et al. 2023, arXiv 2308.06453, whose sigmoids are not softened).
+    """
 
     temperature: float = 2.0
 
@@ -25,5 +29,7 @@ class Response:
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
         """Return a scalar, of logits (scored, classes) of both; the teacher's may be its largest ones alone."""
-        kl = divergence(student.logits, teacher_of(targets), self.temperature)
+        kl = (binary_divergence if targets.independent else divergence)(
+            student.logits, teacher_of(targets), self.temperature
+        )
         return kl * self.temperature**2  # keeps the gradient's size as temperature grows

@@ -64,10 +64,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a data file as model inputs; `labels` are class numbers, None where none are known."""
+    """Rows of a data file as model inputs; `labels` are class numbers, None where none are known.
+
+    Of several labels a row they are 0 or 1 for each label: (rows, labels).
+    """
 
     samples: Sequence[dict[str, np.ndarray[Any, Any]]]
-    labels: Sequence[int] | None
+    labels: np.ndarray[Any, Any] | None
     source: str  # the file's own name
 
 
@@ -156,17 +159,23 @@ def golden_inputs(bundle: Path) -> list[dict[str, np.ndarray[Any, Any]]]:
 
 
 def fidelity_of(manifest: dict[str, Any], plan: dict[str, Any]) -> str:
-    """Return what answers are held against the reference's by: `agreement` of classes, or `cosine` of embeddings.
+    """Return what answers are held against the reference's by.
 
+    That is `agreement` of classes, `cosine` of embeddings, or `decision_f1` of labels, each of them decided by itself.
     A bundle of before names neither: one without classes has embeddings.
     """
     return str(manifest.get("fidelity") or ("agreement" if plan["data"]["classes"] else "cosine"))
 
 
 def likeness(fidelity: str, answers: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:
-    """How far answers are the reference's: the share of rows with its class; of embeddings the mean cosine."""
+    """How far answers are the reference's: the share of rows with its class; of embeddings the mean cosine.
+
+    Of labels that are decided each by itself, above 0, the micro F1: that most are absent in both is no merit.
+    """
     import numpy as np
 
+    if fidelity == "decision_f1":
+        return _f1(answers > 0, reference > 0)
     if fidelity == "agreement":
         return float((answers.argmax(axis=1) == reference.argmax(axis=1)).mean())
     lengths = np.linalg.norm(answers, axis=1) * np.linalg.norm(reference, axis=1)
@@ -175,7 +184,23 @@ def likeness(fidelity: str, answers: np.ndarray[Any, Any], reference: np.ndarray
 
 def likeness_says(fidelity: str) -> str:
     """What `likeness` is on the golden inputs, in a receipt's words."""
-    return f"golden inputs, {'the class that' if fidelity == 'agreement' else 'cosine to what'} the float32 model gives"
+    words = {"agreement": "the class that", "decision_f1": "micro F1 to the labels that"}.get(
+        fidelity, "cosine to what"
+    )
+    return f"golden inputs, {words} the float32 model gives"
+
+
+def _f1(decided: np.ndarray[Any, Any], there: np.ndarray[Any, Any]) -> float:
+    """Micro F1 of decisions, both (rows, labels); 1 where nothing is there to find and nothing was found."""
+    right, whole = int((decided & there).sum()), int(decided.sum()) + int(there.sum())
+    return 2 * right / whole if whole else 1.0
+
+
+def _accuracy(answers: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:
+    """The share of rows whose largest output is the label; micro F1 of several labels a row, each decided above 0."""
+    if labels.ndim == 2:
+        return _f1(answers > 0, labels == 1)
+    return float((answers.argmax(axis=1) == labels).mean())
 
 
 def _answers(lab: _Lab, bundle: Path, fidelity: str, rows: Rows | None) -> dict[str, Any]:
@@ -191,7 +216,7 @@ def _answers(lab: _Lab, bundle: Path, fidelity: str, rows: Rows | None) -> dict[
     if rows is not None:
         said = lab.predict("rows", rows.samples, f"rows of {rows.source}")
         if rows.labels is not None:
-            accuracy = float((said.argmax(axis=1) == np.array(rows.labels)).mean())
+            accuracy = _accuracy(said, np.asarray(rows.labels))
             n, of = len(said), f"labels of {rows.source}"
     raw = answers.tobytes()
     return {

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from edgekd.core import external, licences
-from edgekd.core.metrics import AGREEMENT
 from edgekd.core.model import Model
 from edgekd.core.recall import recall_says
 from edgekd.core.registry import plugin
@@ -56,6 +55,7 @@ def front_matter(plan: Plan, said: dict[str, Any]) -> str:
     """YAML for the hub, without its dashes. A distilled model's licence is its builder's to state: `other`."""
     import yaml
 
+    kind = plugin("tasks", plan.task)
     stated = licences.spdx(plan.teacher.licence) if plan.compresses_only else None
     known = {"license": stated.lower()} if stated and " " not in stated else {
         "license": "other", "license_name": "of-its-teacher-and-data", "license_link": "LICENSES",
@@ -64,15 +64,15 @@ def front_matter(plan: Plan, said: dict[str, Any]) -> str:
     summary = said["summary"]
     values = {
         **known,
-        "pipeline_tag": plan.task,
+        "pipeline_tag": kind.hub.task or plan.task,
         "library_name": "onnxruntime",
-        "tags": [*tags, *(["transformers.js"] if plugin("tasks", plan.task).hub.in_javascript else [])],
+        "tags": [*tags, *(["transformers.js"] if kind.hub.in_javascript else [])],
         **({"base_model": plan.teacher.name} if is_hub_id(plan) else {}),
         "metrics": [summary["metric"]],
         "model-index": [{
             "name": f"{plan.name}-{plan.target.name}",
             "results": [{
-                "task": {"type": plan.task},
+                "task": {"type": kind.hub.task or plan.task},
                 "dataset": {"type": "custom", "name": plan.data.name, "split": "test"},
                 "metrics": [{
                     "type": summary["metric"], "value": round(summary["shipped"]["metric_value"], 6), "verified": False,
@@ -106,6 +106,11 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
         found.append("Whether the teacher helped was not measured.")
     if plugin("tasks", plan.task).one_of_classes:
         found.append(f"It knows {len(plan.data.classes)} classes and always answers with one of them.")
+    if said.get("thresholds"):
+        found.append(
+            f"It knows {len(plan.data.classes)} labels and answers with those whose probability is above one half: "
+            f"none, one or several. {said['thresholds']['says']}"
+        )
     found += [f"{says[:1].upper()}{says[1:]}." for says in recall_says(said["summary"])]
     if plugin("tasks", plan.task).unit == "tokens":
         found.append(f"Texts are cut at {plan.student.survey.max_size} tokens.")
@@ -114,7 +119,7 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
     elsewhere = said["target_figures"]["accuracy"]["kind"]
     if elsewhere != "measured":
         found.append(f"Its {said['summary']['metric']} on {plan.target.arch} kernels was not measured.")
-    if not plan.data.test_labelled and plan.metric == AGREEMENT:
+    if plugin("tasks", plan.task).labelled and plan.metric.of_teacher:
         found.append("The held-out rows have no labels: it was held against its teacher alone.")
     if said["choice"]["forced"]:
         found.append(f"It was forced against: {'; '.join(said['choice']['against']) or 'nothing'}.")

@@ -70,7 +70,7 @@ class Made:
 
     @property
     def fidelity(self) -> str:
-        """What its answers are held against the reference's by: `agreement` or `cosine`."""
+        """What its answers are held against the reference's by: `agreement`, `cosine` or `decision_f1`."""
         return fidelity_of(self.manifest, self.plan)
 
 

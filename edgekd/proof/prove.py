@@ -149,9 +149,11 @@ def _counted(progress: Progress, total: int, minutes: float) -> Any:
 
 
 def _flips(bundle: Shipped, receipt: Receipt) -> int | None:
+    float32 = bundle.of.expected["float32"]
+    if bundle.of.fidelity == "decision_f1":
+        return int(((receipt.answers > 0) != (float32 > 0)).any(axis=1).sum())
     if bundle.of.fidelity != "agreement":
         return None
-    float32 = bundle.of.expected["float32"]
     return int((receipt.answers.argmax(axis=1) != float32.argmax(axis=1)).sum())
 
 

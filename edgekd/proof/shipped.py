@@ -15,7 +15,7 @@ from edgekd.core.pointers import check_none_within
 from edgekd.core.protocols import Device, Sample, Survey
 from edgekd.core.registry import make
 from edgekd.data.given import read_given, read_inputs
-from edgekd.data.splits import Example
+from edgekd.data.splits import Example, truth_of
 from edgekd.onboard import verify
 from edgekd.onboard.bench import Rows, golden_inputs
 from edgekd.proof.doubts import Made, made
@@ -121,7 +121,7 @@ class DataFile:
             raise DataError(
                 f"{self.source} has no labelled rows{why}", fix="give rows with labels, or leave --data out"
             )
-        strange = sorted({row.label for row in found if row.label is not None} - set(bundle.classes))
+        strange = sorted({name for row in found for name in row.names} - set(bundle.classes))
         if strange:
             raise DataError(
                 f"{self.source} has the label {strange[0]!r}, which {bundle.name} does not know",
@@ -131,10 +131,10 @@ class DataFile:
 
     def measured(self, bundle: Shipped) -> Rows:
         """The rows as a receipt is made of them; of embeddings they have no labels."""
-        labelled = bool(make("tasks", bundle.task).labelled)
-        rows = self.rows(bundle, labelled=labelled)
-        labels = [bundle.classes.index(row.label or "") for row in rows] if labelled else None
-        return Rows(bundle.encoded(rows), labels, Path(self.source).name)
+        task = make("tasks", bundle.task)
+        rows = self.rows(bundle, labelled=task.labelled)
+        truth = truth_of(task, rows, bundle.classes, labelled=task.labelled)
+        return Rows(bundle.encoded(rows), truth, Path(self.source).name)
 
     def _task(self, bundle: Shipped) -> Any:
         known = make("tasks", bundle.task)

@@ -12,12 +12,13 @@ from edgekd.core.confidence import class_gains, evidence_says
 from edgekd.core.floors import Floor
 from edgekd.core.latency import is_stable
 from edgekd.core.metrics import AGREEMENT, Metric
-from edgekd.core.recall import most_frequent, never_right, recall_says
+from edgekd.core.protocols import MULTI_LABEL
+from edgekd.core.recall import best_constant, most_frequent, never_right, recall_says
 from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
 from edgekd.core.statistics import Retained
 from edgekd.plan import Plan
-from edgekd.report.figures import figures, line, prediction, suggested, sureness, target_figures
+from edgekd.report.figures import decided, figures, line, prediction, suggested, sureness, target_figures
 from edgekd.sizing import predictor
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def compose(
         "threshold": suggested(shipped["above"], plan),
         "columns": plan.data.columns,
         "never_right": never_right(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ())),
-        "most_frequent": most_frequent(measured["classes"], shipped["metric_interval"]),
+        "most_frequent": _constant(plan, measured, shipped["metric_interval"]),
     }
     aa = measured["aa"]["ratio"]
     return {
@@ -107,6 +108,7 @@ def compose(
         "latency_quantiles_ms": {name: values["latency_quantiles_ms"] for name, values in models.items()},
         "baseline": baseline,
         "confidence": sureness(plan, shipped, confidence),
+        "thresholds": decided(plan, confidence),
         "classes": class_gains(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ()))
         | {"says": recall_says(summary)},
         "training": (training or {}) | {"says": training_says(plan, training)},
@@ -155,6 +157,13 @@ def compose(
     }  # fmt: skip
 
 
+def _constant(plan: Plan, measured: dict[str, Any], interval: Sequence[float]) -> dict[str, Any] | None:
+    """The one answer for all rows that is right most often."""
+    if plugin("tasks", plan.task).problem_type == MULTI_LABEL:
+        return best_constant(measured["classes"], measured["n_test"], interval)
+    return most_frequent(measured["classes"], interval)
+
+
 def _on_target(found: dict[str, Any]) -> dict[str, Any] | None:
     """What the target's own kernels and core showed; None where they were not asked."""
     there = found["on_target"]
@@ -185,6 +194,8 @@ def kept_says(metric: Metric, shipped: dict[str, Any], kept: Retained) -> str:
     value, span = metric.spell(shipped["metric_value"]), metric.span(shipped["metric_interval"]).replace(" to ", ", ")
     if metric == AGREEMENT:
         return f"agrees with the teacher on {value} [{span}] of the samples"
+    if metric.of_teacher and metric.reduce is not None:
+        return f"has {value} [{span}] {metric.of_teacher} the teacher"
     if metric.of_teacher:
         return f"mean {metric.name} {value} [{span}] to the teacher"
     own = metric.name if metric.higher_is_better else f"{metric.name} ({value})"
@@ -223,12 +234,14 @@ def training_says(plan: Plan, told: dict[str, Any] | None) -> str:
         return "Nothing was trained here."
     losses = " + ".join(map(str, plan.student.losses))
     copies = f", with {', '.join(map(str, plan.student.augmentations))} of each" if plan.student.augmentations else ""
-    judged = "right" if "selection_accuracy" in told else "agreeing with the teacher"
     share = told.get("selection_accuracy", told.get("selection_agreement"))
     kept = f"epoch {told['kept_epoch']} of {told['epochs']} was kept"
-    says = (
-        f"Taught by {losses} on {told['rows']:,} rows{copies}; {kept}, {judged} on {share:.1%} of the selection rows."
-    )
+    judged = "right on" if "selection_accuracy" in told else "agreeing with the teacher on"
+    reached = f"{judged} {share:.1%} of the selection rows"
+    if plan.selected_by.reduce is not None:
+        own = plan.selected_by.name if "selection_accuracy" in told else f"{plan.selected_by.of_teacher} the teacher"
+        reached = f"{own} {share:.1%} on the selection rows"
+    says = f"Taught by {losses} on {told['rows']:,} rows{copies}; {kept}, {reached}."
     exits = ", ".join(f"after layer {layer} {share:.1%}" for layer, share in told["of_exits"].items())
     return says + (f" Its early exits: {exits}; `--exit LAYER` ships one." if exits else "")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.calibration import Reading
 from edgekd.core.confidence import BINS, WANTED, scaling_says, threshold_says
+from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.registry import plugin
 from edgekd.core.results import IMPORT_BASELINE_MIB, Figure, Kind, this_host
 from edgekd.core.roofline import predict_latency, work_of
+from edgekd.core.thresholds import thresholds_say
 from edgekd.plan import Plan
 from edgekd.sizing.predictor import Predictor
 
@@ -56,7 +59,8 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
                   f"${price:g} an hour (declared)", values["latency_n"], (low, high), host)  # fmt: skip
     points = (f"{metric.name} in points against the teacher, paired", values["n"], values["difference_interval"])
     agreed = "same class as the teacher, held-out samples" if task.one_of_classes else (
-        f"{task.fidelity.of_teacher} the teacher's, mean over the held-out samples")  # fmt: skip
+        f"{task.fidelity.of_teacher} the teacher's, mean over the held-out samples" if task.fidelity.reduce is None
+        else f"{task.fidelity.of_teacher} the teacher, held-out samples")  # fmt: skip
     return {
         metric.name: measured(values["metric_value"], metric.unit, "held-out samples, one by one", values["n"],
                          values["metric_interval"]),
@@ -175,6 +179,25 @@ def sureness(plan: Plan, shipped: dict[str, Any], scaling: dict[str, Any] | None
     said["says"] = threshold_says(said, shipped["metric_value"], plan.data.counts["selection"])
     said["scaling_says"] = scaling_says(scaling)
     return said
+
+
+def decided(plan: Plan, chosen: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Where each of several labels is decided, by name, and how that was chosen; None where one class is right.
+
+    `chosen` is the student's confidence.json; None where nothing was trained, and the model decides as it came.
+    """
+    if plugin("tasks", plan.task).problem_type != MULTI_LABEL:
+        return None
+    found: dict[str, Any] = {"says": thresholds_say(chosen), "labels": [], "fitted_on": None}
+    if chosen is None:
+        return found
+    few = set(chosen["kept_half"])
+    rows = zip(plan.data.classes, chosen["logits"], chosen["positives"], strict=True)
+    labels = [
+        {"name": name, "probability": 1 / (1 + exp(-logit)), "positives": positives, "few": number in few}
+        for number, (name, logit, positives) in enumerate(rows)
+    ]
+    return found | {"labels": labels, "fitted_on": chosen["fitted_on"]}
 
 
 def delivers(above: dict[str, Any], plan: Plan) -> bool:

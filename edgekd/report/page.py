@@ -17,13 +17,19 @@ from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.files import write_file
 from edgekd.core.metrics import of_report, spell
 from edgekd.core.pointers import check_none_within
+from edgekd.core.registry import plugin
 from edgekd.core.results import IMPORT_BASELINE_MIB
 from edgekd.onboard import verify
 from edgekd.proof import doubts, receipts
 from edgekd.report.drawing import Axis, Mark, placed, round_step
 from edgekd.report.markdown import escaped_values
 
-_LATER = {"on_target": None, "on_target_says": "", "receipts": None}  # what a report has not, or an older one
+_LATER = {
+    "on_target": None,
+    "on_target_says": "",
+    "receipts": None,
+    "thresholds": None,
+}  # what a report has not, or an older one
 _BULKY = ("outputs", "latency_ms", "aa_latency_ms")  # of a receipt: its file has them
 
 
@@ -174,6 +180,10 @@ def render(name: str, said: dict[str, Any]) -> str:
     )
     quality = of_report(said) if "summary" in said else {}  # the page of several targets has each one's figures spelt
     values = _LATER | said | {"quality": quality}
+    fidelity = quality.get("fidelity", {"name": "", "of_teacher": ""})
+    values["agreeing"] = "agrees with" if fidelity["name"] == "agreement" else fidelity["of_teacher"]
+    if name == "card.md":
+        values["kind"] = plugin("tasks", said["summary"]["task"])
     units = {"ece": "fraction"} | {one["name"]: one["unit"] for one in values["quality"].values()}
     environment.filters |= {"sig": significant, "log10": log10, "median": median}
     environment.filters["spell"] = lambda value, name: spell(value, units.get(name, "fraction"))

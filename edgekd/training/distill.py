@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import confidence
 from edgekd.core.metrics import Metric
-from edgekd.core.protocols import Progress, StudentTask
+from edgekd.core.protocols import MULTI_LABEL, Progress, StudentTask
 from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
+from edgekd.core.thresholds import choose_thresholds
 from edgekd.data.splits import Example, Splits
 from edgekd.plan import Plan
 from edgekd.training import batches, engine, models
@@ -117,9 +118,12 @@ def _begun(plan: Plan, shape: Any, teacher_folder: Path, kept: Any, inputs: Sequ
 
 
 def _write(model: Any, judge: _Judge, out: Path) -> None:
-    """The model's files; before that its temperature is folded in, where that helps."""
-    said = judge.confidence(model)
-    models.fold_temperature(model, said["temperature"])
+    """The model's files; before that its temperature, or its labels' thresholds, are folded in, where that helps."""
+    said = judge.thresholds(model) if judge.independent else judge.confidence(model)
+    if judge.independent:
+        models.fold_thresholds(model, said["logits"])
+    else:
+        models.fold_temperature(model, said["temperature"])
     model.save_pretrained(out, safe_serialization=True)
     (out / CONFIDENCE).write_text(json.dumps(said, indent=1), encoding="utf-8")
 
@@ -137,6 +141,7 @@ class _Judge:
         self.truth = label_tensor(task, splits, splits.selection) if self.labelled else None
         self.metric: Metric = task.metric if self.labelled else task.fidelity
         self.words = "selection_accuracy" if self.labelled else "selection_agreement"
+        self.independent = task.problem_type == MULTI_LABEL
 
     def right(self, model: Any) -> float:
         """Return the metric on the rows, or how far the model agrees with the teacher."""
@@ -150,14 +155,26 @@ class _Judge:
     def score(self, model: Any) -> engine.Score:
         """What picks an epoch: with labels the metric, else the cross-entropy to what the teacher says.
 
-        A few hundred rows tell the second far more finely than whether the largest of two distributions agree.
+        A few hundred rows tell the second far more finely than whether the largest of two distributions agree. Of
+        several labels the metric is with the thresholds that would be folded in.
         """
-        from torch.nn.functional import cross_entropy
-
         logits = engine.logits(model, self.samples)
+        likely = -self._surprise(logits)
         if self.truth is None:
-            return (-float(cross_entropy(logits, self.teacher.softmax(dim=1))),)
-        return self.metric.sign * self._value(logits), -float(cross_entropy(logits, self.truth))
+            return (likely,)
+        if self.independent:
+            chosen = choose_thresholds(logits.numpy(), self.truth.numpy(), seed=self.plan.student.seed)
+            logits = logits - logits.new_tensor(chosen.logits)
+        return self.metric.sign * self._value(logits), likely
+
+    def _surprise(self, logits: Tensor) -> float:
+        """Return the mean cross-entropy to the labels, or to what the teacher says; of several labels of each."""
+        from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+        if self.independent:
+            wanted = self.teacher.sigmoid() if self.truth is None else self.truth.to(logits)
+            return float(binary_cross_entropy_with_logits(logits, wanted))
+        return float(cross_entropy(logits, self.teacher.softmax(dim=1) if self.truth is None else self.truth))
 
     def confidence(self, model: Any) -> dict[str, Any]:
         """The temperature that helps on the selection rows, and the calibration error before and after."""
@@ -165,3 +182,10 @@ class _Judge:
         targets = (self.teacher.softmax(dim=1) if self.truth is None else self.truth).numpy()
         scaling = confidence.temperature_that_helps(logits, targets, self.plan.student.seed)
         return asdict(scaling) | {"fitted_on": "labels" if self.labelled else "teacher"}
+
+    def thresholds(self, model: Any) -> dict[str, Any]:
+        """The labels' thresholds by the selection rows: by their labels, or by what the teacher decides."""
+        decided = (self.teacher > 0).long() if self.truth is None else self.truth
+        logits = engine.logits(model, self.samples).numpy()
+        chosen = choose_thresholds(logits, decided.numpy(), seed=self.plan.student.seed)
+        return asdict(chosen) | {"fitted_on": "labels" if self.labelled else "teacher"}

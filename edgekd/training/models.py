@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,17 +51,37 @@ def fold_temperature(model: Any, temperature: float) -> None:
     """
     import torch
 
+    with torch.no_grad():
+        for weights in _last_linear(model, "a temperature").parameters():
+            weights.div_(temperature)
+
+
+def fold_thresholds(model: Any, logits: Sequence[float]) -> None:
+    """Subtract each label's threshold in the bias of the last linear layer: a label is decided above 0 then.
+
+    Raises EdgeKDError where no linear layer with a bias gives the logits.
+    """
+    import torch
+
+    bias = _last_linear(model, "thresholds", needs_bias=True).bias
+    with torch.no_grad():
+        bias.sub_(torch.tensor(logits, dtype=bias.dtype))
+
+
+def _last_linear(model: Any, what: str, *, needs_bias: bool = False) -> Any:
+    import torch
+
     classes = model.config.num_labels
     # modules come in the order they were made, and heads are made last
     linear = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part.out_features == classes]
-    if not linear:
+    if not linear or (needs_bias and linear[-1].bias is None):
         raise EdgeKDError(
-            f"no linear layer of {type(model).__name__} gives {classes} logits: a temperature cannot be folded into it",
-            fix="give a student whose head ends in a linear layer",
+            f"no linear layer of {type(model).__name__} gives {classes} logits"
+            + (" with a bias" if needs_bias else "")
+            + f": {what} cannot be folded into it",
+            fix="give a student whose head ends in a linear layer" + (" with a bias" if needs_bias else ""),
         )
-    with torch.no_grad():
-        for weights in linear[-1].parameters():
-            weights.div_(temperature)
+    return linear[-1]
 
 
 def _own(folder: Path, config: dict[str, Any]) -> torch.nn.Module:

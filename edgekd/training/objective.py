@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from edgekd.core.errors import UsageError, suggestion
+from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL
 from edgekd.core.registry import make, names, plugin
 from edgekd.plan import Augmenting, LossTerm, TeacherPlan
 
@@ -99,8 +100,17 @@ def augmentations(said: Iterable[str], task: str) -> tuple[Augmenting, ...]:
     return tuple(made)
 
 
-def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str) -> None:
-    """Raises UsageError for a loss that needs what the teacher, or the student's family, cannot give."""
+def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str, problem_type: str = SINGLE_LABEL) -> None:
+    """Raises UsageError for a loss that needs what the teacher, or the student's family, cannot give.
+
+    So is one that is of one class of several where the task's `problem_type` has several labels a row.
+    """
+    one = [term.name for term in terms if getattr(plugin("losses", term.name), "one_of_classes", False)]
+    if one and problem_type == MULTI_LABEL:
+        raise UsageError(
+            f"the loss {one[0]} weighs the right class against all others; of several labels a row none is the one",
+            fix="leave it out, or use: --loss response=0.9 --loss hard_labels=0.1",
+        )
     if all(set(plugin("losses", term.name).needs) == {"exits"} for term in terms):
         raise UsageError(
             "the losses teach early exits alone: the student's last layer would learn nothing",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import UsageError
 from edgekd.core.memory import give_back
-from edgekd.core.protocols import Progress
+from edgekd.core.protocols import MULTI_LABEL, Progress
 from edgekd.core.registry import make
 from edgekd.core.shards import Reader, Writer
 from edgekd.core.tensors import Outputs, TopLogits, Wanted
@@ -62,6 +62,7 @@ def compute(
     engine.prepare(plan.seed, plan.threads)
     model = models.load(teacher, plan.task).to(engine.device())
     task, longest = make("tasks", plan.task), plan.student.survey.max_size
+    shared = task.problem_type != MULTI_LABEL  # a row's mass: of several labels each has its own probability
     asked = _only(wanted, missing)
     size = DEEP_SHARD_ROWS if asked.layers or asked.attention is not None else SHARD_ROWS
     counts = {role: len(getattr(splits, role)) for role in ROLES}
@@ -75,7 +76,8 @@ def compute(
         with Taps(model, asked if role in TRAINED_ON else Wanted()) as taps:
             for start in range(first, len(inputs), size):
                 samples = task.encode(teacher, inputs[start : start + size], longest)
-                for number, row in enumerate(_rows(taps, samples, asked, sparse=role in TRAINED_ON), start=start):
+                sparse = shared and role in TRAINED_ON
+                for number, row in enumerate(_rows(taps, samples, asked, sparse=sparse), start=start):
                     for piece, writer in writers.items():
                         if number >= writer.done:  # a kill may have come between two pieces' shards
                             writer.append(row[piece])
