@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, UsageError
 from edgekd.core.model import ONE, Model, graph_file
-from edgekd.core.protocols import GraphTeacher
+from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, GraphTeacher
 from edgekd.core.registry import make
 from edgekd.data import clean
 from edgekd.exporters._onnx import finish
@@ -76,14 +76,18 @@ def files(plan: Plan, teacher_folder: Path, out: Path) -> None:
     if not file.exists():
         clean.write_config(teacher_folder, out)
     config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if whole := completed(config, make("tasks", plan.task).modality, plan.data.classes):
+    task = make("tasks", plan.task)
+    if whole := completed(config, task.modality, plan.data.classes, task.problem_type):
         file.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def completed(config: Mapping[str, Any], modality: str, classes: Sequence[str]) -> dict[str, Any]:
+def completed(
+    config: Mapping[str, Any], modality: str, classes: Sequence[str], problem_type: str = SINGLE_LABEL
+) -> dict[str, Any]:
     """A config.json with what loaders of the ecosystem ask for; empty where nothing lacks.
 
-    That is a model type that transformers knows, from which they take classes but no layers, and the class names.
+    That is a model type that transformers knows, from which they take classes but no layers, and the class names; of
+    several labels the problem type, by which their pipelines take a sigmoid and no softmax.
     """
     from transformers import CONFIG_MAPPING
 
@@ -93,6 +97,8 @@ def completed(config: Mapping[str, Any], modality: str, classes: Sequence[str]) 
     if classes and not config.get("id2label"):
         more["id2label"] = {str(number): name for number, name in enumerate(classes)}
         more["label2id"] = {name: number for number, name in enumerate(classes)}
+    if problem_type == MULTI_LABEL and config.get("problem_type") != MULTI_LABEL:
+        more["problem_type"] = MULTI_LABEL
     return {**config, **more} if more else {}
 
 

@@ -15,9 +15,10 @@ from edgekd.compression.diagnose import diagnose, what_if
 from edgekd.compression.side_by_side import read
 from edgekd.compression.sqnr import Ratios
 from edgekd.core import external, plain_yaml
-from edgekd.core.errors import DataError, UsageError, suggestion
+from edgekd.core.errors import DataError, TeacherError, UsageError, suggestion
 from edgekd.core.model import Model
 from edgekd.core.profile import load_profile
+from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.registry import make, plugin
 from edgekd.data.limits import check_plain
 from edgekd.export import outputs
@@ -56,7 +57,7 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
     for model in models:  # refused before any row is read
         _checked(model)
     task = _task(given)
-    _check_classes(given.model, task)
+    _check_classes(given, task)
     rows = _samples(given, task)
     if len(rows) < 2:
         raise DataError(f"{given.data} holds {len(rows)} row", fix="give two at least: to calibrate on, and to look at")
@@ -129,8 +130,9 @@ def _checked(model: Path) -> None:
     _onnx_apart.call("_onnx_checks:check_form", {"source": str(model)}, model, "be read")
 
 
-def _check_classes(model: Path, task: Any) -> None:
-    """Raises TeacherError for a model of one value, or of several labels at once: agreement says nothing of them."""
+def _check_classes(given: Given, task: Any) -> None:
+    """Raises TeacherError for a model whose outputs are of another kind than the task's: agreement says nothing."""
+    model = given.model
     if task.pool is not None:
         return
     graph = read(model)
@@ -138,9 +140,15 @@ def _check_classes(model: Path, task: Any) -> None:
     dims = output.type.tensor_type.shape.dim
     places = (model.parent, model.parent.parent) if model.parent.name == "onnx" else (model.parent,)
     config = next(filter(None, (_onnx_inspect.read_json(place / "config.json") for place in places)), {})
-    _checks.check_one_of_classes(config, dims[-1].dim_value or None if len(dims) else 1, model)
-    if _onnx_graph.ends_in_sigmoid(graph, output.name):
-        raise _checks.not_classes(model, "it ends in a sigmoid over each label")
+    _checks.check_problem(config, dims[-1].dim_value or None if len(dims) else 1, model, given.task, said=False)
+    if not _onnx_graph.ends_in_sigmoid(graph, output.name):
+        return
+    if task.problem_type != MULTI_LABEL:
+        raise _checks.not_classes(model, "it ends in a sigmoid over each label", given.task)
+    raise TeacherError(
+        f"{model} ends in a sigmoid: its decisions are held against each other as logits, above 0",
+        fix="give the graph without its last operator",
+    )
 
 
 def _first_run(model: Path, samples: Sequence[Sample]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL
+from edgekd.core.registry import plugin, sibling_task
 from edgekd.teachers import _files
 
 # whose position embeddings are counted from the pad id on: another pad id shifts all of them
@@ -75,30 +77,56 @@ def check_labels(config: Mapping[str, Any], folder: Path) -> None:
             raise _unordered(folder, f"{name!r} is {number} in id2label and {numbers[name]} in label2id")
 
 
-def check_one_of_classes(config: Mapping[str, Any], outputs: int | None, source: Path) -> None:
-    """Raises TeacherError for a model that does not name one of several classes: its largest output says nothing.
+def check_problem(
+    config: Mapping[str, Any], outputs: int | None, source: Path, task: str, *, sigmoid: bool = False, said: bool = True
+) -> None:
+    """Raises TeacherError for a model whose outputs are of another kind than the task's: agreement would say nothing.
 
     A regressor or a cross-encoder gives one value, of which the largest is always the first; of several labels at once
-    each is judged alone. `outputs` is None where their number is not known.
+    each is judged alone, of one class no output is. `outputs` is None where their number is not known; `sigmoid` says
+    that the graph has one at its end. A task of several labels needs it `said`: nothing else tells such a model apart.
     """
     kind = config.get("problem_type")
     cross_encoder = config.get("sentence_transformers")
-    said = [config.get("sbert_ce_default_activation_function"), config.get("function_to_apply")]
-    said += [cross_encoder.get("activation_fn")] if isinstance(cross_encoder, dict) else []
-    if kind in ("multi_label_classification", "regression"):
-        raise not_classes(source, f"its config.json says problem_type {kind}")
+    functions = [config.get("sbert_ce_default_activation_function"), config.get("function_to_apply")]
+    functions += [cross_encoder.get("activation_fn")] if isinstance(cross_encoder, dict) else []
+    sigmoid = sigmoid or any(isinstance(one, str) and one.lower().endswith("sigmoid") for one in functions)
+    if plugin("tasks", task).problem_type == MULTI_LABEL:
+        if kind in (SINGLE_LABEL, "regression"):
+            raise not_labels(source, f"its config.json says problem_type {kind}", task)
+        if outputs == 1:
+            raise not_labels(source, "it gives one value", task)
+        if said and kind is None and not sigmoid:
+            raise not_labels(source, "its config.json says no problem_type", task)
+        return
+    if kind in (MULTI_LABEL, "regression"):
+        raise not_classes(source, f"its config.json says problem_type {kind}", task)
     if outputs == 1:
-        raise not_classes(source, "it gives one value, not a value for each class")
-    if any(isinstance(one, str) and one.lower().endswith("sigmoid") for one in said):
-        raise not_classes(source, "its config.json has a sigmoid over each label, not one class of several")
+        raise not_classes(source, "it gives one value, not a value for each class", task)
+    if sigmoid:
+        raise not_classes(source, "its config.json has a sigmoid over each label, not one class of several", task)
 
 
-def not_classes(source: Path, why: str) -> TeacherError:
-    """The error for a model that the tasks of classification cannot judge."""
+def not_classes(source: Path, why: str, task: str) -> TeacherError:
+    """The error for a model that a task of one class a row cannot judge."""
+    other = sibling_task(plugin("tasks", task).modality, MULTI_LABEL)
+    several = f"; a model of several labels at once is for --task {other}" if other else ""
     return TeacherError(
         f"{source} does not name one of several classes: {why}; agreement of largest outputs would say nothing of it",
         fix="give a model that was trained to name one of several classes (problem_type single_label_classification), "
-        "or an encoder with --task feature-extraction; scores and several labels at once are not supported yet",
+        f"or an encoder with --task feature-extraction{several}; scores "
+        + ("are" if other else "and several labels at once are")
+        + " not supported yet",
+    )
+
+
+def not_labels(source: Path, why: str, task: str) -> TeacherError:
+    """The error for a model that a task of several labels a row cannot judge."""
+    other = sibling_task(plugin("tasks", task).modality, SINGLE_LABEL)
+    return TeacherError(
+        f"{source} does not judge each of several labels by itself: {why}",
+        fix=f'set "problem_type": "{MULTI_LABEL}" in its config.json if it was trained so (a sigmoid over each label)'
+        + (f"; a model of one class a row is for --task {other}" if other else ""),
     )
 
 

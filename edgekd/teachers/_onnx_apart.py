@@ -76,6 +76,6 @@ def prepare(source: str, task: str, out: str, *, loops: bool) -> dict[str, Any]:
         "names": dict(wiring.inputs),
         "output": feed.output,
         "given": _onnx_graph.chosen(model, path, feed).name,
-        "softmax": wiring.softmax,
+        "left_out": wiring.left_out,
         "gives": list(wiring.gives),
     }

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgekd.core.errors import TeacherError
 from edgekd.core.external import graphs, inner_graphs, tensors
+from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL
 from edgekd.core.registry import plugin
 from edgekd.teachers._onnx_checks import joined, opset
 
@@ -27,6 +28,7 @@ class Feed:
     takes: tuple[str, ...]
     output: str
     gives: tuple[str, ...]
+    last: str = ""  # the operator that turns logits into probabilities, which is left out where the graph ends in it
 
     @property
     def is_text(self) -> bool:
@@ -39,6 +41,7 @@ _TAKES = {  # by modality: the inputs' names, and the dimensions of the first
     "image": (("pixel_values",), ("batch", "channels", "height", "width")),
     "series": (("past_values",), ("batch", "steps", "channels")),
 }
+_LAST = {SINGLE_LABEL: "Softmax", MULTI_LABEL: "Sigmoid"}
 _GIVES = {"logits": ("batch", "classes"), "last_hidden_state": ("batch", "tokens", "hidden")}  # by the output's name
 
 
@@ -49,7 +52,7 @@ def feed_of(task: str) -> Feed:
         raise TeacherError(
             f"an ONNX file cannot be a teacher of {task}", fix="give the model's Hugging Face folder as --teacher"
         )
-    return Feed(*_TAKES[kind.modality], kind.output, _GIVES[kind.output])
+    return Feed(*_TAKES[kind.modality], kind.output, _GIVES[kind.output], _LAST.get(kind.problem_type, ""))
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Wiring:
 
     inputs: Mapping[str, str]
     output: str
-    softmax: bool  # the file's own output is a softmax, which is left out: what counts are the logits before it
+    left_out: (
+        str  # the file's own output is this operator's, a softmax or sigmoid: what counts are the logits before it
+    )
     takes: Dims  # of the first input
     gives: Dims  # of the output
 
@@ -83,23 +88,25 @@ def wire(model: Any, path: Path, feed: Feed) -> Wiring:
         if feed.is_text and dims[1] is not None:
             raise _no_feed(path, f"it takes exactly {dims[1]} tokens; edgekd feeds texts at their own lengths")
     first = given[next(name for name, new in renamed.items() if new == feed.inputs[0])]
-    output, softmax = _output(model, path, feed)
+    output, left_out = _output(model, path, feed)
     nodes, used = _reached(model, output)
     if not nodes or not given.keys() & used:
         raise _no_feed(path, f"its output {output} does not depend on what it takes")
-    return Wiring(renamed, output, softmax, _dims(first), _dims(chosen(model, path, feed)))
+    return Wiring(renamed, output, left_out, _dims(first), _dims(chosen(model, path, feed)))
 
 
-def _output(model: Any, path: Path, feed: Feed) -> tuple[str, bool]:
-    """The tensor that becomes the task's output, and whether a softmax after it was left out."""
+def _output(model: Any, path: Path, feed: Feed) -> tuple[str, str]:
+    """The tensor that becomes the task's output, and the softmax or sigmoid after it that was left out, if any."""
     name = chosen(model, path, feed).name
-    if len(feed.gives) == 2:
-        last = next((node for node in model.graph.node if name in node.output), None)
-        if last is not None and last.op_type == "Softmax" and not last.domain:
-            axis = next((one.i for one in last.attribute if one.name == "axis"), -1)
-            if axis in (-1, 1):
-                return last.input[0], True
-    return name, False
+    makers = {output: node for node in model.graph.node for output in node.output}
+    last = makers.get(name) if len(feed.gives) == 2 else None
+    while feed.last == "Sigmoid" and last is not None and last.op_type == "Identity":
+        last = makers.get(last.input[0])
+    if last is not None and last.op_type == feed.last and not last.domain:
+        axis = next((one.i for one in last.attribute if one.name == "axis"), -1)
+        if axis in (-1, 1):
+            return last.input[0], feed.last
+    return name, ""
 
 
 def chosen(model: Any, path: Path, feed: Feed) -> Any:
@@ -204,11 +211,16 @@ def embedding_rows(model: Any) -> int | None:
 
 def ends_in_sigmoid(model: Any, output: str) -> bool:
     """Whether an output is a sigmoid of each value, behind operators that change no value."""
+    return ends_in(model, output, ("HardSigmoid", "Sigmoid"))
+
+
+def ends_in(model: Any, output: str, operators: Sequence[str]) -> bool:
+    """Whether an output is one of these operators', behind operators that change no value."""
     makers = {name: node for node in model.graph.node for name in node.output}
     node = makers.get(output)
     while node is not None and node.op_type in _SAME_VALUES:
         node = makers.get(node.input[0])
-    return node is not None and node.op_type in ("HardSigmoid", "Sigmoid")
+    return node is not None and node.op_type in operators
 
 
 def _reached(model: Any, output: str) -> tuple[list[Any], set[str]]:

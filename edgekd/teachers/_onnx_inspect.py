@@ -10,6 +10,7 @@ from typing import Any
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.external import inner_graphs
+from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.registry import plugin
 from edgekd.data import clean, pixels, token_types
 from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph, _settings
@@ -28,8 +29,8 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
     feed = feed_of(task)
     model, data_files = _onnx_checks.read(path, allow_loops=allow_loops)
     wiring = _onnx_graph.wire(model, path, feed)
-    if len(feed.gives) == 2 and _onnx_graph.ends_in_sigmoid(model, wiring.output):
-        raise _checks.not_classes(path, "it ends in a sigmoid over each label")
+    if len(feed.gives) == 2:
+        _check_end(model, path, wiring, task)
     folder = _folder(path, task)
     _files.check_folder(folder, *BESIDE, *licences.NAMES, "README.md")
     _settings.check(folder)
@@ -55,7 +56,7 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
         "folder": str(folder),
         "ready": True,
         "architecture": architecture,
-        "labels": _labels(config, folder, path, classes) if len(wiring.gives) == 2 else None,
+        "labels": _labels(config, folder, path, classes, task, wiring) if len(wiring.gives) == 2 else None,
         "sha256": _files.fingerprint(folder, [path, *data_files]),
         "licence": licences.of_teacher(folder),
         "checks": _checks_made(data_files, loops),
@@ -172,11 +173,28 @@ def _max_tokens(config: Mapping[str, Any], tokenizer: Mapping[str, Any], folder:
     return min([one for one in told if one < _UNSAID_TOKENS], default=_MOST_TOKENS)
 
 
-def _labels(config: Mapping[str, Any], folder: Path, path: Path, classes: int | None) -> tuple[str, ...] | None:
+def _check_end(model: Any, path: Path, wiring: Wiring, task: str) -> None:
+    """Raises TeacherError where the outputs are probabilities of another kind than the task's, or cannot be undone."""
+    if plugin("tasks", task).problem_type != MULTI_LABEL:
+        if _onnx_graph.ends_in_sigmoid(model, wiring.output):
+            raise _checks.not_classes(path, "it ends in a sigmoid over each label", task)
+        return
+    if _onnx_graph.ends_in(model, wiring.output, ("LogSoftmax", "Softmax")):
+        raise _checks.not_labels(path, "it ends in a softmax over all labels", task)
+    if _onnx_graph.ends_in_sigmoid(model, wiring.output):
+        raise TeacherError(
+            f"{path} gives probabilities by a sigmoid that cannot be left out of its graph",
+            fix="export it without the sigmoid, or with the sigmoid as its last operator: edgekd keeps the logits",
+        )
+
+
+def _labels(
+    config: Mapping[str, Any], folder: Path, path: Path, classes: int | None, task: str, wiring: Wiring
+) -> tuple[str, ...] | None:
     """Names of the classes, in the order of the outputs, as config.json has them; None where it has none."""
     named = config.get("id2label")
     known = len(named) if classes is None and isinstance(named, dict) and named else classes
-    _checks.check_one_of_classes(config, known, path)
+    _checks.check_problem(config, known, path, task, sigmoid=bool(wiring.left_out == "Sigmoid"))
     if not named:
         return None
     _checks.check_labels(config, folder)

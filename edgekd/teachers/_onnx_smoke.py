@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import DataError, TeacherError
-from edgekd.teachers import _checks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +32,7 @@ def shapes(architecture: Mapping[str, Any]) -> list[list[int]]:
 
 
 def compare(
-    original: str, written: str, names: dict[str, str], output: str, given: str, softmax: bool,
+    original: str, written: str, names: dict[str, str], output: str, given: str, left_out: str,
     shapes: list[list[int]], gives: list[int | None], tokens: int,
 ) -> float:  # fmt: skip
     """Run both files on random inputs of these shapes (in a child process); the largest difference of outputs.
@@ -72,15 +71,20 @@ def compare(
                 fix="mend the output's shape in the file, or export it again",
             )
         if own.ndim == 2 and own.shape[1] == 1:  # its number of outputs was free on paper
-            raise _checks.not_classes(Path(original), "it gives one value, not a value for each class")
+            raise TeacherError(
+                f"{original} gives one value, not a value for each class: agreement would say nothing of it",
+                fix="give a model that tells at least two classes, or two labels, apart",
+            )
         if not np.array_equal(own, again):
             raise TeacherError(
                 f"{original} answers the same input in two ways: it holds random operators",
                 fix="export it for inference: model.eval() before torch.onnx.export",
             )
-        if softmax:
+        if left_out == "Softmax":
             powers = np.exp(own - own.max(axis=-1, keepdims=True))
             own = powers / powers.sum(axis=-1, keepdims=True)
+        elif left_out == "Sigmoid":
+            own = 1 / (1 + np.exp(-own.clip(-80, 80)))
         worst = max(worst, float(np.abs(said - own).max()) / max(1.0, float(np.abs(said).max())))
     if not worst < _LIMIT:
         raise TeacherError(

@@ -59,7 +59,7 @@ class Huggingface:
         heads = _architectures(config)
         # every encoder gives embeddings; classes need a head
         ready = bool(own) or not kind.labelled or any(head in name for name in heads)
-        labels = _labels(config, folder, weights.shapes) if ready and kind.labelled else None
+        labels = _labels(config, folder, weights.shapes, task) if ready and kind.labelled else None
         shape = None if own else describe(config, folder)
         if shape:
             _sizes.check_weights(shape, weights.shapes, folder)
@@ -95,7 +95,7 @@ class Huggingface:
             num_labels=len(labels),
             id2label={number: name for name, number in numbers.items()},
             label2id=numbers,
-            problem_type="single_label_classification",  # whatever the folder's own head was for
+            problem_type=plugin("tasks", task).problem_type,  # whatever the folder's own head was for
         )
 
     def settled(self, info: dict[str, Any], task: str, *, compressed: bool) -> dict[str, Any]:
@@ -249,14 +249,14 @@ def _check_beside(folder: Path, names: tuple[str, ...]) -> None:
     )
 
 
-def _labels(config: dict[str, Any], folder: Path, shapes: Mapping[str, list[int]]) -> tuple[str, ...]:
+def _labels(config: dict[str, Any], folder: Path, shapes: Mapping[str, list[int]], task: str) -> tuple[str, ...]:
     _checks.check_labels(config, folder)
     named = config.get("id2label") or {
         str(number): f"LABEL_{number}"
         for number in range(min(_MOST_LABELS, _sizes.number(config, "num_labels", 2, folder)))
     }
     labels = tuple(str(named[key]) for key in sorted(named, key=int))
-    _checks.check_one_of_classes(config, len(labels), folder)
+    _checks.check_problem(config, len(labels), folder, task)
     head = next((shape for name, shape in shapes.items() if name in _HEADS), None)
     if head and head[:1] != [len(labels)]:
         raise TeacherError(
