@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgekd.core.errors import UsageError
 from edgekd.core.files import flush, storage_error, write_file
-from edgekd.data.splits import Example
+from edgekd.data.splits import Example, Label
 from edgekd.labelling.answers import OUTCOMES
 from edgekd.labelling.asking import Asker, Job
 from edgekd.labelling.ledger import NAME, Ledger
@@ -163,6 +163,6 @@ def shots_before(ledger: Ledger) -> Sequence[tuple[str, str]]:
     return [(str(text), str(label)) for text, label in (ledger.runs[-1].get("shots") or [])] if ledger.runs else []
 
 
-def shots_as_record(shots: Sequence[Example]) -> list[list[str | None]]:
+def shots_as_record(shots: Sequence[Example]) -> list[list[Label | None]]:
     """Examples as a run's record has them."""
     return [[shot.input, shot.label] for shot in shots]

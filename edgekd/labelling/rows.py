@@ -13,7 +13,8 @@ from edgekd.core.errors import DataError
 from edgekd.data.given import Given, read_given
 from edgekd.data.leaks import distinct
 from edgekd.data.limits import shown
-from edgekd.data.splits import LEAST, TEST_SHARE, VALIDATION_SHARE, Example, place_of, stratified
+from edgekd.data.splits import LEAST, TEST_SHARE, VALIDATION_SHARE, Example, Label, place_of
+from edgekd.data.strata import stratified
 
 TEXT, LABEL = "text", "label"
 
@@ -41,7 +42,7 @@ class Rows:
     @property
     def labels(self) -> list[str]:
         """The labels that rows have, in order."""
-        return sorted({row.label for row in self.gold if row.label is not None})
+        return sorted({name for row in self.gold for name in row.names})
 
     @property
     def digest(self) -> str:
@@ -119,7 +120,7 @@ def split_lines(rows: Sequence[Example]) -> Iterator[str]:
         yield _line({TEXT: row.input, LABEL: row.label, "labelled_by": "data" if row.label is not None else None})
 
 
-def train_line(row: Example, label: str | None, probabilities: dict[str, float] | None, *, by: str | None) -> str:
+def train_line(row: Example, label: Label | None, probabilities: dict[str, float] | None, *, by: str | None) -> str:
     """A training row as a line of JSON: its label, who gave it, and what else is known; build reads text and label."""
     said: dict[str, object] = {TEXT: row.input, LABEL: label, "labelled_by": by, "probabilities": probabilities}
     if row.label is not None and by != "data":
