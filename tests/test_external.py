@@ -186,3 +186,14 @@ def test_a_folder_with_a_file_of_the_datas_name_does_not_stop_an_export(tmp_path
     assert external.has_data(graph)
     assert external_data_helper.uses_external_data(onnx.load(graph, load_external_data=False).graph.initializer[0])
     assert json.dumps(Model.of(graph).job)
+
+
+def test_weights_that_cannot_be_written_apart_are_an_error_with_a_way_out(tmp_path, monkeypatch):
+    def refuse(model, path):
+        raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB: 2415919104\nmore")
+
+    model = onnx.load(matmul_model(tmp_path / "source.onnx"))
+    monkeypatch.setattr(onnx, "save", refuse)
+    with pytest.raises(EdgeKDError, match=r"^model\.onnx cannot be written: .* size of 2GB: 2415919104$") as why:
+        external.save(model, tmp_path / "model.onnx")
+    assert "as initializers" in why.value.fix

@@ -141,6 +141,7 @@ def save(model: Any, graph: Path) -> Path:
     The same model gives the same bytes. Weights that are written apart are gone from `model` then.
     """
     import onnx
+    from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
     from onnx.external_data_helper import set_external_data
 
     beside = data_file(graph)
@@ -150,7 +151,13 @@ def save(model: Any, graph: Path) -> Path:
             for tensor in part.initializer:
                 if len(tensor.raw_data) >= _LEAST:
                     set_external_data(tensor, beside.name)
-    onnx.save(model, graph)
+    try:
+        onnx.save(model, graph)
+    except (EncodeError, ValueError) as error:
+        raise EdgeKDError(
+            f"{graph.name} cannot be written: {str(error).splitlines()[0]}",
+            fix="export the model with its weights as initializers: those inside nodes stay in the graph's own file",
+        ) from error
     return graph
 
 

@@ -316,6 +316,6 @@ def _damaged(path: Path, why: str) -> TeacherError:
 
 def _too_large(path: Path) -> TeacherError:
     return TeacherError(
-        f"{path} and its data are larger than {_MOST_BYTES >> 20} MiB, which one ONNX file cannot hold",
+        f"{path} and its data are larger than {_MOST_BYTES >> 20} MiB, the most that is read of an ONNX teacher",
         fix="give a smaller model",
     )
