@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import random
@@ -19,7 +20,7 @@ from typing import Any
 
 CLASSES = ("animal", "colour", "food")
 # each happens to a request, once; all but the first seven are billed
-FREE = ("rate_limit", "rate_limit_after", "error_503", "key", "model", "credit", "context")
+FREE = ("rate_limit", "rate_limit_after", "error_503", "key", "model", "credit", "context", "redirect")
 BROKEN = ("error_500", "timeout", "reset_before", "reset_after", "half_closed", "endless", "truncated", "invalid")
 SPOILED = ("no_choices", "refusal", "content_filter", "length", "off_list", "language")
 GOOD = ("plain", "streamed", "no_usage", "negative_usage", "odd_usage", "fenced")  # a label can still be read
@@ -56,7 +57,7 @@ class StandIn(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.refuses: tuple[str, ...] = ()  # options that it answers 400 to
         self.ignores_limit = False
-        self.fingerprint = "fp_1"
+        self.fingerprint, self.elsewhere = "fp_1", ""
         self.headers: dict[str, str] = {}
 
     @property
@@ -146,12 +147,20 @@ class Handler(BaseHTTPRequestHandler):
             return
         content = WORDS.get(fault or "", json.dumps({"label": self.server.answer(text)}))
         used = self._bill(body, text, content, fault)
-        if fault in errors:
+        if fault == "redirect":
+            self._send(307, {}, {"Location": f"{self.server.elsewhere}/chat/completions"})
+        elif fault == "huge":
+            self._send_bytes(200, b" " * (6 << 20))
+        elif fault == "bomb":
+            self._send_bytes(200, gzip.compress(b" " * (1 << 20)) * 80, {"Content-Encoding": "gzip"})
+        elif fault in errors:
             status, message, code, headers = errors[fault]
             self._send(status, {"error": {"message": message, "code": code}}, headers)
         elif fault in BROKEN:
             self._break(fault, self._completion(body, content, used))
         elif fault == "streamed":
+            with self.server.lock:
+                self.server.whole[text] += 1
             self._stream(content)
         else:
             with self.server.lock:

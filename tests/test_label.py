@@ -24,6 +24,11 @@ KEYS = [
 SECRET = "sk-never-to-be-seen-0123456789"
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekd.labelling.pace.FIRST_S", 0.01)
+
+
 @pytest.fixture
 def server() -> Iterator[StandIn]:
     with StandIn() as made:
@@ -137,6 +142,21 @@ def test_the_key_is_sent_and_written_nowhere(tmp_path: Path, rows: Path) -> None
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) >= 4
     assert all(SECRET.encode() not in content for content in [*written, done.stdout.encode(), done.stderr.encode()])
+
+
+def test_a_redirect_is_not_followed(server: StandIn, rows: Path) -> None:
+    with StandIn() as other:
+        server.plan, server.elsewhere = lambda number, text: "redirect", other.url
+        done = label(server, rows)
+        assert "give the address that it redirects to" in done.stderr
+        assert other.requests == 0
+
+
+@pytest.mark.parametrize("fault", ["huge", "bomb"])
+def test_an_answer_of_too_many_bytes_is_let_go(tmp_path: Path, fault: str) -> None:
+    with StandIn(lambda number, text: fault if number == 0 else None) as server:
+        said = as_json(label(server, plain_rows(tmp_path, 3), "--json", "--concurrency", "1"))
+    assert (said["labelled"], said["unknown"], server.requests) == (3, 1, 4)
 
 
 def test_a_wrong_key_an_unknown_model_an_empty_account_end_the_run(server: StandIn, rows: Path) -> None:
@@ -365,11 +385,11 @@ def test_hard_labels_alone(server: StandIn, rows: Path) -> None:
 
 
 def test_repeats_take_nothing_from_labels(server: StandIn, tmp_path: Path) -> None:
-    rows = plain_rows(tmp_path, 200)
-    said = as_json(label(server, rows, "--json", "--max-requests", "200", "--concurrency", "16"))
-    assert (said["labelled"], said["requests"], said["agreement"]) == (200, 200, None)
+    rows = plain_rows(tmp_path, 100)
+    said = as_json(label(server, rows, "--json", "--max-requests", "100", "--concurrency", "16"))
+    assert (said["labelled"], said["requests"], said["agreement"]) == (100, 100, None)
     said = as_json(label(server, rows, "--json"))
-    assert (said["requests"], said["agreement"]) == (202, 1.0)
+    assert (said["requests"], said["agreement"]) == (101, 1.0)
 
 
 def test_a_fingerprint_that_moves_is_told(server: StandIn, tmp_path: Path) -> None:
@@ -404,7 +424,7 @@ def test_the_pilot_tells_how_good_and_what_it_will_cost(server: StandIn, tmp_pat
 
 
 def test_a_teacher_below_the_floor_is_asked_for_no_more(server: StandIn, tmp_path: Path) -> None:
-    data = gold_rows(tmp_path / "data", labelled=60, loose=500, label=lambda text: "food")
+    data = gold_rows(tmp_path / "data", labelled=60, loose=10, label=lambda text: "food")
     done = label(server, data, "--min-accuracy", "0.9")
     assert done.returncode == 5
     assert "pilot rows" in done.stderr
