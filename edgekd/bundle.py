@@ -20,12 +20,13 @@ from edgekd.core import signing
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.files import storage_error, turn, write_file, writing
 from edgekd.core.model import Model
+from edgekd.core.predictions import largest_difference, largest_value
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256
 from edgekd.core.signing import Signer
 from edgekd.data.splits import Splits
 from edgekd.export import outputs
-from edgekd.onboard import verify
+from edgekd.onboard import RUNNER_FILES, verify
 from edgekd.onboard.bench import CHECKS
 from edgekd.papers import dossier, licences
 from edgekd.plan import Plan
@@ -38,8 +39,7 @@ _READ_BY_LOADERS = (  # beside the graph; whatever else a model's folder holds s
     "vocab.*", "merges.txt", "*.model",
 )  # fmt: skip
 _ONBOARD = {  # of edgekd/onboard: where it lies in a bundle, to be run on the device
-    "verify.py": "verify.py", "bench.py": "bench/__main__.py", "runner.py": "bench/runner.py",
-    "machine.py": "bench/machine.py",
+    "verify.py": "verify.py", "bench.py": "bench/__main__.py", **{name: f"bench/{name}" for name in RUNNER_FILES},
 }  # fmt: skip
 _PROOF_ROWS = 8
 _NAME_BYTES, _PATH_BYTES = 200, 3800  # of 255 and 4096: a signature, receipts and fresh folders have longer names
@@ -273,8 +273,6 @@ def _artifact(
 
 def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Model) -> dict[str, Any]:
     """Open the folder as optimum does, where it knows the task, and hold its outputs against the measured model's."""
-    import numpy as np
-
     optimum = make("exporters", "optimum")
     if not optimum.opens(plan.task):
         return {"optimum": f"has no loader for {plan.task}; onnxruntime opens it (golden vectors)"}
@@ -284,9 +282,9 @@ def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Model) 
     task = make("tasks", plan.task)
     loader, opened = optimum.open(fresh, model.file.name, task.ordinary(fresh, inputs), task=plan.task)
     samples = task.encode(folder, inputs, plan.student.survey.max_size)
-    ours = outputs(model, samples, threads=1, pool=task.pool)
-    difference = float(np.abs(opened - ours).max())
-    limit = 0.05 * float(np.abs(ours).max())  # int8 kernels may round differently at another thread count
+    ours = outputs(model, samples, threads=1, keep=task.keep)
+    difference = largest_difference(opened, ours)
+    limit = 0.05 * largest_value(ours)  # int8 kernels may round differently at another thread count
     if not difference <= limit:
         raise EdgeKDError(
             f"the bundle says something else in optimum: outputs differ by {difference:.2g}",
@@ -329,8 +327,7 @@ def _named(model: Model, plan: Plan, recipe: str) -> dict[str, Any]:
     """Return the model as the manifest names it: program, graphs with what was made of each, outputs and their rule."""
     task, recipes = plugin("tasks", plan.task), recipes_of(model, recipe)
     graphs = {name: {"file": f"onnx/{file.name}", "recipe": recipes[name]} for name, file in model.graphs.items()}
-    outputs = {task.output: "as_is" if task.pool is None else "mean"}
-    return {"program": model.program, "graphs": graphs, "outputs": outputs}
+    return {"program": model.program, "graphs": graphs, "outputs": dict(task.keep)}
 
 
 def _least(model: Model) -> tuple[int, int]:

@@ -6,7 +6,7 @@ An emulator does them, where `edgekd doctor` finds one. Their failure costs figu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from edgekd.on_target import asking, judging
 from edgekd.stages import Stages
 
 if TYPE_CHECKING:
-    import numpy as np
+    from edgekd.core.predictions import Prediction
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Emulated:
     folder: Path
     variants: Path
 
-    def judged(self, reference: Callable[[], np.ndarray[Any, Any]]) -> dict[str, Any] | None:
+    def judged(self, reference: Callable[[], Sequence[Prediction]]) -> dict[str, Any] | None:
         """The variants' accuracy and instructions there; None where nothing can be asked.
 
         `reference` gives what the teacher says of the selection rows. Raises RuntimeCannotLoad where the target's
@@ -68,7 +68,7 @@ class Emulated:
         plan, splits, model = self.stages.plan, self.stages.splits, self._variant(name)
         return self._stage(
             "golden-on-target",
-            self._key() | {"file": model.sha256, "golden": plan.golden_digest or plan.golden},
+            self._key() | {"file": model.sha256, "golden": plan.golden_digest or plan.golden, "form": "packed"},
             lambda out: asking.golden(plan, model, golden.inputs(plan, splits, self.folder), out),
         )
 

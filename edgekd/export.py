@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, UsageError
 from edgekd.core.model import ONE, Model, graph_file
+from edgekd.core.predictions import largest_difference
 from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, GraphTeacher
 from edgekd.core.registry import make
 from edgekd.data import clean
@@ -18,8 +19,7 @@ from edgekd.exporters._onnx import finish
 from edgekd.plan import Plan
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from edgekd.core.predictions import Prediction
     from edgekd.core.protocols import Sample, Task
 
 PARITY_ROWS = 16
@@ -33,8 +33,6 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
 
     Raises UsageError where an exporter of another package gives other graphs than the task's.
     """
-    import numpy as np
-
     from edgekd.training import engine, models
 
     source = make("teachers", plan.teacher.kind)
@@ -48,8 +46,8 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
     exported = make("exporters", exporter).export(model, out, task=plan.task, target=plan.target)
     _check_graphs(exporter, exported, task)
     samples = task.encode(model_folder, inputs[:PARITY_ROWS], plan.student.survey.max_size)
-    difference = float(
-        np.abs(outputs(exported, samples, threads=1, pool=task.pool) - _torch_says(model, task, samples)).max()
+    difference = largest_difference(
+        outputs(exported, samples, threads=1, keep=task.keep), _torch_says(model, task, samples)
     )
     if not difference < PARITY_LIMIT:
         raise RuntimeCannotLoad(
@@ -102,52 +100,50 @@ def completed(
     return {**config, **more} if more else {}
 
 
-def outputs(model: Model, samples: Sequence[Sample], *, threads: int, pool: str | None = None) -> np.ndarray[Any, Any]:
-    """Outputs of every sample under ONNX Runtime in a fresh process, each run alone: (samples, classes or width)."""
-    return answers(model, samples, threads=threads, pool=pool)[0]
+def outputs(
+    model: Model, samples: Sequence[Sample], *, threads: int, keep: Mapping[str, str] | None = None
+) -> list[Prediction]:
+    """Outputs of every sample under ONNX Runtime in a fresh process, each run alone."""
+    return answers(model, samples, threads=threads, keep=keep)[0]
 
 
 def answers(
-    model: Model, samples: Sequence[Sample], *, threads: int, pool: str | None = None
-) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """The same, and the SHA-256 of each sample's output. In parts: samples may be large, and read as they are used.
+    model: Model, samples: Sequence[Sample], *, threads: int, keep: Mapping[str, str] | None = None
+) -> tuple[list[Prediction], list[str]]:
+    """The same, and the SHA-256 of each sample's outputs. In parts: samples may be large, and read as they are used.
 
-    `pool` is the task's: what the runner makes of outputs that have a row for each token.
+    `keep` is the task's output rule; without one all outputs are kept as they are.
     """
-    import numpy as np
+    from edgekd.onboard.runner import pack, unpack
 
-    from edgekd.onboard.runner import pack
-
+    rule = None if keep is None else dict(keep)
     rows = max(1, PART_MIB * 2**20 // sum(value.nbytes for value in samples[0].values()))
-    asked = {} if pool is None else {"pool": pool}
-    found, hashes = [], []
+    found: list[Prediction] = []
+    hashes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="edgekd-run-") as folder:
-        inputs, result = Path(folder, "inputs.npz"), Path(folder, "outputs.npy")
+        inputs, result = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
         for start in range(0, len(samples), rows):
             pack(samples[start : start + rows], inputs)
             said = make("devices", "local").run(
-                "predict", **model.job, inputs=str(inputs), threads=threads, outputs=str(result), **asked
+                "predict", **model.job, inputs=str(inputs), threads=threads, outputs=str(result), keep=rule
             )
-            found.append(np.load(result, allow_pickle=False))
+            found += unpack(result)
             hashes += said["row_sha256"]
-    return np.concatenate(found), hashes
+    return found, hashes
 
 
-def _torch_says(model: Any, task: Any, samples: Sequence[Sample]) -> np.ndarray[Any, Any]:
-    """What the same model says in torch, a row for each sample: logits, or its output's mean over the tokens."""
-    import numpy as np
+def _torch_says(model: Any, task: Task, samples: Sequence[Sample]) -> list[Prediction]:
+    """What the same model says of each sample alone in torch, kept by the task's output rule."""
+    import torch
 
-    from edgekd.training import engine
+    from edgekd.onboard.programs import kept
 
-    if task.pool is None:
-        logits: np.ndarray[Any, Any] = engine.logits(model, samples).numpy()
-        return logits
-
-    def pooled(batch: dict[str, Any]) -> Any:
-        mask = batch["attention_mask"].unsqueeze(-1)
-        return (getattr(model(**batch), task.output) * mask).sum(dim=1) / mask.sum(dim=1)
-
-    rows = np.zeros((len(samples), model.config.hidden_size), dtype=np.float32)
-    for at, values in engine.evaluate(pooled, samples, device=model.device, pad=engine.pad_of(model)):
-        rows[at] = values.float().cpu().numpy()
-    return rows
+    model.eval()
+    found: list[Prediction] = []
+    for sample in samples:
+        batch = {name: torch.from_numpy(values).to(model.device) for name, values in sample.items()}
+        with torch.no_grad():
+            said = model(**batch)
+        raw = {name: getattr(said, name)[0].float().cpu().numpy() for name in task.keep}
+        found.append(kept(raw, sample, task.keep))
+    return found

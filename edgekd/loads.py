@@ -80,7 +80,7 @@ def _run(plan: Plan, out: Path) -> None:
 
 def _alone(plan: Plan, device: Any, name: str, job: dict[str, str], out: Path) -> None:
     try:
-        device.run("predict", **job, threads=1, outputs=str(out / f"{name}.npy"))
+        device.run("predict", **job, threads=1, outputs=str(out / f"{name}.npz"))
     except RuntimeCannotLoad as error:
         raise RuntimeCannotLoad(
             f"{plan.target.title} will not run what {name} writes: {error.message}",

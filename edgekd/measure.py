@@ -24,6 +24,8 @@ from edgekd.core.errors import EdgeKDError
 from edgekd.core.latency import percentile, quantiles
 from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
+from edgekd.core.predictions import agreement, metric_input
+from edgekd.core.predictions import statistics as statistics_of
 from edgekd.core.protocols import MULTI_LABEL, Progress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
@@ -34,6 +36,8 @@ from edgekd.plan import Plan
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from edgekd.core.predictions import Prediction
 
 SCHEMA = 3  # of what is kept
 _COLD_STARTS = 3
@@ -160,7 +164,7 @@ class _Lab:
         self.plan, self.task, self.folder, self.progress, self.truth = plan, task, folder, progress, truth
         self.metric: Metric = task.fidelity if truth is None else task.metric
         self.device, self.threads, self.done = make("devices", "local"), plan.target.threads, 0
-        self.reference: np.ndarray[Any, Any] | None = None  # what the first model, the teacher, says
+        self.reference: list[Prediction] | None = None  # what the first model, the teacher, says
 
     def step(self, note: str) -> None:
         self.done += 1
@@ -175,11 +179,11 @@ class _Lab:
         longest = self.plan.student.survey.max_size
         for size in {min(self.task.headline_size, longest), longest}:
             pack([self.task.sized(samples, size)], self.folder / f"{name}.{size}.npz")
-        said, hashes = answers(model, samples, threads=self.threads, pool=self.task.pool)
+        said, hashes = answers(model, samples, threads=self.threads, keep=self.task.keep)
         if self.reference is None:
             self.reference = said
-        agreed = self.task.agrees(said, self.reference)
-        rows = agreed if self.truth is None else self.task.statistics(said, self.truth)
+        agreed = agreement(self.task, said, self.reference)
+        rows = agreed if self.truth is None else statistics_of(self.task, said, self.truth)
         value = self.metric.value(rows)
         self.step(f"{name}: {self.metric.name} {self.metric.spell(value)} of {len(samples)}")
         return {
@@ -189,19 +193,21 @@ class _Lab:
             "_recall": self._recall(said, rows),
         }  # fmt: skip
 
-    def _recall(self, said: np.ndarray[Any, Any], correct: np.ndarray[Any, Any]) -> list[float | None] | None:
+    def _recall(self, said: list[Prediction], correct: np.ndarray[Any, Any]) -> list[float | None] | None:
         """Of each class, or label, the share of its rows that is right; None where labels are unknown."""
         if self.truth is None:
             return None
         if self.task.problem_type == MULTI_LABEL:
-            return confidence.label_recalls(said, self.truth)
-        return confidence.recalls(self.truth, correct, said.shape[1]) if self.task.one_of_classes else None
+            return confidence.label_recalls(metric_input(self.task, said), self.truth)
+        if not self.task.one_of_classes:
+            return None
+        return confidence.recalls(self.truth, correct, metric_input(self.task, said).shape[1])
 
-    def _certainty(self, said: np.ndarray[Any, Any], correct: np.ndarray[Any, Any]) -> dict[str, Any]:
+    def _certainty(self, said: list[Prediction], correct: np.ndarray[Any, Any]) -> dict[str, Any]:
         """How far its confidence can be believed; nothing is known of outputs that are not one of classes."""
         if not self.task.one_of_classes:
             return {"_confidence": None, "ece": None, "ece_interval": None}
-        certain = confidence.certainty(said)
+        certain = confidence.certainty(metric_input(self.task, said))
         if self.truth is None:
             return {"_confidence": certain, "ece": None, "ece_interval": None}
         return {
@@ -234,7 +240,10 @@ class _Lab:
         """Latency of all models, interleaved; `ratio` is the first model's median over the model's own."""
         import numpy as np
 
-        models = {name: model.job | {"inputs": str(self.folder / f"{name}.timed.npz")} for name, model in timed.items()}
+        models = {
+            name: model.job | {"inputs": str(self.folder / f"{name}.timed.npz"), "keep": dict(self.task.keep)}
+            for name, model in timed.items()
+        }
         first = next(iter(models))
         samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, "aa")}
         for number in range(self.plan.measuring.processes):

@@ -14,6 +14,7 @@ from edgekd import bundle, loads
 from edgekd.core import calibration, upkeep
 from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory
 from edgekd.core.latency import held_to
+from edgekd.core.predictions import main_output, unstacked
 from edgekd.core.protocols import Progress, Quiet
 from edgekd.core.quiet import hush
 from edgekd.core.registry import plugin
@@ -28,8 +29,7 @@ from edgekd.sizing import apart, fitting
 from edgekd.stages import Stages, augmented
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from edgekd.core.predictions import Prediction
     from edgekd.sizing.costs import Fit
     from edgekd.sizing.tryout import Tried
 
@@ -50,7 +50,7 @@ class Subject:
 
     folder: Path  # of its tokenizer or preprocessing
     onnx: Path  # the folder of its fp32 ONNX
-    reference: Callable[[], np.ndarray[Any, Any]]  # what the teacher says of the selection rows
+    reference: Callable[[], Sequence[Prediction]]  # what the teacher says of the selection rows
     fit: Fit | None = None
     tried: tuple[Tried, ...] = ()
     training: dict[str, Any] | None = None
@@ -166,8 +166,9 @@ def _distilled(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ..
     whole = stages.student(teacher)
     student = stages.shipped(whole)
     onnx = stages.improved("student", student, stages.exported("student", student))
+    output = main_output(plugin("tasks", stages.plan.task).keep)
     return Subject(
-        student, onnx, lambda: teach.selection_logits(stages.plan, outputs),
+        student, onnx, lambda: unstacked(output, teach.selection_logits(stages.plan, outputs)),
         shape, tried, distill.read(whole, distill.TRAINING), distill.read(student, distill.CONFIDENCE),
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
+from edgekd.core.predictions import metric_input
 from edgekd.core.profile import Profile
 from edgekd.core.protocols import MULTI_LABEL, PackedTeacher, Progress
 from edgekd.core.registry import make
@@ -21,9 +22,8 @@ from edgekd.data.splits import Splits, truth_of
 from edgekd.plan import PROCESSOR, Plan
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from edgekd.compression.choose import Choice
+    from edgekd.core.predictions import Prediction
     from edgekd.sizing.costs import Cost, Fit
     from edgekd.sizing.tryout import Tried
 
@@ -209,8 +209,8 @@ class Stages:
         of = {**self.plan.compressing, "classes": self.plan.data.classes, "processor": PROCESSOR}
         return self.stage("files", of, lambda out: export.files(self.plan, teacher, out))
 
-    def said_of_selection(self, folder: Path, exported: Path) -> np.ndarray[Any, Any]:
-        """What an exported teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings.
+    def said_of_selection(self, folder: Path, exported: Path) -> list[Prediction]:
+        """What an exported teacher says of the selection rows.
 
         Raises TeacherError where labels show that its classes stand in another order than theirs.
         """
@@ -220,12 +220,13 @@ class Stages:
         task = make("tasks", self.plan.task)
         rows = [row.input for row in self.splits.selection]
         samples = task.encode(folder, rows, self.plan.student.survey.max_size)
-        said = export.outputs(self.model(exported), samples, threads=self.plan.target.threads, pool=task.pool)
+        said = export.outputs(self.model(exported), samples, threads=self.plan.target.threads, keep=task.keep)
         if task.problem_type == MULTI_LABEL:
-            orders.check_decides(self.plan.teacher.name, said)
-        if self.splits.selection_labelled:
+            orders.check_decides(self.plan.teacher.name, metric_input(task, said))
+        if self.splits.selection_labelled and task.problem_type:
             truth = truth_of(task, self.splits.selection, self.splits.classes, labelled=True)
-            if truth is not None and (doubt := orders.order_doubt(said, truth, self.splits.classes)):
+            logits = metric_input(task, said)
+            if truth is not None and (doubt := orders.order_doubt(logits, truth, self.splits.classes)):
                 raise orders.class_order_error(self.plan.teacher.name, doubt)
         return said
 
@@ -278,7 +279,7 @@ class Stages:
             ),
         )
 
-    def variants(self, folder: Path, exported: Path, reference: Callable[[], np.ndarray[Any, Any]]) -> Path:
+    def variants(self, folder: Path, exported: Path, reference: Callable[[], Sequence[Prediction]]) -> Path:
         """Every quantized variant, tried; `reference` gives what the teacher says of the selection rows."""
         from edgekd.compression import compress
 

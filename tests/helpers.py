@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.core.errors import UsageError
 from edgekd.core.profile import Profile, load_profile, parse_profile
 from edgekd.core.results import this_host
+from edgekd.onboard import runner
 
 fast = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
@@ -100,6 +101,16 @@ def samples(*lengths: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
         {"x": random.normal(size=(1, tokens, WIDTH)).astype(np.float32), "unused": np.zeros((1, tokens), np.int64)}
         for tokens in lengths
     ]
+
+
+def feeds(session, rows):
+    """The inputs that a session takes, of each row."""
+    return [{node.name: row[node.name] for node in session.get_inputs()} for row in rows]
+
+
+def packed(path, name="y"):
+    """One output of every row, as the runner packed it."""
+    return np.stack([row[name] for row in runner.unpack(path)])
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from helpers import matmul_model, relu_model, samples
 from edgekd import bundle, golden
 from edgekd.core.model import Model
 from edgekd.onboard import verify as verifier
+from edgekd.onboard.runner import pack
 
 SENTENCES = [text for text, _ in texts(20, seed=9)]
 
@@ -36,7 +38,7 @@ def test_layout(tiny_bundle: Path) -> None:
         "manifest.json", "config.json", "tokenizer.json", "tokenizer_config.json", "golden/inputs.npz",
         "golden/expected.npz", "golden/golden.json", "report.html", "report.md", "report.json", "provenance.json",
         "README.md", "LICENSES/TEACHER.txt", "LICENSES/DATA.txt", "verify.py",
-        "bench/__main__.py", "bench/runner.py", "bench/machine.py",
+        "bench/__main__.py", "bench/runner.py", "bench/machine.py", "bench/programs.py", "bench/forward.py",
     }  # fmt: skip
     assert len([name for name in present if name.startswith("onnx/")]) == 1
     manifest = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
@@ -137,7 +139,7 @@ def test_report_opens_without_a_network(tiny_bundle: Path) -> None:
 class Task:
     """A task whose inputs are the tiny models' own."""
 
-    pool = None
+    keep: ClassVar = {"y": "mean"}
 
     def encode(self, folder: Path, inputs: list[int], max_size: int) -> list[dict[str, np.ndarray]]:
         return samples(*inputs)
@@ -163,6 +165,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         out = tmp_path / "fresh"
         out.mkdir()
         monkeypatch.setattr(golden, "make", lambda *_: Task())
+        monkeypatch.setattr(golden, "plugin", lambda *_: Task)
         bundle._artifact(plan, splits, folder, tmp_path / "variants", name, None, out)
         return out
 
@@ -188,25 +191,30 @@ def test_golden_vectors_have_a_row_for_each_input(
     (tmp_path / "model").mkdir()
     out = made(write, "dynamic_int8-float2", tmp_path / "model")
     with np.load(out / "golden" / "expected.npz") as expected:
-        assert {expected[name].shape for name in expected.files} == {(3, width)}
-    said = verifier.run_golden(out, "onnx/model_quantized.onnx")
+        assert {expected[name].shape for name in expected.files} == {(width,)}
+        assert [name for name in expected.files if "float32" in name] == [f"float32.{row}.y" for row in range(3)]
+    said = verifier.run_golden(out, {"model": "onnx/model_quantized.onnx"})
     well, words = verifier.check_golden(out, said)
     assert well, words
-    assert not verifier.check_golden(out, said + 1)[0]
+    assert not verifier.check_golden(out, [{"y": row["y"] + 1} for row in said])[0]
 
 
-def test_what_the_targets_kernels_said_is_recorded_beside_this_hosts(tmp_path: Path) -> None:
+def test_what_the_targets_kernels_said_is_recorded_beside_this_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An emulator had time for the first two rows: they are recorded under the target's name, with their own spread."""
     model = matmul_model(tmp_path / "model.onnx")
     rows = samples(3, 5, 1)
     (tmp_path / "there").mkdir()
-    here, _ = golden._answers(Model.of(model), rows)
-    np.savez(tmp_path / "there" / "said.npz", own=here[:2] + 0.25, plain=here[:2])
+    monkeypatch.setattr(golden, "plugin", lambda *_: Task)
+    here = golden._answers(Model.of(model), rows, Task.keep)[:2]
+    pack([{"own/y": row["y"] + np.float32(0.25), "plain/y": row["y"]} for row in here], tmp_path / "there" / "said.npz")
     (tmp_path / "there" / "host.txt").write_text("a board")
-    plan = SimpleNamespace(golden="test", target=SimpleNamespace(arch="riscv64"))
+    plan = SimpleNamespace(task="any", golden="test", target=SimpleNamespace(arch="riscv64"))
     golden.write(plan, rows, Model.of(model), Model.of(model), tmp_path / "there", tmp_path / "golden")
     rules = json.loads((tmp_path / "golden" / "golden.json").read_text("utf-8"))
     assert (rules["rows"]["riscv64"], rules["recorded_on"]["riscv64"]) == (2, "a board")
-    assert rules["tolerance"]["riscv64"] == pytest.approx(1.0)
+    assert rules["tolerance"]["riscv64"] == {"y": pytest.approx(1.0)}
     with np.load(tmp_path / "golden" / "expected.npz") as expected:
-        assert expected["riscv64"].shape == (2, 4)
+        assert [name for name in expected.files if "riscv64" in name] == ["riscv64.0.y", "riscv64.1.y"]
+        assert expected["riscv64.0.y"].shape == (4,)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from helpers import WIDTH, fast, looping_model, matmul_model, random_weights, relu_model, samples, save_graph
+from helpers import WIDTH, fast, feeds, looping_model, matmul_model, random_weights, relu_model, samples, save_graph
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
@@ -21,7 +21,7 @@ from edgekd.compression.sqnr import LIMIT_DB, Ratios
 from edgekd.core.errors import DataError, EdgeKDError, RuntimeCannotLoad, TeacherError, UsageError
 from edgekd.core.model import Model
 from edgekd.core.registry import make
-from edgekd.onboard.runner import feeds, open_session, pack
+from edgekd.onboard.runner import open_session, pack
 from edgekd.report.page import render
 
 ROWS, CALIBRATION = samples(3, 5, 2), samples(*[2, 4] * 8, seed=3)

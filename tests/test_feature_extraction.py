@@ -46,8 +46,8 @@ def test_classes_agree_by_the_largest_logit() -> None:
     for name in ("text-classification", "image-classification", "time-series-classification"):
         task = make("tasks", name)
         assert task.agrees(outputs, reference).tolist() == [1.0, 0.0]
-        assert (task.labelled, task.output, task.pool) == (True, "logits", None)
-    assert (EMBEDDINGS.labelled, EMBEDDINGS.output, EMBEDDINGS.pool) == (False, "last_hidden_state", "mask_mean")
+        assert (task.labelled, task.keep) == (True, {"logits": "as_is"})
+    assert (EMBEDDINGS.labelled, EMBEDDINGS.keep) == (False, {"last_hidden_state": "mean"})
 
 
 def test_rows_are_read_as_those_of_texts_without_labels() -> None:

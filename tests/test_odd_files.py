@@ -16,7 +16,7 @@ from edgekd.core import keys
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.seals import SEAL
 from edgekd.core.store import LOCK, Store
-from edgekd.onboard import bench, verify
+from edgekd.onboard import RUNNER_FILES, bench, verify
 from edgekd.onboard.bench import golden_inputs
 from edgekd.proof import receipts, trust
 from edgekd.proof.shipped import open_bundle
@@ -72,7 +72,7 @@ def test_nothing_that_lies_beside_a_bundles_script_is_imported(tmp_path, script,
 
 
 def test_the_runner_imports_nothing_that_lies_beside_it(tmp_path):
-    for name in ("runner.py", "machine.py"):
+    for name in RUNNER_FILES:
         shutil.copy(os.path.join(os.path.dirname(bench.__file__), name), tmp_path)
     for name in ("json", "numpy", "contextlib", "random"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('PLANTED')\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import WIDTH, matmul_model, programs, samples
+from helpers import WIDTH, matmul_model, packed, programs, samples
 from test_verifier import seal
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
@@ -21,7 +21,7 @@ from edgekd.devices import _arm64, _counter, _guest_image, _sysroot
 from edgekd.devices.guest import Guest
 from edgekd.devices.local import Local
 from edgekd.devices.qemu import Qemu
-from edgekd.onboard import machine, runner, verify
+from edgekd.onboard import RUNNER_FILES, machine, runner, verify
 
 ORT = versions("onnxruntime")["onnxruntime"]
 CLASSES = (
@@ -282,8 +282,8 @@ def test_what_means_nothing_under_emulation_is_refused(qemu, mode, why, fix):
 def test_a_job_runs_on_the_core_asked_for_without_anything_of_the_hosts(qemu, tmp_path, monkeypatch):
     monkeypatch.setenv("LD_PRELOAD", "")
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
-    answer, outputs = {"n": 1, "row_sha256": ["0" * 64]}, str(tmp_path / "outputs.npy")
-    np.save(outputs, np.zeros((1, 2), np.float32))  # as the runner would
+    answer, outputs = {"n": 1, "row_sha256": ["0" * 64]}, str(tmp_path / "outputs.npz")
+    runner.pack([{"y": np.zeros(2, np.float32)}], Path(outputs))  # as the runner would
     qemu(f"echo \"$@\" > {tmp_path}/words; env > {tmp_path}/env; cat \"$9\" > {tmp_path}/job; "
          f"echo '{json.dumps(answer)}'")  # fmt: skip
     with Qemu(cpu="cortex-a76").up() as device:
@@ -408,8 +408,7 @@ def answered(device, lab, models):
     said = lab / "said.npz"
     told = device.run("answers", models=models, threads=1, outputs=str(said), limit_s=300.0)
     assert told["n"] == ROWS
-    with np.load(said) as found:
-        return {name: found[name] for name in models}, told["row_sha256"]
+    return {name: packed(said, f"{name}/y") for name in models}, told["row_sha256"]
 
 
 @pytest.mark.emulator
@@ -463,13 +462,13 @@ def test_instructions_are_those_of_the_arithmetic_and_repeat_within_1_percent(a7
 @pytest.mark.emulator
 def test_jobs_of_several_threads_do_not_meet(a72, lab, tmp_path):
     (job,) = [{"model": f"{lab}/float32.onnx", "inputs": f"{lab}/inputs.npz", "threads": 1}]
-    workers = [threading.Thread(target=a72.run, args=["predict"], kwargs=job | {"outputs": f"{tmp_path}/{n}.npy"})
+    workers = [threading.Thread(target=a72.run, args=["predict"], kwargs=job | {"outputs": f"{tmp_path}/{n}.npz"})
                for n in range(2)]  # fmt: skip
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    np.testing.assert_array_equal(np.load(tmp_path / "0.npy"), np.load(tmp_path / "1.npy"))
+    np.testing.assert_array_equal(packed(tmp_path / "0.npz"), packed(tmp_path / "1.npz"))
 
 
 @pytest.mark.emulator
@@ -479,10 +478,13 @@ def test_a_bundles_verifier_runs_there(a72, lab, tmp_path):
         (bundle / name).mkdir(parents=True)
     (bundle / "onnx/model.onnx").write_bytes((lab / "float32.onnx").read_bytes())
     (bundle / "verify.py").write_bytes(Path(verify.__file__).read_bytes())
+    (bundle / "bench").mkdir()
+    for name in RUNNER_FILES:
+        (bundle / "bench" / name).write_bytes(Path(verify.__file__).with_name(name).read_bytes())
     (bundle / "report.md").touch()
     inputs = [sample["x"] for sample in samples(*[TOKENS] * ROWS)]
     np.savez(bundle / "golden/inputs.npz", **{f"{row}.x": x for row, x in enumerate(inputs)})
-    said = verify.run_golden(bundle, "onnx/model.onnx")
+    said = np.stack([row["y"] for row in verify.run_golden(bundle, {"model": "onnx/model.onnx"})])
     np.savez(bundle / "golden/expected.npz", aarch64=said, float32=said + 1)
     (bundle / "golden/golden.json").write_text(json.dumps({"tolerance": {"aarch64": 1e-5, "float32": 1e-5}}))
     seal(bundle)

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from helpers import WIDTH, matmul_model, profile, random_weights, relu_model, samples, save_graph
+from helpers import WIDTH, feeds, matmul_model, profile, random_weights, relu_model, samples, save_graph
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, names, plugin
-from edgekd.onboard.runner import feeds, open_session
+from edgekd.onboard.runner import open_session
 from edgekd.quantizers._smooth import smooth
 
 CALIBRATION, HELD_OUT = samples(*[1, 2, 3, 5] * 8), samples(3, 9, 1, seed=7)

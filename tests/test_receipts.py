@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from made_bundle import make_bundle
+from made_bundle import Board, make_bundle
 
 from edgekd.core.errors import StoreError, UsageError
 from edgekd.core.receipt import ReceiptRefused, parse
 from edgekd.devices.local import Local
 from edgekd.onboard import bench, machine
 from edgekd.proof import receipts
+from edgekd.proof.doubts import made, within_tolerance
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +74,15 @@ def test_an_emulated_core_holds_without_times(bundle, genuine, kind):
     assert receipts.latency(receipt) is None
 
 
-def outputs(said, change, **more):
+def values_of(said):
+    """The answers of a receipt of one output, (inputs, classes)."""
+    told = said["outputs"]["y"]
+    return np.frombuffer(base64.b64decode(told["float32"]), "<f4").reshape(-1, *told["shapes"][0]).copy()
+
+
+def outputs(said, change, name="y", **more):
     """Other outputs, their hash with them."""
-    values = np.frombuffer(base64.b64decode(said["outputs"]["float32"]), "<f4").reshape(said["outputs"]["shape"]).copy()
-    values = change(values)
-    raw = values.astype("<f4").tobytes()
-    return said | {
-        "outputs": {"shape": list(values.shape), "float32": base64.b64encode(raw).decode()},
-        "output_sha256": hashlib.sha256(raw).hexdigest(),
-    } | more  # fmt: skip
+    return said | bench.encoded([{name: row} for row in change(values_of(said))]) | more
 
 
 def within(said, key, **changes):
@@ -118,9 +119,16 @@ def test_a_board_is_named_by_its_device_tree_where_cpuinfo_names_none(tmp_path):
     )  # fmt: skip
 
 
+def two_outputs(said):
+    return bench.encoded([{"y": row, "z": row} for row in values_of(said)])
+
+
 NEVER = {"x86_64": "asimd", "aarch64": "avx2"}
 FORGED = {
-    "another schema": (lambda r: r | {"schema": 2}, "its schema is 2, this edgekd reads 1"),
+    "another schema": (lambda r: r | {"schema": 3}, "its schema is 3, this edgekd reads 1 and 2"),
+    "the schema of before": (lambda r: r | {"schema": 1}, "missing key 'outputs.shape'"),
+    "no schema": (lambda r: {k: v for k, v in r.items() if k != "schema"}, "its schema is None, this edgekd reads"),
+    "a schema that is true": (lambda r: r | {"schema": True}, "its schema is True, this edgekd reads 1 and 2"),
     "an unknown key": (lambda r: r | {"latency_p99_ms": 1.0}, "unknown key 'latency_p99_ms'"),
     "a missing key": (lambda r: {k: v for k, v in r.items() if k != "governor"}, "missing key 'governor'"),
     "a number as text": (lambda r: r | {"accuracy": "1.0"}, "accuracy is '1.0': input should be a valid number"),
@@ -174,9 +182,34 @@ FORGED = {
     "a cold start like a warm run": (lambda r: r | {"cold_start_ms": [1e-9] * 3}, "a cold start that is shorter"),
     "a hash of other outputs": (lambda r: r | {"output_sha256": "0" * 64}, "output_sha256 is not that of its outputs"),
     "outputs that are cut": (
-        lambda r: within(r, "outputs", float32="AAAA"), "its outputs are not the values of shape [16, 4]"
+        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"float32": "AAAAAA=="}}},
+        "its outputs are not the values of their shapes: they are 1 values for shapes of 64",
     ),
-    "fewer outputs": (lambda r: outputs(r, lambda v: v[:8]), "outputs of shape [8, 4]"),
+    "outputs that are no base64": (
+        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"float32": "?"}}}, "not the values of their shapes"
+    ),
+    "outputs of other shapes than values": (
+        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"shapes": [[5]] * 16}}}, "64 values for shapes of 80"
+    ),
+    "negative shapes": (
+        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"shapes": [[-4]] * 16}}}, "outputs.y.shapes.0.0 is -4"
+    ),
+    "a shape of a thousand axes": (
+        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"shapes": [[1] * 1000]}}}, "outputs.y.shapes.0 is"
+    ),
+    "an output more": (lambda r: r | two_outputs(r), "its outputs are not the golden ones: no outputs y of input 0"),
+    "outputs of other numbers of inputs": (
+        lambda r: r | {"outputs": two_outputs(r)["outputs"] | {"y": {"shapes": [[4]], "float32": "AAAA" * 6}}},
+        "its outputs are not the values of their shapes",
+    ),
+    "another output": (lambda r: outputs(r, lambda v: v, name="z"), "no outputs y of input 0"),
+    "an output named for a terminal": (
+        lambda r: r | {"outputs": {"a\x1b[2J": r["outputs"]["y"]}}, "string should match pattern"
+    ),
+    "no outputs": (lambda r: r | {"outputs": {}}, "outputs is {}"),
+    "fewer outputs": (lambda r: outputs(r, lambda v: v[:8]), "outputs of 8 inputs; there are 16 golden ones"),
+    "more outputs": (lambda r: outputs(r, lambda v: v.repeat(2, 0)), "outputs of 32 inputs; there are 16 golden ones"),
+    "fewer classes": (lambda r: outputs(r, lambda v: v[:, :2]), "input 0: outputs of shape (2,) or not finite"),
     "outputs of another model": (lambda r: outputs(r, lambda v: v + 1), "outputs outside the bundle's tolerance: larg"),
     "an output that is not a number": (lambda r: outputs(r, lambda v: v * np.nan), "or not finite"),
     "an accuracy of its own": (lambda r: r | {"accuracy": 0.5}, "accuracy 0.5000, but its outputs give 1.0000"),
@@ -233,7 +266,7 @@ DAMAGED = {
     "infinite": (lambda raw: raw.replace(b'"accuracy": 1.0', b'"accuracy": Infinity'), "Infinity is no number"),
     "nested": (lambda raw: b'{"schema":' * 100_000, "it is nested too deeply"),
     "oversize": (lambda raw: raw + b" " * (5 << 20), "more than the 4 that a receipt may have"),
-    "twice the key": (lambda raw: b'{"schema": 1, ' + raw[1:], "a key stands there twice"),
+    "twice the key": (lambda raw: b'{"schema": 2, ' + raw[1:], "a key stands there twice"),
     "one digit changed": (
         lambda raw: raw.replace(b'"cores": ', b'"cores": 1'),
         "its digest is not that of its content",
@@ -310,6 +343,63 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path, manifest, why):
     (bundle / "manifest.json").write_text(manifest)
     with pytest.raises(UsageError, match=f"is no bundle: {why}"):
         receipts.read_all(bundle)
+
+
+def first_schema(said):
+    """The same as an edgekd of before wrote it."""
+    values = values_of(said)
+    raw = values.tobytes()
+    return sealed(said | {
+        "schema": 1,
+        "outputs": {"shape": list(values.shape), "float32": base64.b64encode(raw).decode()},
+        "output_sha256": hashlib.sha256(raw).hexdigest(),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", [1, 2, 3])
+def test_receipts_and_bundles_of_any_schema_are_held_against_each_other(tmp_path, schema):
+    bundle = make_bundle(tmp_path / "tiny-here", schema=schema)
+    own = bench.receipt(bundle, Board(peak_rss_mib=1.0).run, device="local")
+    before = first_schema(own)
+    for said in (own, before):
+        receipt = receipts.check(said, bundle)
+        assert (receipt.accuracy, receipt.as_dict()) == (1.0, said)
+        assert within_tolerance(receipt, made(bundle))[0]
+    assert own["output_sha256"] == before["output_sha256"], "one output's values are the same bytes"
+    (theirs,), (ours,) = (receipts.check(said, bundle).predictions[3].values() for said in (before, own))
+    np.testing.assert_array_equal(theirs, ours)
+    for said in (first_schema(outputs(own, lambda v: v + 1)), sealed(outputs(own, lambda v: v + 1))):
+        with pytest.raises(ReceiptRefused, match="outputs outside the bundle's tolerance"):
+            receipts.check(said, bundle)
+
+
+def test_a_receipt_of_one_nameless_output_says_nothing_of_a_bundle_of_two(tmp_path, genuine):
+    bundle = make_bundle(tmp_path / "tiny-here")
+    path = bundle / "golden" / "expected.npz"
+    with np.load(path) as file:
+        expected = {name: file[name] for name in file.files}
+    np.savez(path, **expected, **{name.replace(".y", ".z"): values for name, values in expected.items()})
+    limits = {isa: {"y": 1.0, "z": 1.0} for isa in (machine.identity()["arch"], "float32")}
+    (bundle / "golden" / "golden.json").write_text(json.dumps({"tolerance": limits}))
+    with pytest.raises(ReceiptRefused) as refusal:
+        receipts.check(first_schema(genuine), bundle)
+    assert "its outputs are not the golden ones: no outputs y, z of input 0" in refusal.value.reasons
+
+
+def test_a_receipt_of_a_newer_edgekd_says_what_to_install(genuine):
+    with pytest.raises(ReceiptRefused) as refusal:
+        parse(json.dumps(genuine | {"schema": 3}).encode())
+    assert refusal.value.fix == "install a newer edgekd, which made it"
+
+
+def test_ragged_outputs_are_told_with_a_shape_each_and_compared_row_by_row():
+    said = [{"scores": np.full((n, 2), n, np.float32), "tokens": np.arange(n)} for n in (3, 0, 2)]
+    told = bench.encoded(said)
+    assert told["outputs"]["scores"]["shapes"] == [[3, 2], [0, 2], [2, 2]]
+    assert told["outputs"]["tokens"]["shapes"] == [[3], [0], [2]]
+    assert bench.likeness_of("agreement", [row["scores"] for row in said], [row["scores"] for row in said]) == 2 / 3
+    other = [said[0]["scores"], said[1]["scores"], np.zeros((1, 2), np.float32)]
+    assert bench.likeness_of("cosine", other, [row["scores"] for row in said]) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("kept", [0, 200], ids=["empty", "cut short"])

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import invoke, run
-from helpers import matmul_model, samples
+from helpers import matmul_model, packed, samples
 
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
@@ -30,7 +30,7 @@ from edgekd.devices import ssh as module
 from edgekd.devices.guest import Guest
 from edgekd.devices.local import Local
 from edgekd.devices.ssh import NoRuntime, Ssh
-from edgekd.onboard import runner
+from edgekd.onboard import RUNNER_FILES, runner
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 RUNS = """
@@ -94,15 +94,15 @@ def every_mode(device, folder):
     told = footprint(device, folder)
     assert 0 < told["peak_rss_mib"][0] < told["baseline_mib"]
     assert 0 < told["load_ms"] < told["cold_start_ms"] < 60_000, "by the board's clock"
-    hashes = device.run("predict", **one, threads=1, outputs=f"{folder}/there.npy")["row_sha256"]
+    hashes = device.run("predict", **one, threads=1, outputs=f"{folder}/one.npz")["row_sha256"]
     said = device.run("answers", models={"m": one}, threads=1, limit_s=60, outputs=f"{folder}/there.npz")
     assert said == {"n": 4, "row_sha256": {"m": hashes}}
     timed = device.run("time", models={"m": one}, threads=1, rounds=2, seed=0)
     assert timed["row_sha256"] == {"m": hashes, "aa": hashes}
     assert np.shape(timed["latency_ms"]["aa"]) == (2, 4)
-    Local().run("predict", **one, threads=1, outputs=f"{folder}/here.npy")
-    for found in (np.load(f"{folder}/there.npy"), np.load(f"{folder}/there.npz")["m"]):
-        np.testing.assert_allclose(found, np.load(f"{folder}/here.npy"), atol=1e-5)
+    Local().run("predict", **one, threads=1, outputs=f"{folder}/here.npz")
+    for found in (packed(Path(folder, "one.npz")), packed(Path(folder, "there.npz"), "m/y")):
+        np.testing.assert_allclose(found, packed(Path(folder, "here.npz")), atol=1e-5)
     return device.run("facts")
 
 
@@ -224,7 +224,7 @@ def test_what_several_jobs_use_is_sent_once(bench, monkeypatch):
         models = {"a": {"model": f"{bench}/model.onnx", "inputs": f"{bench}/inputs.npz"},
                   "b": {"model": f"{bench}/other.onnx", "inputs": f"{bench}/inputs.npz"}}  # fmt: skip
         device.run("time", models=models, threads=1, rounds=1, seed=0)
-    assert sent == [set(), {"runner.py", "machine.py"}, set(), {"model.onnx", "inputs.npz"}, {"other.onnx"}]
+    assert sent == [set(), set(RUNNER_FILES), set(), {"model.onnx", "inputs.npz"}, {"other.onnx"}]
 
 
 def test_weights_beside_a_graph_travel_with_it(bench, monkeypatch):
@@ -466,7 +466,7 @@ def test_what_travels_is_for_the_oldest_python_that_is_let_in():
     import ast
 
     folder = Path(module.__file__).parents[1] / "onboard"
-    for name in (*module._TRAVELS, "board.py"):
+    for name in (*RUNNER_FILES, "board.py"):
         text = (folder / name).read_text(encoding="utf-8")
         ast.parse(text, feature_version=_openssh.LEAST_PYTHON)
         assert not re.search(r"zip\(.*strict=|\bUTC\b|isinstance\(.* \| ", text), name
@@ -514,7 +514,7 @@ def test_a_file_that_cannot_be_written_there_is_named_with_the_space_left(bench)
     with Ssh("board").up() as device:
         runner.pack(samples(10_000), bench / "large.npz")
         with pytest.raises(EdgeKDError) as refusal:
-            device.run("predict", model=f"{bench}/model.onnx", inputs=f"{bench}/large.npz", threads=1, outputs="x.npy")
+            device.run("predict", model=f"{bench}/model.onnx", inputs=f"{bench}/large.npz", threads=1, outputs="x.npz")
         assert re.fullmatch(
             rf"cannot write 1 MiB to {bench}/tmp of ssh://board: File too large, \d+ MiB free", refusal.value.message
         )
@@ -746,7 +746,7 @@ def test_a_full_disk_there_is_named(board, server):
         with board.up() as device:
             with pytest.raises(EdgeKDError) as refusal:
                 device.run("predict", model=f"{folder}/model.onnx", inputs=f"{folder}/large.npz", threads=1,
-                           outputs="x.npy")  # fmt: skip
+                           outputs="x.npz")  # fmt: skip
             assert re.fullmatch(
                 rf"cannot write 5 MiB to {folder}/tmp of ssh://board: No space left on device, \d MiB free",
                 refusal.value.message,

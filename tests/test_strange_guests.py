@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import programs
+from helpers import packed, programs
 from strange_answers import ANSWERS, GOOD, JOB
 
 from edgekd.core.errors import EdgeKDError
@@ -20,7 +20,7 @@ from edgekd.devices import _guest_image as images
 from edgekd.devices.guest import Guest, Running
 from edgekd.onboard import board
 
-PREDICT = {"model": "model.onnx", "inputs": "inputs.npz", "outputs": "outputs.npy", "threads": 1}
+PREDICT = {"model": "model.onnx", "inputs": "inputs.npz", "outputs": "outputs.npz", "threads": 1}
 ROWS = json.dumps({"n": 2, "row_sha256": ["0" * 64] * 2}).encode()
 
 
@@ -30,11 +30,13 @@ def entry(name, content=b"", *, kind=tarfile.REGTYPE, size=None, link=""):
     return info.tobuf(tarfile.USTAR_FORMAT) + content + b"\0" * (-len(content) % 512)
 
 
-def archive(answer=ROWS, code=b"0\n", more=b"", outputs=None):
+def archive(answer=ROWS, code=b"0\n", more=b"", outputs=None, more_arrays=None):
     buffer = io.BytesIO()
-    np.save(buffer, np.zeros((2, 3), np.float32) if outputs is None else outputs)
+    rows = np.zeros((2, 3), np.float32) if outputs is None else outputs
+    shapes = np.array([row.shape for row in rows])
+    np.savez(buffer, **({"y.values": rows.ravel(), "y.shapes": shapes} | (more_arrays or {})))
     parts = [entry("out/", kind=tarfile.DIRTYPE), entry("out/code", code), entry("out/answer.json", answer)]
-    return b"".join([*parts, entry("out/errors.txt"), entry("out/outputs.npy", buffer.getvalue()), more, bytes(1024)])
+    return b"".join([*parts, entry("out/errors.txt"), entry("out/outputs.npz", buffer.getvalue()), more, bytes(1024)])
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def answers(tmp_path, monkeypatch):
 
 def test_a_good_answer_is_taken(answers, tmp_path):
     assert answers(archive()) is None
-    assert np.load(tmp_path / "outputs.npy").shape == (2, 3)
+    assert packed(tmp_path / "outputs.npz").shape == (2, 3)
 
 
 SPARSE = tarfile.TarInfo("out/answer.json")
@@ -84,6 +86,14 @@ STRANGE = {
     "no answer": entry("out/code", b"0") + bytes(1024),
     "outputs that are none": archive(outputs=np.array(["text"])),
     "outputs of fewer rows": archive(outputs=np.zeros((1, 3), np.float32)),
+    "outputs without shapes": archive(more_arrays={"z.values": np.zeros(2)}),
+    "outputs of other shapes than values": archive(more_arrays={"y.shapes": np.array([[3], [4]])}),
+    "outputs of negative shapes": archive(more_arrays={"y.shapes": np.array([[-3], [9]])}),
+    "outputs of vast shapes without a value": archive(
+        more_arrays={"z.values": np.zeros(0), "z.shapes": np.array([[1 << 62, 0], [1 << 62, 0]])}
+    ),
+    "shapes of fractions": archive(more_arrays={"y.shapes": np.array([[3.0], [3.0]])}),
+    "more arrays of another form": archive(more_arrays={"y": np.zeros(2)}),
     "an answer of a list": archive(b"[1]"),
     "an answer of escapes": archive(b"\x1b[2J"),
     "an answer with more": archive(ROWS.replace(b"{", b'{"more": 1, ')),
@@ -98,7 +108,7 @@ def test_a_strange_archive_is_refused(name, answers, tmp_path):
     assert len(refusal.message) < 700
     assert refusal.message.isprintable()
     assert not (tmp_path / "evil").exists()
-    assert not (tmp_path / "outputs.npy").exists()
+    assert not (tmp_path / "outputs.npz").exists()
 
 
 @pytest.mark.parametrize(("name", "build"), ANSWERS, ids=[name for name, _ in ANSWERS])

@@ -10,12 +10,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 from bert_files import CONFIG, TOKENIZER, teacher
+from helpers import feeds
 from onnx_files import CLASSES, FLOAT, HIDDEN, INT, PIECES, beside, model_of, node, value, weights
 
 from edgekd.core.errors import TeacherError
 from edgekd.data import clean, token_types
 from edgekd.data.tokens import tokenize
-from edgekd.onboard.runner import feeds
 from edgekd.teachers.onnx_model import OnnxModel
 
 TASK = "text-classification"

@@ -96,11 +96,11 @@ def _shown(proof: Proof, report: str, minutes: float) -> str:
     from edgekd.cli.show import table
     from edgekd.core.results import IMPORT_BASELINE_MIB
 
-    told, of = proof.receipt, proof.latency
+    told, of, golden = proof.receipt, proof.latency, proof.bundle.of.inputs
     rows = [
         ["outputs", "within tolerance" if proof.well else "OUTSIDE TOLERANCE", proof.golden_says],
         ["accuracy", f"{told.accuracy:.1%}", f"{told.accuracy_n} {told.accuracy_of}"
-         + ("" if proof.flips is None else f"; {proof.flips} of {len(told.answers)} golden classes flip against fp32")],
+         + ("" if proof.flips is None else f"; {proof.flips} of {golden} golden classes flip against fp32")],
     ]  # fmt: skip
     if of is None:
         rows.append(["latency", "unknown", told.latency_note])

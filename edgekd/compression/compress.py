@@ -38,8 +38,7 @@ from edgekd.data.splits import Splits
 from edgekd.plan import Plan
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from edgekd.core.predictions import Prediction
     from edgekd.core.protocols import Sample
 
 TRIALS, DIAGNOSIS = "trials.json", "diagnosis.json"
@@ -57,14 +56,14 @@ def compress(
     splits: Splits,
     model_folder: Path,
     plain: Model,
-    reference: np.ndarray[Any, Any],
+    reference: Sequence[Prediction],
     out: Path,
     work: Path,
     progress: Progress,
 ) -> None:
     """Write every variant, `trials.json` and `diagnosis.json` into `out`; all lies in `work` until the search ends.
 
-    `plain` is the fp32 model, `reference` what the teacher says of the selection rows: (rows, classes or width).
+    `plain` is the fp32 model, `reference` what the teacher says of the selection rows.
     Raises Stopped where the user interrupts the search after fp32 was tried: `work` then is what `out` would be.
     """
     task = make("tasks", plan.task)

@@ -17,6 +17,7 @@ from edgekd.compression.sqnr import Ratios
 from edgekd.core import external, plain_yaml
 from edgekd.core.errors import DataError, TeacherError, UsageError, suggestion
 from edgekd.core.model import Model
+from edgekd.core.predictions import agreement, main_output, unstacked
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.registry import make, plugin
@@ -26,6 +27,7 @@ from edgekd.onboard.runner import pack, unpack
 from edgekd.teachers import _checks, _onnx_apart, _onnx_graph, _onnx_inspect, _onnx_smoke
 
 if TYPE_CHECKING:
+    from edgekd.core.predictions import Prediction
     from edgekd.core.protocols import Progress, Quantizer, Sample
 
 CALIBRATION_ROWS = 128
@@ -133,7 +135,7 @@ def _checked(model: Path) -> None:
 def _check_classes(given: Given, task: Any) -> None:
     """Raises TeacherError for a model whose outputs are of another kind than the task's: agreement says nothing."""
     model = given.model
-    if task.pool is not None:
+    if not task.problem_type:  # outputs are no logits
         return
     graph = read(model)
     output = graph.graph.output[0]
@@ -200,16 +202,18 @@ class Judge:
 
     def __init__(self, plain: Model, samples: Sequence[Sample], task: Any, threads: int) -> None:
         self.plain, self.samples, self.task, self.threads = plain, samples, task, threads
-        self.right = outputs(plain, samples, threads=threads, pool=task.pool)
+        self.right = self._predictions(plain)
 
     def __call__(self, model: Model) -> dict[str, float]:
         """`agreement` (or `cosine`), `output_sqnr_db`, `artifact_mib`, and `speed`: fp32's median over this one's."""
-        said = outputs(model, self.samples, threads=self.threads, pool=self.task.pool)
+        said = self._predictions(model)
         ratios = Ratios()
-        ratios.add("output", self.right, said)
+        for right, own in zip(self.right, said, strict=True):
+            for name in right:
+                ratios.add("output", right[name], own[name])
         sqnr_db = ratios.sqnr_db("output")
         assert sqnr_db is not None
-        agreed = self.task.agrees(said, self.right)
+        agreed = agreement(self.task, said, self.right)
         return {
             self.task.fidelity.name: self.task.fidelity.value(agreed),
             "output_sqnr_db": sqnr_db,
@@ -217,12 +221,31 @@ class Judge:
             "speed": self._speed(model),
         }
 
+    def _keep(self, model: Model) -> dict[str, str]:
+        """The task's output rule; where a stranger's graph calls its output otherwise, of the first that it has."""
+        last = [*model.graphs.values()][-1]
+        names = [output.name for output in read(last).graph.output]
+        main = main_output(self.task.keep)
+        if len(self.task.keep) > 1 or main in names:
+            return dict(self.task.keep)
+        return {names[0]: self.task.keep[main]}
+
+    def _predictions(self, model: Model) -> list[Prediction]:
+        """What the model says of the samples, under the task's names."""
+        keep = self._keep(model)
+        rows = outputs(model, self.samples, threads=self.threads, keep=keep)
+        if len(keep) > 1:
+            return rows
+        return unstacked(main_output(self.task.keep), [row[main_output(keep)] for row in rows])
+
     def _speed(self, model: Model) -> float:
         with tempfile.TemporaryDirectory(prefix="edgekd-judge-") as folder:
             inputs = Path(folder, "inputs.npz")
             pack(list(self.samples), inputs)
             sides = {"float32": self.plain, "variant": model}
-            models = {name: side.job | {"inputs": str(inputs)} for name, side in sides.items()}
+            models = {
+                name: side.job | {"inputs": str(inputs), "keep": self._keep(side)} for name, side in sides.items()
+            }
             job = make("devices", "local").run("time", models=models, threads=self.threads, rounds=_ROUNDS, seed=0)
         medians = {n: statistics.median(ms for turn in job["latency_ms"][n] for ms in turn) for n in models}
         return float(medians["float32"] / medians["variant"])

@@ -21,6 +21,7 @@ from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model
+from edgekd.core.predictions import largest_difference
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
@@ -30,8 +31,7 @@ from edgekd.onboard.runner import pack
 from edgekd.plan import Plan
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from edgekd.core.predictions import Prediction
     from edgekd.core.profile import Profile
     from edgekd.core.protocols import Sample
 
@@ -250,11 +250,10 @@ class _Bench:
         self.device, self.threads = make("devices", "local"), plan.target.threads
         self.models: dict[str, Model] = {}
         self.forms: dict[str, Form] = {}
-        self.said: np.ndarray[Any, Any] | None = None
+        self.said: list[Prediction] | None = None
 
     def add(self, name: str, make_it: Callable[[Path], Model]) -> None:
         """Make a form in its own folder and hold it against the export; one that fails is noted with the reason."""
-        import numpy as np
         import onnx
 
         begun = time.monotonic()
@@ -262,9 +261,9 @@ class _Bench:
             place = self.folder / name
             place.mkdir()
             model = make_it(place)
-            says = outputs(model, self.samples, threads=1, pool=self.task.pool)
+            says = outputs(model, self.samples, threads=1, keep=self.task.keep)
             self.said = says if self.said is None else self.said
-            difference = float(np.abs(says - self.said).max())
+            difference = largest_difference(says, self.said)
             if not difference < PARITY_LIMIT:
                 raise RuntimeCannotLoad(
                     f"it differs from the export by {difference:.2g} on {len(says)} real inputs", fix="keep the export"

@@ -14,6 +14,7 @@ from edgekd.core import statistics as intervals
 from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
+from edgekd.core.predictions import agreement, metric_input, statistics
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits, truth_of
 from edgekd.export import outputs
@@ -23,6 +24,7 @@ from edgekd.plan import Plan
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgekd.core.predictions import Prediction
     from edgekd.core.protocols import Sample
 
 _TIMED_ROWS, _ROUNDS = 20, 10
@@ -32,12 +34,17 @@ _CONFIRMING_ROUNDS = 5  # in each of several processes
 class Judge:
     """Measures candidates against `plain`, the fp32 model, and against what the reference model says of each row.
 
-    `reference` holds its outputs on the selection rows: (rows, classes), or pooled embeddings (rows, width). Rows are
-    judged by their labels where these are known, else by agreement with the reference.
+    `reference` holds its outputs on the selection rows. Rows are judged by their labels where these are known, else by
+    agreement with the reference.
     """
 
     def __init__(
-        self, plan: Plan, splits: Splits, task: Any, selection: Sequence[Sample], reference: np.ndarray[Any, Any],
+        self,
+        plan: Plan,
+        splits: Splits,
+        task: Any,
+        selection: Sequence[Sample],
+        reference: Sequence[Prediction],
         plain: Model,
     ) -> None:  # fmt: skip
         self.plan, self.task, self.selection = plan, task, selection
@@ -46,11 +53,11 @@ class Judge:
         self.metric: Metric = task.fidelity if self.truth is None else task.metric
         self._plain_score: np.ndarray[Any, Any] | None = None
 
-    def fidelity(self, model: Model) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def fidelity(self, model: Model) -> tuple[list[Prediction], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """What the model says of the rows, how far it agrees with the reference, and its metric's statistics."""
-        said = outputs(model, self.selection, threads=self.plan.target.threads, pool=self.task.pool)
-        agreed = self.task.agrees(said, self.reference)
-        return said, agreed, agreed if self.truth is None else self.task.statistics(said, self.truth)
+        said = outputs(model, self.selection, threads=self.plan.target.threads, keep=self.task.keep)
+        agreed = agreement(self.task, said, self.reference)
+        return said, agreed, agreed if self.truth is None else statistics(self.task, said, self.truth)
 
     def trial(self, candidate: Candidate, model: Model) -> Trial:
         """All its figures."""
@@ -61,7 +68,8 @@ class Judge:
         if candidate.name == PLAIN:  # it is the yardstick, not a sample of itself
             lost = Change(0.0, 0.0, 0.0)
         latency_ms, speed, peak = self._cost(model)
-        suggestion = suggest_threshold(certainty(said), score) if self.task.one_of_classes else None
+        certain = certainty(metric_input(self.task, said)) if self.task.one_of_classes else None
+        suggestion = None if certain is None else suggest_threshold(certain, score)
         return Trial(
             name=candidate.name,
             said=candidate.words,

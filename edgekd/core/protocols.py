@@ -494,10 +494,10 @@ class Task(Protocol):
     labelled: ClassVar[bool]  # whether rows may carry labels; of embeddings there are none
     purpose: ClassVar[str]  # what it turns into what, for the card: `{classes}` stands for how many
     demo: ClassVar[Demo | None]  # its default teacher and data
-    output: ClassVar[str]  # the graph's output, as transformers.js expects it: logits, last_hidden_state
+    keep: ClassVar[Mapping[str, str]]  # the graph's outputs that a run keeps, the main one first, and how: `as_is`, or
+    # `mean` over the positions of the mask. Named as transformers.js expects them: logits, last_hidden_state
     graphs: ClassVar[tuple[str, ...]]  # of a model: the names of its ONNX files, in the order that they run
     program: ClassVar[str]  # of edgekd/onboard: what runs them
-    pool: ClassVar[str | None]  # of outputs with a row for each token: mask_mean, as embeddings are taken
 
     def read(self, source: str) -> Mapping[str, list[dict[str, Any]]]:
         """Tables by split, or one called `all`. Raises DataError."""
@@ -555,6 +555,16 @@ class Task(Protocol):
     def sized(self, samples: Sequence[Sample], size: int) -> Sample:
         """One sample of exactly that size."""
         ...
+
+
+@runtime_checkable
+class RaggedTask(Protocol):
+    """A task whose metrics take predictions as they are: of several outputs, or of other shapes from row to row.
+
+    Its `agrees` and `statistics` are given a sequence of named arrays; those of other tasks the main output, stacked.
+    """
+
+    ragged: ClassVar[bool]
 
 
 @runtime_checkable

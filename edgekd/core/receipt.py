@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.onboard.bench import digest
+from edgekd.onboard.verify import MOST_OUTPUTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +31,8 @@ Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Cores = Annotated[int, Field(ge=1, le=65_536)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Known = Literal["measured", "unknown"]
+Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^\P{Cc}*$")]
+Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 20)], ...], Field(max_length=8)]
 _VIRTUAL = "a virtual machine's time is no board's"
 Words = Annotated[str, Field(max_length=500, pattern=r"^\P{Cc}*$")]  # no control characters: they reach terminals
 
@@ -47,9 +51,16 @@ class Of(_Strict):
 
 
 class Outputs(_Strict):
-    """Answers to the golden inputs: float32 values of that shape, little-endian, in base64."""
+    """Answers to the golden inputs of schema 1: float32 values of that shape, little-endian, in base64."""
 
     shape: tuple[Annotated[int, Field(ge=1, le=1 << 16)], Annotated[int, Field(ge=1, le=1 << 20)]]
+    float32: str
+
+
+class Output(_Strict):
+    """One output's answers to the golden inputs: a shape each, and all their float32 values, end to end, in base64."""
+
+    shapes: Annotated[tuple[Shape, ...], Field(min_length=1, max_length=1 << 16)]
     float32: str
 
 
@@ -104,9 +115,11 @@ class Kinds(_Strict):
 
 
 class Receipt(_Strict):
-    """One device's receipt, as `docs/receipts.md` describes it. MiB are 2^20 bytes, times milliseconds."""
+    """One device's receipt, as `docs/receipts.md` describes it. MiB are 2^20 bytes, times milliseconds.
 
-    schema_version: Literal[1] = Field(alias="schema")
+    What both schemas have; `_First` and `_Second` have the rest.
+    """
+
     bundle: Of
     model: Words
     model_sha256: Sha256
@@ -128,7 +141,6 @@ class Receipt(_Strict):
     accuracy: Annotated[float, Field(ge=0, le=1)]
     accuracy_n: Count
     accuracy_of: Words
-    outputs: Outputs
     output_sha256: Sha256
     latency_ms: tuple[tuple[Ms, ...], ...] | None
     aa_latency_ms: tuple[tuple[Ms, ...], ...] | None
@@ -152,16 +164,61 @@ class Receipt(_Strict):
         return remark(self.cpu)
 
     @property
-    def answers(self) -> np.ndarray[Any, Any]:
-        """The answers to the golden inputs, float32 (rows, width). Raises ValueError where they have another size."""
-        import numpy as np
+    def predictions(self) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """The answers to the golden inputs, float32, by output. Raises ValueError where they have other sizes.
 
-        raw = base64.b64decode(self.outputs.float32, validate=True)
-        return np.frombuffer(raw, dtype="<f4").reshape(self.outputs.shape)
+        Of schema 1 there is one output, whose name it does not say: "".
+        """
+        raise NotImplementedError
 
     def as_dict(self) -> dict[str, Any]:
         """As the file has it."""
         return self.model_dump(by_alias=True, mode="json")
+
+
+class _First(Receipt):
+    """Schema 1: one output, (rows, width)."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    outputs: Outputs
+
+    @property
+    def predictions(self) -> list[dict[str, np.ndarray[Any, Any]]]:
+        return [{"": row} for row in _values(self.outputs.float32).reshape(self.outputs.shape)]
+
+
+class _Second(Receipt):
+    """Schema 2: outputs by name, each of its own shape from input to input."""
+
+    schema_version: Literal[2] = Field(alias="schema")
+    outputs: Annotated[dict[Name, Output], Field(min_length=1, max_length=MOST_OUTPUTS)]
+
+    @property
+    def predictions(self) -> list[dict[str, np.ndarray[Any, Any]]]:
+        columns = {name: list(_rows(output)) for name, output in self.outputs.items()}
+        counts = {len(column) for column in columns.values()}
+        if len(counts) > 1:
+            raise ValueError(f"they are of {min(counts)} and of {max(counts)} inputs")
+        return [{name: column[row] for name, column in columns.items()} for row in range(counts.pop())]
+
+
+_SCHEMAS: dict[int, type[Receipt]] = {1: _First, 2: _Second}
+
+
+def _values(text: str) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+
+
+def _rows(output: Output) -> Iterator[np.ndarray[Any, Any]]:
+    values, sizes = _values(output.float32), [math.prod(shape) for shape in output.shapes]
+    if sum(sizes) != len(values):
+        raise ValueError(f"they are {len(values)} values for shapes of {sum(sizes)}")
+    first = 0
+    for shape, size in zip(output.shapes, sizes, strict=True):
+        yield values[first : first + size].reshape(shape)
+        first += size
 
 
 class ReceiptRefused(EdgeKDError):
@@ -189,10 +246,13 @@ def parse(raw: bytes) -> Receipt:
         raise refused([f"it is no whole JSON: {error}"]) from error
     if not isinstance(said, dict):
         raise refused([f"it is a {type(said).__name__}, not an object"])
-    if said.get("schema") != 1:
-        raise refused([f"its schema is {said.get('schema')!r:.40}, this edgekd reads 1"])
+    schema = said.get("schema")
+    if type(schema) is not int or schema not in _SCHEMAS:
+        newer = type(schema) is int and schema > max(_SCHEMAS)
+        why = f"its schema is {schema!r:.40}, this edgekd reads {' and '.join(map(str, _SCHEMAS))}"
+        raise refused([why], fix="install a newer edgekd, which made it" if newer else None)
     try:
-        receipt = Receipt.model_validate_json(raw)
+        receipt = _SCHEMAS[schema].model_validate_json(raw)
     except ValidationError as error:
         raise refused([_problem(detail) for detail in error.errors()[:5]]) from error
     if receipt.digest != digest(said):
@@ -200,11 +260,11 @@ def parse(raw: bytes) -> Receipt:
     return receipt
 
 
-def refused(reasons: Sequence[str], receipt: Receipt | None = None) -> ReceiptRefused:
-    """The error of a receipt that these reasons speak against."""
+def refused(reasons: Sequence[str], receipt: Receipt | None = None, fix: str | None = None) -> ReceiptRefused:
+    """The error of a receipt that these reasons speak against; it is made again where there is no other `fix`."""
     return ReceiptRefused(
         f"the receipt is refused: {reasons[0]}" + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""),
-        fix="make it again: `edgekd bench BUNDLE`, or `python BUNDLE/bench` on the device",
+        fix=fix or "make it again: `edgekd bench BUNDLE`, or `python BUNDLE/bench` on the device",
         reasons=reasons,
         receipt=receipt,
     )

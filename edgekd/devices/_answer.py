@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from edgekd.devices._bounded import MOST_ANSWER, MOST_ERRORS, brief
 from edgekd.onboard import verify
 
 MOST_OUTPUTS = 512 << 20  # bytes of a file of outputs
+_MOST_AXES = 16  # of an output
 _MOST_VALUES, _MOST_LISTS = 4_000_000, 500_000  # in one answer: its bytes say nothing of the memory it takes
 _ONCE_MORE = (
     "run the same command again; if it repeats, look for a package or a sitecustomize on that device "
@@ -139,27 +141,34 @@ def held(values: Any, form: Any, what: str) -> Any:
 
 
 def check_outputs(path: Path, mode: str, job: dict[str, Any], answer: dict[str, Any], run: str) -> None:
-    """Raises EdgeKDError where the file of outputs is not what the answer says: arrays of numbers, a row an input."""
-    import numpy as np
-
+    """Raises EdgeKDError where the file of outputs is not what the answer says: packed numbers, a row an input."""
     try:
         if path.stat().st_size > MOST_OUTPUTS:
             raise ValueError(f"it has more than {MOST_OUTPUTS >> 20} MiB")
-        if mode == "predict":
-            with verify.open_file(path) as file:
-                size = path.stat().st_size
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
-                shape, _, kind = read(file)
-                wanted = file.tell() + kind.itemsize * int(np.prod(shape, dtype=object))
-                if kind.kind not in "biuf" or wanted != size or not shape or shape[0] < answer["n"]:
-                    raise ValueError(f"an array of shape {shape} for {answer['n']} inputs")
-            return
-        arrays = verify.read_arrays(path, MOST_OUTPUTS)
-        if set(arrays) != set(job["models"]) or any(len(one) < answer["n"] for one in arrays.values()):
-            raise ValueError(f"it has not {answer['n']} rows of each model")
+        names = _packed(verify.read_arrays(path, MOST_OUTPUTS), answer["n"])
+        if mode == "answers" and {name.partition("/")[0] for name in names} != set(job["models"]):
+            raise ValueError("it is of other models than were asked for")
     except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, *verify.BROKEN_ZIP) as error:
         raise no_answer(f"{run} gave no outputs that can be used: {brief(str(error))}") from error
+
+
+def _packed(arrays: dict[str, Any], count: int) -> set[str]:
+    """The names in arrays as `runner.pack` writes them, of so many rows. Raises ValueError where they are not that."""
+    names = {key.rpartition(".")[0] for key in arrays}
+    if not names or set(arrays) != {f"{name}.{part}" for name in names for part in ("values", "shapes")}:
+        raise ValueError("it has not values and shapes of each name")
+    for name in names:
+        values, shapes = arrays[f"{name}.values"], arrays[f"{name}.shapes"]
+        if values.ndim != 1 or shapes.ndim != 2 or shapes.dtype.kind != "i" or shapes.shape[1] > _MOST_AXES:
+            raise ValueError(f"{name} is not packed")
+        if len(shapes) != count:
+            raise ValueError(f"{name} has {len(shapes)} rows for {count} inputs")
+        rows = shapes.tolist()
+        if any(size < 0 for row in rows for size in row) or sum(map(math.prod, rows)) != values.size:
+            raise ValueError(f"{name} has other shapes than values")
+        if any(math.prod(max(1, size) for size in row) > MOST_OUTPUTS for row in rows):  # an empty one of vast sides
+            raise ValueError(f"{name} has a shape of more than {MOST_OUTPUTS} values")
+    return names
 
 
 def _problem(answer: dict[str, Any], mode: str, job: dict[str, Any]) -> str:

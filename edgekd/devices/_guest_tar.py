@@ -12,7 +12,7 @@ from typing import IO
 from edgekd.devices._answer import MOST_OUTPUTS
 from edgekd.devices._bounded import MOST_ANSWER, MOST_ERRORS, brief
 
-MOST = {"code": 16, "answer.json": MOST_ANSWER, "errors.txt": MOST_ERRORS, "outputs.npy": MOST_OUTPUTS}
+MOST = {"code": 16, "answer.json": MOST_ANSWER, "errors.txt": MOST_ERRORS, "outputs.npz": MOST_OUTPUTS}
 MOST_BACK = sum(MOST.values()) + (1 << 20)  # of the whole archive: headers and padding, too
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 1 << 20

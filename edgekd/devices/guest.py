@@ -30,6 +30,7 @@ from edgekd.core.results import versions
 from edgekd.devices import _arm64, _bounded, _guest_tar
 from edgekd.devices import _guest_image as images
 from edgekd.devices._answer import answer_of, check_outputs, no_answer, too_much
+from edgekd.onboard import RUNNER_FILES
 
 _ONBOARD = Path(__file__).parents[1] / "onboard"
 _MODES = ("footprint", "predict", "facts")
@@ -188,8 +189,8 @@ class Running:
                 raise no_answer(f"{run} gave no answer that can be read: {error}") from error
             answer = _answer(mode, job, out, self.guest)
             if mode == "predict":
-                check_outputs(out / "outputs.npy", mode, job, answer, run)
-                shutil.move(out / "outputs.npy", job["outputs"])
+                check_outputs(out / "outputs.npz", mode, job, answer, run)
+                shutil.move(out / "outputs.npz", job["outputs"])
         return answer | ({"load_ms": None, "cold_start_ms": None} if mode == "footprint" else {})
 
     def ssh(self, command: str) -> list[str]:
@@ -203,7 +204,7 @@ class Running:
 
     def _pack(self, tar: Path, place: str, mode: str, job: dict[str, Any]) -> Path:
         """The runner, the job and every file that it names, the paths as they will be in the guest."""
-        files = {name: _ONBOARD / name for name in ("runner.py", "machine.py")}
+        files = {name: _ONBOARD / name for name in RUNNER_FILES}
 
         def there(path: Any) -> Any:
             if isinstance(path, list):
@@ -221,7 +222,7 @@ class Running:
         if mode == "footprint":
             job["started"] = 0.0
         elif mode == "predict":
-            job["outputs"] = f"{place}/out/outputs.npy"
+            job["outputs"] = f"{place}/out/outputs.npz"
         (tar.parent / "job.json").write_text(json.dumps(job), encoding="utf-8")
         files["job.json"] = tar.parent / "job.json"
         with tarfile.open(tar, "w") as archive:

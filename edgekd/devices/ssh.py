@@ -28,9 +28,9 @@ from edgekd.devices import _board_packages
 from edgekd.devices._answer import Form, Identity, answer_of, check_outputs
 from edgekd.devices._bounded import last
 from edgekd.devices._openssh import Address, Lost, Session, disk_full
+from edgekd.onboard import RUNNER_FILES
 
 _ONBOARD = Path(__file__).parents[1] / "onboard"
-_TRAVELS = ("runner.py", "machine.py")
 _PAUSES_S = (1.0, 2.0, 5.0, 12.0, 25.0)  # before each new connection: a board that starts again is back by then
 _GRACE_S = 120.0  # for sending files and bringing outputs back, beside the job's own time
 _Path = Annotated[str, Field(max_length=4096, pattern=r"^\P{Cc}*$")]
@@ -192,7 +192,7 @@ class Board:
             self._session = session = Session(self.ssh.address, self._left)
             self._left = [session.folder]
             self._sent.clear()
-            told = session.ask({"do": "files"}, {name: _ONBOARD / name for name in _TRAVELS})
+            told = session.ask({"do": "files"}, {name: _ONBOARD / name for name in RUNNER_FILES})
             self.told = session.held(told, _Told)
         return self._session
 

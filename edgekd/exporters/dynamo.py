@@ -38,20 +38,20 @@ class Dynamo:
         import torch
 
         name = only_graph(task, "dynamo")
-        output = plugin("tasks", task).output
+        outputs = list(plugin("tasks", task).keep)
         inputs = _example(model)
         names = list(inputs)
 
         class Plain(torch.nn.Module):
-            """Tensors in, tensor out: what is exported."""
+            """Tensors in, tensors out: what is exported."""
 
             def __init__(self) -> None:
                 super().__init__()
                 self.inner = model
 
-            def forward(self, *values: torch.Tensor) -> torch.Tensor:
-                said: torch.Tensor = getattr(self.inner(**dict(zip(names, values, strict=True))), output)
-                return said
+            def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                said = self.inner(**dict(zip(names, values, strict=True)))
+                return tuple(getattr(said, output) for output in outputs)
 
         batch, tokens = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")
         free = tuple({0: batch, 1: tokens} if value.dim() == 2 else {0: batch} for value in inputs.values())
@@ -68,7 +68,7 @@ class Dynamo:
                     verbose=False,
                     opset_version=max(_OPSET, min(self.opset, target.max_opset)),
                     input_names=names,
-                    output_names=[output],
+                    output_names=outputs,
                     dynamic_shapes=(free,),  # one entry for *values
                 )
             except Exception as error:  # torch.export refuses a model in as many ways as there are models

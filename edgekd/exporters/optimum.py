@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from edgekd.core.registry import plugin
 from edgekd.exporters._onnx import finished
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from edgekd.core.predictions import Prediction
     from edgekd.core.profile import Profile
 
 _FED = {"text": {"input_ids", "attention_mask", "token_type_ids"}, "image": {"pixel_values"}}
@@ -80,18 +80,20 @@ class Optimum:
         made = make(config)
         return isinstance(made, of_kind) and made.inputs.keys() <= _FED[kind.modality]
 
-    def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
-        """The name of optimum's loader for the task, and what it says for a bundle: (inputs, classes or width).
+    def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, list[Prediction]]:
+        """The name of optimum's loader for the task, and what it says for a bundle of each input, run alone.
 
-        Each input runs alone; outputs with a row for each token are pooled as the task pools them. Raises EdgeKDError
-        where the folder does not load in optimum.
+        Outputs are kept by the task's rule. Raises EdgeKDError where the folder does not load in optimum.
         """
         import numpy as np
         import optimum.onnxruntime
         import transformers
 
-        kind, rows = plugin("tasks", task), []
+        from edgekd.onboard.programs import kept
+
+        kind = plugin("tasks", task)
         hub = kind.hub
+        rows: list[Prediction] = []
         try:
             with quiet():
                 model = getattr(optimum.onnxruntime, hub.onnx_loader).from_pretrained(
@@ -100,13 +102,14 @@ class Optimum:
                 prepare = getattr(transformers, hub.processor).from_pretrained(folder, trust_remote_code=False)
                 for one in inputs:
                     fed = prepare(one, return_tensors="np", **hub.processor_options)
-                    rows.append(_row(np.asarray(model(**fed)[kind.output]), fed, kind.pool))
+                    said = model(**fed)
+                    rows.append(kept({name: np.asarray(said[name])[0] for name in kind.keep}, fed, kind.keep))
         except Exception as error:  # whatever optimum raises, the bundle does not open
             raise EdgeKDError(
                 f"the bundle does not open with optimum: {type(error).__name__}: {error}",
                 fix="this is a fault of edgekd: please report it with the command you ran",
             ) from error
-        return hub.onnx_loader, np.concatenate(rows)
+        return hub.onnx_loader, rows
 
     def opens(self, task: str) -> bool:
         """Whether optimum has a loader for the task."""
@@ -136,12 +139,3 @@ def _of_side(config: Any, side: int | None) -> Iterator[None]:
             config._name_or_path = source
             if own is not None:
                 config.image_size = own
-
-
-def _row(said: np.ndarray[Any, Any], fed: Mapping[str, Any], pool: str | None) -> np.ndarray[Any, Any]:
-    """One input's output as a row: (1, classes) as it is, (1, tokens, width) as the mean over the mask's tokens."""
-    if pool is None:
-        return said.reshape(1, -1)
-    mask = fed["attention_mask"][..., None]
-    mean: np.ndarray[Any, Any] = (said * mask).sum(axis=1) / mask.sum(axis=1)
-    return mean

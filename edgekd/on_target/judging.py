@@ -20,7 +20,8 @@ from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.metrics import Metric
 from edgekd.core.model import Model
 from edgekd.core.options import Options
-from edgekd.core.protocols import Progress
+from edgekd.core.predictions import agreement, largest_difference, metric_input, statistics
+from edgekd.core.protocols import Progress, RaggedTask
 from edgekd.core.registry import make, plugin
 from edgekd.data.splits import Label, Splits, truth_of
 from edgekd.data.strata import strata
@@ -31,6 +32,7 @@ from edgekd.plan import Plan
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgekd.core.predictions import Prediction
     from edgekd.core.protocols import Sample
 
 SELECTION, HELD_OUT = "selection.json", "held_out.json"
@@ -82,37 +84,38 @@ def contenders(trials: Sequence[Trial], plan: Plan) -> list[str]:
 
 def judge(
     plan: Plan, splits: Splits, trials: Sequence[Trial], folder: Path, variants: Path,
-    reference: np.ndarray[Any, Any], out: Path, progress: Progress,
+    reference: Sequence[Prediction], out: Path, progress: Progress,
 ) -> None:  # fmt: skip
     """Write `selection.json` into `out`: each contender's figures on the target's kernels, and its instructions.
 
-    `reference` is what the teacher says of the selection rows: (rows, classes), or (rows, width) of embeddings. A
-    variant that the target's runtime refuses is told under `refused`. Raises RuntimeCannotLoad where it refuses fp32.
+    `reference` is what the teacher says of the selection rows. A variant that the target's runtime refuses is told
+    under `refused`. Raises RuntimeCannotLoad where it refuses fp32.
     """
     task = make("tasks", plan.task)
     names = contenders(trials, plan)
     progress.stage(f"on target: {len(names)} variants on {plan.target.arch} kernels")
-    order = stratified_order([row.label for row in splits.selection], reference, plan.seed)
+    strata = None if isinstance(task, RaggedTask) else metric_input(task, reference)
+    order = stratified_order([row.label for row in splits.selection], strata, plan.seed)
     samples = task.encode(folder, [splits.selection[row].input for row in order], plan.student.survey.max_size)
     models = {name: variant(variants, name, plan.task) for name in names}
     refused: dict[str, str] = {}
     limit_s = _CHOOSING * 60 * plan.emulate_minutes
     try:
-        there, told = asking.answers(plan, models, samples, limit_s, task.pool)
+        there, told = asking.answers(plan, models, samples, limit_s, task.keep)
     except RuntimeCannotLoad:
-        refused = asking.refused(plan, models, samples[:1], task.pool)
+        refused = asking.refused(plan, models, samples[:1], task.keep)
         if not refused or PLAIN in refused:
             raise
         models = {name: model for name, model in models.items() if name not in refused}
-        there, told = asking.answers(plan, models, samples, limit_s, task.pool)
+        there, told = asking.answers(plan, models, samples, limit_s, task.keep)
     subset = samples[: told["n"]]
     progress.say(f"on target: {len(subset)} of {len(samples)} selection rows in {told['seconds']:.0f} s")
     rows = order[: told["n"]]
     asked = [splits.selection[row] for row in rows]
     truth = truth_of(task, asked, splits.classes, labelled=splits.selection_labelled)
     scored = {
-        name: _Scored(task, there[name], outputs(model, subset, threads=plan.target.threads, pool=task.pool),
-                      reference[rows], truth)
+        name: _Scored(task, there[name], outputs(model, subset, threads=plan.target.threads, keep=task.keep),
+                      [reference[row] for row in rows], truth)
         for name, model in models.items()
     }  # fmt: skip
     counted = _typical(subset)
@@ -138,12 +141,12 @@ def held_out(plan: Plan, splits: Splits, folder: Path, model: Model, teacher: tu
     inputs = [splits.test[row].input for row in order]
     samples = task.encode(folder, inputs, longest)
     there, told = asking.answers(
-        plan, {"shipped": model}, samples, (1 - _CHOOSING) * 60 * plan.emulate_minutes, task.pool
+        plan, {"shipped": model}, samples, (1 - _CHOOSING) * 60 * plan.emulate_minutes, task.keep
     )
     n = told["n"]
-    here = outputs(model, samples[:n], threads=plan.target.threads, pool=task.pool)
+    here = outputs(model, samples[:n], threads=plan.target.threads, keep=task.keep)
     theirs = task.encode(teacher[1], inputs[:n], longest)
-    reference = outputs(teacher[0], theirs, threads=plan.target.threads, pool=task.pool)
+    reference = outputs(teacher[0], theirs, threads=plan.target.threads, keep=task.keep)
     tested = [splits.test[row] for row in order[:n]]
     truth = truth_of(task, tested, splits.classes, labelled=splits.test_labelled)
     scored = _Scored(task, there["shipped"], here, reference, truth)
@@ -231,18 +234,16 @@ class _Scored:
     """One variant's answers to the same rows, here and there: its metric's statistics, by labels or the reference."""
 
     def __init__(
-        self, task: Any, there: np.ndarray[Any, Any], here: np.ndarray[Any, Any], reference: np.ndarray[Any, Any],
+        self, task: Any, there: Sequence[Prediction], here: Sequence[Prediction], reference: Sequence[Prediction],
         truth: Any | None,
     ) -> None:  # fmt: skip
-        import numpy as np
-
-        self.agreed_there, self.agreed_here = task.agrees(there, reference), task.agrees(here, reference)
+        self.agreed_there, self.agreed_here = agreement(task, there, reference), agreement(task, here, reference)
         self.fidelity: Metric = task.fidelity
         self.metric: Metric = task.fidelity if truth is None else task.metric
-        self.there = self.agreed_there if truth is None else task.statistics(there, truth)
-        self.here = self.agreed_here if truth is None else task.statistics(here, truth)
-        self.flips = int((self.fidelity.by_row(task.agrees(there, here)) < _SAME).sum())
-        self.largest_difference = float(np.abs(there - here).max())
+        self.there = self.agreed_there if truth is None else statistics(task, there, truth)
+        self.here = self.agreed_here if truth is None else statistics(task, here, truth)
+        self.flips = int((self.fidelity.by_row(agreement(task, there, here)) < _SAME).sum())
+        self.largest_difference = largest_difference(there, here)
 
 
 def _typical(samples: Sequence[Sample]) -> list[Sample]:

@@ -2,7 +2,7 @@
 
     python NAME-TARGET/bench [--full] [--minutes N] > receipt.json      on the device itself, by hand
 
-In a bundle it lies as `bench/__main__.py` beside `runner.py` and `machine.py`. Every figure comes from jobs of the
+In a bundle it lies as `bench/__main__.py` beside `runner.py` and what that loads. Every figure comes from jobs of the
 runner in fresh processes, which `run` carries out: here, on a board, or in an emulator. It needs numpy alone.
 """
 
@@ -28,7 +28,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache, partial
@@ -38,12 +38,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    Array = np.ndarray[Any, Any]
+
 _DAMAGED = (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError,
             zipfile.BadZipFile, zlib.error)  # fmt: skip
 Run = Callable[..., dict[str, Any]]  # run(mode, **job): the runner's answer
 
 CHECKS = "checks"  # of the byproducts in provenance.json
-SCHEMA = 1
+SCHEMA = 2
 PROTOCOLS = {"quick": (4, 2), "full": (10, 3)}  # fresh processes, and rounds over the timed rows in each
 TIMED_ROWS = 100
 FOOTPRINTS = 3
@@ -102,7 +104,8 @@ def receipt(
     if provider not in before["providers"]:
         raise Refused(f"onnxruntime here has no {provider}, which the profile asks for", 7)
     with tempfile.TemporaryDirectory(prefix="edgekd-bench-") as name:
-        lab = _Lab(run, verify["model_job"](bundle, manifest), threads, Path(name), say)
+        job, keep = verify["model_job"](bundle, manifest), verify["model_of"](manifest)["outputs"]
+        lab = _Lab(run, job, keep, threads, Path(name), say)
         said = _answers(lab, bundle, fidelity_of(manifest, plan), rows)
         latency = None if emulated else lab.timed(*PROTOCOLS[protocol])
         footprints = [] if emulated == "user" else lab.footprints()
@@ -182,6 +185,24 @@ def likeness(fidelity: str, answers: np.ndarray[Any, Any], reference: np.ndarray
     return float(((answers * reference).sum(axis=1) / np.maximum(lengths, 1e-30)).clip(0, 1).mean())
 
 
+def likeness_of(fidelity: str, answers: Sequence[Array], reference: Sequence[Array]) -> float:
+    """The same of one output, an array a row: of ragged ones the mean over rows, 0 where two have other shapes."""
+    import numpy as np
+
+    if len({row.shape for row in (*answers, *reference)}) == 1 and answers[0].ndim == 1:
+        return likeness(fidelity, np.stack(list(answers)), np.stack(list(reference)))
+    each = [
+        likeness(fidelity, _positions(own), _positions(other)) if own.shape == other.shape and own.size else 0.0
+        for own, other in zip(answers, reference)  # noqa: B905  (`strict` is not for a board's Python 3.9)
+    ]
+    return float(np.mean(each))
+
+
+def _positions(values: Array) -> Array:
+    rows: Array = values.reshape(-1, values.shape[-1] if values.ndim > 1 else values.size)
+    return rows
+
+
 def likeness_says(fidelity: str) -> str:
     """What `likeness` is on the golden inputs, in a receipt's words."""
     words = {"agreement": "the class that", "decision_f1": "micro F1 to the labels that"}.get(
@@ -207,50 +228,67 @@ def _answers(lab: _Lab, bundle: Path, fidelity: str, rows: Rows | None) -> dict[
     """Outputs, accuracy and what it is of; the rows that are timed are chosen on the way."""
     import numpy as np
 
-    golden = golden_inputs(bundle)
+    golden, verify = golden_inputs(bundle), _beside("verify")
     answers = lab.predict("golden", golden, "golden inputs")
-    reference = _arrays(bundle / "golden" / "expected.npz")["float32"]
-    if answers.shape != reference.shape:
-        raise Refused(f"its answers to the golden inputs have the shape {answers.shape}, not {reference.shape}")
-    accuracy, n, of = likeness(fidelity, answers, reference), len(golden), likeness_says(fidelity)
+    reference = verify["read_expected"](_arrays(bundle / "golden" / "expected.npz"))["float32"]
+    main = lab.main or next(iter(answers[0]))
+    if not reference or max(reference) >= len(golden):
+        raise ValueError(f"golden/expected.npz has no answers to {len(golden)} inputs")
+    own = [answers[row][main] for row in reference]
+    expected = [outputs["" if "" in outputs else main] for outputs in reference.values()]  # schemas 1 and 2: no name
+    shapes, wanted = {one.shape for one in own}, {one.shape for one in expected}
+    if len(shapes) == len(wanted) == 1 and shapes != wanted:
+        raise Refused(f"its answers to the golden inputs have the shape {shapes.pop()}, not {wanted.pop()}")
+    accuracy, n, of = likeness_of(fidelity, own, expected), len(reference), likeness_says(fidelity)
     if rows is not None:
         said = lab.predict("rows", rows.samples, f"rows of {rows.source}")
         if rows.labels is not None:
-            accuracy = _accuracy(said, np.asarray(rows.labels))
+            accuracy = _accuracy(np.stack([row[main] for row in said]), np.asarray(rows.labels))
             n, of = len(said), f"labels of {rows.source}"
-    raw = answers.tobytes()
-    return {
-        "accuracy": accuracy, "accuracy_n": n, "accuracy_of": of,
-        "outputs": {"shape": list(answers.shape), "float32": base64.b64encode(raw).decode()},
-        "output_sha256": hashlib.sha256(raw).hexdigest(),
-    }  # fmt: skip
+    return {"accuracy": accuracy, "accuracy_n": n, "accuracy_of": of, **encoded(answers)}
+
+
+def encoded(predictions: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+    """`outputs` and `output_sha256` of a receipt: of each output its shapes, and its float32 values end to end."""
+    import numpy as np
+
+    outputs, hasher = {}, hashlib.sha256()
+    for name in sorted(predictions[0]):
+        rows = [np.asarray(row[name], dtype="<f4") for row in predictions]
+        raw = b"".join(row.tobytes() for row in rows)
+        hasher.update(raw)
+        outputs[name] = {"shapes": [list(row.shape) for row in rows], "float32": base64.b64encode(raw).decode()}
+    return {"outputs": outputs, "output_sha256": hasher.hexdigest()}
 
 
 class _Lab:
     """One device, one model, one temporary folder."""
 
-    def __init__(self, run: Run, job: dict[str, Any], threads: int, folder: Path, say: Callable[[str], None]) -> None:
-        self.run, self.job, self.threads, self.folder, self.say = run, job, threads, folder, say
+    def __init__(
+        self, run: Run, job: dict[str, Any], keep: Any, threads: int, folder: Path, say: Callable[[str], None]
+    ) -> None:
+        self.run, self.job, self.keep, self.threads, self.folder, self.say = run, job, keep, threads, folder, say
+        self.main = "" if isinstance(keep, str) else next(iter(keep))
         self.timed_rows, self.timed_of = 0, ""
         self.hashes: list[str] = []  # what the accuracy run said of the timed rows
 
-    def predict(self, name: str, samples: Sequence[dict[str, Any]], of: str) -> np.ndarray[Any, Any]:
-        """The answers to these rows as `verify.py` takes them, float32 (rows, width); they are what is timed next."""
+    def predict(self, name: str, samples: Sequence[dict[str, Any]], of: str) -> list[dict[str, Array]]:
+        """The answers to these rows as `verify.py` takes them, float32 by output; the rows are what is timed next."""
         import numpy as np
 
-        inputs, outputs = self.folder / f"{name}.npz", self.folder / f"{name}.npy"
+        inputs, outputs = self.folder / f"{name}.npz", self.folder / f"{name}.outputs.npz"
         _pack(samples, inputs)
         job = self.run("predict", **self.job, inputs=str(inputs), threads=self.threads, outputs=str(outputs),
-                       pool="mean")  # fmt: skip
+                       keep=self.keep)  # fmt: skip
         self.say(f"answers to {len(samples)} {of}")
         chosen = _evenly(len(samples), TIMED_ROWS)
         _pack([samples[row] for row in chosen], self.folder / "timed.npz")
-        answers: np.ndarray[Any, Any] = np.load(outputs, allow_pickle=False).astype(np.float32)
-        if answers.ndim != 2 or not len(answers) == len(job["row_sha256"]) == len(samples):
-            raise Refused(f"it gave answers of the shape {answers.shape} to {len(samples)} {of}")
+        answers = _beside("runner")["unpack"](outputs)
+        if not len(answers) == len(job["row_sha256"]) == len(samples):
+            raise Refused(f"it gave {len(answers)} answers to {len(samples)} {of}")
         self.hashes = [job["row_sha256"][row] for row in chosen]
         self.timed_rows, self.timed_of = len(chosen), of
-        return answers
+        return [{key: values.astype(np.float32) for key, values in row.items()} for row in answers]
 
     def timed(self, processes: int, rounds: int) -> dict[str, list[list[float]]]:
         """Latencies in ms of the model and of its A/A control: (processes x rounds) lists of one for each row."""
@@ -299,7 +337,7 @@ class _Lab:
         }  # fmt: skip
 
     def _time(self, rounds: int, seed: int) -> dict[str, Any]:
-        models = {"model": {**self.job, "inputs": str(self.folder / "timed.npz")}}
+        models = {"model": {**self.job, "inputs": str(self.folder / "timed.npz"), "keep": self.keep}}
         job = self.run("time", models=models, threads=self.threads, rounds=rounds, seed=seed)
         for name in ("model", "aa"):
             if job["row_sha256"][name] != self.hashes:

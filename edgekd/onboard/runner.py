@@ -1,17 +1,20 @@
-"""Runs ONNX models and measures them; needs numpy and onnxruntime alone, and travels to a device with `machine.py`.
+"""Runs ONNX models and measures them; needs numpy and onnxruntime alone.
+
+It travels to a device with `machine.py`, `programs.py` and the programs themselves.
 
     python runner.py JOB.json      prints one JSON object
 
-A job names a `mode` and its arguments; paths in it are absolute:
+A job names a `mode` and its arguments; paths in it are absolute. Where it names a `model`, that is a file, or a mapping
+of graphs to files in their order; `program` (`forward`) and `keep`, the output rule, are as `programs.py` says:
 
     footprint   one model, fresh process: import baseline, cold start, peak RSS at given inputs
-    predict     one model over all inputs: outputs to a file, their hashes
-    answers     several models over the same rows, row by row, until a time limit: outputs to files
+    predict     one model over all inputs: outputs to a file, packed, and their hashes
+    answers     several models over the same rows, row by row, until a time limit: outputs to a file, packed
     time        several models interleaved sample by sample, with an A/A control: latency samples
     count       several models, one after the other, with a mark before and after: for whoever counts instructions
     facts       what this machine is, how it fares, and its packages
 
-Inputs travel as one .npz of packed samples (`pack`, `unpack`): each sample keeps its own shape, unpadded.
+Inputs and outputs travel as one .npz of packed samples (`pack`, `unpack`): each sample keeps its own shape, unpadded.
 """
 
 from __future__ import annotations
@@ -24,15 +27,16 @@ if __name__ == "__main__":  # the folder may be a stranger's bundle: nothing bes
     sys.path = [place for place in sys.path if os.path.realpath(place) != _HERE]
 
 import contextlib
-import hashlib
+import importlib
 import json
 import random
 import runpy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -40,15 +44,23 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else release 1.32 leaves an id and 
 import onnxruntime as ort
 
 Sample = dict[str, np.ndarray]
+Model = Union[str, dict[str, str]]  # noqa: UP007  (evaluated on a board's Python 3.9)
+Keep = Union[dict[str, str], str, None]  # noqa: UP007
 
 MARK = 0x45444B44  # a process number beyond any kernel's limit; devices/_instructions.c knows it
 SETTLE_ROUNDS = 30  # warm-up ends when three successive medians agree within 5%, or here
 
 
 def pack(samples: Sequence[Sample], path: Path) -> None:
-    """Write samples to an .npz: for each input name its values, end to end, and each sample's shape."""
+    """Write samples to an .npz: for each name its values, end to end, and each sample's shape.
+
+    Raises ValueError where an array has more axes in one sample than in another.
+    """
     arrays: dict[str, np.ndarray] = {}
     for name in samples[0]:
+        ranks = {sample[name].ndim for sample in samples}
+        if len(ranks) > 1:
+            raise ValueError(f"{name} has {min(ranks)} axes of one row and {max(ranks)} of another")
         arrays[f"{name}.values"] = np.concatenate([sample[name].ravel() for sample in samples])
         arrays[f"{name}.shapes"] = np.array([sample[name].shape for sample in samples], dtype=np.int64)
     np.savez(path, **arrays)  # type: ignore[arg-type]
@@ -89,10 +101,35 @@ def open_session(
     return session
 
 
-def feeds(session: ort.InferenceSession, samples: list[Sample]) -> list[Sample]:
-    """The inputs that this model takes, of each sample."""
-    names = [node.name for node in session.get_inputs()]
-    return [{name: sample[name] for name in names} for sample in samples]
+def open_model(
+    model: Model, threads: int, provider: str = "CPUExecutionProvider", *, program: str = "forward",
+    optimize: bool = True,
+) -> Any:  # fmt: skip
+    """The program over a session of each graph: one file's, or a mapping's in its order."""
+    files = {"model": model} if isinstance(model, str) else model
+    sessions = {name: open_session(file, threads, provider, optimize=optimize) for name, file in files.items()}
+    return _beside("programs")["open_program"](program, sessions)
+
+
+class Predictor:
+    """One opened model, and what is kept of its outputs."""
+
+    def __init__(
+        self, model: Model, threads: int, provider: str, *, program: str = "forward", keep: Keep = None,
+        optimize: bool = True,
+    ) -> None:  # fmt: skip
+        self.program = open_model(model, threads, provider, program=program, optimize=optimize)
+        rule = _beside("programs")
+        self.rules, self.kept, self.digest = rule["rules_of"](keep, self.program.outputs), rule["kept"], rule["digest"]
+
+    def __call__(self, sample: Sample) -> tuple[Sample, str]:
+        """One input's kept outputs, and their SHA-256."""
+        return self.told(self.program.run(self.program.feed(sample)), sample)
+
+    def told(self, result: Any, sample: Sample) -> tuple[Sample, str]:
+        """The same of an inference that was run."""
+        outputs: Sample = self.kept(self.program.named(result), sample, self.rules)
+        return outputs, self.digest(outputs)
 
 
 def peak_rss_mib() -> float:
@@ -104,99 +141,93 @@ def peak_rss_mib() -> float:
     return 0.0
 
 
-def footprint(model: str, inputs: list[str], threads: int, started: float, provider: str) -> dict[str, Any]:
+def footprint(
+    model: Model, inputs: list[str], threads: int, started: float, provider: str, program: str = "forward"
+) -> dict[str, Any]:
     """Peak RSS above the import baseline after each of the input files, in MiB; cold start in ms.
 
     `started` is the wall time at which the parent started this process.
     """
     samples = [unpack(Path(path)) for path in inputs]
+    _beside("programs")
     baseline = peak_rss_mib()
     before = time.perf_counter()
-    session = open_session(model, threads, provider)
+    opened = open_model(model, threads, provider, program=program)
     load_ms = (time.perf_counter() - before) * 1000
     cold_start_ms, peaks = 0.0, []
     for group in samples:
-        for feed in feeds(session, group) * 3:
-            session.run(None, feed)
+        for feed in [opened.feed(sample) for sample in group] * 3:
+            opened.run(feed)
             cold_start_ms = cold_start_ms or (time.time() - started) * 1000
         peaks.append(peak_rss_mib() - baseline)
     return {"baseline_mib": baseline, "peak_rss_mib": peaks, "load_ms": load_ms, "cold_start_ms": cold_start_ms}
 
 
 def predict(
-    model: str, inputs: str, threads: int, provider: str, outputs: str, pool: str | None = None
+    model: Model, inputs: str, threads: int, provider: str, outputs: str, program: str = "forward", keep: Keep = None
 ) -> dict[str, Any]:
-    """First output of every sample, each run alone, stacked into `outputs` (.npy); SHA-256 over each row.
-
-    With `pool` mask_mean an output (1, tokens, width) becomes its mean over the tokens that the mask holds: (1, width);
-    with mean, over all tokens, as `verify.py` takes answers.
-    """
-    session = open_session(model, threads, provider)
+    """The kept outputs of every sample, each run alone, packed into `outputs` (.npz); SHA-256 over each row's."""
+    predictor = Predictor(model, threads, provider, program=program, keep=keep)
     rows, hashes = [], []
-    for feed in feeds(session, unpack(Path(inputs))):
-        row = session.run(None, feed)[0]
-        hashes.append(hashlib.sha256(row.tobytes()).hexdigest())
-        rows.append(_pooled(row, feed, pool))
-    np.save(outputs, np.concatenate(rows))
+    for sample in unpack(Path(inputs)):
+        row, digest = predictor(sample)
+        rows.append(row)
+        hashes.append(digest)
+    pack(rows, Path(outputs))
     return {"n": len(rows), "row_sha256": hashes}
 
 
 def answers(
-    models: dict[str, dict[str, Any]], threads: int, provider: str, outputs: str, limit_s: float,
-    pool: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """First output of each model on each row, row by row, until `limit_s` is over; at least one row is done.
+    models: dict[str, dict[str, Any]], threads: int, provider: str, outputs: str, limit_s: float
+) -> dict[str, Any]:
+    """The kept outputs of each model on each row, row by row, until `limit_s` is over; at least one row is done.
 
-    `models` maps a name to its `model`, its `inputs` (as many rows each) and, where graph optimizations are to be off,
-    `optimize` false. Each model's outputs are stacked into `outputs` (.npz, by name); SHA-256 over each row.
+    `models` maps a name to its `model` and `inputs` (as many rows each), `program` and `keep`, and, where graph
+    optimizations are to be off, `optimize` false. They are packed into `outputs` (.npz), each output under
+    `MODEL/OUTPUT`; SHA-256 over each row's.
     """
     opened = {
-        name: (open_session(spec["model"], threads, provider, optimize=spec.get("optimize", True)), spec["inputs"])
+        name: Predictor(spec["model"], threads, provider, optimize=spec.get("optimize", True), **_rule(spec))
         for name, spec in models.items()
     }
-    samples = {name: feeds(session, unpack(Path(inputs))) for name, (session, inputs) in opened.items()}
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in opened}
+    samples = {name: unpack(Path(spec["inputs"])) for name, spec in models.items()}
+    rows: list[Sample] = []
     hashes: dict[str, list[str]] = {name: [] for name in opened}
     end = time.monotonic() + limit_s
     for row in range(min(len(mine) for mine in samples.values())):
         if row and time.monotonic() > end:
             break
-        for name, (session, _) in opened.items():
-            feed = samples[name][row]
-            output = session.run(None, feed)[0]
-            hashes[name].append(hashlib.sha256(output.tobytes()).hexdigest())
-            rows[name].append(_pooled(output, feed, pool))
-    np.savez(outputs, **{name: np.concatenate(mine) for name, mine in rows.items()})  # type: ignore[arg-type]
-    return {"n": len(next(iter(rows.values()))), "row_sha256": hashes}
+        rows.append({})
+        for name, predictor in opened.items():
+            told, digest = predictor(samples[name][row])
+            hashes[name].append(digest)
+            rows[-1].update({f"{name}/{output}": values for output, values in told.items()})
+    pack(rows, Path(outputs))
+    return {"n": len(rows), "row_sha256": hashes}
 
 
-def count(models: dict[str, dict[str, str]], threads: int, provider: str) -> dict[str, Any]:
+def _rule(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: spec[key] for key in ("program", "keep") if key in spec}
+
+
+def count(models: dict[str, dict[str, Any]], threads: int, provider: str) -> dict[str, Any]:
     """Each model once over its rows, warmed up on each, between two marks; `n` says how many rows each had.
 
-    `models` maps a name to its `model` and `inputs`. What happens between the marks is the runtime's work alone: inputs
-    are bound before.
+    `models` maps a name to its `model`, `inputs` and `program`. What happens between the marks is the runtime's work
+    alone where a program can have it so: inputs are bound before.
     """
     rows = {}
     for name, spec in models.items():
-        session = open_session(spec["model"], threads, provider)
-        bound = [_bound(session, feed) for feed in feeds(session, unpack(Path(spec["inputs"])))]
-        for binding in bound:
-            session.run_with_iobinding(binding)
+        opened = open_model(spec["model"], threads, provider, program=spec.get("program", "forward"))
+        bound = [opened.counted(opened.feed(sample)) for sample in unpack(Path(spec["inputs"]))]
+        for inference in bound:
+            inference()
         _mark()
-        for binding in bound:
-            session.run_with_iobinding(binding)
+        for inference in bound:
+            inference()
         _mark()
         rows[name] = len(bound)
     return {"n": rows}
-
-
-def _bound(session: ort.InferenceSession, feed: Sample) -> ort.IOBinding:
-    binding = session.io_binding()
-    for name, value in feed.items():
-        binding.bind_cpu_input(name, value)
-    for output in session.get_outputs():
-        binding.bind_output(output.name)
-    return binding
 
 
 def _mark() -> None:
@@ -207,7 +238,7 @@ def _mark() -> None:
 
 def facts(provider: str) -> dict[str, Any]:
     """The machine's identity and state, the runtime's version, and whether the provider is there."""
-    machine = _machine()
+    machine = _beside("machine")
     told: dict[str, Any] = machine["identity"]()
     return told | {
         "state": machine["state"](), "ort_version": ort.__version__, "numpy_version": np.__version__,
@@ -215,66 +246,63 @@ def facts(provider: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _machine() -> dict[str, Any]:
-    """What `machine.py` beside this file defines; compiled from its text, never from a cache that lies there."""
-    return runpy.run_path(str(Path(__file__).with_name("machine.py")))
+@cache
+def _beside(name: str) -> dict[str, Any]:
+    """What the file of that name beside this one defines; compiled from its text, never from a cache beside it."""
+    if __package__:
+        return vars(importlib.import_module(f"{__package__}.{name}"))
+    return runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))
 
 
-def _pooled(output: np.ndarray, feed: Sample, pool: str | None) -> np.ndarray:
-    if pool == "mean":
-        mean: np.ndarray = output.reshape(1, -1, output.shape[-1]).mean(axis=1)
-        return mean
-    return output if pool is None else mask_mean(output, feed)
-
-
-def mask_mean(output: np.ndarray, feed: Sample) -> np.ndarray:
-    """The mean over tokens that are not padding: (1, tokens, width) to (1, width)."""
-    mask = feed.get("attention_mask")
-    if mask is None:
-        mask = np.ones(output.shape[:2])
-    weights = mask[:, :, None].astype(output.dtype)
-    pooled: np.ndarray = (output * weights).sum(axis=1) / weights.sum(axis=1).clip(1)
-    return pooled
-
-
-def timed(models: dict[str, dict[str, str]], threads: int, rounds: int, seed: int, provider: str) -> dict[str, Any]:
+def timed(models: dict[str, dict[str, Any]], threads: int, rounds: int, seed: int, provider: str) -> dict[str, Any]:
     """Latency in ms of each model on the same samples, interleaved in random order; `aa` is the first model again.
 
-    `models` maps a name to its `model` and `inputs`. Returns, for each name, samples as rounds x inputs, and the
-    SHA-256 of each input's output, so that the timed run can be held against the accuracy run; and the machine's state
-    as it ended.
+    `models` maps a name to its `model`, `inputs`, `program` and `keep`. Returns, for each name, samples as rounds x
+    inputs, and the SHA-256 of each input's kept outputs, so that the timed run can be held against the accuracy run;
+    and the machine's state as it ended.
     """
     opened = {}
     first = next(iter(models))
     order = random.Random(seed)  # noqa: S311
-    sessions = [*models.items(), ("aa", models[first])]
-    for name, spec in order.sample(sessions, len(sessions)):  # where a session lies in memory moves it by percents
-        session = open_session(spec["model"], threads, provider)
-        opened[name] = (session, feeds(session, unpack(Path(spec["inputs"]))))
-    _settle(opened)
-    count = len(opened[first][1])
+    specs = [*models.items(), ("aa", models[first])]
+    for name, spec in order.sample(specs, len(specs)):  # where a session lies in memory moves it by percents
+        opened[name] = _Timed(Predictor(spec["model"], threads, provider, **_rule(spec)), unpack(Path(spec["inputs"])))
+    for model in opened.values():
+        model.settle()
+    count = len(opened[first].feeds)
     latency: dict[str, list[list[float]]] = {name: [[0.0] * count for _ in range(rounds)] for name in opened}
     hashes: dict[str, list[str]] = {name: [""] * count for name in opened}
     for turn in range(rounds):
         for row in order.sample(range(count), count):
             for name in order.sample(list(opened), len(opened)):
-                session, samples = opened[name]
-                session.run(None, samples[row])  # untimed: the other models' weights have left the caches cold
+                model = opened[name]
+                run, feed = model.run, model.feeds[row]
+                run(feed)  # untimed: the other models' weights have left the caches cold
                 before = time.perf_counter()
-                output = session.run(None, samples[row])
+                result = run(feed)
                 latency[name][turn][row] = (time.perf_counter() - before) * 1000
-                hashes[name][row] = hashlib.sha256(output[0].tobytes()).hexdigest()
-    return {"latency_ms": latency, "row_sha256": hashes, "state": _machine()["state"]()}
+                hashes[name][row] = model.digest(result, row)
+    return {"latency_ms": latency, "row_sha256": hashes, "state": _beside("machine")["state"]()}
 
 
-def _settle(opened: dict[str, tuple[ort.InferenceSession, list[Sample]]]) -> None:
-    for session, samples in opened.values():
+class _Timed:
+    """One model of a timed run, and its inputs as it takes them."""
+
+    def __init__(self, predictor: Predictor, samples: list[Sample]) -> None:
+        self.predictor, self.samples, self.run = predictor, samples, predictor.program.run
+        self.feeds = [predictor.program.feed(sample) for sample in samples]
+
+    def digest(self, result: Any, row: int) -> str:
+        return self.predictor.told(result, self.samples[row])[1]
+
+    def settle(self) -> None:
+        """Run until three successive medians agree."""
         medians: list[float] = []
         for _ in range(SETTLE_ROUNDS):
             times = []
-            for feed in samples[:5]:
+            for feed in self.feeds[:5]:
                 before = time.perf_counter()
-                session.run(None, feed)
+                self.run(feed)
                 times.append(time.perf_counter() - before)
             medians.append(statistics.median(times))
             if len(medians) > 2 and abs(medians[-1] / medians[-2] - 1) < 0.05 > abs(medians[-2] / medians[-3] - 1):

@@ -361,11 +361,6 @@ def odd_modes(folder):
 # ---- the golden vectors
 
 
-def answer(output):
-    """One input's row: logits (1, classes) as they are; of outputs for each token (1, tokens, width) the mean."""
-    return output.reshape(1, -1, output.shape[-1]).mean(axis=1)
-
-
 def read_arrays(path, largest=LARGEST_ARRAYS):
     """The arrays of an .npz by name. Raises ValueError for objects, and where they claim more than their file holds."""
     import numpy as np
@@ -409,54 +404,126 @@ def read_inputs(folder):
 
 
 def read_golden(folder):
-    """What the answers are held to: on which ISA recorded, answers (rows, width), tolerance. Raises ValueError."""
-    import numpy as np
+    """What the answers are held to: on which ISA recorded, outputs by input, tolerances by output. Raises ValueError.
 
+    Outputs are `{row: {name: array}}`. A bundle of schema 1 or 2 has one output, whose name it does not say: "".
+    """
     try:
         count = len(read_inputs(folder))
-        expected = read_arrays(folder / "golden" / "expected.npz")
+        expected = read_expected(read_arrays(folder / "golden" / "expected.npz"))
         limits = read_json(read_small(folder / "golden" / "golden.json"))["tolerance"]
         isa = platform.machine() if platform.machine() in expected else "float32"
         reference, limit = expected[isa], limits[isa]
+        if "" in next(iter(reference.values()), ()):
+            limit = {"": limit}
     except Exception as error:  # numpy and zipfile raise a dozen unrelated kinds
         lacks = "they lack " if isinstance(error, KeyError) else ""
         raise ValueError(f"the golden vectors cannot be used: {lacks}{shown(str(error))}") from error
-    plain = reference.dtype.kind == "f" and reference.ndim == 2 and np.isfinite(reference).all()
-    if not plain or not 0 < len(reference) <= count:
-        raise ValueError(f"the golden vectors cannot be used: no answers to {count} inputs")
-    if type(limit) not in (int, float) or limit < 0:  # NaN and infinity are no JSON
-        raise ValueError("the golden vectors cannot be used: their tolerance is no number, or negative")
+    check_reference(reference, limit, count)
     return isa, reference, limit
 
 
-def run_golden(folder, model):
-    """Answers to the golden inputs, each run alone and unpadded: (inputs, classes or width)."""
+def read_expected(arrays):
+    """The answers in expected.npz by ISA, input and output. Raises ValueError where a key is no ISA.ROW.NAME.
+
+    Schemas 1 and 2 have one array an ISA, (rows, width): the one output's, which has no name there.
+    """
+    if not any("." in key for key in arrays):
+        return {isa: {row: {"": values} for row, values in enumerate(rows)} for isa, rows in arrays.items()}
+    found = {}
+    for key, values in arrays.items():
+        isa, row, name = [*key.split(".", 2), "", ""][:3]
+        if not (isa and is_plain(name) and row.isdecimal() and row.isascii() and str(int(row)) == row):
+            raise ValueError(f"{shown(key)} is no answer to an input")
+        found.setdefault(isa, {}).setdefault(int(row), {})[name] = values
+    return found
+
+
+def check_reference(reference, limits, count):
+    """Raises ValueError where answers are none to so many inputs, no finite numbers, or have no tolerance each."""
     import numpy as np
 
+    bad = "the golden vectors cannot be used: "
+    if not reference or not all(row < count for row in reference):
+        raise ValueError(f"{bad}no answers to {count} inputs")
+    names = set(next(iter(reference.values())))
+    if any(set(outputs) != names for outputs in reference.values()):
+        raise ValueError(f"{bad}answers of other outputs from input to input")
+    plain = "f" if "" in names else "biuf"
+    for outputs in reference.values():
+        for name, values in outputs.items():
+            if values.dtype.kind not in plain or not np.isfinite(values).all() or (not name and values.ndim != 1):
+                raise ValueError(f"{bad}answers that are no rows of finite numbers")
+    if not isinstance(limits, dict) or set(limits) != names:
+        raise ValueError(f"{bad}their tolerances are not of the outputs {shown(', '.join(sorted(names)))}")
+    if any(type(limit) not in (int, float) or limit < 0 for limit in limits.values()):  # NaN and infinity are no JSON
+        raise ValueError(f"{bad}their tolerance is no number, or negative")
+
+
+def programs():
+    """What `programs.py` defines: of edgekd where this is a part of it, else of the bundle that this lies in.
+
+    Nothing is imported by its name from a bundle: the file, whose hash was checked, is compiled from its text.
+    """
+    if __package__:
+        import importlib
+
+        return vars(importlib.import_module(f"{__package__}.programs"))
+    import runpy
+
+    return runpy.run_path(os.path.join(HERE, "bench", "programs.py"))
+
+
+def run_golden(folder, manifest):
+    """Outputs of the golden inputs by name, each input run alone and unpadded: a list of dicts."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: else it writes files of its own
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(folder / model), options, providers=["CPUExecutionProvider"])
-    names = [node.name for node in session.get_inputs()]
-    rows = read_inputs(folder)
-    return np.concatenate([answer(session.run(None, {name: row[name] for name in names})[0]) for row in rows])
+    model, rule = model_of(manifest), programs()
+    sessions = {
+        name: ort.InferenceSession(str(folder / graph["file"]), options, providers=["CPUExecutionProvider"])
+        for name, graph in model["graphs"].items()
+    }
+    program = rule["open_program"](model["program"], sessions)
+    rules = rule["rules_of"](model["outputs"], program.outputs)
+    return [
+        rule["kept"](program.named(program.run(program.feed(sample))), sample, rules) for sample in read_inputs(folder)
+    ]
 
 
 def check_golden(folder, outputs):
     """The verdict on the outputs: (well, words). On an unknown ISA they are held against the fp32 model's."""
+    isa, reference, limits = read_golden(folder)
+    known = isa == platform.machine()
+    found = held_to(reference, limits, outputs)
+    if isinstance(found, str):
+        return False, found
+    name, worst, limit = found
+    of = f" of {shown(name)}" if len(limits) > 1 else ""
+    against = f"outputs recorded on {isa}" if known else f"fp32 model's outputs ({platform.machine()} was not recorded)"
+    return worst <= limit, f"largest difference{of} {worst:.4g} to the {against}, tolerance {limit:.4g}"
+
+
+def held_to(reference, limits, outputs):
+    """The output that is furthest beyond its limit, how far apart it is, and the limit; else in words what is wrong."""
     import numpy as np
 
-    isa, reference, limit = read_golden(folder)
-    known = isa == platform.machine()
-    outputs = outputs[: len(reference)] if known else outputs  # an emulator may have answered the first rows alone
-    if outputs.shape != reference.shape or not np.isfinite(outputs).all():
-        return False, f"outputs of shape {outputs.shape} or not finite; expected {reference.shape}"
-    worst = float(np.abs(outputs.astype(np.float64) - reference).max())
-    against = f"outputs recorded on {isa}" if known else f"fp32 model's outputs ({platform.machine()} was not recorded)"
-    return worst <= limit, f"largest difference {worst:.4g} to the {against}, tolerance {limit:.4g}"
+    worst = dict.fromkeys(limits, 0.0)
+    for row, expected in reference.items():  # an emulator may have answered some of the rows alone
+        if row >= len(outputs) or (len(outputs[row]) != 1 if "" in expected else set(outputs[row]) != set(expected)):
+            return f"no outputs {', '.join(map(shown, expected)) or 'of one name'} of input {row}"
+        for name, values in expected.items():
+            own = outputs[row][name] if name else next(iter(outputs[row].values()))
+            if own.shape != values.shape or not np.isfinite(own).all():
+                of = f"input {row}: " + (f"{shown(name)} " if name else "outputs ")
+                return f"{of}of shape {own.shape} or not finite; expected {values.shape}"
+            if own.size:
+                worst[name] = max(worst[name], float(np.abs(own.astype(np.float64) - values).max()))
+    name = max(limits, key=lambda one: worst[one] / limits[one] if limits[one] else worst[one] and math.inf)
+    return name, worst[name], limits[name]
 
 
 # ---- the whole check
@@ -510,7 +577,9 @@ def check_answers(folder, manifest):
     except ValueError as error:
         raise Failed(str(error)) from error
     try:
-        outputs = run_golden(folder, model_files(manifest)[0])
+        outputs = run_golden(folder, manifest)
+    except OSError as error:
+        raise Failed(f"the program cannot be read: {error}") from error
     except ImportError as error:
         raise Failed(f"{error}: install numpy and onnxruntime {manifest['min']['ort_version']}", 7) from error
     except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds

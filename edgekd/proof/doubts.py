@@ -22,10 +22,21 @@ from edgekd.core.pointers import check_none_within
 from edgekd.core.protocols import Survey
 from edgekd.core.receipt import Receipt
 from edgekd.onboard import verify
-from edgekd.onboard.bench import PROTOCOLS, SLOWDOWN, fidelity_of, likeness, likeness_says, made_by, slowdown
+from edgekd.onboard.bench import (
+    PROTOCOLS,
+    SLOWDOWN,
+    encoded,
+    fidelity_of,
+    likeness_of,
+    likeness_says,
+    made_by,
+    slowdown,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import numpy as np
+
+    Rows = list[dict[str, np.ndarray[Any, Any]]]  # outputs of each input, by name
 
 OUTSIDE = "outputs outside the bundle's tolerance"  # the one doubt that tells of the device, not of the receipt
 _UNREADABLE = (  # all that a damaged or forged file of a bundle can cause while it is read
@@ -50,8 +61,9 @@ class Made:
     created: datetime
     plan: dict[str, Any]  # every choice that it was built by
     checks: dict[str, Any]  # what was tried on the finished folder
-    tolerance: dict[str, float]  # by ISA, and for the fp32 model's answers
-    expected: dict[str, np.ndarray[Any, Any]]  # answers to the golden inputs, the same
+    tolerance: dict[str, Any]  # by ISA, and for the fp32 model's answers: of each output, or of the one there is
+    expected: dict[str, dict[int, dict[str, np.ndarray[Any, Any]]]]  # the same: by golden input, by output
+    inputs: int  # how many golden inputs there are
 
     @property
     def target(self) -> dict[str, Any]:
@@ -68,6 +80,18 @@ class Made:
         """The class names in the order of its outputs; none of embeddings."""
         return tuple(self.plan["data"]["classes"])
 
+    def held_to(self, isa: str) -> tuple[dict[int, Any], dict[str, float]]:
+        """The answers recorded on an ISA, and how far each output may be from them."""
+        limits = self.tolerance[isa]
+        return self.expected[isa], limits if isinstance(limits, dict) else {"": limits}
+
+    @property
+    def main(self) -> str:
+        """The output that agreement is told of; "" where the bundle does not name its one output."""
+        names = next(iter(self.expected["float32"].values()))
+        rule = verify.model_of(self.manifest)["outputs"]
+        return next(iter(names if "" in names or isinstance(rule, str) else rule))
+
     @property
     def fidelity(self) -> str:
         """What its answers are held against the reference's by: `agreement`, `cosine` or `decision_f1`."""
@@ -82,12 +106,14 @@ def made(bundle: Path) -> Made:
         report = json.loads(verify.read_small(bundle / "report.json", verify.LARGEST_PAPER))
         provenance = made_by(bundle)
         golden = json.loads(verify.read_small(bundle / "golden" / "golden.json"))
-        expected = verify.read_arrays(bundle / "golden" / "expected.npz")
+        expected = verify.read_expected(verify.read_arrays(bundle / "golden" / "expected.npz"))
         _ = expected["float32"]
+        rows = max(max(answers, default=-1) for answers in expected.values()) + 1
         created = datetime.strptime(report["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         found = Made(manifest, sha256(raw).hexdigest(), created, provenance["plan"], provenance["checks"],
-                     golden["tolerance"], expected)  # fmt: skip
+                     golden["tolerance"], expected, golden.get("count", rows))  # fmt: skip
         _check_plan(found)
+        _check_golden(found)
         return found
     except verify.Newer as error:
         raise UsageError(f"{bundle} cannot be used: {error}", fix=verify.NEWER) from error
@@ -106,8 +132,14 @@ def _check_plan(of: Made) -> None:
     sizes = (of.survey.max_size, of.survey.channels, of.survey.vocabulary, *of.survey.sizes)
     if not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise TypeError("its plan has sizes that are no numbers")
-    if not all(isinstance(limit, int | float) for limit in of.tolerance.values()):
-        raise TypeError("its golden.json has tolerances that are no numbers")
+
+
+def _check_golden(of: Made) -> None:
+    """Raises ValueError where a record of answers is none to its inputs, or has no tolerance of each output."""
+    for isa in of.expected:
+        verify.check_reference(*of.held_to(isa), of.inputs)
+    if of.main not in next(iter(of.expected["float32"].values())):
+        raise ValueError(f"its golden vectors have no {of.main}")
 
 
 def doubts(receipt: Receipt, of: Made, now: datetime | None = None) -> list[str]:
@@ -174,24 +206,23 @@ def _of_session(receipt: Receipt, of: Made) -> Iterator[str]:
 
 
 def _of_outputs(receipt: Receipt, of: Made) -> Iterator[str]:
-    import numpy as np
-
-    float32 = of.expected["float32"]
     try:
-        answers = receipt.answers
-    except ValueError:
-        yield f"its outputs are not the values of shape {list(receipt.outputs.shape)}"
+        outputs = receipt.predictions
+    except ValueError as error:
+        yield f"its outputs are not the values of their shapes: {error}"
         return
-    if sha256(answers.tobytes()).hexdigest() != receipt.output_sha256:
+    if encoded(outputs)["output_sha256"] != receipt.output_sha256:
         yield "output_sha256 is not that of its outputs"
-    if answers.shape != float32.shape or not np.isfinite(answers).all():
-        yield f"outputs of shape {list(answers.shape)} or not finite; the golden ones have {list(float32.shape)}"
+    if problem := _not_comparable(outputs, of):
+        yield problem
         return
     well, words = within_tolerance(receipt, of)
     if not well:
         yield f"{OUTSIDE}: {words}"
+    float32, _ = of.held_to("float32")
     if receipt.accuracy_of == likeness_says(of.fidelity):
-        given = likeness(of.fidelity, answers, float32)
+        own = main_values(aligned(outputs, of), of)
+        given = likeness_of(of.fidelity, [own[row] for row in float32], [one[of.main] for one in float32.values()])
         if abs(receipt.accuracy - given) > 1e-6:
             yield f"accuracy {receipt.accuracy:.4f}, but its outputs give {given:.4f}"
         if receipt.accuracy_n != len(float32):
@@ -200,15 +231,42 @@ def _of_outputs(receipt: Receipt, of: Made) -> Iterator[str]:
         yield f"accuracy of {receipt.accuracy_of!r}, neither of the golden inputs nor of labels"
 
 
+def _not_comparable(outputs: Rows, of: Made) -> str:
+    """Why outputs cannot be held against the bundle's at all, in words; empty where they can."""
+    float32, limits = of.held_to("float32")
+    if len(outputs) != of.inputs:
+        return f"outputs of {len(outputs)} inputs; there are {of.inputs} golden ones"
+    found = verify.held_to(float32, limits, aligned(outputs, of))
+    return f"its outputs are not the golden ones: {found}" if isinstance(found, str) else ""
+
+
+def aligned(outputs: Rows, of: Made) -> Rows:
+    """A receipt's outputs under the names that the bundle has.
+
+    Receipts of schema 1 and bundles of schema 1 or 2 do not name their one output, which is the same.
+    """
+    names = [*next(iter(of.expected["float32"].values()))]
+    if len(names) == 1 and all(len(row) == 1 for row in outputs) and "" in (names[0], *outputs[0]):
+        return [{names[0]: next(iter(row.values()))} for row in outputs]
+    return outputs
+
+
+def main_values(outputs: Rows, of: Made) -> list[np.ndarray[Any, Any]]:
+    """The main output of each golden input, of `aligned` outputs."""
+    return [row[of.main] for row in outputs]
+
+
 def within_tolerance(receipt: Receipt, of: Made) -> tuple[bool, str]:
     """Whether the outputs are what the bundle recorded for that ISA (else what fp32 answers), and in words how far."""
-    import numpy as np
-
     isa = receipt.arch if receipt.arch in of.expected else "float32"
-    reference, limit = of.expected[isa], of.tolerance[isa]
-    worst = float(np.abs(receipt.answers[: len(reference)] - reference).max())
+    reference, limits = of.held_to(isa)
+    found = verify.held_to(reference, limits, aligned(receipt.predictions, of))
+    if isinstance(found, str):
+        return False, found
+    name, worst, limit = found
+    which = f" of {name}" if len(limits) > 1 else ""
     against = f"the outputs recorded on {isa}" if isa != "float32" else f"fp32 ({receipt.arch} was not recorded)"
-    return worst <= limit, f"largest difference {worst:.4g} to {against}, tolerance {limit:.4g}"
+    return worst <= limit, f"largest difference{which} {worst:.4g} to {against}, tolerance {limit:.4g}"
 
 
 def _of_kinds(receipt: Receipt) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,13 @@ from edgekd.core.roofline import predict_latency, work_of
 from edgekd.core.store import Store
 from edgekd.onboard import bench
 from edgekd.proof import receipts, trust
-from edgekd.proof.doubts import OUTSIDE, release_doubts, within_tolerance
+from edgekd.proof.doubts import OUTSIDE, aligned, main_values, release_doubts, within_tolerance
 from edgekd.proof.shipped import DataFile, Shipped, device_at, open_bundle
+
+_DECIDED: dict[str, Callable[[Any], Any]] = {  # what an input's outputs say, by what they are compared by
+    "agreement": lambda values: int(values.argmax()),
+    "decision_f1": lambda values: (values > 0).tolist(),
+}
 
 
 @dataclass(frozen=True)
@@ -149,12 +154,15 @@ def _counted(progress: Progress, total: int, minutes: float) -> Any:
 
 
 def _flips(bundle: Shipped, receipt: Receipt) -> int | None:
-    float32 = bundle.of.expected["float32"]
-    if bundle.of.fidelity == "decision_f1":
-        return int(((receipt.answers > 0) != (float32 > 0)).any(axis=1).sum())
-    if bundle.of.fidelity != "agreement":
+    decided = _DECIDED.get(bundle.of.fidelity)
+    if decided is None:
         return None
-    return int((receipt.answers.argmax(axis=1) != float32.argmax(axis=1)).sum())
+    float32, _ = bundle.of.held_to("float32")
+    own = main_values(aligned(receipt.predictions, bundle.of), bundle.of)
+    other = {row: outputs[bundle.of.main] for row, outputs in float32.items()}
+    return sum(
+        bool(own[row].shape != values.shape or decided(own[row]) != decided(values)) for row, values in other.items()
+    )
 
 
 def _budgets(receipt: Receipt, latency: receipts.Latency | None, target: Profile) -> list[Budget]:

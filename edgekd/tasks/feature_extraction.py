@@ -6,7 +6,7 @@ encoder as Hugging Face exports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -58,10 +58,9 @@ class FeatureExtraction:
     labelled: ClassVar[bool] = False
     purpose: ClassVar[str] = "texts into embeddings"
     demo: ClassVar[Demo | None] = replace(TREC, name="embeddings", data_name="TREC questions, without their classes")
-    output: ClassVar[str] = "last_hidden_state"
+    keep: ClassVar[Mapping[str, str]] = {"last_hidden_state": "mean"}
     graphs: ClassVar[tuple[str, ...]] = ("model",)
     program: ClassVar[str] = "forward"
-    pool: ClassVar[str | None] = "mask_mean"
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split. Raises DataError."""

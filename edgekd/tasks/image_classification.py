@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -79,10 +79,9 @@ class ImageClassification:
         write=write_fashion,
         written="fashion-mnist.npz",
     )
-    output: ClassVar[str] = "logits"
+    keep: ClassVar[Mapping[str, str]] = {"logits": "as_is"}
     graphs: ClassVar[tuple[str, ...]] = ("model",)
     program: ClassVar[str] = "forward"
-    pool: ClassVar[str | None] = None
 
     def read(self, source: str) -> dict[str, NotedTable]:
         """Tables by split. Raises DataError."""

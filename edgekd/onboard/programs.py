@@ -1,0 +1,98 @@
+"""Programs by their names, and the one rule of what is kept of a model's outputs. It needs numpy alone.
+
+A program turns one input into named arrays. Each is a file beside this one with a class `Program` of one interface:
+
+    Program(sessions)       ONNX Runtime sessions by graph, in the model's order
+    .outputs                the names of what it gives
+    .feed(sample)           what `run` takes of an input: made before anything is timed
+    .run(feed)              one inference, and nothing else: what is timed
+    .named(result)          its outputs by name, without a batch axis
+    .counted(feed)          the same inference as a call without arguments, its inputs bound before
+
+An output rule says what a run keeps: a mapping of output names to `as_is` or `mean`; one of these words alone stands
+for the first output, and None for all outputs as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import runpy
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+Array = np.ndarray
+Keep = Union[Mapping[str, str], str, None]  # noqa: UP007  (evaluated on a board's Python 3.9)
+
+DEFAULT = "forward"
+PROGRAMS = ("forward",)  # each is the file of that name beside this one
+RULES = ("as_is", "mean")
+
+
+def open_program(name: str, sessions: Mapping[str, Any]) -> Any:
+    """Return the program of that name over these sessions. Raises ValueError for one that is unknown here."""
+    if name not in PROGRAMS:
+        raise ValueError(f"the program {name!r:.60} is unknown here; known are: {', '.join(PROGRAMS)}")
+    return _beside(name)["Program"](sessions)
+
+
+def rules_of(keep: Keep, outputs: tuple[str, ...]) -> dict[str, str]:
+    """Return the rule of each output that is kept. Raises ValueError for an output or a rule that there is not."""
+    if keep is None:
+        rules = dict.fromkeys(outputs, "as_is")
+    else:
+        rules = {outputs[0]: keep} if isinstance(keep, str) else dict(keep)
+    if missing := [name for name in rules if name not in outputs]:
+        raise ValueError(f"the model gives {', '.join(outputs)}, and no {missing[0]!r:.60}")
+    if strange := [rule for rule in rules.values() if rule not in RULES]:
+        raise ValueError(f"there is no output rule {strange[0]!r:.60}; there are: {', '.join(RULES)}")
+    return rules
+
+
+def kept(outputs: Mapping[str, Array], sample: Mapping[str, Array], rules: Mapping[str, str]) -> dict[str, Array]:
+    """Return what the rules keep of one input's outputs, which have no batch axis; `sample` is that input.
+
+    `as_is` keeps an array. `mean` makes one of (positions, ..., width) its mean (width,) over the positions that
+    `attention_mask` holds, over all where there is no mask; one of a single axis has no positions. Raises ValueError
+    for an output that is no array of numbers, or has other positions than the mask.
+    """
+    found = {}
+    for name, rule in rules.items():
+        values = outputs[name]
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+            raise ValueError(f"the output {name} is no array of numbers")
+        found[name] = _mean(values, sample.get("attention_mask"), name) if rule == "mean" else values
+    return found
+
+
+def _mean(values: Array, mask: Array | None, name: str) -> Array:
+    if values.ndim < 2:
+        return values
+    rows = values.reshape(-1, values.shape[-1])
+    held = np.ones(len(rows)) if mask is None else mask.ravel()
+    if len(held) != len(rows):
+        raise ValueError(f"the output {name} has {len(rows)} positions, the attention_mask {len(held)}")
+    weights = held[:, None].astype(values.dtype)
+    mean: Array = (rows * weights).sum(axis=0) / weights.sum(axis=0).clip(1)
+    return mean
+
+
+def digest(prediction: Mapping[str, Array]) -> str:
+    """Return the SHA-256 of one input's outputs: each one's name, type, shape and bytes."""
+    hasher = hashlib.sha256()
+    for name, values in prediction.items():
+        hasher.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        hasher.update(values.tobytes())
+    return hasher.hexdigest()
+
+
+@cache
+def _beside(name: str) -> dict[str, Any]:
+    """What the module of that name defines: of this package; elsewhere of the file itself, past every cache."""
+    if __package__:
+        return vars(importlib.import_module(f"{__package__}.{name}"))
+    return runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))
