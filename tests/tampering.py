@@ -40,7 +40,7 @@ def make_lab(root: Path) -> Lab:
     for name in ("release", "stranger", "old"):
         keys.make_key(root / "keys" / name)
     for name, seed, version in (("bundle", 0, "1.1.0"), ("other", 1, "1.1.0"), ("older", 0, "1.0.0")):
-        folder = make_bundle(root / name, model=lambda path, seed=seed: matmul_model(path, seed))
+        folder = make_bundle(root / name, model=lambda path, seed=seed: matmul_model(path, seed), schema=2)
         relist(folder, version=version)
         sign(folder, lab.release)
     return lab

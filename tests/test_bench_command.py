@@ -219,7 +219,7 @@ def test_ctrl_c_before_the_first_point_is_told(tmp_path):
     def time(mode, **job):
         raise KeyboardInterrupt
 
-    lab = bench._Lab(time, {"model": "model.onnx"}, 1, tmp_path, said.append)
+    lab = bench._Lab(time, {"model": "model.onnx"}, "mean", 1, tmp_path, said.append)
     lab.timed_rows = 16
     assert lab.sustained(1.0, [[1.0]]) is None
     assert said == ["sustained run ended early; before its first point: it showed nothing"]

@@ -193,7 +193,7 @@ def test_golden_vectors_have_a_row_for_each_input(
     with np.load(out / "golden" / "expected.npz") as expected:
         assert {expected[name].shape for name in expected.files} == {(width,)}
         assert [name for name in expected.files if "float32" in name] == [f"float32.{row}.y" for row in range(3)]
-    said = verifier.run_golden(out, {"model": "onnx/model_quantized.onnx"})
+    said = verifier.run_golden(out, {"model": "onnx/model_quantized.onnx", "recipe": "dynamic_int8"})
     well, words = verifier.check_golden(out, said)
     assert well, words
     assert not verifier.check_golden(out, [{"y": row["y"] + 1} for row in said])[0]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from edgekd.core.model import Model
+from edgekd.core.predictions import stacked
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import Survey
 from edgekd.export import outputs
@@ -100,7 +101,7 @@ def test_multiply_adds_are_those_of_the_torch_modules(shape: Conv1d) -> None:
 def test_graph_takes_raw_values_and_says_what_torch_says(tmp_path: Path) -> None:
     model = trained(WHOLE)
     rows = samples(WHOLE)
-    said = outputs(Model.of(exported(model, tmp_path)), rows, threads=1)
+    said = stacked(outputs(Model.of(exported(model, tmp_path)), rows, threads=1), "logits")
     np.testing.assert_allclose(said, logits(model, rows).numpy(), atol=1e-5)
 
 

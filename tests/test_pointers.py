@@ -101,7 +101,7 @@ def test_a_pointer_in_place_of_packed_samples_is_named(tmp_path: Path) -> None:
 def _bundle(tmp_path: Path) -> tuple[Path, Path]:
     """A whole bundle whose manifest is right, cloned without its model."""
     folder = make_bundle(tmp_path / "tiny-here", onboard=True)
-    model = folder / json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["model"]
+    model = folder / "onnx" / "model.onnx"
     model.write_bytes(POINTER)
     return folder, model
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx_files import save, text_model
 
+from edgekd.core.predictions import stacked
 from edgekd.core.protocols import Quiet
 from edgekd.core.store import Store
 from edgekd.planning import Options, make_plan
@@ -53,7 +54,7 @@ def lab(tmp_path, monkeypatch):
         place = stages.teacher()
         files, graph = stages.files(place), stages.exported("teacher", place)
         kept = {name: (files / name).read_bytes() for name in SWAPS}
-        return plan.digest, kept, stages.said_of_selection(files, graph)
+        return plan.digest, kept, stacked(stages.said_of_selection(files, graph), "logits")
 
     return folder, built
 

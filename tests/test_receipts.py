@@ -209,7 +209,7 @@ FORGED = {
     "no outputs": (lambda r: r | {"outputs": {}}, "outputs is {}"),
     "fewer outputs": (lambda r: outputs(r, lambda v: v[:8]), "outputs of 8 inputs; there are 16 golden ones"),
     "more outputs": (lambda r: outputs(r, lambda v: v.repeat(2, 0)), "outputs of 32 inputs; there are 16 golden ones"),
-    "fewer classes": (lambda r: outputs(r, lambda v: v[:, :2]), "input 0: outputs of shape (2,) or not finite"),
+    "fewer classes": (lambda r: outputs(r, lambda v: v[:, :2]), "input 0: y of shape (2,) or not finite"),
     "outputs of another model": (lambda r: outputs(r, lambda v: v + 1), "outputs outside the bundle's tolerance: larg"),
     "an output that is not a number": (lambda r: outputs(r, lambda v: v * np.nan), "or not finite"),
     "an accuracy of its own": (lambda r: r | {"accuracy": 0.5}, "accuracy 0.5000, but its outputs give 1.0000"),

@@ -172,7 +172,9 @@ def test_a_teacher_that_is_compressed_alone(pair: Pair, tiny_teacher: Path, tmp_
     check_embeddings(first)
     if arm:
         with np.load(first / "golden" / "expected.npz") as expected:
-            assert "aarch64" in expected.files, "answers of the target's own kernels are part of the artifact"
+            assert any(name.startswith("aarch64.") for name in expected.files), (
+                "answers of the target's own kernels are part of the artifact"
+            )
 
 
 @pytest.mark.slow

@@ -51,9 +51,14 @@ def unstacked(name: str, values: Iterable[Array]) -> list[Prediction]:
     return [{name: row} for row in values]
 
 
+def is_ragged(task: Task) -> bool:
+    """Return whether the task's metrics take predictions as they are."""
+    return isinstance(task, RaggedTask) and task.ragged
+
+
 def metric_input(task: Task, predictions: Predictions) -> Any:
     """Return what the task's `agrees` and `statistics` take: its main output, (rows, ...), or all as they are."""
-    if isinstance(task, RaggedTask) and task.ragged:
+    if is_ragged(task):
         return predictions
     return stacked(predictions, main_output(task.keep))
 

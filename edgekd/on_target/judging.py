@@ -20,8 +20,8 @@ from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.metrics import Metric
 from edgekd.core.model import Model
 from edgekd.core.options import Options
-from edgekd.core.predictions import agreement, largest_difference, metric_input, statistics
-from edgekd.core.protocols import Progress, RaggedTask
+from edgekd.core.predictions import agreement, is_ragged, largest_difference, metric_input, statistics
+from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
 from edgekd.data.splits import Label, Splits, truth_of
 from edgekd.data.strata import strata
@@ -94,7 +94,7 @@ def judge(
     task = make("tasks", plan.task)
     names = contenders(trials, plan)
     progress.stage(f"on target: {len(names)} variants on {plan.target.arch} kernels")
-    strata = None if isinstance(task, RaggedTask) else metric_input(task, reference)
+    strata = None if is_ragged(task) else metric_input(task, reference)
     order = stratified_order([row.label for row in splits.selection], strata, plan.seed)
     samples = task.encode(folder, [splits.selection[row].input for row in order], plan.student.survey.max_size)
     models = {name: variant(variants, name, plan.task) for name in names}
