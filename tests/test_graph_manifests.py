@@ -6,16 +6,18 @@ from pathlib import Path
 
 import onnx
 import pytest
-from helpers import matmul_model, profile
+from helpers import WIDTH, matmul_model, profile, random_weights, save_graph
 from made_bundle import Board, listed, make_bundle, model_of, write_manifest
+from onnx import helper
 
 from edgekd.core import external
 from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
 from edgekd.core.protocols import Quiet
+from edgekd.core.receipt import ReceiptRefused
 from edgekd.core.results import file_sha256
 from edgekd.exporters._onnx import finish
-from edgekd.onboard import bench, verify
+from edgekd.onboard import bench, programs, verify
 from edgekd.proof import receipts, trust, versus
 from edgekd.proof.shipped import open_bundle
 
@@ -146,8 +148,43 @@ def test_a_manifest_of_before_with_graphs_is_refused(bundle, capsys):
     assert "its model is missing, or no plain str" in capsys.readouterr().out
 
 
-def test_the_verifier_knows_where_weights_lie():
+def test_the_verifier_knows_the_runners_programs_and_rules_and_where_weights_lie():
+    assert (verify.PROGRAMS, verify.RULES) == (programs.PROGRAMS, programs.RULES)
     assert external.data_file(Path("a.onnx")).name == f"a.onnx{verify.DATA}"
+
+
+@pytest.fixture
+def two(bundle):
+    """The same model as two graphs that say together what it says."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["hidden"]), helper.make_node("Relu", ["hidden"], ["states"])]
+    save_graph(bundle / "onnx" / "encoder_model.onnx", nodes, [1, "tokens", WIDTH], output_name="states",
+               w=random_weights(WIDTH, WIDTH))  # fmt: skip
+    nodes = [
+        helper.make_node("ReduceMean", ["states"], ["pooled"], axes=[1], keepdims=0),
+        helper.make_node("MatMul", ["pooled", "v"], ["y"]),
+    ]
+    weights = random_weights(WIDTH, 4, seed=100)
+    save_graph(bundle / "onnx" / "decoder_model.onnx", nodes, [1, 4], input_name="states", v=weights)
+    (bundle / "onnx" / "model.onnx").unlink()
+    graphs = {name: {"file": f"onnx/{name}.onnx", "recipe": "float32"} for name in ("encoder_model", "decoder_model")}
+    relisted(bundle, model=model_of(3) | {"graphs": graphs})
+    return bundle
+
+
+def test_a_bundle_of_two_graphs_verifies_and_its_receipts_hold(two, originals, monkeypatch, capsys):
+    assert verify.main(two) == 0
+    assert "ok      onnx/encoder_model.onnx, onnx/decoder_model.onnx loads and runs" in capsys.readouterr().out
+    made = bench.receipt(two, Board(latency_ms=1.0).run, device="local")
+    receipt = receipts.check(made, two)
+    assert receipt.model == "onnx/encoder_model.onnx, onnx/decoder_model.onnx"
+    assert receipt.model_sha256 == verify.model_sha256(verify.read_manifest(two))
+    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("board", Board()))
+    found = versus.compare([originals[2], two], Quiet())
+    assert found.sides[1].artifact_mib == open_bundle(two).model.size_mib
+    (two / "onnx" / "decoder_model.onnx").write_bytes((two / "onnx" / "encoder_model.onnx").read_bytes())
+    relisted(two)
+    with pytest.raises(ReceiptRefused, match="of another"):
+        receipts.check(made, two)
 
 
 # ---- external data

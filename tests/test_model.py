@@ -15,6 +15,7 @@ from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model, graph_file
 from edgekd.core.registry import make
 from edgekd.devices.ssh import _translated
+from edgekd.onboard import programs
 
 TARGET = profile()
 
@@ -134,8 +135,32 @@ def test_a_graph_is_calibrated_on_what_the_graphs_before_it_give(tmp_path):
     for given, row in zip(inputs.of("decoder_model_merged"), rows, strict=True):
         np.testing.assert_array_equal(given["states"], np.maximum(row["x"], 0))
     assert GraphInputs(Model.of(tmp_path / "model.onnx"), rows).of("model") is rows
-    with pytest.raises(EdgeKDError, match="the program swarm feeds its graphs is not known"):
+    with pytest.raises(ValueError, match="the program 'swarm' is unknown here"):
         GraphInputs(Model(plain.graphs, "swarm"), rows).of("encoder_model")
+
+
+def test_of_a_graph_that_a_program_runs_often_few_inputs_of_each_sample_are_kept(tmp_path, monkeypatch):
+    plain, rows = two_graphs(tmp_path), samples(3, 5)
+
+    class Looping:
+        """A program that runs the second graph ten times for each sample."""
+
+        def __init__(self, sessions):
+            self.first, self.second = sessions.values()
+
+        def feed(self, sample):
+            return {"x": sample["x"]}
+
+        def run(self, feed):
+            (states,) = self.first.run(None, feed)
+            return [self.second.run(None, {"states": states + turn}) for turn in range(10)]
+
+    monkeypatch.setattr(programs, "open_program", lambda name, sessions: Looping(sessions))
+    inputs = GraphInputs(plain, rows)
+    assert len(inputs.of("encoder_model")) == 2
+    told = [row["states"] for row in inputs.of("decoder_model_merged")]
+    assert [one.shape[1] for one in told] == [3] * 4 + [5] * 4
+    np.testing.assert_allclose(told[1], np.maximum(rows[0]["x"], 0) + 1)
 
 
 def test_of_several_graphs_each_may_stay_in_fp32_and_its_layers_are_named_by_graph(tmp_path):

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekd.core.cpus import usable_cpus
-from edgekd.core.errors import EdgeKDError
-from edgekd.core.model import FORWARD, Model
+from edgekd.core.model import Model
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 MOST_ROWS = 128  # samples that are run through several graphs: what they are fed stays in memory
+MOST_RUNS = 4  # of a graph for one sample that are kept: a program may loop over tokens
 
 
 class GraphInputs:
-    """The samples themselves for a model of one graph; of several, what the fp32 model's program feeds each graph."""
+    """The samples themselves for a model of one graph; of several, what the fp32 model's program feeds each graph.
+
+    A program may run a graph several times for a sample, or never.
+    """
 
     def __init__(self, model: Model, samples: Sequence[Sample]) -> None:
         self.model, self.samples = model, samples
@@ -29,20 +32,29 @@ class GraphInputs:
 
     @cached_property
     def _recorded(self) -> Mapping[str, list[Sample]]:
+        from edgekd.onboard.programs import open_program
         from edgekd.onboard.runner import open_session
 
-        if self.model.program != FORWARD:
-            raise EdgeKDError(
-                f"what the program {self.model.program} feeds its graphs is not known",
-                fix="take recipes that need no calibration rows",
-            )
-        opened = {name: open_session(str(file), usable_cpus()) for name, file in self.model.graphs.items()}
-        found: dict[str, list[Sample]] = {name: [] for name in opened}
+        opened = {name: _Recorder(open_session(str(file), usable_cpus())) for name, file in self.model.graphs.items()}
+        program = open_program(self.model.program, opened)
         for sample in islice(self.samples, MOST_ROWS):
-            values = dict(sample)
-            for name, session in opened.items():
-                feed = {one.name: values[one.name] for one in session.get_inputs()}
-                found[name].append(feed)
-                outputs = [one.name for one in session.get_outputs()]
-                values.update(zip(outputs, session.run(outputs, feed), strict=True))
-        return found
+            for recorder in opened.values():
+                recorder.left = MOST_RUNS
+            program.run(program.feed(sample))
+        return {name: recorder.fed for name, recorder in opened.items()}
+
+
+class _Recorder:
+    """An ONNX Runtime session that keeps what it is fed, as often as there are runs `left`."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.left = session, 0
+        self.fed: list[Sample] = []
+        self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
+
+    def run(self, names: Any, feed: Mapping[str, Any]) -> Any:
+        """Run the session, as a program does."""
+        if self.left > 0:
+            self.left -= 1
+            self.fed.append(dict(feed))
+        return self.session.run(names, feed)
