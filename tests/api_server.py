@@ -20,7 +20,18 @@ from typing import Any
 
 CLASSES = ("animal", "colour", "food")
 # each happens to a request, once; all but the first seven are billed
-FREE = ("rate_limit", "rate_limit_after", "error_503", "key", "model", "credit", "context", "redirect")
+FREE = (
+    "rate_limit",
+    "rate_limit_after",
+    "error_503",
+    "key",
+    "model",
+    "credit",
+    "context",
+    "redirect",
+    "moderated",
+    "rejected",
+)
 BROKEN = ("error_500", "timeout", "reset_before", "reset_after", "half_closed", "endless", "truncated", "invalid")
 SPOILED = ("no_choices", "refusal", "content_filter", "length", "off_list", "language")
 GOOD = ("plain", "streamed", "no_usage", "negative_usage", "odd_usage", "fenced")  # a label can still be read
@@ -140,6 +151,8 @@ class Handler(BaseHTTPRequestHandler):
             "key": (401, f"Incorrect API key provided: {self.headers.get('Authorization')}", "invalid_api_key", {}),
             "model": (404, f"The model {body['model']} does not exist", "model_not_found", {}),
             "credit": (429, "You exceeded your current quota", "insufficient_quota", {}),
+            "moderated": (403, "Your input was flagged by moderation", "forbidden", {}),
+            "rejected": (400, "Invalid value: messages[1].content", "invalid_request_error", {}),
             "context": (400, "This model's maximum context length is 128 tokens", "context_length_exceeded", {}),
         }
         if fault and fault.startswith("refuses "):
@@ -205,6 +218,8 @@ class Handler(BaseHTTPRequestHandler):
             choice.pop("logprobs", None)
         elif fault == "fenced":
             choice["message"]["content"] = f'Sure!\n```json\n{{"label": "{label}"}}\n```'
+        elif fault == "echo":
+            choice["message"]["content"] = f"Your {self.headers['Authorization']} says {label}"
         elif fault == "no_usage":
             del said["usage"]
         elif fault == "negative_usage":

@@ -159,6 +159,40 @@ def test_an_answer_of_too_many_bytes_is_let_go(tmp_path: Path, fault: str) -> No
     assert (said["labelled"], said["unknown"], server.requests) == (3, 1, 4)
 
 
+def test_a_key_that_an_answer_repeats_is_replaced(tmp_path: Path) -> None:
+    key = "sk/slash+plus\\backslash0123"
+    with StandIn(lambda number, text: "echo", key=key) as server:
+        rows = plain_rows(tmp_path, 3)
+        done = label(server, rows, env={"EDGEKD_API_KEY": key})
+    assert done.returncode == 1
+    assert "none of 3 answers names a class" in done.stderr
+    ledger = (tmp_path / "labels" / "ledger.jsonl").read_text()
+    assert "Your Bearer [key] says" in ledger
+    assert key not in ledger
+    assert json.dumps(key)[1:-1] not in ledger
+
+
+def test_rows_that_the_server_takes_in_no_form_do_not_stop_the_others(tmp_path: Path) -> None:
+    faults = {"text number 4": "rejected", "text number 6": "moderated"}
+    with StandIn(lambda number, text: faults.get(text)) as server:
+        rows = plain_rows(tmp_path, 12)
+        done = label(server, rows)
+        assert "10 of 12 rows" in done.stdout
+        assert "1 refused" in done.stdout
+        assert "1 rows got no whole answer" in done.stdout
+        faults.clear()
+        assert as_json(label(server, rows, "--json"))["labelled"] == 11, "what was moderated is answered"
+        server.plan = lambda number, text: "rejected"
+        done = label(server, rows, "--out", tmp_path / "other", "--concurrency", "1")
+        assert "the server refuses the requests (HTTP 400: Invalid value" in done.stderr
+    assert server.requests == 12 + 1 + 5
+
+
+def test_a_proxy_is_not_asked_for_loopback(server: StandIn, rows: Path) -> None:
+    away = {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1", "NO_PROXY": "", "no_proxy": ""}
+    assert label(server, rows, env=away).returncode == 0
+
+
 def test_a_wrong_key_an_unknown_model_an_empty_account_end_the_run(server: StandIn, rows: Path) -> None:
     server.key = "another"
     assert "put a valid key into $EDGEKD_API_KEY" in label(server, rows).stderr

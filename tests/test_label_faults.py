@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from api_server import BROKEN, CLASSES, FAULTS, SPOILED, StandIn, label_of, some_faults
+from conftest import TINY, invoke, write_csv
 from test_label import as_json, label, lines, plain_rows
 
 from edgekd.core.errors import StoreError, TeacherError
@@ -271,6 +272,15 @@ def test_a_storm_of_429s_slows_down_and_loses_nothing(tmp_path: Path) -> None:
     assert said["prompt_tokens"] == server.prompt_tokens, "a 429 costs nothing"
 
 
+@pytest.mark.parametrize("fault", ["error_500", "invalid", "reset_before"])
+def test_a_server_that_only_breaks_is_not_paid_for_long(tmp_path: Path, fault: str) -> None:
+    with StandIn(lambda number, text: fault) as server:
+        done = label(server, plain_rows(tmp_path, 100), "--concurrency", "4")
+    assert done.returncode == 1
+    assert "20 requests in a row got no whole answer" in done.stderr
+    assert server.requests <= 20 + 4
+
+
 def test_the_pace_follows_the_servers_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 0.0)  # a clock that jumped to 1970
     pace = Pace(16)
@@ -461,3 +471,33 @@ def test_at_least_fifty_requests_a_second_in_flat_memory(tmp_path: Path) -> None
     assert run.returncode == 0
     assert 5050 / seconds >= 50
     assert max(late) - min(late) < 20
+
+
+@pytest.mark.slow
+def test_the_answers_of_an_api_become_a_bundle(
+    server: StandIn, tmp_path: Path, tiny_teacher: Path, tiny_data: Path, store: Path
+) -> None:
+    """No human label trains; the test rows keep theirs."""
+    data = tmp_path / "data"
+    data.mkdir()
+    given = [tuple(line.rsplit(",", 1)) for line in tiny_data.read_text("utf-8").splitlines()[1:]]
+    write_csv(data / "train.csv", [(text,) for text, _ in given[:480]], ("text",))
+    write_csv(data / "test.csv", given[480:])
+    known = dict(given)
+    server.answer = lambda text: known[text] if len(text) % 9 else "food"  # right about nine times in ten
+    assert label(server, data, "--concurrency", "16").returncode == 0
+    words = (
+        "--target",
+        "cpu-avx2",
+        "--teacher",
+        tiny_teacher,
+        "--data",
+        tmp_path / "labels",
+        "--out",
+        tmp_path / "out",
+    )
+    done = invoke("build", *words, *TINY, "--json")
+    assert done.returncode == 0, done
+    summary = json.loads(done.stdout)["summary"]
+    assert summary["shipped"]["metric_value"] > 0.6
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"] == summary

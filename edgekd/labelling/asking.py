@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from edgekd.core.errors import EdgeKDError, TeacherError, suggestion
+from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Progress
+from edgekd.labelling import endings
 from edgekd.labelling.answers import Reader
 from edgekd.labelling.budget import Budget, Spent
 from edgekd.labelling.client import Client, Failure, Reply
@@ -22,6 +23,8 @@ from edgekd.labelling.soft import soft_label
 
 _TRIES = 6  # of one prompt in a run, of which nobody knows what became
 _FIRST_ANSWERS = 20  # of which one must be a label
+_FIRST_REJECTED = 5  # rows that the server takes in no form, before the first label
+_IN_A_ROW = 20  # requests that may all be billed, and none answered
 _UNREACHED = 4  # connections that fail before the first answer
 _GRACE_S = 20.0  # for what is in flight when the run stops
 _KEPT_CHARACTERS = 2000  # of an answer's words
@@ -64,7 +67,9 @@ class Asker:
         self.ledger, self.budget, self.pace, self.progress = ledger, budget, pace, progress
         self.reader = Reader(prompt.classes)
         self.outcomes: Counter[str] = Counter()  # of this run
-        self.over = self.failed = self.requests = self.loose = 0
+        self.over = self.failed = self.loose = 0
+        self.last = ""  # why the latest request failed
+        self._in_a_row = self._rejected = 0  # requests without an answer, and rows that the server takes in no form
         self.overrun = Tokens(0, 0)  # by which a request was billed more than it could be
         self.hurry = False  # told twice to stop
         self._stop = asyncio.Event()
@@ -206,23 +211,31 @@ class Asker:
     async def _send(self, job: Job, key: bytes, worst: Tokens, attempt: int) -> _Again | None:
         """One request, from its intent to its end. None where the job is done, else when it is asked again."""
         request = await self.ledger.intend(key, worst)
-        self.requests += 1
         version = self.form.version
         try:
             reply = await self.client.ask(self.teacher.model, self._messages(job), self.form.options)
         except Failure as failure:
+            self.last = failure.why
             if failure.billed:
                 self.budget.settle(worst, worst)
                 await self.ledger.lost(request, failure.why)
+                self._give_up(failure)
                 wait = self.pace.failed(failure.why, failure.headers, attempt, limited=failure.status == 503)
                 return _Again(wait, counts=True)
             self.budget.settle(worst, Tokens(0, 0), sent=failure.sent)
-            return await self._refused(failure, request, attempt, version)
+            return await self._refused(job, failure, request, attempt, version)
         used = self._used(job, reply, worst)
         self.budget.settle(worst, used)
         self.pace.answered(reply.headers)
+        self._in_a_row = 0
         await self._keep(request, reply, used)
         return None
+
+    def _give_up(self, failure: Failure) -> None:
+        """Raise TeacherError where one request after the other fails, each of which may be billed."""
+        self._in_a_row += 1
+        if self._in_a_row >= max(_IN_A_ROW, 3 * self.pace.most):
+            raise endings.unanswered(self._in_a_row, failure)
 
     def _messages(self, job: Job) -> list[dict[str, Any]]:
         return [dict(message) for message in self.prompt.messages(job.text)]
@@ -264,27 +277,14 @@ class Asker:
             self.progress.say(f"system_fingerprint is now {reply.fingerprint}: the model may have moved")
         self.outcomes[outcome] += 1
         if sum(self.outcomes.values()) >= _FIRST_ANSWERS and not self.outcomes["label"]:
-            raise self.useless()
+            raise endings.useless(self.outcomes, self.form.answer_tokens)
 
-    def useless(self) -> TeacherError:
-        """No answer so far names a class: why, and what to do."""
-        counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.outcomes.most_common())
-        most = self.outcomes.most_common(1)[0][0]
-        room = max(2000, 4 * self.form.answer_tokens)
-        fix = {
-            "truncated": f"give more room, as models that reason need it: --answer-tokens {room}",
-            "refused": "ask another model, or look at the rows: this one refuses them",
-        }.get(most, "look at the answers in ledger.jsonl; edit the prompt (--prompt FILE), or ask another --model")
-        return TeacherError(f"none of {self.outcomes.total()} answers names a class: {counted}", fix=fix)
-
-    async def _refused(self, failure: Failure, request: int, attempt: int, version: int) -> _Again | None:
+    async def _refused(self, job: Job, failure: Failure, request: int, attempt: int, version: int) -> _Again | None:
         """A request that was not billed: end the run, end the row, or ask again."""
         if not failure.sent:
             await self.ledger.free(request, failure.why, sent=False)
             if not self.outcomes and attempt + 1 >= _UNREACHED:
-                raise TeacherError(
-                    f"cannot reach {self.teacher.url}: {failure.why}", fix="check the URL, and whether the server runs"
-                )
+                raise endings.unreached(self.teacher.url, failure)
             return _Again(self.pace.failed(failure.why, {}, attempt, limited=False))
         why = refusal(failure)
         if why in ("context", "content"):
@@ -297,24 +297,13 @@ class Asker:
             return _Again(self.pace.failed(failure.why, failure.headers, attempt, limited=True))
         if why != "key" and (version != self.form.version or self.form.without(failure)):
             return _Again(0.0)
-        raise await self._fatal(failure, why)
-
-    async def _fatal(self, failure: Failure, why: str) -> TeacherError:
-        if why == "model":
-            names = await self.client.models()
-            near = f"{suggestion(self.teacher.model, names)}; or c" if names else "c"
-            return TeacherError(
-                f"the server has no model {self.teacher.model!r}, or the URL is wrong ({failure.why})",
-                fix=f"{near}heck --model and the URL, which often ends in /v1",
-            )
-        return TeacherError(
-            f"the server refuses the requests ({failure.why})",
-            fix={
-                "key": "put a valid key into $EDGEKD_API_KEY (or $OPENAI_API_KEY)",
-                "credit": "pay the provider, or raise the limit there; then run the same command again",
-                "redirect": "give the address that it redirects to: --teacher api:URL",
-            }.get(why, "look at what it says; another --model, or a shorter --prompt, may be taken"),
-        )
+        if why == "form":  # this row may be what it does not take: others go on, and the next run tries it again
+            self._rejected += 1
+            self.failed += job.turn == 0
+            if self.outcomes["label"] or self._rejected < _FIRST_REJECTED:
+                return None
+        names = await self.client.models() if why == "model" else []
+        raise endings.refused(failure, why, self.teacher.model, names)
 
 
 @dataclass(frozen=True)

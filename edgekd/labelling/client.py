@@ -10,7 +10,7 @@ import asyncio
 import importlib.util
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +61,11 @@ class Failure(Exception):
 class Client:
     """A server's chat and completions API. To be made and closed within one event loop."""
 
-    def __init__(self, url: str, key: str | None, *, timeout_s: float, connections: int) -> None:
-        """Raise TeacherError where the package `openai` is not installed."""
+    def __init__(self, url: str, key: str | None, *, timeout_s: float, connections: int, proxies: bool) -> None:
+        """Without `proxies` those that the environment names are not used.
+
+        Raises TeacherError where the package `openai` is not installed.
+        """
         if importlib.util.find_spec("openai") is None:
             raise TeacherError(
                 "a teacher behind an API needs the package openai", fix="pip install 'edgekd[label]', or openai itself"
@@ -76,6 +79,7 @@ class Client:
             timeout=httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
             limits=limits,
             headers={"accept-encoding": "identity"},
+            trust_env=proxies,
             follow_redirects=False,  # prompts and key go where the user said, nowhere else
             event_hooks={"response": [_bounded]},
         )
@@ -102,10 +106,17 @@ class Client:
         headers = self._headers(response.headers)
         try:
             body = _body(self._clean(response.text), headers.get("content-type", ""))
-            return _reply(body, headers)
+            reply = _reply(body, headers)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             words = f"{type(error).__name__}: {error}"[:_WORDS]
             raise Failure(f"the answer cannot be read ({words})", billed=True, headers=headers) from error
+        clean = self._clean  # again: JSON may have spelled the key in another way
+        return replace(
+            reply,
+            content=clean(reply.content),
+            refusal=clean(reply.refusal),
+            fingerprint=clean(reply.fingerprint),
+        )
 
     async def models(self) -> list[str]:
         """Names of the models that the server has; empty where it does not say."""

@@ -158,9 +158,10 @@ def _write(path: Path, lines: Iterable[str]) -> None:
         raise storage_error(error, path) from error
 
 
-def shots_before(ledger: Ledger) -> Sequence[tuple[str, str]]:
-    """Return the examples of the latest run's prompt."""
-    return [(str(text), str(label)) for text, label in (ledger.runs[-1].get("shots") or [])] if ledger.runs else []
+def shots_before(ledger: Ledger, count: int) -> Sequence[tuple[str, str]]:
+    """Return the examples of the latest run that had so many."""
+    found = (run["shots"] for run in reversed(ledger.runs) if len(run["shots"]) == count)
+    return [(str(text), str(label)) for text, label in next(found, [])]
 
 
 def shots_as_record(shots: Sequence[Example]) -> list[list[Label | None]]:

@@ -15,7 +15,7 @@ _CONTEXT = re.compile(
     r"context[ _-]?(length|size|window)|maximum context|too many tokens|(prompt|input|message|text)s? \w+ too long",
     re.IGNORECASE,
 )
-_CONTENT = re.compile(r"content[ _]?(filter|management|policy)|responsible ?ai|safety", re.I)
+_CONTENT = re.compile(r"content[ _]?(filter|management|policy)|responsible ?ai|safety|moderation|flagged", re.I)
 _CREDIT = re.compile(r"insufficient[ _]?(quota|funds|credit|balance)|billing|exceeded your current quota", re.I)
 _NAMES = {  # of options, as servers' errors name them
     "response_format": re.compile(r"response_?format|json_?schema|structured output|grammar|\bschema\b", re.I),
@@ -74,7 +74,7 @@ def refusal(failure: Failure) -> Refusal:
     status = failure.status
     if status == 402 or (_CREDIT.search(said) and status in (403, 429)):
         return "credit"
-    if status in (401, 403):
+    if status == 401 or (status == 403 and not _CONTENT.search(said)):
         return "key"
     if status == 404 or "model_not_found" in failure.code:
         return "model"

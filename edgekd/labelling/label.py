@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
+from edgekd.labelling import endings
 from edgekd.labelling import folder as folders
 from edgekd.labelling.address import Address, address
 from edgekd.labelling.asking import Asker, Job, Teacher
@@ -99,7 +101,9 @@ def label(asked: Asked, progress: Progress) -> Labelled:
     try:
         terms = _check_terms(asked, where, ledger)
         _check_same(asked, where, ledger)
-        prompt = Prompt(words, named, draw_shots(rows, asked.shots, asked.seed, folders.shots_before(ledger)))
+        prompt = Prompt(
+            words, named, draw_shots(rows, asked.shots, asked.seed, folders.shots_before(ledger, asked.shots))
+        )
         tested = [] if asked.min_accuracy is None and not asked.pilot_only else pilot_rows(rows, prompt.shots)
         if (asked.min_accuracy is not None or asked.pilot_only) and not tested:
             raise UsageError(
@@ -178,7 +182,9 @@ async def _labelled(
     ceilings: Ceilings,
     progress: Progress,
 ) -> Labelled:
-    client = Client(where.url, key, timeout_s=asked.timeout_s, connections=asked.concurrency)
+    client = Client(
+        where.url, key, timeout_s=asked.timeout_s, connections=asked.concurrency, proxies=not where.loopback
+    )
     asker = Asker(
         client,
         Teacher(asked.model, where.identity, asked.context),
@@ -200,7 +206,7 @@ async def _labelled(
             await client.close()
             figures = _write(asked, asker, rows, pilot)
     if not (figures.labelled or asker.over or got or asked.pilot_only):
-        raise _nothing(asker)
+        raise _nothing(asker, figures)
     return Labelled(asked.out, figures, asker.over, asker.failed, next(iter(got), None), pilot)
 
 
@@ -236,13 +242,11 @@ def _write(asked: Asked, asker: Asker, rows: Rows, pilot: Pilot | None) -> folde
     return figures
 
 
-def _nothing(asker: Asker) -> TeacherError:
-    if asker.outcomes:
-        return asker.useless()
-    return TeacherError(
-        f"no row was labelled: {asker.failed} got no whole answer in several tries",
-        fix="look at the server's log and at ledger.jsonl, which says why each request failed",
-    )
+def _nothing(asker: Asker, figures: folders.Figures) -> TeacherError:
+    stored = +Counter(figures.outcomes)
+    if stored:
+        return endings.useless(stored, asker.form.answer_tokens)
+    return endings.nothing(asker.failed, asker.last)
 
 
 @contextmanager

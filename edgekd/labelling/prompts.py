@@ -20,7 +20,7 @@ _CLASSES, _TEXT, _RULE = "{{classes}}", "{{text}}", "---"
 _MOST_BYTES = 256 << 10  # of a template or a file of classes
 _MOST_CLASSES = 1000
 _A_MESSAGE, _A_REQUEST = 16, 96  # tokens that a server's own chat template may add
-_ROOM = 24  # tokens of an answer beside the label's
+_ROOM = 48  # tokens of an answer beside the label's
 Message = dict[str, str]
 
 
