@@ -1,6 +1,7 @@
 """A model of two graphs through the search: made, run, judged, and shipped with a recipe for each of its graphs."""
 
 import json
+import tarfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from made_bundle import Board
 from onnx import helper
 
 from edgekd import bundle, export
-from edgekd.compression import compress, judge
+from edgekd.compression import compress, graphs, judge
 from edgekd.compression.choose import choose
 from edgekd.compression.judge import Judge
 from edgekd.core import external
@@ -18,7 +19,9 @@ from edgekd.core.metrics import AGREEMENT
 from edgekd.core.model import Model
 from edgekd.core.protocols import Quiet
 from edgekd.core.registry import make, plugin
+from edgekd.devices import guest
 from edgekd.onboard import verify
+from edgekd.sizing.bench import Bench
 
 TASK, NAMES = "text-classification", ("encoder_model", "decoder_model_merged")
 ROWS = samples(*[3, 5, 1, 7] * 5)
@@ -165,3 +168,52 @@ def test_what_ships_of_two_graphs_verifies_with_its_weights_beside_it(lab, tmp_p
     data.write_bytes(np.frombuffer(data.read_bytes(), np.uint8)[::-1].tobytes())
     assert verify.main(fresh) == 1
     assert "onnx/encoder_model.onnx_data: its content was changed" in capsys.readouterr().out
+
+
+def two_graphs(folder):
+    return Model({
+        "encoder_model": encoder(folder / "encoder_model.onnx", quantizable=True),
+        "decoder_model_merged": decoder(folder / "decoder_model_merged.onnx"),
+    })  # fmt: skip
+
+
+def test_every_graph_is_folded_and_the_forms_are_held_against_the_export(tmp_path, monkeypatch):
+    for module in (export, graphs):
+        real = module.make
+        task = SimpleNamespace(encode=lambda folder, rows, size: rows, keep={"logits": "as_is"})
+        found = {"devices": Board(), "tasks": task}
+        monkeypatch.setattr(
+            module, "make", lambda kind, name, real=real, found=found: found.get(kind) or real(kind, name)
+        )
+    plan = SimpleNamespace(task=TASK, target=profile(), student=SimpleNamespace(survey=SimpleNamespace(max_size=9)))
+    (tmp_path / "out").mkdir()
+    graphs.improve(plan, tmp_path, ROWS[:3], two_graphs(tmp_path), tmp_path / "out")
+    assert names_in(tmp_path / "out") == ["decoder_model_merged.onnx", "encoder_model.onnx", "graph.json"]
+    said = graphs.read(tmp_path / "out")
+    assert said["kept"] == "folded"
+    assert [(one["name"], one["operators"], one["failed"]) for one in said["tried"]] == [
+        ("folded", 5, None), ("exported", 5, None),
+    ]  # fmt: skip
+
+
+def test_sizing_quantizes_every_graph_on_what_it_is_fed(tmp_path):
+    bench, plain = Bench(tmp_path, threads=1), two_graphs(tmp_path)
+    made = bench.quantize(plain, "static_int8", profile(), ROWS[:4])
+    assert list(made.graphs) == list(NAMES)
+    assert made.size < plain.size
+    assert bench.quantize(plain, "float32", profile(), []) is plain
+
+
+def test_a_guest_gets_each_graph_with_its_data_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(external, "LARGEST_FILE", 2048)
+    plain = two_graphs(tmp_path)
+    external.save(external.load(plain.graphs["encoder_model"]), plain.graphs["encoder_model"])
+    (tmp_path / "in.npz").write_bytes(b"")
+    job = {**plain.job, "inputs": [str(tmp_path / "in.npz")], "threads": 1}
+    sent = guest.Running(guest.Guest(), None, 0, "")._pack(tmp_path / "sent.tar", "/job/1", "footprint", job)
+    with tarfile.open(sent) as archive:
+        names = archive.getnames()
+    told = json.loads((tmp_path / "job.json").read_text())
+    places = {path.removeprefix("/job/1/") for path in (*told["model"].values(), *told["inputs"])}
+    assert places | {f"{told['model']['encoder_model'].removeprefix('/job/1/')}_data"} <= set(names)
+    assert len({place.partition("/")[0] for place in places}) == 3
