@@ -251,6 +251,28 @@ def test_a_ledger_that_failed_takes_nothing_more(tmp_path: Path, monkeypatch: py
     again.close()
 
 
+def test_an_answer_is_kept_once_though_its_worker_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = os.fsync
+    monkeypatch.setattr(ledgers.os, "fsync", lambda handle: (time.sleep(0.05), synced(handle)))
+
+    async def some() -> None:
+        ledger = Ledger(tmp_path, None)
+        ledger.begin({"date": "", "model": "m", "provider": "p", "prompt": "", "shots": [], "terms": None})
+        request = await ledger.intend(b"1" * 17, Tokens(10, 10))
+        answer = {"outcome": "label", "label": "a"}
+        worker = asyncio.create_task(ledger.answered(request, Tokens(3, 4), answer))
+        await asyncio.sleep(0.01)
+        worker.cancel()
+        await ledger.drain()
+        assert list(ledger.entries) == [b"1" * 17]
+        ledger.close()
+
+    asyncio.run(some())
+    again = Ledger(tmp_path, None)
+    assert (again.unknown, again.entries[b"1" * 17].used) == (0, Tokens(3, 4))
+    again.close()
+
+
 def _full(handle: int) -> None:
     raise OSError(errno.ENOSPC, "no space left on device")
 

@@ -15,7 +15,7 @@ from edgekd.labelling.client import Reply
 Outcome = Literal["label", "refused", "truncated", "malformed", "off_list", "too_long"]
 OUTCOMES: tuple[str, ...] = ("label", "refused", "truncated", "malformed", "off_list", "too_long")
 _QUOTES = " \t\r\n\"'`*_.,:;!()[]{}<>“”‘’«»"
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)  # models that reason aloud
+_THOUGHTS = ("think", "thinking", "reasoning")  # tags of models that reason aloud
 _SUBJECTS, _BETWEEN = "label|class|category|answer", r"[\s\"'*]*"
 _MOST_CHARACTERS = 64 << 10
 
@@ -49,7 +49,7 @@ class Reader:
         """
         if reply.refusal or reply.finish == "content_filter":
             return Answer("refused")
-        content = _THOUGHTS.sub("", reply.content[:_MOST_CHARACTERS]).strip()
+        content = _without_thoughts(reply.content[:_MOST_CHARACTERS]).strip()
         found = _label_in(content)
         if found is not None:
             name = self._class(found)
@@ -72,6 +72,15 @@ class Reader:
         lines = [line for line in content.splitlines() if line.strip()]
         said = {self._class(text) for text in (content, lines[0], lines[-1], *self._told.findall(content))} - {None}
         return said.pop() if len(said) == 1 else None
+
+
+def _without_thoughts(content: str) -> str:
+    """What stands behind the thoughts; nothing where they did not end."""
+    for tag in _THOUGHTS:
+        content = content.rpartition(f"</{tag}>")[2]
+        if content.lstrip().startswith(f"<{tag}>"):
+            return ""
+    return content
 
 
 def _folded(text: str) -> str:

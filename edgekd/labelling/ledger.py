@@ -12,7 +12,8 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -40,6 +41,12 @@ class Entry(NamedTuple):
     place: int
 
 
+class _Line(NamedTuple):
+    content: bytes
+    then: Callable[[int], None] | None
+    done: asyncio.Future[None]
+
+
 class Ledger:
     """One folder's, held by one process. `entries` are answers by prompt and turn, `spent` what all requests took."""
 
@@ -54,7 +61,7 @@ class Ledger:
         self.fingerprints: dict[str, int] = {}  # answers by the server's `system_fingerprint`, in order of the first
         self._open: dict[int, tuple[bytes, Tokens]] = {}
         self._next, self._then = 0, prices
-        self._waiting: list[tuple[bytes, asyncio.Future[int]]] = []
+        self._waiting: list[_Line] = []
         self._writer: asyncio.Task[None] | None = None
         self._broken: StoreError | None = None
         try:
@@ -174,7 +181,7 @@ class Ledger:
     async def answered(self, request: int, used: Tokens, answer: Record) -> None:
         """Keep an answer: `outcome`, `label` and its words. Raises StoreError."""
         record = {"kind": "answer", "id": request, "used": list(used), **answer}
-        self._end_answer(record, await self._append(record))
+        await self._append(record, then=partial(self._end_answer, record))
 
     async def lost(self, request: int, why: str) -> None:
         """Note that nobody knows what became of a request: it counts at the most. Raises StoreError."""
@@ -222,31 +229,36 @@ class Ledger:
         finally:
             self._file.close()
 
-    async def _append(self, record: Record) -> int:
-        """Write and sync a record; its place. Those that wait meanwhile are synced together. Raises StoreError."""
+    async def _append(self, record: Record, then: Callable[[int], None] | None = None) -> None:
+        """Write and sync a record, then call `then` with its place. Those that wait meanwhile are synced together.
+
+        Who waits may be cancelled: the record is written all the same. Raises StoreError.
+        """
         if self._broken is not None:
             raise self._broken
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append((_closed(record), done))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Line(_closed(record), then, done))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_waiting())
-        return await asyncio.shield(done)
+        await asyncio.shield(done)
 
     async def _write_waiting(self) -> None:
         while self._waiting:
             now, self._waiting = self._waiting, []
             place = self._size
             try:
-                await asyncio.to_thread(self._write, b"".join(line for line, _ in now))
+                await asyncio.to_thread(self._write, b"".join(one.content for one in now))
             except StoreError as error:
                 self._broken = error
-            for line, done in now:
-                if self._broken is None:
-                    done.set_result(place)
-                    place += len(line)
-                else:
-                    done.set_exception(self._broken)
-                    done.exception()  # who waited may have been cancelled meanwhile
+            for one in now:
+                if self._broken is not None:
+                    one.done.set_exception(self._broken)
+                    one.done.exception()  # who waited may have been cancelled meanwhile
+                    continue
+                if one.then is not None:
+                    one.then(place)
+                one.done.set_result(None)
+                place += len(one.content)
 
     def _write(self, lines: bytes) -> None:
         handle, left = self._file.fileno(), lines

@@ -12,7 +12,7 @@ from math import exp, isfinite
 from typing import Any
 
 TOP = 20  # the most that servers give
-_LEAST_MASS = 0.5  # of all tokens, that must begin some class's name
+_LEAST_MASS = 0.25  # of all tokens, that must begin some class's name
 _VALUE = re.compile(r'"(?:label|class|category)"\s*:\s*"?')
 
 
