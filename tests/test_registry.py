@@ -113,7 +113,8 @@ def test_options_reach_the_plugin():
          "weight_int4, weight_int8"),
         ("tasks", "text-clasification", "there is no task called 'text-clasification'",
          "did you mean 'text-classification'? choose one of: "
-         "feature-extraction, image-classification, text-classification, time-series-classification"),
+         "feature-extraction, image-classification, multi-label-text-classification, text-classification, "
+         "time-series-classification"),
         ("losses", "respnse", "there is no loss called 'respnse'",
          f"did you mean 'response'? choose one of: {', '.join(names('losses'))}"),
         ("searches", "x", "there is no search called 'x'", "choose one of: neural_compressor"),
