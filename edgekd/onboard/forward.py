@@ -25,7 +25,7 @@ class Program:
         self.outputs = tuple(last)
         self._batched = batched(self._last)  # the axes that each output has at least
         # of one graph the runtime's own call: nothing of ours is in what is timed
-        self.run: Callable[[Any], Any] = partial(self._last.run, None) if len(self._graphs) == 1 else self._run
+        self.run: Callable[[None, Any], Any] = self._last.run if len(self._graphs) == 1 else self._run
 
     def feed(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs that the graphs take of a sample. Raises ValueError where one comes from nowhere."""
@@ -44,9 +44,9 @@ class Program:
             given.update(outputs)
         return taken
 
-    def _run(self, feed: Mapping[str, Any]) -> Any:
+    def _run(self, _: None, feed: Mapping[str, Any]) -> Any:
         values, result = dict(feed), []
-        for _, session, inputs, outputs in self._graphs:
+        for _graph, session, inputs, outputs in self._graphs:
             result = session.run(None, {name: values[name] for name in inputs})
             values.update(zip(outputs, result))  # noqa: B905  (`strict` is not for a board's Python 3.9)
         return result
@@ -55,14 +55,17 @@ class Program:
         """Return the outputs by name, without their batch axis, which has the size 1 where there is one."""
         found = {}
         for name, least, values in zip(self.outputs, self._batched, result):  # noqa: B905
-            shape: Any = getattr(values, "shape", ())
-            found[name] = values[0] if least and len(shape) >= least and shape[0] == 1 else values
+            if least and type(values) is not list:  # as ONNX Runtime gives what is no tensor
+                shape = values.shape
+                found[name] = values[0] if len(shape) >= least and shape[0] == 1 else values
+            else:
+                found[name] = values
         return found
 
     def counted(self, feed: Mapping[str, Any]) -> Callable[[], object]:
         """Return one inference as a call; of one graph with bound inputs, so that all it does is the runtime's."""
         if len(self._graphs) > 1:
-            return partial(self._run, feed)
+            return partial(self._run, None, feed)
         binding = self._last.io_binding()
         for name, value in feed.items():
             binding.bind_cpu_input(name, value)

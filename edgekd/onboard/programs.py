@@ -5,7 +5,7 @@ A program turns one input into named arrays. Each is a file beside this one with
     Program(sessions)       ONNX Runtime sessions by graph, in the model's order
     .outputs                the names of what it gives
     .feed(sample)           what `run` takes of an input: made before anything is timed
-    .run(feed)              one inference, and nothing else: what is timed
+    .run(None, feed)        one inference, and nothing else: what is timed (as a session's own `run` is called)
     .named(result)          its outputs by name, without a batch axis
     .counted(feed)          the same inference as a call without arguments, its inputs bound before
 
@@ -19,7 +19,7 @@ import hashlib
 import importlib
 import runpy
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Union
 
@@ -33,11 +33,16 @@ PROGRAMS = ("forward",)  # each is the file of that name beside this one
 RULES = ("as_is", "mean")
 
 
-def open_program(name: str, sessions: Mapping[str, Any]) -> Any:
-    """Return the program of that name over these sessions. Raises ValueError for one that is unknown here."""
+def load(name: str) -> Any:
+    """Return the class of the program of that name. Raises ValueError for one that is unknown here."""
     if name not in PROGRAMS:
         raise ValueError(f"the program {name!r:.60} is unknown here; known are: {', '.join(PROGRAMS)}")
-    return _beside(name)["Program"](sessions)
+    return _beside(name)["Program"]
+
+
+def open_program(name: str, sessions: Mapping[str, Any]) -> Any:
+    """Return the program of that name over these sessions. Raises ValueError for one that is unknown here."""
+    return load(name)(sessions)
 
 
 def rules_of(keep: Keep, outputs: tuple[str, ...]) -> dict[str, str]:
@@ -85,9 +90,15 @@ def digest(prediction: Mapping[str, Array]) -> str:
     """Return the SHA-256 of one input's outputs: each one's name, type, shape and bytes."""
     hasher = hashlib.sha256()
     for name, values in prediction.items():
-        hasher.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        hasher.update(_head(name, values.dtype, values.shape))
         hasher.update(values.tobytes())
     return hasher.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _head(name: str, dtype: Any, shape: tuple[int, ...]) -> bytes:
+    """What stands before an array's bytes; kept, since a timed run asks for it between two inferences."""
+    return f"{name} {dtype.str} {shape}\n".encode()
 
 
 @cache

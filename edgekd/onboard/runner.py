@@ -33,6 +33,7 @@ import random
 import runpy
 import statistics
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -51,19 +52,49 @@ MARK = 0x45444B44  # a process number beyond any kernel's limit; devices/_instru
 SETTLE_ROUNDS = 30  # warm-up ends when three successive medians agree within 5%, or here
 
 
-def pack(samples: Sequence[Sample], path: Path) -> None:
-    """Write samples to an .npz: for each name its values, end to end, and each sample's shape.
+class Packer:
+    """Samples for an .npz, taken one by one: of each name the values, end to end, and each sample's shape.
 
-    Raises ValueError where an array has more axes in one sample than in another.
+    No array of a sample is held on to: of many small ones the objects weigh more than their values.
     """
-    arrays: dict[str, np.ndarray] = {}
-    for name in samples[0]:
-        ranks = {sample[name].ndim for sample in samples}
-        if len(ranks) > 1:
-            raise ValueError(f"{name} has {min(ranks)} axes of one row and {max(ranks)} of another")
-        arrays[f"{name}.values"] = np.concatenate([sample[name].ravel() for sample in samples])
-        arrays[f"{name}.shapes"] = np.array([sample[name].shape for sample in samples], dtype=np.int64)
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._values: dict[str, bytearray] = {}
+        self._shapes: dict[str, array[int]] = {}
+        self._forms: dict[str, tuple[np.dtype, int]] = {}  # type and number of axes
+
+    def add(self, sample: Mapping[str, np.ndarray]) -> None:
+        """Take a sample. Raises ValueError for other names than the first one's, another type or number of axes."""
+        self._count += 1
+        if self._forms and sample.keys() != self._forms.keys():
+            raise ValueError(f"a row has {', '.join(sample)} where the first has {', '.join(self._forms)}")
+        for name, values in sample.items():
+            form = (values.dtype, values.ndim)
+            known = self._forms.setdefault(name, form)
+            if known[1] != form[1]:
+                raise ValueError(f"{name} has {known[1]} axes of one row and {form[1]} of another")
+            if known[0] != form[0]:
+                raise ValueError(f"{name} is {known[0]} of one row and {form[0]} of another")
+            self._values.setdefault(name, bytearray()).extend(values.tobytes())
+            self._shapes.setdefault(name, array("q")).extend(values.shape)
+
+    def write(self, path: Path) -> None:
+        """Write the file."""
+        arrays = {}
+        for name, (kind, axes) in self._forms.items():
+            shapes = np.array(self._shapes[name], dtype=np.int64)
+            arrays[f"{name}.values"] = np.frombuffer(self._values[name], dtype=kind)
+            arrays[f"{name}.shapes"] = shapes.reshape(self._count, axes)
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def pack(samples: Sequence[Sample], path: Path) -> None:
+    """Write samples to an .npz, as `Packer` does."""
+    packer = Packer()
+    for sample in samples:
+        packer.add(sample)
+    packer.write(path)
 
 
 def unpack(path: Path) -> list[Sample]:
@@ -124,7 +155,7 @@ class Predictor:
 
     def __call__(self, sample: Sample) -> tuple[Sample, str]:
         """One input's kept outputs, and their SHA-256."""
-        return self.told(self.program.run(self.program.feed(sample)), sample)
+        return self.told(self.program.run(None, self.program.feed(sample)), sample)
 
     def told(self, result: Any, sample: Sample) -> tuple[Sample, str]:
         """The same of an inference that was run."""
@@ -149,7 +180,7 @@ def footprint(
     `started` is the wall time at which the parent started this process.
     """
     samples = [unpack(Path(path)) for path in inputs]
-    _beside("programs")
+    _beside("programs")["load"](program)
     baseline = peak_rss_mib()
     before = time.perf_counter()
     opened = open_model(model, threads, provider, program=program)
@@ -157,7 +188,7 @@ def footprint(
     cold_start_ms, peaks = 0.0, []
     for group in samples:
         for feed in [opened.feed(sample) for sample in group] * 3:
-            opened.run(feed)
+            opened.run(None, feed)
             cold_start_ms = cold_start_ms or (time.time() - started) * 1000
         peaks.append(peak_rss_mib() - baseline)
     return {"baseline_mib": baseline, "peak_rss_mib": peaks, "load_ms": load_ms, "cold_start_ms": cold_start_ms}
@@ -168,13 +199,13 @@ def predict(
 ) -> dict[str, Any]:
     """The kept outputs of every sample, each run alone, packed into `outputs` (.npz); SHA-256 over each row's."""
     predictor = Predictor(model, threads, provider, program=program, keep=keep)
-    rows, hashes = [], []
+    packer, hashes = Packer(), []
     for sample in unpack(Path(inputs)):
         row, digest = predictor(sample)
-        rows.append(row)
+        packer.add(row)
         hashes.append(digest)
-    pack(rows, Path(outputs))
-    return {"n": len(rows), "row_sha256": hashes}
+    packer.write(Path(outputs))
+    return {"n": len(hashes), "row_sha256": hashes}
 
 
 def answers(
@@ -191,19 +222,20 @@ def answers(
         for name, spec in models.items()
     }
     samples = {name: unpack(Path(spec["inputs"])) for name, spec in models.items()}
-    rows: list[Sample] = []
+    packer = Packer()
     hashes: dict[str, list[str]] = {name: [] for name in opened}
     end = time.monotonic() + limit_s
     for row in range(min(len(mine) for mine in samples.values())):
         if row and time.monotonic() > end:
             break
-        rows.append({})
+        outputs_of_row: Sample = {}
         for name, predictor in opened.items():
             told, digest = predictor(samples[name][row])
             hashes[name].append(digest)
-            rows[-1].update({f"{name}/{output}": values for output, values in told.items()})
-    pack(rows, Path(outputs))
-    return {"n": len(rows), "row_sha256": hashes}
+            outputs_of_row.update({f"{name}/{output}": values for output, values in told.items()})
+        packer.add(outputs_of_row)
+    packer.write(Path(outputs))
+    return {"n": len(next(iter(hashes.values()))), "row_sha256": hashes}
 
 
 def _rule(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,11 +309,12 @@ def timed(models: dict[str, dict[str, Any]], threads: int, rounds: int, seed: in
             for name in order.sample(list(opened), len(opened)):
                 model = opened[name]
                 run, feed = model.run, model.feeds[row]
-                run(feed)  # untimed: the other models' weights have left the caches cold
+                run(None, feed)  # untimed: the other models' weights have left the caches cold
                 before = time.perf_counter()
-                result = run(feed)
+                result = run(None, feed)
                 latency[name][turn][row] = (time.perf_counter() - before) * 1000
-                hashes[name][row] = model.digest(result, row)
+                if turn == rounds - 1:  # once is enough, and what runs between two inferences is not free of effect
+                    hashes[name][row] = model.digest(result, row)
     return {"latency_ms": latency, "row_sha256": hashes, "state": _beside("machine")["state"]()}
 
 
@@ -302,7 +335,7 @@ class _Timed:
             times = []
             for feed in self.feeds[:5]:
                 before = time.perf_counter()
-                self.run(feed)
+                self.run(None, feed)
                 times.append(time.perf_counter() - before)
             medians.append(statistics.median(times))
             if len(medians) > 2 and abs(medians[-1] / medians[-2] - 1) < 0.05 > abs(medians[-2] / medians[-3] - 1):

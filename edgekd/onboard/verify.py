@@ -490,7 +490,8 @@ def run_golden(folder, manifest):
     program = rule["open_program"](model["program"], sessions)
     rules = rule["rules_of"](model["outputs"], program.outputs)
     return [
-        rule["kept"](program.named(program.run(program.feed(sample))), sample, rules) for sample in read_inputs(folder)
+        rule["kept"](program.named(program.run(None, program.feed(sample))), sample, rules)
+        for sample in read_inputs(folder)
     ]
 
 
