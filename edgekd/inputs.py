@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from edgekd.core.errors import TeacherError, UsageError
@@ -24,6 +25,12 @@ def read_teacher(source: str, task: str, *, compressed: bool, allow_loops: bool 
 
     Raises TeacherError or UsageError: among others where it is to be `compressed` itself and is not ready for that.
     """
+    if source.startswith("api:"):
+        raise UsageError(
+            f"the teacher {source} only answers: nothing can be copied from it, and it is asked before a build",
+            fix=f"label the rows first: edgekd label --teacher {quote(source)} --model NAME --data ROWS --out labels/; "
+            "then edgekd build --data labels/",
+        )
     kind = "labels" if source == "labels" else _KINDS.get(Path(source).suffix.lower(), "huggingface")
     if kind == "onnx_model" and not compressed:
         raise UsageError(

@@ -467,6 +467,27 @@ def test_a_teacher_below_the_floor_is_asked_for_no_more(server: StandIn, tmp_pat
     assert label(server, data, "--min-accuracy", "0.01").returncode == 0  # the fix
 
 
+def test_a_dry_run_shows_the_prompt_and_the_most_and_asks_nothing(server: StandIn, rows: Path) -> None:
+    done = label(server, rows, "--dry-run", "--json", "--price-per-million", "1,1")
+    said = as_json(done)
+    assert (server.requests, (rows.parent / "labels").exists()) == (0, False)
+    assert said["requests"] == 30
+    assert said["cost_usd_at_most"] == pytest.approx(said["tokens_at_most"] / 1e6)
+    label(server, rows, "--max-requests", "10")
+    assert said["messages"] in [body["messages"] for body in server.bodies]
+    assert server.prompt_tokens / 10 < said["tokens_at_most"] / 30
+    again = label(server, rows, "--dry-run")
+    assert "20 requests" in again.stdout
+    assert "[system]\nYou label texts" in again.stdout
+    assert server.requests == 10
+
+
+def test_build_says_how_such_a_teacher_is_used() -> None:
+    done = invoke("plan", "--target", "rpi4", "--teacher", "api:http://127.0.0.1:1/v1", "--json")
+    assert done.returncode == 2
+    assert "edgekd label --teacher api:http://127.0.0.1:1/v1" in as_json(done)["fix"]
+
+
 def test_the_client_is_imported_by_one_file_and_only_when_it_asks() -> None:
     code = "import sys, edgekd.labelling.label; sys.exit('openai' in sys.modules or 'httpx2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

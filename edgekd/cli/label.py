@@ -14,6 +14,7 @@ from edgekd.cli.stopping import EndedError, answers_are_kept
 from edgekd.core.registry import default
 
 if TYPE_CHECKING:
+    from edgekd.labelling.asked import Asked
     from edgekd.labelling.label import Labelled
 
 _PATH = click.Path(path_type=Path)
@@ -46,26 +47,30 @@ _COUNT = click.IntRange(1, 10**12)
     "--timeout",
     "timeout_s",
     type=click.FloatRange(0.1, 86_400),
-    default=120.0,
+    default=60.0,
     show_default=True,
     metavar="S",
     help="Seconds for one answer.",
 )
 @click.option("--min-accuracy", type=click.FloatRange(0, 1), metavar="SHARE", help="Stop after a pilot below this.")
 @click.option("--pilot-only", is_flag=True, help="Ask about 50 labelled rows, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show the prompt and the most that it may cost; ask nothing.")
 @click.option("--accept-terms", is_flag=True, help="You may train on what this provider's model answers.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the examples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.pass_context
-def label(context: click.Context, /, as_json: bool, **values: Any) -> None:
+def label(context: click.Context, /, as_json: bool, dry_run: bool, **values: Any) -> None:
     """Label rows by a teacher behind an API: paid once, resumable, bounded.
 
     The key is read from $EDGEKD_API_KEY or $OPENAI_API_KEY. The folder is what `edgekd build --data` takes.
     """
     from edgekd.cli.progress import shown_on_stderr
-    from edgekd.labelling.label import Asked
+    from edgekd.labelling.asked import Asked
     from edgekd.labelling.label import label as run
 
+    if dry_run:
+        _preview(Asked(**values), as_json=as_json)
+        return
     with answers_are_kept(), shown_on_stderr() as progress:
         found = run(Asked(**values), progress)
         if found.signal == signal.SIGINT:
@@ -79,6 +84,20 @@ def label(context: click.Context, /, as_json: bool, **values: Any) -> None:
     if found.over:
         _say_ceiling(found)
         context.exit(8)
+
+
+def _preview(asked: Asked, *, as_json: bool) -> None:
+    from edgekd.labelling.preview import preview
+
+    found = preview(asked)
+    if as_json:
+        print_json(found.as_json())
+        return
+    cost = "no price known" if found.cost_usd_at_most is None else f"${found.cost_usd_at_most:.4f} at most"
+    for message in found.messages:
+        echo(f"[{message['role']}]\n{message['content']}\n")
+    echo(f"prompt   sha256 {found.prompt_sha256}; what stands above is asked for the first row")
+    echo(f"to ask   {found.requests:,} requests, {found.tokens_at_most:,} tokens at most: {cost}")
 
 
 def _say_ceiling(found: Labelled) -> None:

@@ -74,7 +74,7 @@ class Asker:
         self.hurry = False  # told twice to stop
         self._stop = asyncio.Event()
         self._error: EdgeKDError | None = None
-        self._asked: set[bytes] = set()
+        self._asked: set[bytes] = set()  # those in flight: a text may stand in several rows
         self._left = Spent()
 
     def key(self, job: Job) -> bytes:
@@ -166,6 +166,7 @@ class Asker:
             elif not self._repeats(job, worst):
                 continue
             await self._ask(job, key)
+            self._asked.discard(key)
             self._step(job)
 
     def _repeats(self, job: Job, worst: Tokens) -> bool:

@@ -76,7 +76,7 @@ class Client:
         self._key, self._timeout_s = key, timeout_s
         limits = httpx2.Limits(max_connections=connections + 2, max_keepalive_connections=connections + 2)
         transport = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
+            timeout=httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, 0.9 * timeout_s)),
             limits=limits,
             headers={"accept-encoding": "identity"},
             trust_env=proxies,

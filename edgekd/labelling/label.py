@@ -17,10 +17,10 @@ from typing import Any
 
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.protocols import Progress
-from edgekd.core.registry import make
 from edgekd.labelling import endings
 from edgekd.labelling import folder as folders
 from edgekd.labelling.address import Address, address
+from edgekd.labelling.asked import Asked, money, prompt_of, rows_of
 from edgekd.labelling.asking import Asker, Job, Teacher
 from edgekd.labelling.budget import Budget, Ceilings
 from edgekd.labelling.client import Client
@@ -28,41 +28,10 @@ from edgekd.labelling.forms import Form
 from edgekd.labelling.ledger import NAME, Ledger
 from edgekd.labelling.pace import Pace
 from edgekd.labelling.pilot import ROWS, Pilot, pilot_rows, run_pilot
-from edgekd.labelling.prices import Prices, dollars, no_price, prices
 from edgekd.labelling.prompts import Prompt, classes, template
-from edgekd.labelling.rows import Rows, draw_shots, name_of, read_rows
+from edgekd.labelling.rows import Rows, name_of
 
 _A_REPEAT, _MOST_REPEATS = 100, 100  # rows for each repeat of the bulk
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a user may say of labelling."""
-
-    task: str
-    teacher: str
-    model: str
-    data: str
-    out: Path
-    classes: str | None = None
-    prompt: Path | None = None
-    text_column: str | None = None
-    label_column: str | None = None
-    relabel: bool = False
-    shots: int = 0
-    soft: bool = True
-    price_per_million: str | None = None
-    max_cost: str | None = None
-    max_tokens: int | None = None
-    max_requests: int | None = None
-    concurrency: int = 8
-    answer_tokens: int | None = None
-    context: int | None = None
-    timeout_s: float = 120.0
-    min_accuracy: float | None = None
-    pilot_only: bool = False
-    accept_terms: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,16 +53,12 @@ def label(asked: Asked, progress: Progress) -> Labelled:
     """
     where = address(asked.teacher)
     words = template(asked.task, asked.prompt)
-    priced, ceilings = _money(asked, where)
+    priced, ceilings = money(asked, where)
     key = where.key(os.environ)
     folders.check_folder(asked.out)
     if not (asked.out / NAME).exists():
         _check_terms(asked, where, None)
-    rows = read_rows(
-        make("tasks", asked.task, text_column=asked.text_column, label_column=asked.label_column),
-        asked.data,
-        relabel=asked.relabel,
-    )
+    rows = rows_of(asked)
     named = classes(asked.classes, rows.labels)
     for note in rows.notes:
         progress.say(note)
@@ -101,28 +66,18 @@ def label(asked: Asked, progress: Progress) -> Labelled:
     try:
         terms = _check_terms(asked, where, ledger)
         _check_same(asked, where, ledger)
-        prompt = Prompt(
-            words, named, draw_shots(rows, asked.shots, asked.seed, folders.shots_before(ledger, asked.shots))
-        )
+        prompt = prompt_of(asked, words, named, rows, folders.shots_before(ledger, asked.shots))
         tested = [] if asked.min_accuracy is None and not asked.pilot_only else pilot_rows(rows, prompt.shots)
         if (asked.min_accuracy is not None or asked.pilot_only) and not tested:
             raise UsageError(
                 f"a pilot takes {ROWS} rows with a label of their own, beside the examples; there are {len(rows.gold)}",
                 fix="label some rows by hand, or leave out --min-accuracy and --pilot-only",
             )
-        _say_begin(progress, ledger, prompt, rows)
+        _say_begin(progress, ledger, prompt, rows, terms)
         ledger.begin(_run_record(asked, where, prompt, terms))
         return asyncio.run(_labelled(asked, where, key, prompt, rows, ledger, ceilings, progress))
     finally:
         ledger.close()
-
-
-def _money(asked: Asked, where: Address) -> tuple[Prices | None, Ceilings]:
-    priced = prices(asked.price_per_million, asked.model, host=where.host, loopback=where.loopback)
-    if asked.max_cost is not None and priced is None:
-        raise no_price(asked.model)
-    picos = dollars(asked.max_cost, "max-cost") if asked.max_cost is not None else None
-    return priced, Ceilings(asked.max_requests, asked.max_tokens, picos)
 
 
 def _check_terms(asked: Asked, where: Address, ledger: Ledger | None) -> dict[str, object] | None:
@@ -161,7 +116,12 @@ def _run_record(asked: Asked, where: Address, prompt: Prompt, terms: dict[str, o
     }
 
 
-def _say_begin(progress: Progress, ledger: Ledger, prompt: Prompt, rows: Rows) -> None:
+def _say_begin(progress: Progress, ledger: Ledger, prompt: Prompt, rows: Rows, terms: dict[str, object] | None) -> None:
+    if not ledger.runs and terms is None:
+        progress.say(
+            "the licence of a model, also of one that runs here, may say whether you may train on what it answers; "
+            "--accept-terms records that you read it"
+        )
     if ledger.mended:
         progress.say(f"the ledger's last line was cut off, as by a kill; {ledger.mended} bytes of it removed")
     if ledger.runs and ledger.runs[-1]["prompt"] != prompt.digest:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -36,9 +37,15 @@ class Entry(NamedTuple):
 
     outcome: str
     label: str | None
-    used: Tokens
+    prompt: int  # tokens
+    completion: int
     most: int  # tokens that the answer might have had
     place: int
+
+    @property
+    def used(self) -> Tokens:
+        """What it was billed, as far as is known."""
+        return Tokens(self.prompt, self.completion)
 
 
 class _Line(NamedTuple):
@@ -153,7 +160,15 @@ class Ledger:
         self._spend(used)
         if told := record.get("fingerprint"):
             self.fingerprints[told] = self.fingerprints.get(told, 0) + 1
-        self.entries[key] = Entry(str(record["outcome"]), record["label"], used, most.completion, place)
+        label = record["label"]
+        self.entries[key] = Entry(  # one object for each name: there may be 10^5 of them
+            sys.intern(str(record["outcome"])),
+            None if label is None else sys.intern(str(label)),
+            used.prompt,
+            used.completion,
+            most.completion,
+            place,
+        )
 
     def _end_unknown(self, request: int) -> None:
         _, most = self._open.pop(request)
