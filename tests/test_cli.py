@@ -20,7 +20,8 @@ GOLDEN = Path(__file__).parent / "golden"
 HELP = {
     "help": ("--help",), "help-build": ("build", "--help"), "help-plan": ("plan", "--help"),
     "help-targets": ("targets", "--help"), "help-verify": ("verify", "--help"), "help-report": ("report", "--help"),
-    "help-keygen": ("keygen", "--help"), "targets-show-rpi4": ("targets", "show", "rpi4"),
+    "help-keygen": ("keygen", "--help"), "help-label": ("label", "--help"),
+    "targets-show-rpi4": ("targets", "show", "rpi4"),
 }  # fmt: skip
 
 

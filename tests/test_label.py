@@ -467,6 +467,25 @@ def test_a_teacher_below_the_floor_is_asked_for_no_more(server: StandIn, tmp_pat
     assert label(server, data, "--min-accuracy", "0.01").returncode == 0  # the fix
 
 
+def test_a_floor_without_a_pilot_asks_for_no_more(server: StandIn, tmp_path: Path) -> None:
+    data = gold_rows(tmp_path / "data", labelled=60, loose=40)
+    broken: list[str] = []
+
+    def plan(number: int, text: str) -> str | None:
+        broken[:] = broken or [text]
+        return "error_500" if text in broken else None
+
+    server.plan = plan
+    done = label(server, data, "--min-accuracy", "0.5", "--concurrency", "2")
+    assert done.returncode == 1
+    assert "1 of the pilot's rows got no answer" in done.stderr
+    assert not any("loose" in text for text in server.billed)
+    server.plan = lambda number, text: None
+    done = label(server, data, "--min-accuracy", "0.5", "--max-requests", str(server.requests + 1 + 10))
+    assert done.returncode == 8
+    assert label(server, data, "--min-accuracy", "0.5").returncode == 0
+
+
 def test_a_dry_run_shows_the_prompt_and_the_most_and_asks_nothing(server: StandIn, rows: Path) -> None:
     done = label(server, rows, "--dry-run", "--json", "--price-per-million", "1,1")
     said = as_json(done)

@@ -313,6 +313,8 @@ def test_the_pace_follows_the_servers_words(monkeypatch: pytest.MonkeyPatch) -> 
     dates = {"date": "Mon, 30 Nov 2026 10:00:00 GMT", "retry-after": "Mon, 30 Nov 2026 10:00:09 GMT"}
     assert 9 <= pace.failed("", dates, 0, limited=True) < 10
     assert pace.failed("", {"retry-after": "soon"}, 3, limited=True) <= 0.08
+    used_up = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m2s"}
+    assert 62 <= pace.failed("", used_up, 0, limited=True) < 63
     with pytest.raises(TeacherError, match="asks to wait 86400 s"):
         pace.failed("", {"retry-after": "86400"}, 0, limited=True)
     for _ in range(200):

@@ -52,6 +52,14 @@ def unanswered(count: int, failure: Failure) -> TeacherError:
     )
 
 
+def no_pilot(failed: int, last: str) -> TeacherError:
+    """The pilot's accuracy is unknown, and a floor was given."""
+    return TeacherError(
+        f"{failed} of the pilot's rows got no answer, so nobody knows whether the teacher is above the floor ({last})",
+        fix="run the same command again: it asks for those alone; or leave out --min-accuracy",
+    )
+
+
 def nothing(failed: int, last: str) -> TeacherError:
     """All is done and no row has a label."""
     return TeacherError(

@@ -114,6 +114,7 @@ def write_provenance(
 ) -> None:
     """Write who labelled what, by which prompt and terms, and what it took. Raises StoreError."""
     prompt, prices, ledger = asker.prompt, asker.budget.prices, asker.ledger
+    told = {name: value for name, value in figures.as_json(folder).items() if name != "labels"}  # no path of here
     said = {
         "schema": 1,
         "edgekd": version("edgekd"),
@@ -126,7 +127,7 @@ def write_provenance(
             "constant_part_sha256": prompt.digest,
             "examples": [shot.content for shot in prompt.shots],
         },
-        "figures": figures.as_json(folder) | {"labels": None, "outcomes": figures.outcomes, "repeats": figures.repeats},
+        "figures": told | {"outcomes": figures.outcomes, "repeats": figures.repeats},
         "soft_labels": figures.soft,
         "left_out_of_requests": asker.form.refused,
         "prices": prices and {"source": prices.source, "pico_usd_a_token": [prices.prompt, prices.completion]},

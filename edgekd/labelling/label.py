@@ -159,7 +159,7 @@ async def _labelled(
     with _signals(asker) as got:
         try:
             pilot = await _pilot(asked, asker, rows, progress)
-            if not asked.pilot_only:
+            if not (asked.pilot_only or (asked.min_accuracy is not None and pilot is None)):
                 progress.stage("label", total=len(rows.wanted))
                 await asker.ask(_jobs(rows), rows=len(rows.wanted))
         finally:
@@ -171,7 +171,7 @@ async def _labelled(
 
 
 async def _pilot(asked: Asked, asker: Asker, rows: Rows, progress: Progress) -> Pilot | None:
-    chosen = pilot_rows(rows, asker.prompt.shots)
+    chosen = pilot_rows(rows, asker.prompt.shots, asker.too_long)
     if not chosen:
         progress.say(
             f"no pilot: fewer than {ROWS} rows have a label of their own, so nobody knows how good the teacher is"
@@ -182,6 +182,8 @@ async def _pilot(asked: Asked, asker: Asker, rows: Rows, progress: Progress) -> 
         for line in pilot.lines():
             progress.say(line)
         pilot.check(asked.min_accuracy)
+    elif asked.min_accuracy is not None and not asker.stopped and not asker.over:
+        raise endings.no_pilot(asker.failed, asker.last)
     return pilot
 
 

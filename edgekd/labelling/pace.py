@@ -65,6 +65,8 @@ class Pace:
             if now - self._cut >= _CUT_EVERY_S:
                 self.allowed, self._cut = max(1.0, self.allowed / 2), now
         asked = _retry_after(headers)
+        if asked is None and limited:
+            asked = _reset(headers)
         self._failing_since = self._failing_since or now
         if now - self._failing_since > self.patience_s or (asked or 0) > _LONGEST_ASKED_S:
             what = f"the server asks to wait {asked:.0f} s" if asked else f"no answer for {self.patience_s:.0f} s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
@@ -83,7 +83,9 @@ class Pilot:
             )
 
 
-def pilot_rows(rows: Rows, shots: Sequence[Example]) -> list[Example]:
+def pilot_rows(
+    rows: Rows, shots: Sequence[Example], too_long: Callable[[str], bool] = lambda text: False
+) -> list[Example]:
     """ROWS rows with a label, none of which is an example in the prompt; of the test only where others are too few.
 
     The same rows again as long as they are among the data. Empty where there are too few.
@@ -92,7 +94,7 @@ def pilot_rows(rows: Rows, shots: Sequence[Example]) -> list[Example]:
     groups = ([*rows.train, *rows.validation], rows.test)
     found: list[Example] = []
     for group in groups:
-        able = [row for row in group if row.label is not None and row.content not in shown]
+        able = [row for row in group if row.label is not None and row.content not in shown and not too_long(row.input)]
         able.sort(key=lambda row: sha256(f"pilot {row.content}".encode()).digest())
         found += able[: ROWS - len(found)]
     return found if len(found) == ROWS else []
