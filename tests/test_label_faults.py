@@ -379,6 +379,23 @@ def test_a_signal_keeps_every_answer(server: StandIn, tmp_path: Path, number: si
 
 
 @pytest.mark.slow
+def test_a_second_signal_does_not_wait(server: StandIn, tmp_path: Path) -> None:
+    rows = plain_rows(tmp_path, 20)
+    server.delay_s = 10
+    run = subprocess.Popen(command(server.url, rows, "--concurrency", "3"), stderr=subprocess.PIPE, text=True)
+    until(lambda: server.requests == 3)
+    run.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert run.poll() is None, "it waits for what is on its way"
+    run.send_signal(signal.SIGINT)
+    _, told = run.communicate(timeout=5)
+    assert run.returncode == 130
+    assert "answers are kept" in told
+    kinds = Counter(line["kind"] for line in lines(tmp_path / "labels" / NAME))
+    assert (kinds["intent"], kinds["unknown"], kinds["answer"]) == (3, 3, 0)
+
+
+@pytest.mark.slow
 def test_a_kill_costs_at_most_what_was_in_flight(server: StandIn, tmp_path: Path) -> None:
     rows = plain_rows(tmp_path, 90)
     server.delay_s = 0.02
