@@ -15,7 +15,7 @@ from conftest import invoke, loose_target
 from helpers import save_graph
 from onnx import helper
 
-from edgekd.onboard import runner
+from edgekd.onboard import runner, verify
 from edgekd.onboard.runner import pack
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -68,7 +68,7 @@ def test_what_ships_runs_within_its_budget_and_the_import_baseline(tiny_bundle: 
     ids = np.full((1, 32), 7, dtype=np.int64)
     pack([{"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}],
          tmp_path / "inputs.npz")  # fmt: skip
-    job = job_of(tiny_bundle / manifest["model"], tmp_path / "inputs.npz", tmp_path / "job.json")
+    job = job_of(tiny_bundle / verify.model_files(manifest)[0], tmp_path / "inputs.npz", tmp_path / "job.json")
     free = footprint(job, lambda: None)
     baseline = json.loads(free.stdout)["baseline_mib"]
     budget = report["budgets"]["memory_mib"]
