@@ -281,3 +281,20 @@ def test_a_label_that_no_test_row_has_is_no_obstacle():
     assert 0.8 < task.metric.value(counts) <= 1
     low, high = task.metric.interval(counts)
     assert low <= task.metric.value(counts) <= high
+
+
+def test_kernels_that_decide_otherwise_are_counted_by_row():
+    from edgekd.on_target.judging import _Scored
+
+    task, random = make("tasks", TASK), np.random.default_rng(0)
+    here = [{"logits": logits} for logits in random.normal(size=(40, 3))]
+    there = [{"logits": row["logits"] + 1e-4} for row in here]
+    there[0] = {"logits": -here[0]["logits"]}
+    there[1] = {"logits": here[1]["logits"] * np.array([1.0, 1.0, -1.0])}
+    scored = _Scored(task, there, here, here, None)
+    assert scored.flips == 2, "rows, whatever number of labels differ in them"
+    assert scored.metric is task.fidelity
+    assert 0.9 < task.fidelity.value(scored.there) < 1
+    assert task.fidelity.value(scored.here) == 1
+    truth = np.array([(row["logits"] > 0).astype(np.int64) for row in here])
+    assert _Scored(task, there, here, here, truth).metric is task.metric
