@@ -2,6 +2,7 @@
 
 import json
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import WIDTH, matmul_model, random_weights, relu_model, samples
+from made_bundle import make_bundle
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd import golden
@@ -427,3 +429,25 @@ def test_a_files_outputs_are_named_by_itself_where_a_task_calls_them_otherwise(t
     model = runner.open_model(str(relu_model(tmp_path / "model.onnx")), 1)
     assert programs.rules_of("mean", model.outputs) == {"y": "mean"}
     assert programs.rules_of(None, model.outputs) == {"y": "as_is"}
+
+
+def test_edgekd_runs_its_own_program_and_nothing_of_a_bundles(bundle):
+    folder, manifest = bundle
+    (folder / "bench").mkdir()
+    for name in ("programs.py", "forward.py"):
+        (folder / "bench" / name).write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    assert "tolerance" in verify.check_answers(folder, manifest)
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("has", [True, False], ids=["with its program", "without"])
+def test_a_bundles_own_check_takes_the_program_that_lies_in_it(tmp_path, has):
+    folder = make_bundle(tmp_path / "tiny", onboard=has)
+    done = subprocess.run([sys.executable, "-I", folder / "verify.py"], capture_output=True, text=True, check=False)
+    if has:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "ok      golden vectors: largest difference 0 to the outputs recorded on" in done.stdout
+    else:
+        assert done.returncode == 1
+        assert "FAILED  the program cannot be read: " in done.stdout
+    assert not list(folder.rglob("__pycache__"))

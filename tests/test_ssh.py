@@ -470,6 +470,8 @@ def test_what_travels_is_for_the_oldest_python_that_is_let_in():
         text = (folder / name).read_text(encoding="utf-8")
         ast.parse(text, feature_version=_openssh.LEAST_PYTHON)
         assert not re.search(r"zip\(.*strict=|\bUTC\b|isinstance\(.* \| ", text), name
+    for name in ("verify.py", "bench.py"):
+        ast.parse((folder / name).read_text(encoding="utf-8"), feature_version=_openssh.LEAST_PYTHON)
 
 
 @pytest.mark.parametrize(
