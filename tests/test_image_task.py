@@ -12,6 +12,7 @@ import transformers
 from PIL import Image
 
 from edgekd.core.errors import EdgeKDError, TeacherError, UsageError
+from edgekd.core.predictions import stacked
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make
 from edgekd.core.store import Store
@@ -206,13 +207,11 @@ def test_optimum_opens_a_students_folder(tmp_path: Path, channels: int) -> None:
     TASK.student_files(Path(), [], Survey(24, (24,), channels), network.shape, tmp_path)
     Torchscript().export(network, tmp_path / "onnx", task="image-classification", target=load_profile("rpi4"))
     images = pictures(3, 30, 33, channels)
-    loader, logits = Optimum().open(
-        tmp_path, "model.onnx", TASK.ordinary(tmp_path, images), task="image-classification"
-    )
+    loader, said = Optimum().open(tmp_path, "model.onnx", TASK.ordinary(tmp_path, images), task="image-classification")
     assert loader == "ORTModelForImageClassification"
     with torch.no_grad():
         expected = network(**batch_of(TASK.encode(tmp_path, images, 24))).logits
-    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(stacked(said, "logits"), expected.numpy(), atol=1e-4)
 
 
 def batch_of(samples: pixels.Pixels) -> dict[str, torch.Tensor]:
