@@ -152,8 +152,14 @@ def test_sigterm_ends_as_ctrl_c_does_and_leaves_no_temporary_folder(tmp_path):
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["verify", "report"])
-def test_folder_that_is_no_bundle(command: str, tmp_path: Path) -> None:
-    done = invoke(command, tmp_path)
-    assert done.returncode == 2
-    assert "is no bundle" in done.stderr
+@pytest.mark.parametrize("command", ["report", "verify", "bench", "compare"])
+def test_what_is_no_bundle_is_told_in_two_lines(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for name, why in (("file", "it is a file, not a folder"), ("empty", "it has no "), ("none", "it has no ")):
+        place = str(tmp_path / name)
+        done = invoke(command, *[place] * (2 if command == "compare" else 1))
+        assert done.returncode == 2
+        first, second = done.stderr.splitlines()
+        assert first.startswith(f"error: {place} is no bundle: {why}")
+        assert second == "  fix: give the folder that build wrote"

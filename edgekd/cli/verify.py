@@ -38,7 +38,8 @@ def verify(
     from edgekd.proof import trust
 
     if not os.path.lexists(bundle / "manifest.json"):
-        raise UsageError(f"{bundle} is no bundle: it has no manifest.json", fix="give the folder that build wrote")
+        why = "it is a file, not a folder" if bundle.is_file() else "it has no manifest.json"
+        raise UsageError(f"{bundle} is no bundle: {why}", fix="give the folder that build wrote")
     believed = trust.Trust.of(trusted, revoked) if trusted or revoked else None
     asked = trust.Asked(believed, after, target, ignore_modes)
     checked = trust.check(bundle, asked)

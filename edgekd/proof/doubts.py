@@ -121,6 +121,7 @@ def made(bundle: Path) -> Made:
         check_none_within(bundle, UsageError)
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         why = f"it has no {Path(error.filename).name}" if isinstance(error, FileNotFoundError) else why
+        why = "it is a file, not a folder" if isinstance(error, NotADirectoryError) else why
         raise UsageError(f"{bundle} is no bundle: {why}", fix="give the folder that build wrote") from error
 
 

@@ -54,8 +54,7 @@ _COMPILED = _Compiled()
 def read(folder: Path) -> dict[str, Any]:
     """The report of a finished bundle. Raises UsageError where the folder has none that can be read."""
     path, fix = folder / "report.json", "give the folder that build wrote"
-    if not path.is_file():
-        raise UsageError(f"{folder} is no bundle: it has no report.json", fix=fix)
+    check_has_report(folder)
     try:
         said = json.loads(verify.read_small(path, verify.LARGEST_PAPER))
     except (OSError, ValueError, RecursionError) as error:
@@ -71,9 +70,20 @@ def read(folder: Path) -> dict[str, Any]:
     return said
 
 
+def check_has_report(folder: Path) -> None:
+    """Raise UsageError for what is no folder of a bundle."""
+    if not (folder / "report.json").is_file():
+        why = "it is a file, not a folder" if folder.is_file() else "it has no report.json"
+        raise UsageError(f"{folder} is no bundle: {why}", fix="give the folder that build wrote")
+
+
 def altered(folder: Path) -> list[str]:
-    """What of a bundle is not what was shipped, in words: its report may be read all the same, but not believed."""
+    """What of a bundle is not what was shipped, in words: its report may be read all the same, but not believed.
+
+    Raises UsageError for what is no folder of a bundle.
+    """
     check_none_within(folder, UsageError)
+    check_has_report(folder)
     try:
         return list(verify.changed_files(folder, verify.read_manifest(folder)))
     except (OSError, ValueError) as error:
