@@ -20,7 +20,7 @@ from edgekd.core import signing
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.files import storage_error, turn, write_file, writing
 from edgekd.core.model import Model
-from edgekd.core.predictions import largest_difference, largest_value
+from edgekd.core.predictions import largest_difference, largest_value, network_outputs
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256
 from edgekd.core.signing import Signer
@@ -36,8 +36,9 @@ SCHEMA = 3  # of manifest.json; `onboard/verify.py` reads 1 and 2 as well
 _EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "sbom.cdx.json", "README.md")
 _READ_BY_LOADERS = (  # beside the graph; whatever else a model's folder holds stays there
     "config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.*", "merges.txt", "*.model",
+    "vocab.*", "merges.txt", "*.model", "modules.json", "sentence_bert_config.json",
 )  # fmt: skip
+_OF_MODULES = ("[1-9]*_*/config.json", "[1-9]*_*/model.safetensors")  # folders of sentence-transformers
 _ONBOARD = {  # of edgekd/onboard: where it lies in a bundle, to be run on the device
     "verify.py": "verify.py", "bench.py": "bench/__main__.py", **{name: f"bench/{name}" for name in RUNNER_FILES},
 }  # fmt: skip
@@ -260,6 +261,9 @@ def _artifact(
     for path in sorted(folder.iterdir()):
         if path.is_file() and any(path.match(pattern) for pattern in _READ_BY_LOADERS):
             shutil.copyfile(path, fresh / path.name)
+    for path in sorted(path for pattern in _OF_MODULES for path in folder.glob(pattern)):
+        (fresh / path.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(path, fresh / path.parent.name / path.name)
     (fresh / "onnx").mkdir()
     model = variant(variants, name, plan.task).copied(fresh / "onnx")
     onboard = Path(verify.__file__).parent
@@ -282,7 +286,7 @@ def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Model) 
     task = make("tasks", plan.task)
     loader, opened = optimum.open(fresh, model.file.name, task.ordinary(fresh, inputs), task=plan.task)
     samples = task.encode(folder, inputs, plan.student.survey.max_size)
-    ours = outputs(model, samples, threads=1, keep=task.keep)
+    ours = outputs(model, samples, threads=1, keep=network_outputs(task))
     difference = largest_difference(opened, ours)
     limit = 0.05 * largest_value(ours)  # int8 kernels may round differently at another thread count
     if not difference <= limit:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, UsageError
 from edgekd.core.model import ONE, Model, graph_file
-from edgekd.core.predictions import largest_difference
-from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, GraphTeacher
+from edgekd.core.predictions import largest_difference, network_outputs
+from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, CompletingTeacher, GraphTeacher
 from edgekd.core.registry import make
 from edgekd.data import clean
 from edgekd.exporters._onnx import finish
@@ -43,17 +43,33 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
     engine.prepare(plan.seed, plan.threads)
     model = models.load(model_folder, plan.task)
     exporter, task = models.exporter(model), make("tasks", plan.task)
-    exported = make("exporters", exporter).export(model, out, task=plan.task, target=plan.target)
-    _check_graphs(exporter, exported, task)
+    exported = to_onnx(plan, model, exporter, out)
     samples = task.encode(model_folder, inputs[:PARITY_ROWS], plan.student.survey.max_size)
     difference = largest_difference(
-        outputs(exported, samples, threads=1, keep=task.keep), _torch_says(model, task, samples)
+        outputs(exported, samples, threads=1, keep=network_outputs(task)), _torch_says(model, task, samples)
     )
     if not difference < PARITY_LIMIT:
         raise RuntimeCannotLoad(
             f"the exported model disagrees with torch by {difference:.2g} on {len(samples)} real inputs",
             fix="this is a fault of the exporter for this architecture: please report it with the teacher's name",
         )
+
+
+def to_onnx(plan: Plan, network: Any, exporter: str, out: Path) -> Model:
+    """Write a torch network's graphs into `out`, with what its teacher computes behind it.
+
+    Raises UsageError where an exporter of another package gives other graphs than the task's.
+    """
+    import onnx
+
+    exported = make("exporters", exporter).export(network, out, task=plan.task, target=plan.target)
+    _check_graphs(exporter, exported, make("tasks", plan.task))
+    source = make("teachers", plan.teacher.kind)
+    if isinstance(source, CompletingTeacher):
+        graph = onnx.load(exported.file)
+        if source.complete(Path(plan.teacher.folder), plan.teacher.architecture, graph):
+            finish(graph, exported.file, plan.target)
+    return exported
 
 
 def _check_graphs(exporter: str, exported: Any, task: Task) -> None:
@@ -133,17 +149,18 @@ def answers(
 
 
 def _torch_says(model: Any, task: Task, samples: Sequence[Sample]) -> list[Prediction]:
-    """What the same model says of each sample alone in torch, kept by the task's output rule."""
+    """What the network says of each sample alone in torch, kept by its output rule."""
     import torch
 
     from edgekd.onboard.programs import kept
 
     model.eval()
+    keep = network_outputs(task)
     found: list[Prediction] = []
     for sample in samples:
         batch = {name: torch.from_numpy(values).to(model.device) for name, values in sample.items()}
         with torch.no_grad():
             said = model(**batch)
-        raw = {name: getattr(said, name)[0].float().cpu().numpy() for name in task.keep}
-        found.append(kept(raw, sample, task.keep))
+        raw = {name: getattr(said, name)[0].float().cpu().numpy() for name in keep}
+        found.append(kept(raw, sample, keep))
     return found

@@ -13,7 +13,7 @@ from edgekd import export
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.model import Model
-from edgekd.core.predictions import stacked
+from edgekd.core.predictions import network_outputs, stacked
 from edgekd.core.registry import make
 from edgekd.exporters._onnx import finish
 from edgekd.exporters.dynamo import Dynamo
@@ -63,7 +63,10 @@ def exports(bert, tmp_path_factory):
 @pytest.mark.parametrize("task", [TEXT, EMBEDDINGS])
 def test_both_exporters_give_the_same_names_and_answers(exports, task):
     optimum, dynamo = exports[task]
-    assert names(dynamo) == (["input_ids", "attention_mask", "token_type_ids"], list(make("tasks", task).keep))
+    assert names(dynamo) == (
+        ["input_ids", "attention_mask", "token_type_ids"],
+        list(network_outputs(make("tasks", task))),
+    )
     assert sorted(names(optimum)[0]) == sorted(names(dynamo)[0])
     assert names(optimum)[1] == names(dynamo)[1]
     random = np.random.default_rng(0)
@@ -179,8 +182,9 @@ def test_optimum_opens_a_bundle_of_each_task_of_texts(bert, tiny_teacher, export
     loader, said = Optimum().open(tmp_path, "model.onnx", texts, task=task)
     assert loader == {TEXT: "ORTModelForSequenceClassification", EMBEDDINGS: "ORTModelForFeatureExtraction"}[task]
     kind = make("tasks", task)
-    expected = export.outputs(Model.of(exports[task][0]), kind.encode(tmp_path, texts, 32), threads=1, keep=kind.keep)
-    (name,) = kind.keep
+    keep = network_outputs(kind)
+    expected = export.outputs(Model.of(exports[task][0]), kind.encode(tmp_path, texts, 32), threads=1, keep=keep)
+    (name,) = keep
     ours, theirs = stacked(expected, name), stacked(said, name)
     assert theirs.shape == ours.shape == ((2, 2) if task == TEXT else (2, 64))
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
@@ -207,18 +211,23 @@ def test_an_export_beyond_one_files_limit_says_the_same_and_opens_in_optimum(
     Optimum().open(tmp_path, "model.onnx", ["what is the red town", "a dog"], task=TEXT)
 
 
+def _embeds(task):
+    return {"sentence": {"pooling": ["cls"], "layers": [], "width": 64}} if task == EMBEDDINGS else {}
+
+
 @pytest.mark.parametrize("task", [TEXT, EMBEDDINGS])
 def test_an_export_is_held_against_torch_row_by_row(bert, tiny_teacher, tmp_path, monkeypatch, task):
     survey = SimpleNamespace(max_size=32)
     plan = SimpleNamespace(
         seed=0, threads=1, task=task, target=TARGET, student=SimpleNamespace(survey=survey),
-        teacher=SimpleNamespace(kind="huggingface"),
+        teacher=SimpleNamespace(kind="huggingface", folder=str(tiny_teacher), architecture=_embeds(task)),
     )  # fmt: skip
     texts = ["what is the red town", "a dog", "a kind of soup that people in this town like"]
     teacher = shutil.copytree(tiny_teacher, tmp_path / "teacher")
     bert(task).save_pretrained(teacher)
     export.export(plan, teacher, texts, tmp_path)
-    assert names(tmp_path / "model.onnx")[1] == list(make("tasks", task).keep)
+    kind = make("tasks", task)
+    assert names(tmp_path / "model.onnx")[1] == list(dict.fromkeys([*network_outputs(kind), *kind.keep]))
     monkeypatch.setattr(export, "PARITY_LIMIT", 1e-12)
     with pytest.raises(RuntimeCannotLoad, match=r"the exported model disagrees with torch by \S+ on 3 real inputs"):
         export.export(plan, teacher, texts, tmp_path)

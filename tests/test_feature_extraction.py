@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.core.errors import DataError, TeacherError, UsageError
+from edgekd.core.predictions import network_outputs
 from edgekd.core.registry import make
 from edgekd.core.statistics import cosines
 from edgekd.planning import Options, make_plan
@@ -47,7 +48,9 @@ def test_classes_agree_by_the_largest_logit() -> None:
         task = make("tasks", name)
         assert task.agrees(outputs, reference).tolist() == [1.0, 0.0]
         assert (task.labelled, task.keep) == (True, {"logits": "as_is"})
-    assert (EMBEDDINGS.labelled, EMBEDDINGS.keep) == (False, {"last_hidden_state": "mean"})
+    assert (EMBEDDINGS.labelled, EMBEDDINGS.keep) == (False, {"sentence_embedding": "as_is"})
+    assert network_outputs(EMBEDDINGS) == {"last_hidden_state": "mean"}
+    assert network_outputs(make("tasks", "text-classification")) == {"logits": "as_is"}
 
 
 def test_rows_are_read_as_those_of_texts_without_labels() -> None:

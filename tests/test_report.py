@@ -304,9 +304,10 @@ def test_without_a_shape_the_latency_elsewhere_is_unknown():
 def test_the_card_shows_how_to_embed(file, dtype):
     said = composed(**FORMS["none, embeddings"])
     text = render("card.md", said | CARD | {"model": file})
-    assert f'pipeline("feature-extraction", "things", {{ dtype: "{dtype}" }})' in text
-    assert '{ pooling: "mean" }' in text
-    assert "ORTModelForFeatureExtraction" in text
+    assert f'AutoModel.from_pretrained("things", {{ dtype: "{dtype}" }})' in text
+    assert 'model.run(["sentence_embedding"], feeds)' in text
+    assert 'SentenceTransformer("things", backend="onnx", model_kwargs=options)' in text
+    assert f'"file_name": "{file}"' in text
     assert "The teacher itself, compressed; texts are cut at 500 tokens." in text
 
 

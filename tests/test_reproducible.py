@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from conftest import TINY, invoke, loose_target, run, texts, write_csv
+from safetensors.numpy import load_file
+from sentence_folders import dense, write
 
 from edgekd.core.registry import plugin
 from edgekd.proof.doubts import made
@@ -159,17 +162,44 @@ def check_embeddings(bundle: Path) -> None:
     assert worst["name"] in diagnosed.stdout
 
 
+def check_sentences(bundle: Path, dense_layer: dict[str, Any]) -> None:
+    """The graph pools by the first token, and behind it is the Dense layer, as the modules that are shipped say."""
+    modules = json.loads((bundle / "modules.json").read_text("utf-8"))
+    kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
+    assert [module["type"].rpartition(".")[2] for module in modules] == kinds
+    assert json.loads((bundle / "1_Pooling" / "config.json").read_text("utf-8"))["pooling_mode_cls_token"]
+    shipped = load_file(bundle / "2_Dense" / "model.safetensors")
+    np.testing.assert_array_equal(shipped["linear.weight"], dense_layer["linear.weight"].numpy())
+    session = onnxruntime.InferenceSession(bundle / "onnx" / "model_quantized.onnx")
+    ids = np.array([[2, 10, 11, 12, 3]])
+    tokens, embedding = session.run(
+        ["last_hidden_state", "sentence_embedding"],
+        {name: ids if name == "input_ids" else np.ones_like(ids) * (name == "attention_mask")
+         for name in (one.name for one in session.get_inputs())},
+    )  # fmt: skip
+    made = np.tanh(tokens[:, 0] @ shipped["linear.weight"].T + shipped["linear.bias"])
+    made /= np.linalg.norm(made)
+    assert float((made * embedding).sum()) > 0.99, "int8 aside, the same embedding"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_teacher_that_is_compressed_alone(pair: Pair, tiny_teacher: Path, tmp_path: Path) -> None:
-    """For an ARM target, whose kernels are asked where the emulated core is set up."""
+    """For an ARM target, whose kernels are asked where the emulated core is set up.
+
+    It is a sentence-transformers folder: its pooling and its layers are computed in the graph.
+    """
     arm = plugin("devices", "qemu").available()
+    teacher = shutil.copytree(tiny_teacher, tmp_path / "sentences")
+    write(teacher, "Dense", "Normalize", pooling={"pooling_mode_cls_token": True})
+    held = dense(teacher, inputs=64, outputs=8)
     rows = write_csv(tmp_path / "raw.csv", [(text,) for text, _ in texts(300, seed=3)], ("text",))
     target = loose_target(tmp_path, **(ARM if arm else {}))
     first, second = pair("--task", "feature-extraction", "--student", "none", "--target", target, "--teacher",
-                         tiny_teacher, "--data", rows, "--force", "dynamic_int8", "--threads", "1")  # fmt: skip
+                         teacher, "--data", rows, "--force", "dynamic_int8", "--threads", "1")  # fmt: skip
     check_same(first, second)
     check_embeddings(first)
+    check_sentences(first, held)
     if arm:
         with np.load(first / "golden" / "expected.npz") as expected:
             assert any(name.startswith("aarch64.") for name in expected.files), (

@@ -17,7 +17,7 @@ from edgekd.compression.sqnr import Ratios
 from edgekd.core import external, plain_yaml
 from edgekd.core.errors import DataError, TeacherError, UsageError, suggestion
 from edgekd.core.model import Model
-from edgekd.core.predictions import agreement, main_output, unstacked
+from edgekd.core.predictions import agreement, main_output, network_outputs, unstacked
 from edgekd.core.profile import load_profile
 from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.registry import make, plugin
@@ -225,10 +225,10 @@ class Judge:
         """The task's output rule; where a stranger's graph calls its output otherwise, of the first that it has."""
         last = [*model.graphs.values()][-1]
         names = [output.name for output in read(last).graph.output]
-        main = main_output(self.task.keep)
-        if len(self.task.keep) > 1 or main in names:
+        if len(self.task.keep) > 1 or main_output(self.task.keep) in names:
             return dict(self.task.keep)
-        return {names[0]: self.task.keep[main]}
+        network = network_outputs(self.task)
+        return {names[0]: network[main_output(network)]}
 
     def _predictions(self, model: Model) -> list[Prediction]:
         """What the model says of the samples, under the task's names."""

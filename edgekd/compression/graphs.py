@@ -25,7 +25,7 @@ from edgekd.core.predictions import largest_difference
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
-from edgekd.export import PARITY_LIMIT, PARITY_ROWS, outputs
+from edgekd.export import PARITY_LIMIT, PARITY_ROWS, outputs, to_onnx
 from edgekd.exporters._onnx import finish
 from edgekd.onboard.runner import pack
 from edgekd.plan import Plan
@@ -233,8 +233,7 @@ def _only_used_domains(graph: Any) -> None:
 def _export(plan: Plan, model_folder: Path, exporter: str, out: Path) -> Model:
     from edgekd.training import models
 
-    model = models.load(model_folder, plan.task)
-    return make("exporters", exporter).export(model, out, task=plan.task, target=plan.target)
+    return to_onnx(plan, models.load(model_folder, plan.task), exporter, out)
 
 
 def _config(model_folder: Path) -> dict[str, Any]:

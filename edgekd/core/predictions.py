@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.protocols import RaggedTask
+from edgekd.core.protocols import CompletedTask, RaggedTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,11 @@ def main_output(keep: Mapping[str, str]) -> str:
     'logits'
     """
     return next(iter(keep))
+
+
+def network_outputs(task: Task | type[Task]) -> Mapping[str, str]:
+    """Return the output rule of the exported network alone: what torch and the ecosystem's loaders give of a model."""
+    return task.network if isinstance(task, CompletedTask) else task.keep
 
 
 def stacked(predictions: Predictions, name: str) -> Array:

@@ -391,6 +391,18 @@ class GraphTeacher(Protocol):
         ...
 
 
+@runtime_checkable
+class CompletingTeacher(Protocol):
+    """A teacher that computes more than its exported network: pooling, and layers behind it."""
+
+    def complete(self, folder: Path, architecture: Mapping[str, Any], graph: Any) -> bool:
+        """Add that to the network's ONNX graph, a ModelProto, under the output names that the task keeps.
+
+        Return whether there was anything to add.
+        """
+        ...
+
+
 class Quantizer(Protocol):
     """One recipe: from an fp32 ONNX file to a candidate."""
 
@@ -565,6 +577,16 @@ class RaggedTask(Protocol):
     """
 
     ragged: ClassVar[bool]
+
+
+@runtime_checkable
+class CompletedTask(Protocol):
+    """A task whose graphs compute more than the exported network does.
+
+    `network` is what `keep` would be of the network alone, as torch and the loaders of the ecosystem give it.
+    """
+
+    network: ClassVar[Mapping[str, str]]
 
 
 @runtime_checkable

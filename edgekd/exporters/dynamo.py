@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.model import Model
+from edgekd.core.predictions import network_outputs
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import plugin
 from edgekd.exporters._onnx import finished, only_graph
@@ -38,7 +39,7 @@ class Dynamo:
         import torch
 
         name = only_graph(task, "dynamo")
-        outputs = list(plugin("tasks", task).keep)
+        outputs = list(network_outputs(plugin("tasks", task)))
         inputs = _example(model)
         names = list(inputs)
 

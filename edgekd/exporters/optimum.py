@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.model import Model, graph_file
+from edgekd.core.predictions import network_outputs
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import plugin
 from edgekd.exporters._onnx import finished
@@ -83,7 +84,8 @@ class Optimum:
     def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, list[Prediction]]:
         """The name of optimum's loader for the task, and what it says for a bundle of each input, run alone.
 
-        Outputs are kept by the task's rule. Raises EdgeKDError where the folder does not load in optimum.
+        Of the network's own outputs, which are all that a loader gives. Raises EdgeKDError where the folder does not
+        load in optimum.
         """
         import numpy as np
         import optimum.onnxruntime
@@ -92,7 +94,7 @@ class Optimum:
         from edgekd.onboard.programs import kept
 
         kind = plugin("tasks", task)
-        hub = kind.hub
+        hub, keep = kind.hub, network_outputs(kind)
         rows: list[Prediction] = []
         try:
             with quiet():
@@ -103,7 +105,7 @@ class Optimum:
                 for one in inputs:
                     fed = prepare(one, return_tensors="np", **hub.processor_options)
                     said = model(**fed)
-                    rows.append(kept({name: np.asarray(said[name])[0] for name in kind.keep}, fed, kind.keep))
+                    rows.append(kept({name: np.asarray(said[name])[0] for name in keep}, fed, keep))
         except Exception as error:  # whatever optimum raises, the bundle does not open
             raise EdgeKDError(
                 f"the bundle does not open with optimum: {type(error).__name__}: {error}",

@@ -1,7 +1,7 @@
-"""Feature extraction: one text in, its embedding out: the last layer's outputs, averaged over tokens.
+"""Feature extraction: one text in, its embedding out.
 
-The average (over the attention mask, as sentence embeddings are made) is taken of the graph's output: the graph is the
-encoder as Hugging Face exports it.
+The graph is the encoder as Hugging Face exports it, and behind it what makes one embedding of the tokens' outputs:
+their mean over the attention mask, or what a sentence-transformers folder says.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class FeatureExtraction:
     labelled: ClassVar[bool] = False
     purpose: ClassVar[str] = "texts into embeddings"
     demo: ClassVar[Demo | None] = replace(TREC, name="embeddings", data_name="TREC questions, without their classes")
-    keep: ClassVar[Mapping[str, str]] = {"last_hidden_state": "mean"}
+    keep: ClassVar[Mapping[str, str]] = {"sentence_embedding": "as_is"}
+    network: ClassVar[Mapping[str, str]] = {"last_hidden_state": "mean"}
     graphs: ClassVar[tuple[str, ...]] = ("model",)
     program: ClassVar[str] = "forward"
 

@@ -184,7 +184,7 @@ def _as_safetensors(folder: Path, files: list[Path], copies: list[Path]) -> Path
     key = {"weights": [file_sha256(copy) for copy in copies], "names": [file.stem for file in files]}
 
     def produce(out: Path) -> None:
-        copy_files(others, out)
+        copy_files(others, folder, out)
         if len(copies) == 1:
             shutil.copyfile(copies[0], out / "model.safetensors")
             return
@@ -196,9 +196,7 @@ def _as_safetensors(folder: Path, files: list[Path], copies: list[Path]) -> Path
         index = {"metadata": {"total_size": total}, "weight_map": names}
         (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
-    return open_store().stage(
-        "unpickled", key | {"beside": digest([[f.name, file_sha256(f)] for f in others])}, produce
-    )
+    return open_store().stage("unpickled", key | {"beside": told(folder, others)}, produce)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -209,15 +207,23 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in sorted({*_weight_map(folder / _WEIGHTS[1]).values()}))
 
 
-def copy_files(files: Iterable[Path], out: Path) -> None:
-    """Copy files into the folder `out`, under their own names."""
+def copy_files(files: Iterable[Path], folder: Path, out: Path) -> None:
+    """Copy files of a folder, and of those inside it, into the folder `out`, under their own names."""
     for file in files:
-        shutil.copyfile(file, out / file.name)
+        place = out / file.relative_to(folder)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
+
+
+def told(folder: Path, files: Iterable[Path]) -> str:
+    """A digest of files of a folder: their names in it, and their content."""
+    return digest([[file.relative_to(folder).as_posix(), file_sha256(file)] for file in files])
 
 
 def beside(folder: Path) -> list[Path]:
     """What lies beside the weights. Raises TeacherError where that is more than a model's settings can be."""
-    found = sorted({path for pattern in _BESIDE for path in folder.glob(pattern) if is_plain(path)})
+    patterns = (*_BESIDE, *(_MODULES if (folder / "modules.json").exists() else ()))
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern) if is_plain(path)})
     kept = [path for path in found if not path.name.endswith(".index.json")]
     if sum(path.stat().st_size for path in kept) > _COPY_MOST:
         raise TeacherError(

@@ -173,11 +173,11 @@ def _renamed(folder: Path, names: Mapping[str, str]) -> Path:
     key = {
         "weights": [file_sha256(file) for file in files],
         "names": digest(dict(names)),
-        "beside": digest([[one.name, file_sha256(one)] for one in beside]),
+        "beside": _files.told(folder, beside),
     }
 
     def produce(out: Path) -> None:
-        _files.copy_files(beside, out)
+        _files.copy_files(beside, folder, out)
         index: dict[str, str] = {}
         for file in files:
             index |= dict.fromkeys(_safetensors.renamed(file, out / file.name, names), file.name)

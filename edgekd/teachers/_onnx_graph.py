@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekd.core.errors import TeacherError
 from edgekd.core.external import graphs, inner_graphs, tensors
-from edgekd.core.predictions import main_output
+from edgekd.core.predictions import main_output, network_outputs
 from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL
 from edgekd.core.registry import plugin
 from edgekd.teachers._onnx_checks import joined, opset
@@ -49,8 +49,9 @@ _GIVES = {"logits": ("batch", "classes"), "last_hidden_state": ("batch", "tokens
 def feed_of(task: str) -> Feed:
     """Return what a task feeds a graph and takes from it. Raises TeacherError for one that no graph serves yet."""
     kind = plugin("tasks", task)
-    output = main_output(kind.keep)
-    if kind.modality not in _TAKES or output not in _GIVES or len(kind.keep) > 1:
+    network = network_outputs(kind)
+    output = main_output(network)
+    if kind.modality not in _TAKES or output not in _GIVES or len(network) > 1:
         raise TeacherError(
             f"an ONNX file cannot be a teacher of {task}", fix="give the model's Hugging Face folder as --teacher"
         )

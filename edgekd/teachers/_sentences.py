@@ -1,57 +1,308 @@
-"""What a sentence-transformers folder says of how its embeddings are made, as far as edgekd makes them so."""
+"""What a sentence-transformers folder says of how its embeddings are made: pooling, and the layers behind it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import TeacherError
 from edgekd.data import limits
-from edgekd.teachers import _files
+from edgekd.teachers import _files, _pickles, _safetensors, _sentence_graph
 
-MODULES, SENTENCE = "modules.json", "sentence_bert_config.json"
-_MEAN = "pooling_mode_mean_tokens"
-_KINDS = ("Transformer", "Pooling", "Normalize")
+if TYPE_CHECKING:
+    import numpy as np
+
+MODULES, SENTENCE, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+_MODES = {  # as sentence-transformers before 5 writes them, in the order in which it joins their outputs
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ACTIVATIONS = {  # the last part of torch's class name: the operator of ONNX, empty where it does nothing
+    "Tanh": "Tanh",
+    "ReLU": "Relu",
+    "Sigmoid": "Sigmoid",
+    "GELU": "Gelu",
+    "Identity": "",
+}
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WIDTHS = ("hidden_size", "d_model", "dim")  # in config.json, the first that is there
 _MOST_MODULES = 16
+_MOST_WIDTH = 65_536
 
 
-def read(folder: Path) -> tuple[int | None, tuple[str, ...]]:
-    """The longest text in tokens that the folder names, and notes for the report.
+@dataclass(frozen=True)
+class Sentences:
+    """How a folder makes one embedding of the encoder's outputs, in plain values.
 
-    None and none where it is no sentence-transformers folder. Raises TeacherError for what makes other embeddings than
-    the mean over tokens: another pooling, a layer behind it, letters made small beside the tokenizer.
+    `layers` are dictionaries with a `kind`: `dense` (folder, inputs, outputs, bias, activation, residual), `normalize`,
+    `layer_norm` (folder, outputs).
+    """
+
+    pooling: tuple[str, ...] = ("mean",)
+    layers: tuple[Mapping[str, Any], ...] = ()
+    max_tokens: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a plan holds of it."""
+        return {"pooling": list(self.pooling), "layers": [dict(layer) for layer in self.layers]}
+
+
+def described(
+    architecture: Mapping[str, Any], folder: Path, config: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """An encoder's architecture with `sentence`, how one embedding is made of its outputs; and notes for the report.
+
+    Its longest text is the folder's, where that is shorter. Raises TeacherError as `read` does.
+    """
+    named = (architecture.get("hidden"), *(config.get(name) for name in _WIDTHS))
+    width = next((value for value in named if type(value) is int), None)
+    found = read(folder, width)
+    limited = [tokens for tokens in (architecture.get("max_tokens"), found.max_tokens) if tokens]
+    more: dict[str, Any] = {"max_tokens": min(limited)} if limited else {}
+    return {**architecture, **more, "sentence": found.as_dict() | {"width": width}}, found.notes
+
+
+def append(folder: Path, architecture: Mapping[str, Any], graph: Any) -> None:
+    """Add the output `sentence_embedding` to an encoder's ONNX graph, as its `sentence` says."""
+    sentence = architecture["sentence"]
+    _sentence_graph.append(graph, sentence, [weights_of(folder, layer) for layer in sentence["layers"]])
+
+
+def read(folder: Path, width: int | None) -> Sentences:
+    """How the folder makes embeddings; the mean over tokens where it is no sentence-transformers folder.
+
+    `width` is that of the encoder's outputs, where it is known. Raises TeacherError for a damaged file, for a layer
+    that edgekd does not know, and for weights of another shape than their layer has.
     """
     if not (folder / MODULES).exists():
-        return None, ()
+        return Sentences()
     modules = _json(folder / MODULES)
     if not isinstance(modules, list) or len(modules) > _MOST_MODULES:
         raise _damaged(folder / MODULES, "it is no list of modules")
-    notes: tuple[str, ...] = ()
-    for module in modules:
-        kind = _kind(module, folder)
-        if kind == "Pooling":
-            _check_pooling(_place(module, folder) / "config.json")
-        elif kind == "Normalize":
-            notes = ("modules.json scales embeddings to length 1: the bundle's are not scaled, cosines are the same",)
-        elif kind not in _KINDS:
-            raise _not_made(folder, f"{MODULES} has a {limits.shown(kind)} layer")
-    said = _json(folder / SENTENCE) if (folder / SENTENCE).exists() else {}
-    if not isinstance(said, dict):
-        raise _damaged(folder / SENTENCE, "it is no JSON object")
-    if said.get("do_lower_case"):
-        raise _not_made(folder, f"{SENTENCE} has do_lower_case, which the tokenizer's own files do not say")
-    most = said.get("max_seq_length")
-    if most is not None and (type(most) is not int or most < 1):
-        raise _damaged(folder / SENTENCE, f"max_seq_length is {limits.shown(most)}")
-    return most, notes
+    kinds = [_kind(module, folder) for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or "Pooling" in kinds[2:]:
+        raise _unknown(folder, f"{MODULES} lists {limits.shown(', '.join(kinds))}; first come Transformer and Pooling")
+    pooling = _pooling(_place(modules[1], folder) / "config.json")
+    width = width and width * len(pooling)
+    layers = []
+    for module, kind in zip(modules[2:], kinds[2:], strict=True):
+        if kind == "Dropout":  # does nothing once a model is trained
+            continue
+        layer = _layer(module, kind, folder, width)
+        width = layer.get("outputs", width)
+        layers.append(layer)
+    return Sentences(pooling, tuple(layers), _most_tokens(folder), _prompts(folder))
 
 
 def read_files(folder: Path) -> tuple[str, ...]:
     """The files that decide how embeddings are made, by their path in the folder: those that are there."""
-    named = [MODULES, SENTENCE]
+    named = [MODULES, SENTENCE, PROMPTS]
     if (folder / MODULES).exists():
-        named += sorted(path.relative_to(folder).as_posix() for path in folder.glob("*_Pooling/config.json"))
+        inner = ("config.json", *_WEIGHTS)
+        named += sorted(path.relative_to(folder).as_posix() for name in inner for path in folder.glob(f"*/{name}"))
     return tuple(name for name in named if (folder / name).is_file())
+
+
+def write_files(folder: Path, architecture: Mapping[str, Any], out: Path) -> None:
+    """Write what sentence-transformers needs to open the model in `out` and to make the same embeddings.
+
+    Every file is written anew: nothing else of the folder comes along. Nothing, where no width is known.
+    """
+    from safetensors.numpy import save_file
+
+    sentence = architecture["sentence"]
+    if sentence["width"] is None:
+        return
+    kinds = [("", "Transformer", {}), ("1_Pooling", "Pooling", _pooling_config(sentence))]
+    for layer in sentence["layers"]:
+        at = len(kinds)
+        if layer["kind"] == "normalize":
+            kinds.append((f"{at}_Normalize", "Normalize", {}))
+        elif layer["kind"] == "layer_norm":
+            kinds.append((f"{at}_LayerNorm", "LayerNorm", {"dimension": layer["outputs"]}))
+        else:
+            kinds.append((f"{at}_Dense", "Dense", _dense_config(layer)))
+    arrays = {at: weights_of(folder, layer) for at, layer in enumerate(sentence["layers"], start=2)}
+    modules = [
+        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for at, (path, kind, _) in enumerate(kinds)
+    ]
+    _write(out / MODULES, modules)
+    _write(out / SENTENCE, {"max_seq_length": architecture.get("max_tokens"), "do_lower_case": False})
+    for at, (path, _, config) in enumerate(kinds[1:], start=1):
+        (out / path).mkdir(exist_ok=True)
+        if config:
+            _write(out / path / "config.json", config)
+        if arrays.get(at):
+            save_file(arrays[at], out / path / "model.safetensors")
+
+
+def weights_of(folder: Path, layer: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """The weights of a layer, float32, by their names in its file; none of a layer without weights."""
+    import numpy as np
+    from safetensors import safe_open
+
+    if "folder" not in layer:
+        return {}
+    # through torch: numpy knows no bfloat16
+    with safe_open(_weights(folder / layer["folder"]), framework="pt") as file:
+        return {name: file.get_tensor(name).float().numpy().astype(np.float32) for name in sorted(file.keys())}
+
+
+def _layer(module: Any, kind: str, folder: Path, width: int | None) -> dict[str, Any]:
+    if kind == "Normalize":
+        return {"kind": "normalize"}
+    if kind == "LayerNorm":
+        place = _place(module, folder)
+        size = _size(place / "config.json", _object(place / "config.json").get("dimension"))
+        _check_shapes(place, {"norm.weight": [size], "norm.bias": [size]}, width, size)
+        return {"kind": "layer_norm", "folder": place.name, "outputs": size}
+    if kind == "Dense":
+        return _dense(_place(module, folder), width)
+    raise _unknown(folder, f"{MODULES} has a {limits.shown(kind)} layer")
+
+
+def _dense(place: Path, width: int | None) -> dict[str, Any]:
+    file = place / "config.json"
+    config = _object(file)
+    inputs, outputs = (_size(file, config.get(key)) for key in ("in_features", "out_features"))
+    bias, residual = config.get("bias", True), config.get("use_residual", False)
+    if not isinstance(bias, bool) or not isinstance(residual, bool):
+        raise _damaged(file, "bias and use_residual are true or false")
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise _unknown(place.parent, f"{place.name}/config.json has {key} {limits.shown(config[key])}")
+    named = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+    activation = str(named).rpartition(".")[2]
+    if not str(named).startswith("torch.nn.") or activation not in _ACTIVATIONS:
+        raise _unknown(place.parent, f"{place.name}/config.json has the activation {limits.shown(named)}")
+    shapes = {"linear.weight": [outputs, inputs]}
+    shapes |= {"linear.bias": [outputs]} if bias else {}
+    shapes |= {"residual.weight": [outputs, inputs]} if residual and inputs != outputs else {}
+    _check_shapes(place, shapes, width, inputs)
+    return {
+        "kind": "dense",
+        "folder": place.name,
+        "inputs": inputs,
+        "outputs": outputs,
+        "bias": bias,
+        "activation": activation,
+        "operator": _ACTIVATIONS[activation],
+        "residual": residual,
+    }
+
+
+def _check_shapes(place: Path, shapes: Mapping[str, list[int]], width: int | None, inputs: int) -> None:
+    """Raises TeacherError where the layer's weights are not these, or it takes another width than comes before it."""
+    if width not in (None, inputs):
+        raise _damaged(place / "config.json", f"it takes {inputs} values, and {width} come to it")
+    file = _weights(place)
+    header = _safetensors.check(file)
+    held = {name: list(tensor["shape"]) for name, tensor in header.items()}
+    if held != shapes:
+        raise TeacherError(
+            f"the weights {file} are {limits.shown(held)}; config.json beside them asks for "
+            f"{limits.shown(dict(shapes))}",
+            fix="save the model again: model.save(folder)",
+        )
+
+
+def _weights(place: Path) -> Path:
+    """The layer's weights as safetensors; a pickle's copy in the store."""
+    found = next((place / name for name in _WEIGHTS if (place / name).is_file()), None)
+    if found is None:
+        raise TeacherError(
+            f"{place} has no weights (none of {', '.join(_WEIGHTS)})", fix="copy the whole folder of the model again"
+        )
+    return found if found.suffix == ".safetensors" else _pickles.converted(found)[0]
+
+
+def _pooling(file: Path) -> tuple[str, ...]:
+    """The pooling's modes, in the order in which their outputs are joined."""
+    config = _object(file)
+    said = config.get("pooling_mode")
+    if said is None:
+        modes = [mode for name, mode in _MODES.items() if config.get(name)]
+        unknown = [name for name in config if name.startswith("pooling_mode_") and name not in _MODES and config[name]]
+        if unknown:
+            raise _unknown(file.parent.parent, f"{file.parent.name}/config.json has {limits.shown(unknown[0])}")
+        return tuple(modes) or ("mean",)  # as sentence-transformers has it
+    modes = [said] if isinstance(said, str) else said
+    if (
+        not isinstance(modes, list)
+        or not modes
+        or len(modes) > len(_MODES)
+        or not {*_MODES.values()} >= {*map(str, modes)}
+    ):
+        raise _unknown(file.parent.parent, f"{file.parent.name}/config.json has the pooling_mode {limits.shown(said)}")
+    return tuple(modes)
+
+
+def _most_tokens(folder: Path) -> int | None:
+    """The longest text in tokens. Raises TeacherError where letters are made small that the tokenizer leaves as are."""
+    said = _object(folder / SENTENCE) if (folder / SENTENCE).exists() else {}
+    if said.get("do_lower_case") and not _lower_cases(folder):
+        raise TeacherError(
+            f"{folder / SENTENCE} has do_lower_case, and the tokenizer keeps capitals: the bundle's would differ",
+            fix="save the model with a tokenizer that makes letters small, or set do_lower_case to false",
+        )
+    most = said.get("max_seq_length")
+    if most is not None and (type(most) is not int or most < 1):
+        raise _damaged(folder / SENTENCE, f"max_seq_length is {limits.shown(most)}")
+    return most
+
+
+def _lower_cases(folder: Path) -> bool:
+    """Whether the tokenizer's own normalizer makes letters small."""
+    try:
+        normalizer = _files.read_json(folder / "tokenizer.json").get("normalizer")
+    except (OSError, ValueError):
+        return False
+    parts = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+    return any(
+        isinstance(part, dict) and (part.get("type") == "Lowercase" or part.get("lowercase") is True) for part in parts
+    )
+
+
+def _prompts(folder: Path) -> tuple[str, ...]:
+    """What to tell of prompts: who embeds a text puts them before it."""
+    said = _object(folder / PROMPTS) if (folder / PROMPTS).exists() else {}
+    prompts = said.get("prompts")
+    used = sorted(str(name) for name, text in prompts.items() if text) if isinstance(prompts, dict) else []
+    if not used:
+        return ()
+    default = said.get("default_prompt_name")
+    first = f"sentence-transformers puts {limits.shown(default)} first by default; " if default else ""
+    return (
+        f"{PROMPTS} names prompts ({limits.shown(', '.join(used))}): {first}the bundle embeds a text as it is given",
+    )
+
+
+def _pooling_config(sentence: Mapping[str, Any]) -> dict[str, Any]:
+    """As sentence-transformers before 5 reads it; later ones know an order of their own as well."""
+    modes = {name: mode in sentence["pooling"] for name, mode in _MODES.items()}
+    in_order = [mode for name, mode in _MODES.items() if modes[name]] == sentence["pooling"]
+    width = {"word_embedding_dimension": sentence["width"]}
+    return width | (modes if in_order else {"pooling_mode": sentence["pooling"]})
+
+
+def _dense_config(layer: Mapping[str, Any]) -> dict[str, Any]:
+    module = "linear" if layer["activation"] == "Identity" else "activation"
+    config = {
+        "in_features": layer["inputs"],
+        "out_features": layer["outputs"],
+        "bias": layer["bias"],
+        "activation_function": f"torch.nn.modules.{module}.{layer['activation']}",
+    }
+    return config | ({"use_residual": True} if layer["residual"] else {})
 
 
 def _kind(module: Any, folder: Path) -> str:
@@ -66,20 +317,21 @@ def _place(module: dict[str, Any], folder: Path) -> Path:
     name = module.get("path")
     if not isinstance(name, str) or Path(name).name != name or "\x00" in name or name == "..":
         raise _damaged(folder / MODULES, f"it names the folder {limits.shown(name)}")
-    _files.check_folder(folder, name, f"{name}/config.json")
+    _files.check_folder(folder, name, f"{name}/*")
     return folder / name
 
 
-def _check_pooling(file: Path) -> None:
-    """Raises TeacherError for any pooling but the mean."""
+def _size(file: Path, value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= _MOST_WIDTH:
+        raise _damaged(file, f"a width is {limits.shown(value)}")
+    return value
+
+
+def _object(file: Path) -> dict[str, Any]:
     said = _json(file)
     if not isinstance(said, dict):
         raise _damaged(file, "it is no JSON object")
-    modes = [name for name, value in said.items() if name.startswith("pooling_mode_") and value]
-    modes += [str(said["pooling_mode"])] if isinstance(said.get("pooling_mode"), str) else []
-    others = [mode for mode in modes if mode not in (_MEAN, "mean")]
-    if others or not modes:
-        raise _not_made(file.parent.parent, f"{file.parent.name}/config.json has {', '.join(others) or 'no pooling'}")
+    return said
 
 
 def _json(file: Path) -> Any:
@@ -89,12 +341,17 @@ def _json(file: Path) -> Any:
         raise _damaged(file, str(error)) from error
 
 
+def _write(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
 def _damaged(file: Path, why: str) -> TeacherError:
     return TeacherError(f"cannot read {file}: {why}", fix="restore it, or save the model again: model.save(folder)")
 
 
-def _not_made(folder: Path, why: str) -> TeacherError:
+def _unknown(folder: Path, why: str) -> TeacherError:
     return TeacherError(
-        f"the embeddings of {folder} are not the mean over tokens that edgekd makes: {why}",
-        fix="give a model that takes the mean over tokens (pooling_mode_mean_tokens alone)",
+        f"edgekd does not know how the embeddings of {folder} are made: {why}",
+        fix="give a model of Transformer, Pooling (cls, max, mean, weightedmean, lasttoken) and Dense, LayerNorm or "
+        "Normalize layers behind it; or its encoder alone: a folder without modules.json gives the mean over tokens",
     )

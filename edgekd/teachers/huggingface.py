@@ -14,7 +14,7 @@ from edgekd.core.loading import BODY
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import make, plugin
 from edgekd.data import clean, hub, pixels
-from edgekd.teachers import _checks, _files, _names, _own, _sentences, _settings, _sizes, _types
+from edgekd.teachers import _checks, _files, _names, _own, _sentence_graph, _sentences, _settings, _sizes, _types
 
 if TYPE_CHECKING:
     from edgekd.core.profile import Profile
@@ -64,16 +64,15 @@ class Huggingface:
         if shape:
             _sizes.check_weights(shape, weights.shapes, folder)
             _sizes.check_tables(config, weights.shapes, folder)
+        architecture: dict[str, Any] = own or {"model_type": config["model_type"], **(shape or {})}
         notes: tuple[str, ...] = ()
-        if not kind.labelled and shape:
-            most, notes = _sentences.read(folder)
-            limits = [tokens for tokens in (shape.get("max_tokens"), most) if tokens]
-            shape |= {"max_tokens": min(limits)} if limits else {}
+        if _embeds(task) and shape:
+            architecture, notes = _sentences.described(architecture, folder, config)
             beside = (*beside, *_sentences.read_files(folder))
         return {
             "folder": str(weights.folder),  # of pickles, their copies in the store
             "ready": ready,
-            "architecture": own or {"model_type": config["model_type"], **(shape or {})},
+            "architecture": architecture,
             "labels": labels if kind.labelled else (),
             "sha256": _files.fingerprint(folder, weights.sources, beside, weights.digests),
             "licence": licences.of_teacher(folder),
@@ -113,7 +112,17 @@ class Huggingface:
             clean.write_processor(folder, out)
             return
         with clean.tokenizer(folder) as tokenizer:
+            if "sentence" in architecture and "max_tokens" in architecture:  # where the ecosystem's loaders cut
+                tokenizer.model_max_length = architecture["max_tokens"]
             tokenizer.save_pretrained(out)
+        if "sentence" in architecture:
+            _sentences.write_files(folder, architecture, out)
+
+    def complete(self, folder: Path, architecture: Mapping[str, Any], graph: Any) -> bool:
+        """Add pooling, and what a sentence-transformers folder has behind it, to an encoder's graph."""
+        if "sentence" in architecture:
+            _sentences.append(folder, architecture, graph)
+        return "sentence" in architecture
 
     def training(self, rows: int) -> dict[str, Any]:
         """About 750 steps of 16 for a small set, at least three epochs for a large one."""
@@ -181,6 +190,10 @@ class Huggingface:
 
 def _sees(task: str) -> bool:
     return plugin("tasks", task).modality == "image"
+
+
+def _embeds(task: str) -> bool:
+    return _sentence_graph.OUTPUT in plugin("tasks", task).keep
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from edgekd.core.files import is_plain, user_path
 from edgekd.core.protocols import Survey
 from edgekd.core.registry import plugin
 from edgekd.data import clean
-from edgekd.teachers import _onnx_apart, _onnx_smoke
+from edgekd.teachers import _onnx_apart, _onnx_inspect, _onnx_smoke, _sentence_graph, _sentences
 from edgekd.teachers._onnx_graph import feed_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ class OnnxModel:
         found: dict[str, Any] = _onnx_apart.call("_onnx_inspect:look", job, path, "be read")
         found["checks"] = tuple(found["checks"])
         found["labels"] = None if found["labels"] is None else tuple(found["labels"])
+        if feed_of(task).output == _sentence_graph.TOKENS:
+            folder = Path(found["folder"])
+            config = _onnx_inspect.read_json(folder / "config.json")
+            found["architecture"], notes = _sentences.described(found["architecture"], folder, config)
+            found["checks"] += notes
         return found
 
     def whole(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +97,8 @@ class OnnxModel:
         if cut.exists() and "max_tokens" in architecture:  # where the ecosystem's loaders cut
             told = json.loads(cut.read_text(encoding="utf-8")) | {"model_max_length": architecture["max_tokens"]}
             cut.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if "sentence" in architecture:
+            _sentences.write_files(folder, architecture, out)
 
     def training(self, rows: int) -> dict[str, Any]:
         """None: it is never trained."""
@@ -121,7 +128,10 @@ class OnnxModel:
             prepared = Path(room, "prepared.onnx")
             job = {"source": str(path), "task": task, "out": str(prepared), "loops": "loops" in architecture}
             names = _onnx_apart.call("_onnx_apart:prepare", job, path, "be prepared")
-            finish(onnx.load(prepared), out)  # what the child wrote and checked
+            graph = onnx.load(prepared)  # what the child wrote and checked
+        if "sentence" in architecture:
+            _sentences.append(folder, architecture, graph)
+        finish(graph, out)
         job = names | {
             "original": str(path), "written": str(out), "shapes": _onnx_smoke.shapes(architecture),
             "tokens": architecture.get("vocabulary", 2),
