@@ -151,7 +151,7 @@ def test_of_a_graph_that_a_program_runs_often_few_inputs_of_each_sample_are_kept
         def feed(self, sample):
             return {"x": sample["x"]}
 
-        def run(self, feed):
+        def run(self, _, feed):
             (states,) = self.first.run(None, feed)
             return [self.second.run(None, {"states": states + turn}) for turn in range(10)]
 

@@ -40,7 +40,7 @@ class GraphInputs:
         for sample in islice(self.samples, MOST_ROWS):
             for recorder in opened.values():
                 recorder.left = MOST_RUNS
-            program.run(program.feed(sample))
+            program.run(None, program.feed(sample))
         return {name: recorder.fed for name, recorder in opened.items()}
 
 
