@@ -95,6 +95,20 @@ def test_a_prediction_is_what_the_model_says_of_each_sample_alone(lab, predicted
     assert predicted == {"n": 4, "row_sha256": [programs.digest({"y": row[0]}) for row in alone]}
 
 
+@pytest.mark.parametrize(
+    ("limit_s", "least", "most_s", "rows"),
+    [(0, 1, 0, 1), (0, 3, 60, 3), (0, 3, 0, 1), (60, 1, 0, 4), (0, 99, 60, 4)],
+    ids=["at least one", "until there are enough", "out of patience", "all in time", "no more than there are"],
+)
+def test_answers_go_on_until_there_are_enough(lab, tmp_path, limit_s, least, most_s, rows):
+    out = tmp_path / "answers.npz"
+    told = runner.answers(
+        {"own": {"model": f"{lab}/one.onnx", "inputs": f"{lab}/inputs.npz"}}, 1, "CPUExecutionProvider", str(out),
+        limit_s=limit_s, least=least, most_s=most_s,
+    )  # fmt: skip
+    assert told["n"] == len(runner.unpack(out)) == rows
+
+
 def test_a_timed_run_interleaves_and_says_what_the_prediction_said(lab, predicted):
     models = {name: {"model": f"{lab}/{name}.onnx", "inputs": f"{lab}/inputs.npz"} for name in ("one", "two")}
     answer = Local().run("time", models=models, threads=1, rounds=3, seed=0)

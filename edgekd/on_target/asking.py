@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.compression.choose import PLAIN
+from edgekd.compression.choose import FEWEST, PLAIN
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.model import Model
 from edgekd.core.predictions import by_model
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edgekd.core.predictions import Prediction
     from edgekd.core.protocols import Sample
 
+_PATIENCE = 4  # times the seconds that were asked for, where these are too few for a figure
 _GOLDEN_S = 300.0  # far more than small models take: the golden vectors of the same plan are to be the same
 
 
@@ -28,7 +30,8 @@ def answers(
 ) -> tuple[dict[str, list[Prediction]], dict[str, Any]]:
     """Each model's answers to the first `n` samples, as many as the seconds allow, in as many processes as threads.
 
-    Returns outputs by model, and `n` of how many, where and how long.
+    Where that is fewer than FEWEST, which move no figure, it goes on until there are so many, for at most _PATIENCE
+    times the seconds. Returns outputs by model, and `n` of how many, where and how long.
     """
     from edgekd.onboard.runner import pack, unpack
 
@@ -43,7 +46,10 @@ def answers(
             inputs, said = Path(place, f"{shard.start}.npz"), Path(place, f"{shard.start}.said.npz")
             pack([samples[row] for row in shard], inputs)
             jobs = {name: model.job | {"inputs": str(inputs), "keep": rule} for name, model in models.items()}
-            running.run("answers", models=jobs, threads=plan.target.threads, outputs=str(said), limit_s=limit_s)
+            running.run(
+                "answers", models=jobs, threads=plan.target.threads, outputs=str(said), limit_s=limit_s,
+                least=math.ceil(FEWEST / count), most_s=_PATIENCE * limit_s,
+            )  # fmt: skip
             return by_model(unpack(said), models)
 
         with device.up() as running, ThreadPoolExecutor(count) as workers:

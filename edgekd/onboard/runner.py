@@ -209,10 +209,12 @@ def predict(
 
 
 def answers(
-    models: dict[str, dict[str, Any]], threads: int, provider: str, outputs: str, limit_s: float
-) -> dict[str, Any]:
+    models: dict[str, dict[str, Any]], threads: int, provider: str, outputs: str, limit_s: float,
+    least: int = 1, most_s: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
     """The kept outputs of each model on each row, row by row, until `limit_s` is over; at least one row is done.
 
+    A slow machine goes on until `least` rows are done, but not beyond `most_s`.
     `models` maps a name to its `model` and `inputs` (as many rows each), `program` and `keep`, and, where graph
     optimizations are to be off, `optimize` false. They are packed into `outputs` (.npz), each output under
     `MODEL/OUTPUT`; SHA-256 over each row's.
@@ -224,9 +226,9 @@ def answers(
     samples = {name: unpack(Path(spec["inputs"])) for name, spec in models.items()}
     packer = Packer()
     hashes: dict[str, list[str]] = {name: [] for name in opened}
-    end = time.monotonic() + limit_s
+    started = time.monotonic()
     for row in range(min(len(mine) for mine in samples.values())):
-        if row and time.monotonic() > end:
+        if row and time.monotonic() - started > (limit_s if row >= least else max(limit_s, most_s)):
             break
         outputs_of_row: Sample = {}
         for name, predictor in opened.items():
