@@ -10,10 +10,10 @@ from conftest import invoke
 from safetensors.numpy import load_file
 
 from edgekd.core.errors import EdgeKDError, TeacherError
-from edgekd.importing import ct2, whisper
+from edgekd.importing import _whisper_tokenizer, ct2, whisper
 
 WIDTH, MELS, TOKENS, SOURCE, TARGET, WIDE, HEADS = 8, 4, 60, 20, 12, 16, 2
-TYPES = {"float32": 0, "int8": 1, "int16": 2, "float16": 4}
+TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
            "<|startofprev|>", "<|notimestamps|>")  # fmt: skip
 
@@ -141,6 +141,46 @@ def test_int8_weights_are_unpacked_by_their_scales(place, tmp_path):
         imported(place, tmp_path / "other")
 
 
+def test_int16_weights_are_unpacked_by_their_one_scale(place, tmp_path):
+    weights, variables = hugging_face(), {}
+    for name, values in as_ct2(weights).items():
+        if values.ndim == 2 and "position" not in name:
+            scale = np.float32(2**10 / np.abs(values).max())
+            variables |= {name: np.rint(values * scale).astype(np.int16), f"{name}_scale": scale}
+        else:
+            variables[name] = values
+    write(place, variables)
+    imported(place, tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for name, values in weights.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], values, atol=6e-4, err_msg=name)
+    del variables["decoder/embeddings/weight_scale"]
+    write(place, variables)
+    with pytest.raises(TeacherError, match="is int16 and has no scale"):
+        imported(place, tmp_path / "other")
+
+
+def test_switches_that_releases_of_ctranslate2_add_may_be_off(place, tmp_path):
+    off = ("decoder/alibi", "decoder/alibi_use_positive_positions", "decoder/scale_alibi")
+    more = dict.fromkeys(off, np.int8(0)) | {"decoder/layer_0/ffn/linear_0/keep_in_float32": np.int8(1)}
+    write(place, as_ct2(hugging_face()) | more)
+    imported(place, tmp_path / "out")
+    write(place, as_ct2(hugging_face()) | more | {"decoder/scale_alibi": np.int8(1)})
+    with pytest.raises(TeacherError, match="scale_alibi"):
+        imported(place, tmp_path / "on")
+
+
+def test_equal_weights_may_be_stored_once(place, tmp_path):
+    first, second = "decoder/layer_0/ffn/layer_norm/gamma", "encoder/layer_norm/gamma"
+    variables = as_ct2(hugging_face())
+    del variables[second]
+    write(place, variables, aliases=[("decoder/projection/weight", "decoder/embeddings/weight"), (second, first)])
+    imported(place, tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    np.testing.assert_array_equal(found["model.encoder.layer_norm.weight"], variables[first])
+
+
 def test_transformers_opens_it(place, tmp_path):
     from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
 
@@ -179,6 +219,11 @@ BAD = {
     "no heads": (lambda v: binary(v | {"encoder/num_heads": np.int16(0)}), "0 heads"),
     "another activation": (lambda v: binary(v | {"decoder/activation": np.int8(0)}), "not GELU"),
     "post norm": (lambda v: binary(v | {"decoder/pre_norm": np.int8(0)}), "pre_norm"),
+    "a number that is none": (lambda v: binary(v | {"encoder/num_heads": np.float32("nan")}), "no whole number"),
+    "a weight of whole numbers": (
+        lambda v: binary(v | {"encoder/conv1/bias": np.zeros(WIDTH, np.int32)}), "int32, which no weight is"),
+    "a wide convolution": (
+        lambda v: binary(v | {"encoder/conv1/weight": np.zeros((WIDTH, MELS, 5), np.float32)}), "spans 5 steps"),
     "another alias": (lambda v: binary(v, aliases=(("x", "encoder/conv1/bias"),)), "aliases"),
     "an alias of nothing": (lambda v: binary(v, aliases=(("x", "nothing"),)), "stands for nothing"),
 }  # fmt: skip
@@ -226,9 +271,24 @@ TOKENIZERS = {
     "a list": ("[]", "no JSON object"),
     "no merges": (json.dumps({"model": {"vocab": {}}}), "no BPE tokenizer"),
     "another model's": (json.dumps(tokenizer() | {"model": {"vocab": {"a": 99}, "merges": []}}), "another model's"),
+    "merges that are none": (
+        json.dumps(tokenizer() | {"model": {"vocab": {"a": 1}, "merges": [5]}}),
+        "no pair of words",
+    ),
+    "half a surrogate pair": (json.dumps(tokenizer() | {"version": "\ud800"}), "cannot be used"),
     "no Whisper": (json.dumps(tokenizer() | {"added_tokens": []}), "no token <|endoftext|>"),
     "odd tokens": (json.dumps(tokenizer() | {"added_tokens": [{"id": "1", "content": 5}]}), "no content or no id"),
 }
+
+
+def test_a_tokenizer_of_fewer_languages_is_another_models(tmp_path):
+    ids = {name: 50_257 + number for number, name in enumerate(SPECIAL)} | {"<|notimestamps|>": 50_363}
+    added = [{"id": number, "content": name} for name, number in ids.items()]
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({"added_tokens": added, "model": {"vocab": {"a": 0}, "merges": ["a b"]}}))
+    assert _whisper_tokenizer.read(file, 51_865).ids == ids  # up to large-v2
+    with pytest.raises(TeacherError, match="it names 51865 of the model's 51866 tokens"):
+        _whisper_tokenizer.read(file, 51_866)  # large-v3
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

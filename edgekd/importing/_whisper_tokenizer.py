@@ -58,11 +58,16 @@ def read(file: Path, vocabulary: int) -> WhisperTokenizer:
     vocab, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
     if not isinstance(vocab, dict) or not isinstance(merges, list):
         raise _unusable(file, "it is no BPE tokenizer")
+    if not all(map(_is_merge, merges)):
+        raise _unusable(file, "a merge is no pair of words")
     ids = _ids(content.get("added_tokens"), file)
     if any(type(number) is not int or not 0 <= number < vocabulary for number in (*vocab.values(), *ids.values())):
         raise _unusable(file, f"it has ids outside of the model's {vocabulary} tokens: it is another model's")
     if lacking := [token for token in _NEEDED if token not in ids]:
         raise _unusable(file, f"it has no token {lacking[0]}: it is no tokenizer of Whisper")
+    named = max(*vocab.values(), *ids.values(), ids["<|notimestamps|>"] + _TIMES) + 1
+    if named < vocabulary:  # of two Whispers one may know a language more: its timestamps lie elsewhere
+        raise _unusable(file, f"it names {named} of the model's {vocabulary} tokens: it is another model's")
     return WhisperTokenizer(content, ids)
 
 
@@ -73,7 +78,7 @@ def write(tokenizer: WhisperTokenizer, vocabulary: int, out: Path) -> None:
     new = [{"id": number, "content": text, **_PLAIN} for text, number in times.items() if text not in tokenizer.ids]
     added = sorted([*tokenizer.content["added_tokens"], *new], key=lambda token: int(token["id"]))
     model = tokenizer.content["model"]
-    merges = [pair if isinstance(pair, str) else " ".join(map(str, pair)) for pair in model["merges"]]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     write_json(out / "tokenizer.json", {**tokenizer.content, "added_tokens": added})
     write_json(out / "vocab.json", model["vocab"])
     (out / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
@@ -96,6 +101,12 @@ def write(tokenizer: WhisperTokenizer, vocabulary: int, out: Path) -> None:
     write_json(out / "tokenizer_config.json", settings)
 
 
+def _is_merge(pair: object) -> bool:
+    """Whether a merge is written as `"a b"` or as `["a", "b"]`."""
+    parts = pair.split(" ") if isinstance(pair, str) else pair
+    return isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts)
+
+
 def _ids(added: object, file: Path) -> dict[str, int]:
     ids: dict[str, int] = {}
     for token in added if isinstance(added, list) else ():
@@ -109,6 +120,7 @@ def read_object(file: Path) -> Mapping[str, Any]:
     """Read a JSON object. Raises TeacherError for what is none."""
     try:
         content = limits.read_json(file)
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair could not be written again
     except (OSError, ValueError) as error:
         raise _unusable(file, str(error)) from error
     if not isinstance(content, dict):

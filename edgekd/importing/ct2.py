@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 VERSION = 6
 _MOST_VARIABLES, _MOST_NAME, _MOST_RANK = 20_000, 512, 4
 _TYPES = {0: "float32", 1: "int8", 2: "int16", 3: "int32", 4: "float16", 5: "bfloat16"}
+_FLOATS = ("float32", "float16", "bfloat16")
+_SCALES = {"int8": "no scale for each row", "int16": "no scale"}  # what is wrong where they have none
 _SIZES = {"float32": 4, "int8": 1, "int16": 2, "int32": 4, "float16": 2, "bfloat16": 2}
 _FIX = "fetch the file again, or convert the model again with ct2-transformers-converter"
 
@@ -48,27 +50,33 @@ class Ct2Model:
     aliases: Mapping[str, str]
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
-        """One variable's values: float32 or float16 as they are stored; of int8 weights, unpacked by their scales.
+        """One variable's values: float32 or float16 as they are stored; of int8 and int16, unpacked by their scales.
 
-        Raises TeacherError for a type that no weight has.
+        int8 weights have a scale for each row, int16 weights one for all. An alias stands for its variable. Raises
+        TeacherError for a type that no weight has.
         """
         import numpy as np
 
-        values = self._stored(self.variables[name])
-        if values.dtype != np.int8:
-            return values
+        name = self.aliases.get(name, name)
+        variable = self.variables[name]
+        if variable.dtype in _FLOATS:
+            return self._stored(variable)
+        if variable.dtype not in _SCALES:
+            raise damaged(self.path, f"{limits.shown(name)} is {variable.dtype}, which no weight is")
         scale = self.variables.get(f"{name}_scale")
-        if scale is None or scale.shape != values.shape[:1]:
-            raise damaged(self.path, f"{limits.shown(name)} is int8 and has no scale for each row")
-        by_row = self._stored(scale).astype(np.float32)
-        if not (by_row > 0).all():
+        wanted = variable.shape[:1] if variable.dtype == "int8" else ()
+        if scale is None or scale.shape != wanted or scale.dtype not in _FLOATS:
+            raise damaged(self.path, f"{limits.shown(name)} is {variable.dtype} and has {_SCALES[variable.dtype]}")
+        scales = self._stored(scale).astype(np.float32)
+        if not (scales > 0).all():
             raise damaged(self.path, f"a scale of {limits.shown(name)} is not above zero")
-        return values.astype(np.float32) / by_row.reshape(-1, *[1] * (values.ndim - 1))
+        values = self._stored(variable).astype(np.float32)
+        return values / (scales.reshape(-1, *[1] * (values.ndim - 1)) if scales.ndim else scales)
 
     def number(self, name: str) -> int:
-        """A variable that is one whole number."""
-        if name not in self.variables or self.variables[name].shape != ():
-            raise damaged(self.path, f"it has no number {limits.shown(name)}")
+        """A variable that is one whole number. Raises TeacherError where it is none."""
+        if name not in self.variables or self.variables[name].shape != () or self.variables[name].dtype in _FLOATS:
+            raise damaged(self.path, f"it has no whole number {limits.shown(name)}")
         return int(self._stored(self.variables[name]))
 
     def _stored(self, variable: Variable) -> np.ndarray[Any, Any]:

@@ -22,6 +22,7 @@ SPEC = "WhisperSpec"
 _GELU = {1: "gelu_pytorch_tanh", 3: "gelu"}  # CTranslate2's ActivationType, and transformers' names
 _ENGLISH = 51_864  # tokens of a model of English alone
 _MOST_LAYERS = 100
+_KERNEL = 3  # steps of a convolution, which no config names
 _HELPERS = {  # numbers beside the weights, and what they must be
     "pre_norm": 1,
     "scale_embeddings": 0,
@@ -114,7 +115,7 @@ def _weights(model: ct2.Ct2Model) -> Arrays:
     used: set[str] = set()
 
     def take(name: str) -> np.ndarray[Any, Any]:
-        if name not in model.variables:
+        if name not in model.variables and name not in model.aliases:
             raise ct2.damaged(model.path, f"the weight {name} is missing")
         used.update((name, f"{name}_scale"))
         values = model.array(name)
@@ -134,12 +135,21 @@ def _weights(model: ct2.Ct2Model) -> Arrays:
             made[ours.format(name)] = np.ascontiguousarray(part)
     for side in ("encoder", "decoder"):
         used |= {f"{side}/{name}" for name in _IGNORED}
-    if unknown := sorted(model.variables.keys() - used):
+    if unknown := [name for name in sorted(model.variables.keys() - used) if not _is_off(model, name)]:
         raise ct2.damaged(model.path, f"it holds {limits.shown(unknown[0])}, which is no part of Whisper")
+    # CTranslate2 stores equal weights once: any weight may be an alias, the projection is always the embeddings'
     tied = model.aliases.get("decoder/projection/weight")
-    if set(model.aliases) - {"decoder/projection/weight"} or tied not in (None, "decoder/embeddings/weight"):
+    if set(model.aliases) - {"decoder/projection/weight"} - used or tied not in (None, "decoder/embeddings/weight"):
         raise ct2.damaged(model.path, "its aliases are not those of Whisper")
     return made
+
+
+def _is_off(model: ct2.Ct2Model, name: str) -> bool:
+    """Whether a variable is a switch that is off, or no part of the result: releases of CTranslate2 add some to all."""
+    variable = model.variables[name]
+    if variable.shape != () or variable.dtype != "int8":
+        return False
+    return name.endswith("/keep_in_float32") or model.number(name) == 0
 
 
 def _places(model: ct2.Ct2Model) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -202,6 +212,8 @@ def _sizes(model: ct2.Ct2Model, weights: Mapping[str, np.ndarray[Any, Any]]) -> 
             if f"{side}/{name}" in model.variables and model.number(f"{side}/{name}") != wanted:
                 raise ct2.damaged(model.path, f"its {side}/{name} is not {wanted}, as Whisper's is")
     width, mels, kernel = _shape(model, weights, "model.encoder.conv1.weight", 3)
+    if kernel != _KERNEL:
+        raise ct2.damaged(model.path, f"its first convolution spans {kernel} steps; Whisper's span {_KERNEL}")
     vocabulary, _ = _shape(model, weights, "model.decoder.embed_tokens.weight", 2)
     encoder, decoder = (_side(model, weights, side, width) for side in ("encoder", "decoder"))
     sizes = Sizes(width, mels, kernel, vocabulary, encoder, decoder)
