@@ -70,6 +70,8 @@ class StandIn(ThreadingHTTPServer):
         self.ignores_limit = False
         self.fingerprint, self.elsewhere = "fp_1", ""
         self.headers: dict[str, str] = {}
+        self.raw: tuple[int, bytes, dict[str, str]] = (200, b"", {})  # status, body and headers of the fault "raw"
+        self.models: bytes | None = None
 
     @property
     def url(self) -> str:
@@ -110,6 +112,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.server.models is not None:
+            self._send_bytes(200, self.server.models)
+            return
         said = self.server.state() if self.path == "/state" else {"data": [{"id": self.server.model}]}
         self._send(200, said)
 
@@ -162,6 +167,8 @@ class Handler(BaseHTTPRequestHandler):
         used = self._bill(body, text, content, fault)
         if fault == "redirect":
             self._send(307, {}, {"Location": f"{self.server.elsewhere}/chat/completions"})
+        elif fault == "raw":
+            self._send_bytes(*self.server.raw)
         elif fault == "huge":
             self._send_bytes(200, b" " * (6 << 20))
         elif fault == "bomb":

@@ -172,6 +172,49 @@ def test_a_key_that_an_answer_repeats_is_replaced(tmp_path: Path) -> None:
     assert json.dumps(key)[1:-1] not in ledger
 
 
+ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in SECRET)  # as JSON may spell the key
+ANSWER = '{{"choices": [{{"message": {{"content": "{}"}}, "finish_reason": "{}"}}], "system_fingerprint": "{}"}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, ANSWER.format("food", ESCAPED, "fp_1")),
+        (200, ANSWER.format("food", "stop", "a" * 60 + ESCAPED)),
+        (200, ANSWER.format(ESCAPED, "stop", "fp_1")),
+        (200, f'{{"error": {{"message": "{ESCAPED}"}}}}'),
+        (404, f'{{"error": {{"message": "no {ESCAPED}", "code": "model_not_found"}}}}'),
+        (400, f'{{"error": {{"message": "no {ESCAPED}", "code": "{ESCAPED}"}}}}'),
+    ],
+)
+def test_a_key_that_json_spells_otherwise_stands_nowhere(tmp_path: Path, status: int, body: str) -> None:
+    with StandIn(lambda number, text: "raw") as server:
+        server.raw, server.models = (status, body.encode(), {}), f'{{"data": [{{"id": "{ESCAPED}"}}]}}'.encode()
+        done = label(server, plain_rows(tmp_path, 2))
+    written = done.stdout + done.stderr + "".join(path.read_text() for path in (tmp_path / "labels").iterdir())
+    assert SECRET[:12] not in written
+    assert server.requests > 0
+
+
+def test_an_answer_is_read_whatever_charset_it_is_called(tmp_path: Path) -> None:
+    for charset, mark in (("base64", b""), ("utf-16", b""), ("idna", b""), ("rot13", b""), ("utf-8", b"\xef\xbb\xbf")):
+        folder = tmp_path / charset
+        folder.mkdir()
+        with StandIn(lambda number, text: "raw") as server:
+            headers = {"Content-Type": f"application/json; charset={charset}"}
+            server.raw = (200, mark + ANSWER.format("food", "stop", "fp_1").encode(), headers)
+            assert as_json(label(server, plain_rows(folder, 2), "--json"))["labelled"] == 2
+            server.raw = (401, b'{"error": {"message": "no"}}', headers)
+            done = label(server, plain_rows(folder, 3))
+        assert "HTTP 401" in done.stderr
+
+
+def test_a_list_of_models_that_is_none_is_not_used(server: StandIn, rows: Path) -> None:
+    for models in (b"[" * 100_000, b'{"data": [1]}', b"<html>", b'{"data": 5}'):
+        server.models = models
+        assert "fix: check --model and the URL" in label(server, rows, "--model", "huge").stderr
+
+
 def test_rows_that_the_server_takes_in_no_form_do_not_stop_the_others(tmp_path: Path) -> None:
     faults = {"text number 4": "rejected", "text number 6": "moderated"}
     with StandIn(lambda number, text: faults.get(text)) as server:

@@ -10,7 +10,7 @@ import asyncio
 import importlib.util
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -105,18 +105,11 @@ class Client:
         response = raw.http_response
         headers = self._headers(response.headers)
         try:
-            body = _body(self._clean(response.text), headers.get("content-type", ""))
-            reply = _reply(body, headers)
+            body = self._clean_values(_body(response.text, headers.get("content-type", "")))
+            return _reply(body, headers)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            words = f"{type(error).__name__}: {error}"[:_WORDS]
+            words = self._clean(f"{type(error).__name__}: {error}")[:_WORDS]
             raise Failure(f"the answer cannot be read ({words})", billed=True, headers=headers) from error
-        clean = self._clean  # again: JSON may have spelled the key in another way
-        return replace(
-            reply,
-            content=clean(reply.content),
-            refusal=clean(reply.refusal),
-            fingerprint=clean(reply.fingerprint),
-        )
 
     async def models(self) -> list[str]:
         """Names of the models that the server has; empty where it does not say."""
@@ -126,8 +119,17 @@ class Client:
         try:
             async with asyncio.timeout(_CONNECT_S):
                 raw = await self._openai.models.with_raw_response.list()
-            return [str(one["id"]) for one in json.loads(self._clean(raw.http_response.text))["data"]]
-        except (openai.OpenAIError, httpx2.HTTPError, _TooLong, OSError, ValueError, KeyError, TypeError):
+            return [self._clean(str(one["id"])) for one in json.loads(raw.http_response.text)["data"]]
+        except (
+            openai.OpenAIError,
+            httpx2.HTTPError,
+            _TooLong,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ):
             return []
 
     def _failure(self, error: Exception) -> Failure:
@@ -162,6 +164,14 @@ class Client:
     def _clean(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
+    def _clean_values(self, value: Any) -> Any:
+        """A JSON value without the key. Of the decoded value, for JSON can spell the key in many ways."""
+        if isinstance(value, str):
+            return self._clean(value)
+        if isinstance(value, dict):
+            return {self._clean(name): self._clean_values(one) for name, one in value.items()}
+        return [self._clean_values(one) for one in value] if isinstance(value, list) else value
+
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         return {name.lower(): self._clean(value) for name, value in headers.items()}
 
@@ -171,6 +181,7 @@ class _TooLong(Exception):
 
 
 async def _bounded(response: httpx2.Response) -> None:
+    response.encoding = "utf-8-sig"  # JSON is UTF-8 whatever a server calls it; some codecs of Python's decode no text
     packed = response.headers.get("content-encoding", "identity") != "identity"
     response.stream = _bounded_stream()(response.stream, _MOST_PACKED if packed else _MOST_BYTES)
 
