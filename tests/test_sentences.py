@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import onnx
@@ -118,6 +119,91 @@ def test_modules_in_another_order_are_refused(folder):
     (folder / "modules.json").write_text(json.dumps(modules[:1]))
     with pytest.raises(TeacherError, match="first come Transformer and Pooling"):
         inspect(folder)
+
+
+def listed(folder, *modules):
+    (folder / "modules.json").write_text(json.dumps([{"path": path, "type": kind} for path, kind in modules]))
+
+
+OURS = "sentence_transformers.models."
+
+
+@pytest.mark.parametrize("kind", ["base.modules.transformer", "sentence_transformer.modules", "models"])
+def test_modules_are_known_by_any_release_and_not_of_other_packages(folder, kind):
+    write(folder)
+    listed(
+        folder,
+        ("", f"sentence_transformers.{kind}.Transformer"),
+        ("1_Pooling", f"sentence_transformers.{kind}.Pooling"),
+    )
+    assert sentence_of(folder)["pooling"] == ["mean"]
+    for first, second in (("custom_st.Transformer", OURS + "Pooling"), (OURS + "Transformer", "my_package.Pooling")):
+        listed(folder, ("", first), ("1_Pooling", second))
+        with pytest.raises(TeacherError, match=r"a module of another package, '(custom_st|my_package)"):
+            inspect(folder)
+
+
+def test_a_pooling_without_a_folder_is_refused(folder):
+    write(folder)
+    listed(folder, ("", OURS + "Transformer"), ("", OURS + "Pooling"))
+    with pytest.raises(TeacherError, match="it names the folder ''"):
+        inspect(folder)
+    listed(folder, ("", OURS + "Transformer"), ("9_Pooling", OURS + "Pooling"))
+    with pytest.raises(TeacherError, match=r"9_Pooling.config.json: it is missing"):
+        inspect(folder)
+
+
+def test_an_encoder_one_folder_below_is_refused_with_the_fix_that_works(folder, tmp_path):
+    write(folder, "Normalize", pooling={"pooling_mode": "cls"}, max_seq_length=9)
+    listed(
+        folder, ("0_Transformer", OURS + "Transformer"), ("1_Pooling", OURS + "Pooling"), ("2_N", OURS + "Normalize")
+    )
+    (folder / "0_Transformer").mkdir()
+    for file in [file for file in folder.iterdir() if file.is_file() and file.name != "modules.json"]:
+        file.rename(folder / "0_Transformer" / file.name)
+    with pytest.raises(TeacherError, match="lies in 0_Transformer") as refusal:
+        inspect(folder)
+    alone = inspect(folder / "0_Transformer")
+    assert alone["checks"][-1].endswith(f"give {folder} to have what it says")
+    subprocess.run(refusal.value.fix.partition(": ")[2], shell=True, check=True)
+    found = inspect(folder)["architecture"]
+    assert (found["sentence"]["pooling"], found["max_tokens"]) == (["cls"], 9)
+    assert found["sentence"]["layers"] == [{"kind": "normalize"}]
+
+
+@pytest.mark.parametrize("kind", ["StaticEmbedding", "Router", "CLIPModel", "WordEmbeddings"])
+def test_folders_of_no_encoder_are_named_as_such(tmp_path, kind):
+    listed(tmp_path, ("0_" + kind, OURS + kind))
+    with pytest.raises(TeacherError, match="does not begin with a Transformer"):
+        inspect(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"])
+def test_older_names_of_the_settings_are_read(folder, kind):
+    write(folder, max_seq_length=9)
+    before = inspect(folder)
+    (folder / "sentence_bert_config.json").rename(folder / f"sentence_{kind}_config.json")
+    found = inspect(folder)
+    assert found["architecture"]["max_tokens"] == 9
+    assert found["sha256"] != before["sha256"]
+
+
+def test_an_onnx_file_with_an_embedding_of_its_own(tmp_path):
+    model = text_model(EMBED)
+    tokens = model.graph.output[0]
+    width = tokens.type.tensor_type.shape.dim[-1].dim_value
+    model.graph.node.append(node("ReduceMax", [tokens.name], ["sentence_embedding"], axes=[1], keepdims=0))
+    model.graph.output.append(value("sentence_embedding", FLOAT, ["batch", width]))
+    file = save(tmp_path, model)
+    with pytest.raises(TeacherError, match="gives a sentence_embedding of its own") as refusal:
+        OnnxModel().inspect(str(file), EMBED)
+    assert "put modules.json" in refusal.value.fix
+    write(tmp_path, pooling={"pooling_mode": "max"})
+    assert OnnxModel().inspect(str(file), EMBED)["architecture"]["sentence"]["pooling"] == ["max"]
+    del model.graph.output[0]
+    with pytest.raises(TeacherError, match="none of these") as refusal:
+        OnnxModel().inspect(str(save(tmp_path, model)), EMBED)
+    assert refusal.value.fix.startswith("export the model with an output last_hidden_state, float (batch, tokens")
 
 
 BAD_DENSE = {

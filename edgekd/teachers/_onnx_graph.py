@@ -122,7 +122,9 @@ def chosen(model: Any, path: Path, feed: Feed) -> Any:
     why = "none of these" if not fitting else f"which of {len(fitting)} is not known"
     raise TeacherError(
         f"{path} gives {_listed(outputs)}; wanted is one float output ({joined(feed.gives)}): {why}",
-        fix=f"export the model with that output alone, or call it {feed.output}",
+        fix=f"export the model with that output alone, or call it {feed.output}"
+        if fitting
+        else f"export the model with an output {feed.output}, float ({joined(feed.gives)})",
     )
 
 

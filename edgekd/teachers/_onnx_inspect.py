@@ -13,7 +13,7 @@ from edgekd.core.external import inner_graphs
 from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.registry import plugin
 from edgekd.data import clean, pixels, token_types
-from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph, _settings
+from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph, _sentence_graph, _sentences, _settings
 from edgekd.teachers._onnx_graph import Wiring, feed_of
 from edgekd.teachers._sizes import number
 
@@ -34,6 +34,8 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
     folder = _folder(path, task)
     _files.check_folder(folder, *BESIDE, *licences.NAMES, "README.md")
     _settings.check(folder)
+    if feed.output == _sentence_graph.TOKENS:
+        _check_embedding(model, path, folder)
     config = read_json(folder / "config.json")
     _check_types(path, folder, wiring, config)
     classes = wiring.gives[1] if len(wiring.gives) == 2 else None
@@ -61,6 +63,19 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
         "licence": licences.of_teacher(folder),
         "checks": _checks_made(data_files, loops),
     }
+
+
+def _check_embedding(model: Any, path: Path, folder: Path) -> None:
+    """Raises TeacherError where the graph makes an embedding of its own, and nothing beside it says how."""
+    name = _sentence_graph.OUTPUT
+    if name not in {value.name for value in model.graph.output} or (folder / _sentences.MODULES).exists():
+        return
+    raise TeacherError(
+        f"{path} gives a {name} of its own; edgekd makes one behind the tokens' outputs, and no "
+        f"{_sentences.MODULES} in {folder} says how",
+        fix=f"put {_sentences.MODULES} of its sentence-transformers folder there, with the folders that it names; or "
+        "export the model without that output: the embedding is then the mean over tokens",
+    )
 
 
 def _check_types(path: Path, folder: Path, wiring: Wiring, config: Mapping[str, Any]) -> None:

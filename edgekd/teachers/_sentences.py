@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import TeacherError
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 MODULES, SENTENCE, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+_SENTENCES = (  # what older releases call it, by the kind of encoder; the first that is there counts
+    SENTENCE,
+    *(f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta")),
+    "sentence_xlnet_config.json",
+)
+_LIBRARY = "sentence_transformers."  # modules of other packages make embeddings in ways of their own
 _MODES = {  # as sentence-transformers before 5 writes them, in the order in which it joins their outputs
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -70,6 +77,21 @@ def described(
     return {**architecture, **more, "sentence": found.as_dict() | {"width": width}}, found.notes
 
 
+def check_place(folder: Path) -> None:
+    """Raises TeacherError for a sentence-transformers folder whose encoder lies elsewhere, or is none."""
+    if (folder / "config.json").exists() or not (folder / MODULES).exists():
+        return
+    modules = _modules(folder)
+    if not modules or _kind(modules[0], folder) != "Transformer":
+        raise _unknown(folder, f"{MODULES} does not begin with a Transformer")
+    inner = _place(modules[0], folder)
+    if (inner / "config.json").exists():
+        raise TeacherError(
+            f"the encoder of {folder} lies in {inner.name}, as older releases of sentence-transformers wrote it",
+            fix=f"copy its files one folder up: cp {quote(str(inner))}/* {quote(str(folder))}",
+        )
+
+
 def append(folder: Path, architecture: Mapping[str, Any], graph: Any) -> None:
     """Add the output `sentence_embedding` to an encoder's ONNX graph, as its `sentence` says."""
     sentence = architecture["sentence"]
@@ -83,10 +105,8 @@ def read(folder: Path, width: int | None) -> Sentences:
     that edgekd does not know, and for weights of another shape than their layer has.
     """
     if not (folder / MODULES).exists():
-        return Sentences()
-    modules = _json(folder / MODULES)
-    if not isinstance(modules, list) or len(modules) > _MOST_MODULES:
-        raise _damaged(folder / MODULES, "it is no list of modules")
+        return Sentences(notes=_above(folder))
+    modules = _modules(folder)
     kinds = [_kind(module, folder) for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or "Pooling" in kinds[2:]:
         raise _unknown(folder, f"{MODULES} lists {limits.shown(', '.join(kinds))}; first come Transformer and Pooling")
@@ -104,7 +124,7 @@ def read(folder: Path, width: int | None) -> Sentences:
 
 def read_files(folder: Path) -> tuple[str, ...]:
     """The files that decide how embeddings are made, by their path in the folder: those that are there."""
-    named = [MODULES, SENTENCE, PROMPTS]
+    named = [MODULES, *_SENTENCES, PROMPTS]
     if (folder / MODULES).exists():
         inner = ("config.json", *_WEIGHTS)
         named += sorted(path.relative_to(folder).as_posix() for name in inner for path in folder.glob(f"*/{name}"))
@@ -248,15 +268,18 @@ def _pooling(file: Path) -> tuple[str, ...]:
 
 def _most_tokens(folder: Path) -> int | None:
     """The longest text in tokens. Raises TeacherError where letters are made small that the tokenizer leaves as are."""
-    said = _object(folder / SENTENCE) if (folder / SENTENCE).exists() else {}
+    file = next((folder / name for name in _SENTENCES if (folder / name).exists()), None)
+    if file is None:
+        return None
+    said = _object(file)
     if said.get("do_lower_case") and not _lower_cases(folder):
         raise TeacherError(
-            f"{folder / SENTENCE} has do_lower_case, and the tokenizer keeps capitals: the bundle's would differ",
+            f"{file} has do_lower_case, and the tokenizer keeps capitals: the bundle's would differ",
             fix="save the model with a tokenizer that makes letters small, or set do_lower_case to false",
         )
     most = said.get("max_seq_length")
     if most is not None and (type(most) is not int or most < 1):
-        raise _damaged(folder / SENTENCE, f"max_seq_length is {limits.shown(most)}")
+        raise _damaged(file, f"max_seq_length is {limits.shown(most)}")
     return most
 
 
@@ -305,17 +328,39 @@ def _dense_config(layer: Mapping[str, Any]) -> dict[str, Any]:
     return config | ({"use_residual": True} if layer["residual"] else {})
 
 
+def _modules(folder: Path) -> list[Any]:
+    modules = _json(folder / MODULES)
+    if not isinstance(modules, list) or len(modules) > _MOST_MODULES:
+        raise _damaged(folder / MODULES, "it is no list of modules")
+    return modules
+
+
+def _above(folder: Path) -> tuple[str, ...]:
+    """What to tell where a folder above names this one as its encoder: how it makes embeddings is not read then."""
+    above = folder.parent / MODULES
+    try:
+        modules = limits.read_json(above) if above.is_file() else []
+    except (OSError, ValueError):
+        return ()
+    first = modules[0] if isinstance(modules, list) and modules else {}
+    if not isinstance(first, dict) or first.get("path") != folder.name:
+        return ()
+    return (f"{above} is not read: the embedding is the mean over tokens; give {folder.parent} to have what it says",)
+
+
 def _kind(module: Any, folder: Path) -> str:
-    """`Pooling` of `sentence_transformers.models.Pooling`."""
+    """`Pooling` of `sentence_transformers.models.Pooling`. Raises TeacherError for a module of another package."""
     if not isinstance(module, dict) or not isinstance(module.get("type"), str):
         raise _damaged(folder / MODULES, "a module has no type")
+    if not module["type"].startswith(_LIBRARY):
+        raise _unknown(folder, f"{MODULES} has a module of another package, {limits.shown(module['type'])}")
     return str(module["type"].rpartition(".")[2])
 
 
 def _place(module: dict[str, Any], folder: Path) -> Path:
     """The module's folder, one level below. Raises TeacherError for a path that leads elsewhere."""
     name = module.get("path")
-    if not isinstance(name, str) or Path(name).name != name or "\x00" in name or name == "..":
+    if not isinstance(name, str) or not name or Path(name).name != name or "\x00" in name or name == "..":
         raise _damaged(folder / MODULES, f"it names the folder {limits.shown(name)}")
     _files.check_folder(folder, name, f"{name}/*")
     return folder / name
@@ -335,6 +380,8 @@ def _object(file: Path) -> dict[str, Any]:
 
 
 def _json(file: Path) -> Any:
+    if not file.exists():
+        raise _damaged(file, "it is missing")
     try:
         return limits.read_json(file)
     except (OSError, ValueError) as error:

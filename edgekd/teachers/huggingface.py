@@ -42,6 +42,8 @@ class Huggingface:
         """
         folder = self.folder(source)
         _files.check_folder(folder)
+        if _embeds(task):
+            _sentences.check_place(folder)
         config = _config(folder)
         _settings.check(folder)
         describe, beside = _sizes.image_shape if _sees(task) else _sizes.text_shape, _beside(task)
