@@ -20,6 +20,7 @@ from edgekd.core import signing
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.files import storage_error, turn, write_file, writing
 from edgekd.core.model import Model
+from edgekd.core.outputs import check_above
 from edgekd.core.predictions import largest_difference, largest_value, network_outputs
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256
@@ -62,7 +63,7 @@ def check_free(out: Path, *, plan_sha256: str = "", store: Path | None = None) -
     Nor is anything added to a finished bundle or to the store. Raises StoreError where nothing can be written there.
     """
     _check_name(out)
-    _check_above(out, store)
+    check_above(out, store)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"the output {out} is not a folder", fix="give --out a new or an empty folder")
     if out.is_dir() and (os.path.samefile(out, ".") or _is_mount(out)):  # no rename can take their place
@@ -106,36 +107,6 @@ def _check_name(out: Path) -> None:
             f"and {_PATH_BYTES} leave room for what is written beside and inside it",
             fix="give --out a folder with a shorter path",
         )
-
-
-def _check_above(out: Path, store: Path | None) -> None:
-    """Raises UsageError where `out` lies under a file, inside a finished bundle, or inside the store."""
-    for above in Path(os.path.abspath(out)).parents:
-        if os.path.lexists(above) and not os.path.isdir(above):
-            what = "a link that leads nowhere" if os.path.islink(above) and not os.path.exists(above) else "no folder"
-            raise UsageError(
-                f"the output {out} cannot be made: {above} is {what}", fix="give --out a new folder inside another one"
-            )
-    real = Path(os.path.realpath(out))
-    for above in real.parents:
-        if _holds_bundle(above):
-            raise UsageError(
-                f"the output {out} lies inside the bundle {above}, into which nothing may be written",
-                fix=f"give --out a folder beside it: {above.with_name(f'{above.name}-2')}",
-            )
-    if store is not None and (inside := Path(os.path.realpath(store))) in (real, *real.parents):
-        raise UsageError(
-            f"the output {out} lies inside the store {inside}, which is swept", fix="give --out a folder outside of it"
-        )
-
-
-def _holds_bundle(folder: Path) -> bool:
-    """Whether a manifest.json of edgekd lies in it, whatever became of the rest: web pages have one of that name."""
-    try:
-        manifest = verify.read_json(verify.read_small(folder / "manifest.json"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and isinstance(manifest.get("artifact"), dict)
 
 
 def _is_mount(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -273,6 +274,11 @@ def test_a_server_that_is_not_there(rows: Path) -> None:
         (["--price-per-million", "1"], "is not two prices"),
         (["--classes", "one"], "1 classes to choose from"),
         (["--classes", "a,A"], "differs by capitals alone"),
+        (["--classes", "caf\u00e9,cafe\u0301"], "is named twice"),
+        (["--classes", "food,\u200bfood"], "by signs that nobody sees"),
+        (["--classes", "a,b\0"], "give each class a name of its own, on one line"),
+        (["--classes", "a,b\u2028c"], "give each class a name of its own, on one line"),
+        (["--classes", "a,\u200b"], "is empty"),
         (["--prompt", "missing.txt"], "cannot read the template"),
         (["--shots", "3"], "3 examples for the prompt are asked for, and 0 training rows have a label"),
         (["--min-accuracy", "0.5"], "a pilot takes 50 rows with a label of their own"),
@@ -557,3 +563,63 @@ def test_the_client_is_imported_by_one_file_and_only_when_it_asks() -> None:
         path for path in Path(labelling.__path__[0]).parent.rglob("*.py") if "import openai" in path.read_text("utf-8")
     ]
     assert [path.name for path in files] == ["client.py"]
+
+
+def test_long_examples_do_not_break_the_ledger(server: StandIn, tmp_path: Path) -> None:
+    data = gold_rows(tmp_path / "data", labelled=0, loose=3)
+    write_csv(data / "train.csv", [(f"{n} " + "long words " * 60_000, "food") for n in range(3)] + [("loose", "")])
+    first = as_json(label(server, data, "--json", "--shots", "3"))
+    assert first["labelled"] == server.requests == 1
+    assert as_json(label(server, data, "--json", "--shots", "3", "--seed", "7")) == first
+    assert server.requests == 1, "the same examples, so the same prompt"
+    assert (tmp_path / "labels" / "ledger.jsonl").stat().st_size < 10_000
+
+
+def test_labels_are_written_neither_into_their_data_nor_where_they_would_vanish(
+    server: StandIn, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKD_STORE", str(tmp_path / "store"))
+    out = Path(as_json(label(server, rows, "--json"))["labels"])
+    before = (out / "train.jsonl").read_bytes()
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text('{"artifact": {}}')
+    pipe = tmp_path / "pipes" / "ledger.jsonl"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    for words, told in (
+        (["--data", str(out)], "lies in"),
+        (["--data", str(out / "train.jsonl")], "lies in"),
+        (["--out", str(tmp_path / "store")], "inside the store"),
+        (["--out", str(tmp_path / "store" / "a" / "b")], "inside the store"),
+        (["--out", str(bundle / "labels")], "inside the bundle"),
+        (["--out", str(rows / "labels")], "is no folder"),
+        (["--out", str(pipe.parent)], "is no plain file"),
+    ):
+        for more in ([], ["--dry-run"]):
+            done = label(server, rows, *words, *more)
+            assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert server.requests == 30
+    assert (out / "train.jsonl").read_bytes() == before
+
+
+def test_a_dry_run_tells_the_most_of_all_requests_and_changes_nothing(server: StandIn, tmp_path: Path) -> None:
+    data = gold_rows(tmp_path / "data", labelled=60, loose=200)
+    said = as_json(label(server, data, "--dry-run", "--json"))
+    done = as_json(label(server, data, "--json"))
+    assert said["requests"] == done["requests"] == server.requests == 50 + 10 + 200 + 2
+    assert said["tokens_at_most"] >= done["prompt_tokens"] + done["completion_tokens"]
+    assert as_json(label(server, data, "--dry-run", "--json"))["requests"] == 0
+    ledger = tmp_path / "labels" / "ledger.jsonl"
+    torn = ledger.read_bytes()[:-7]
+    ledger.write_bytes(torn)
+    assert as_json(label(server, data, "--dry-run", "--json"))["requests"] == 1, "its last answer is lost"
+    assert ledger.read_bytes() == torn
+
+
+def test_a_letter_in_one_sign_or_in_two_is_the_same_answer(tmp_path: Path) -> None:
+    with StandIn() as server:
+        server.answer = lambda text: "cafe\u0301"
+        done = label(server, plain_rows(tmp_path, 3), "--json", "--classes", "caf\u00e9,th\u00e9")
+    assert as_json(done)["labelled"] == 3
+    assert {row["label"] for row in lines(tmp_path / "labels" / "train.jsonl")} == {"caf\u00e9"}

@@ -247,7 +247,11 @@ def _holder(place: Path) -> str:
     return f" (process {number} on {host})" if number.isdigit() and host else ""
 
 
+def store_root() -> Path:
+    """`$EDGEKD_STORE`, else the user's cache folder."""
+    return user_path(os.environ.get("EDGEKD_STORE") or user_cache_dir("edgekd")).absolute()
+
+
 def open_store(say: Callable[[str], None] = _silent) -> Store:
-    """`$EDGEKD_STORE`, else the user's cache folder. What is read through it is held until the process ends."""
-    root = user_path(os.environ.get("EDGEKD_STORE") or user_cache_dir("edgekd")).absolute()
-    return Store(root, say, _uses=_OURS)
+    """The store at its root. What is read through it is held until the process ends."""
+    return Store(store_root(), say, _uses=_OURS)

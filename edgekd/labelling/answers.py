@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def _without_thoughts(content: str) -> str:
 
 
 def _folded(text: str) -> str:
-    folded = " ".join(text.casefold().split())
+    composed = unicodedata.normalize("NFC", text)  # one letter may be written as one sign or as two
+    folded = " ".join(unicodedata.normalize("NFC", composed.casefold()).split())
     return folded.strip(_QUOTES) or folded
 
 

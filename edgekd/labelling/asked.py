@@ -59,8 +59,6 @@ def rows_of(asked: Asked) -> Rows:
     return read_rows(task, asked.data, relabel=asked.relabel)
 
 
-def prompt_of(
-    asked: Asked, words: Template, named: Mapping[str, str], rows: Rows, before: Sequence[tuple[str, str]]
-) -> Prompt:
+def prompt_of(asked: Asked, words: Template, named: Mapping[str, str], rows: Rows, before: Sequence[str]) -> Prompt:
     """Return what is asked of each row, with an earlier run's examples where they still serve. Raises DataError."""
     return Prompt(words, dict(named), draw_shots(rows, asked.shots, asked.seed, before))

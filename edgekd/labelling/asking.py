@@ -48,6 +48,16 @@ class Teacher:
     context: int | None = None
 
 
+def to_ask_again(entry: Entry, answer_tokens: int) -> bool:
+    """Whether the answer was cut off where it would not be now."""
+    return entry.outcome == "truncated" and answer_tokens > entry.most
+
+
+def is_too_long(text: str, worst: Tokens, context: int | None) -> bool:
+    """Whether a text may not fit the context, None where nobody says it, or is longer than any row may be."""
+    return len(text) > _MOST_TEXT or (context is not None and worst.total > context)
+
+
 class Asker:
     """Asks a teacher about rows until all are answered, a ceiling is reached, or it is told to stop."""
 
@@ -84,14 +94,11 @@ class Asker:
     def entry(self, job: Job) -> Entry | None:
         """What became of the job; None where it is still to be asked."""
         found = self.ledger.entries.get(self.key(job))
-        if found and found.outcome == "truncated" and self.form.answer_tokens > found.most:
-            return None  # cut off where it would not be now
-        return found
+        return None if found is None or to_ask_again(found, self.form.answer_tokens) else found
 
     def too_long(self, text: str) -> bool:
         """Whether the text surely or maybe does not fit: it is not asked about, and never cut."""
-        most = self.teacher.context
-        return len(text) > _MOST_TEXT or (most is not None and self._worst(text).total > most)
+        return is_too_long(text, self._worst(text), self.teacher.context)
 
     def stop(self) -> None:
         """Send nothing more. What is in flight may still end, for a while."""

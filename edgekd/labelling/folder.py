@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgekd.core.errors import UsageError
-from edgekd.core.files import flush, storage_error, write_file
-from edgekd.data.splits import Example, Label
+from edgekd.core.files import flush, is_plain, storage_error, user_path, write_file
+from edgekd.core.outputs import check_above
+from edgekd.core.store import store_root
 from edgekd.labelling.answers import OUTCOMES
 from edgekd.labelling.asking import Asker, Job
 from edgekd.labelling.ledger import NAME, Ledger
@@ -47,11 +48,21 @@ class Figures:
         return said | {"cost_usd": self.cost_usd, "agreement": self.agreement}
 
 
-def check_folder(folder: Path) -> None:
-    """Raise UsageError for a folder that holds something else than an earlier run's labels."""
+def check_folder(folder: Path, data: str) -> None:
+    """Raise UsageError where labels cannot be kept, and for a folder that holds something else, or the data."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is no folder", fix="give --out a new folder")
-    if folder.is_dir() and not (folder / NAME).exists() and any(folder.iterdir()):
+    check_above(folder, store_root())
+    source = Path(os.path.realpath(user_path(data)))
+    if source.exists() and Path(os.path.realpath(folder)) in (source, *source.parents):
+        raise UsageError(
+            f"--data {data} lies in {folder}, where the labels are written: they would be read as given ones",
+            fix="give --data the rows that were labelled first, or give --out another folder",
+        )
+    ledger = folder / NAME
+    if ledger.exists() and not is_plain(ledger):
+        raise UsageError(f"{ledger} is no plain file", fix="give --out a new folder")
+    if folder.is_dir() and not ledger.exists() and any(folder.iterdir()):
         raise UsageError(
             f"the output folder {folder} is not empty, and holds no {NAME}", fix="give --out a new folder, or empty it"
         )
@@ -159,12 +170,7 @@ def _write(path: Path, lines: Iterable[str]) -> None:
         raise storage_error(error, path) from error
 
 
-def shots_before(ledger: Ledger, count: int) -> Sequence[tuple[str, str]]:
-    """Return the examples of the latest run that had so many."""
+def shots_before(ledger: Ledger, count: int) -> Sequence[str]:
+    """Return the examples of the latest run that had so many, by their SHA-256."""
     found = (run["shots"] for run in reversed(ledger.runs) if len(run["shots"]) == count)
-    return [(str(text), str(label)) for text, label in next(found, [])]
-
-
-def shots_as_record(shots: Sequence[Example]) -> list[list[Label | None]]:
-    """Examples as a run's record has them."""
-    return [[shot.input, shot.label] for shot in shots]
+    return [str(one) for one in next(found, [])]

@@ -21,17 +21,16 @@ from edgekd.labelling import endings
 from edgekd.labelling import folder as folders
 from edgekd.labelling.address import Address, address
 from edgekd.labelling.asked import Asked, money, prompt_of, rows_of
-from edgekd.labelling.asking import Asker, Job, Teacher
+from edgekd.labelling.asking import Asker, Teacher
 from edgekd.labelling.budget import Budget, Ceilings
 from edgekd.labelling.client import Client
 from edgekd.labelling.forms import Form
+from edgekd.labelling.jobs import bulk_jobs
 from edgekd.labelling.ledger import NAME, Ledger
 from edgekd.labelling.pace import Pace
 from edgekd.labelling.pilot import ROWS, Pilot, pilot_rows, run_pilot
 from edgekd.labelling.prompts import Prompt, classes, template
-from edgekd.labelling.rows import Rows, name_of
-
-_A_REPEAT, _MOST_REPEATS = 100, 100  # rows for each repeat of the bulk
+from edgekd.labelling.rows import Rows, name_of, row_sha256
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def label(asked: Asked, progress: Progress) -> Labelled:
     words = template(asked.task, asked.prompt)
     priced, ceilings = money(asked, where)
     key = where.key(os.environ)
-    folders.check_folder(asked.out)
+    folders.check_folder(asked.out, asked.data)
     if not (asked.out / NAME).exists():
         _check_terms(asked, where, None)
     rows = rows_of(asked)
@@ -111,7 +110,7 @@ def _run_record(asked: Asked, where: Address, prompt: Prompt, terms: dict[str, o
         "provider": where.identity,
         "model": asked.model,
         "prompt": prompt.digest,
-        "shots": folders.shots_as_record(prompt.shots),
+        "shots": [row_sha256(shot) for shot in prompt.shots],
         "terms": terms,
     }
 
@@ -161,7 +160,7 @@ async def _labelled(
             pilot = await _pilot(asked, asker, rows, progress)
             if not (asked.pilot_only or (asked.min_accuracy is not None and pilot is None)):
                 progress.stage("label", total=len(rows.wanted))
-                await asker.ask(_jobs(rows), rows=len(rows.wanted))
+                await asker.ask(bulk_jobs(rows), rows=len(rows.wanted))
         finally:
             await client.close()
             figures = _write(asked, asker, rows, pilot)
@@ -185,17 +184,6 @@ async def _pilot(asked: Asked, asker: Asker, rows: Rows, progress: Progress) -> 
     elif asked.min_accuracy is not None and not asker.stopped and not asker.over:
         raise endings.no_pilot(asker.failed, asker.last)
     return pilot
-
-
-def _jobs(rows: Rows) -> Iterator[Job]:
-    """All rows in order, and among them, evenly, repeats of those at half of the way there."""
-    wanted = rows.wanted
-    repeats = min(_MOST_REPEATS, len(wanted) // _A_REPEAT)
-    step = len(wanted) // repeats if repeats else len(wanted) + 1
-    for place, row in enumerate(wanted, start=1):
-        yield Job(row.input)
-        if place % step == 0 and place // step <= repeats:
-            yield Job(wanted[place // 2].input, 1)
 
 
 def _write(asked: Asked, asker: Asker, rows: Rows, pilot: Pilot | None) -> folders.Figures:

@@ -57,8 +57,8 @@ class _Line(NamedTuple):
 class Ledger:
     """One folder's, held by one process. `entries` are answers by prompt and turn, `spent` what all requests took."""
 
-    def __init__(self, folder: Path, prices: Prices | None) -> None:
-        """Open or begin it, and mend a last line that a kill cut off.
+    def __init__(self, folder: Path, prices: Prices | None, *, look: bool = False) -> None:
+        """Open or begin it, and mend a last line that a kill cut off; to `look` alone, nothing is held or written.
 
         Raises StoreError where another process holds it, where it is damaged elsewhere, and for a disk's errors.
         """
@@ -72,14 +72,21 @@ class Ledger:
         self._writer: asyncio.Task[None] | None = None
         self._broken: StoreError | None = None
         try:
-            make_folder(folder)
-            self._file: BinaryIO = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (held until `close`)
-            flush(folder)
+            if not look:
+                make_folder(folder)
+            self._file: BinaryIO = open(self.path, "rb" if look else "a+b", buffering=0)  # noqa: SIM115 (till `close`)
+            if not look:
+                flush(folder)
         except OSError as error:
             raise storage_error(error, self.path) from error
         try:
-            self._lock()
-            self._read()
+            if not look:
+                self._lock()
+            left = self._read()
+            if look:
+                self._open.clear()  # what has no end yet may be another run's
+            else:
+                self._mend(left)
         except OSError as error:
             self._file.close()
             raise storage_error(error, self.path) from error
@@ -100,7 +107,8 @@ class Ledger:
                 fix="wait until it ends, or give --out another folder: two runs on one ledger would pay twice",
             )
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """Take every whole line; the bytes of a last one that is none."""
         self._size = 0
         broken = False
         self._file.seek(0)
@@ -115,6 +123,10 @@ class Ledger:
             self._file.seek(0)
             if not self._size and not _FIRST.startswith(self._file.read(len(_FIRST))):  # a file of somebody else
                 raise self._damaged(1)
+        return left
+
+    def _mend(self, left: int) -> None:
+        if left:
             os.ftruncate(self._file.fileno(), self._size)
             os.fsync(self._file.fileno())
             self.mended = left

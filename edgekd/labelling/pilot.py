@@ -11,10 +11,11 @@ from edgekd.core.errors import BelowAccuracy
 from edgekd.core.statistics import interval, share_interval
 from edgekd.data.splits import Example
 from edgekd.labelling.asking import Asker, Job
+from edgekd.labelling.jobs import PILOT_REPEATS, pilot_jobs
 from edgekd.labelling.prices import PICO, Tokens
 from edgekd.labelling.rows import Rows
 
-ROWS, REPEATS = 50, 10
+ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def pilot_rows(
 async def run_pilot(asker: Asker, chosen: Sequence[Example], rows: Rows) -> Pilot | None:
     """Ask about the pilot's rows. None where a ceiling, or failures, left some of them without an answer."""
     asker.progress.stage("pilot", total=len(chosen))
-    jobs = [Job(row.input) for row in chosen] + [Job(row.input, 1) for row in chosen[:REPEATS]]
-    await asker.ask(jobs, rows=len(chosen))
+    await asker.ask(pilot_jobs(chosen), rows=len(chosen))
     entries = [asker.entry(Job(row.input)) for row in chosen]
     if asker.stopped or any(entry is None for entry in entries):
         return None
@@ -118,7 +118,7 @@ async def run_pilot(asker: Asker, chosen: Sequence[Example], rows: Rows) -> Pilo
     import numpy as np
 
     low, high = share_interval(np.array(hits))
-    repeats, agreed = agreement(asker, [row.input for row in chosen[:REPEATS]])
+    repeats, agreed = agreement(asker, [row.input for row in chosen[:PILOT_REPEATS]])
     most = next((f"{what} ({count} times)" for what, count in wrong.most_common(1) if count > 1), "")
     test = {row.content for row in rows.test}
     return Pilot(

@@ -7,14 +7,21 @@ from dataclasses import asdict, dataclass
 from edgekd.labelling import folder as folders
 from edgekd.labelling.address import address
 from edgekd.labelling.asked import Asked, money, prompt_of, rows_of
-from edgekd.labelling.ledger import NAME, Ledger
+from edgekd.labelling.asking import Job, is_too_long, to_ask_again
+from edgekd.labelling.jobs import bulk_jobs, pilot_jobs
+from edgekd.labelling.ledger import NAME, Entry, Ledger
+from edgekd.labelling.pilot import pilot_rows
 from edgekd.labelling.prices import PICO, Tokens
-from edgekd.labelling.prompts import Message, classes, template
+from edgekd.labelling.prompts import Message, Prompt, classes, template
+from edgekd.labelling.rows import Rows
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The messages for the first row that is not answered yet, and what all such rows take at most."""
+    """The messages for the first row that is not answered yet, and what all requests take at most.
+
+    That is the pilot, all such rows, and repeats; not what is asked again because it got no whole answer.
+    """
 
     prompt_sha256: str
     messages: list[Message]
@@ -32,25 +39,43 @@ def preview(asked: Asked) -> Preview:
     where = address(asked.teacher)
     words = template(asked.task, asked.prompt)
     priced, _ = money(asked, where)
-    folders.check_folder(asked.out)
+    folders.check_folder(asked.out, asked.data)
     rows = rows_of(asked)
     named = classes(asked.classes, rows.labels)
-    ledger = Ledger(asked.out, priced) if (asked.out / NAME).exists() else None
+    ledger = Ledger(asked.out, priced, look=True) if (asked.out / NAME).exists() else None
     try:
         before = folders.shots_before(ledger, asked.shots) if ledger else []
         prompt = prompt_of(asked, words, named, rows, before)
-        texts = dict.fromkeys(row.input for row in rows.wanted)
-        if ledger is not None:
-            texts = {text: None for text in texts if prompt.key(asked.model, text, 0) not in ledger.entries}
+        entries = ledger.entries if ledger else {}
     finally:
         if ledger is not None:
             ledger.close()
     room = asked.answer_tokens or prompt.answer_tokens
-    most = Tokens(sum(map(prompt.bound, texts)), room * len(texts))
+    jobs = [job for job in _jobs(asked, prompt, rows, room) if _is_open(entries.get(_key(prompt, asked, job)), room)]
+    most = Tokens(sum(prompt.bound(job.text) for job in jobs), room * len(jobs))
     return Preview(
         prompt_sha256=prompt.digest,
-        messages=prompt.messages(next(iter(texts), "")),
-        requests=len(texts),
+        messages=prompt.messages(next((job.text for job in jobs if job.turn == 0), "")),
+        requests=len(jobs),
         tokens_at_most=most.total,
         cost_usd_at_most=priced.of(most) / PICO if priced else None,
     )
+
+
+def _jobs(asked: Asked, prompt: Prompt, rows: Rows, room: int) -> list[Job]:
+    """Everything that a run may ask, each once: the pilot, the rows that may fit, and repeats of both."""
+
+    def too_long(text: str) -> bool:
+        return is_too_long(text, Tokens(prompt.bound(text), room), asked.context)
+
+    pilot = pilot_jobs(pilot_rows(rows, prompt.shots, too_long))
+    bulk = [] if asked.pilot_only else [job for job in bulk_jobs(rows) if not too_long(job.text)]
+    return list(dict.fromkeys([*pilot, *bulk]))
+
+
+def _key(prompt: Prompt, asked: Asked, job: Job) -> bytes:
+    return prompt.key(asked.model, job.text, job.turn)
+
+
+def _is_open(entry: Entry | None, room: int) -> bool:
+    return entry is None or to_ask_again(entry, room)

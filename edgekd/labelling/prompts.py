@@ -4,6 +4,7 @@ can keep it; the row comes last, as a JSON string in a message of its own, so th
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ _FOLDER = Path(__file__).parent / "templates"
 _CLASSES, _TEXT, _RULE = "{{classes}}", "{{text}}", "---"
 _MOST_BYTES = 256 << 10  # of a template or a file of classes
 _MOST_CLASSES = 1000
+_BREAKS = ("Cc", "Zl", "Zp", "Cs")  # kinds of signs that are no part of a name: control, new line, half a character
 _A_MESSAGE, _A_REQUEST = 16, 96  # tokens that a server's own chat template may add
 _ROOM = 48  # tokens of an answer beside the label's
 Message = dict[str, str]
@@ -163,15 +165,25 @@ def classes(given: str | None, gold: Sequence[str]) -> dict[str, str]:
 
 def _named(pairs: Sequence[tuple[str, str]], where: str) -> dict[str, str]:
     found: dict[str, str] = {}
+    seen: set[str] = set()
     for name, meaning in pairs:
         label = row_label(name, where)
-        if label is None or "\n" in label or label in found or label.casefold() in map(str.casefold, found):
+        looks = _as_read(label or "")
+        if label is None or not looks or looks in seen or any(unicodedata.category(one) in _BREAKS for one in label):
             raise UsageError(
-                f"{where}: the class {name.strip()!r} is empty, is named twice, or differs by capitals alone",
+                f"{where}: the class {name.strip()!r} is empty, is named twice, or differs by capitals alone or by "
+                "signs that nobody sees",
                 fix="give each class a name of its own, on one line",
             )
+        seen.add(looks)
         found[label] = " ".join(meaning.split())
     return found
+
+
+def _as_read(name: str) -> str:
+    """A name as a reader tells it from others: without signs that show nothing, composed, in small letters."""
+    shown = "".join(one for one in name if unicodedata.category(one) != "Cf")
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", shown).casefold()).strip()
 
 
 def _parsed(path: Path) -> list[tuple[str, str]]:

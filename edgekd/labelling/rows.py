@@ -97,8 +97,8 @@ def _by_content(rows: list[Example], notes: list[str]) -> Given:
     return {"train": rows}
 
 
-def draw_shots(rows: Rows, count: int, seed: int, before: Sequence[tuple[str, str]]) -> tuple[Example, ...]:
-    """Examples for the prompt: labelled training rows, stratified. Those of `before` again, if they are still rows.
+def draw_shots(rows: Rows, count: int, seed: int, before: Sequence[str]) -> tuple[Example, ...]:
+    """Examples for the prompt: labelled training rows, stratified. Those of `before`, by hash, if they are still rows.
 
     Another choice would be another prompt, under which every row is asked anew. Raises DataError for too few.
     """
@@ -108,10 +108,15 @@ def draw_shots(rows: Rows, count: int, seed: int, before: Sequence[tuple[str, st
             f"{count} examples for the prompt are asked for, and {len(able)} training rows have a label",
             fix=f"give --shots {len(able)}, or label more training rows",
         )
-    known = {(row.input, row.label) for row in able}
-    if len(before) == count and known.issuperset(map(tuple, before)):
-        return tuple(Example(text, label) for text, label in before)
+    known = {row_sha256(row): row for row in able}
+    if len(before) == count and known.keys() >= set(before):
+        return tuple(known[one] for one in before)
     return tuple(stratified(able, count, seed)[:count]) if count else ()
+
+
+def row_sha256(row: Example) -> str:
+    """SHA-256 of a row and its label."""
+    return sha256(json.dumps([row.identity, row.label]).encode()).hexdigest()
 
 
 def split_lines(rows: Sequence[Example]) -> Iterator[str]:
