@@ -48,24 +48,24 @@ def here(monkeypatch):
 
 
 def noise(size):
-    draw = np.random.default_rng(0).standard_normal(size)
-    return 1 + 0.01 * (draw - draw.mean())  # which moves no ratio, however few the rows are
+    return 1 + 0.01 * np.random.default_rng(1).standard_normal(size)
 
 
 @pytest.mark.parametrize(
     ("factor", "control", "says"),
     [
-        (1.8, STEADY, "B is faster than A by 1.8"),
-        (0.4, STEADY, "B is slower than A by 2."),
+        (1.8, STEADY, "B is faster than A by "),
+        (0.4, STEADY, "B is slower than A by "),
         (1.0, STEADY, "B against A: no difference shown ("),
         (1.005, STEADY, "B against A: no difference shown"),
-        (1.1, (1.15, 1.1, 1.2), "B against A: no difference shown (1.1"),
+        (1.1, (1.15, 1.1, 1.2), "B against A: no difference shown ("),
     ],
     ids=["faster", "slower", "equal", "within 1%", "within the control's own"],
 )
 def test_a_verdict_is_paired_and_widened_by_what_a_model_differs_from_itself(factor, control, says):
     found = versus.verdict("B", ROWS, ROWS / factor * noise(len(ROWS)), control)
     assert found.says.startswith(says)
+    assert found.ratio == pytest.approx(factor, rel=0.02)
     assert found.low < found.ratio < found.high
     assert (found.verdict == "no difference shown") == (found.low <= 1 <= found.high)
 
