@@ -40,11 +40,12 @@ def labels_of(tables: dict[str, list[dict[str, object]]], given: str | None = No
         [("a", "b"), ("a",), (), ("b", "c"), float("nan")],
         [np.array(["a", "b"]), np.array(["a"]), np.array([]), np.array(["b", "c"]), None],
         ["['a', 'b']", '["a"]', "[]", "['b' 'c']", ""],
+        ["('b', 'a')", "('a',)", "()", "{'c', 'b'}", ""],
         ["a;b", "a", "[]", "c; b", ""],
         ["a, b", "a", "[]", "b,c", "  "],
         ["b|a", "a", "[]", "b|c|", None],
     ],
-    ids=["lists", "tuples", "arrays", "spelt", "semicolons", "commas", "bars"],
+    ids=["lists", "tuples", "arrays", "spelt", "spelt by Python", "semicolons", "commas", "bars"],
 )
 def test_lists_and_separated_text(cells):
     found = labels_of(table_of(cells))
@@ -77,8 +78,50 @@ def test_a_label_column_comes_before_columns_of_zeros_and_ones():
     assert [read(row["label"], made.form, "") for row in made] == [("a", "b"), ("a",)]
 
 
+def test_brackets_that_belong_to_names_stay():
+    assert labels_of(table_of(["[a];[b]", "[b]", "(other)", "{c};a"])) == [
+        ("[a]", "[b]"), ("[b]",), ("(other)",), ("a", "{c}"),
+    ]  # fmt: skip
+
+
+def test_a_list_longer_than_python_spells_is_read():
+    names = [f"label number {number}" for number in range(9000)]
+    assert labels_of(table_of([json.dumps(names), '["b"]'])) == [tuple(sorted(names)), ("b",)]
+
+
+def test_a_column_of_a_usual_name_that_is_one_of_several_marks():
+    rows = {
+        "all": [
+            {"text": "x", "toxic": 1, "target": 0, "more": "[b"},
+            {"text": "y", "toxic": 0, "target": 1, "more": "c"},
+        ]
+    }
+    made = with_label_sets(rows, None)["all"]
+    assert [read(row["toxic, target (0 or 1)"], made.form, "") for row in made] == [("toxic",), ("target",)]
+
+
+def test_a_split_that_lacks_a_column_is_refused_with_the_fix_that_works():
+    row = {"text": "x", "a": 1, "b": 0, "c": 1}
+    rows = {"train": [row], "test": [{name: row[name] for name in ("text", "a", "b")}], "unlabelled": [{"text": "y"}]}
+    with pytest.raises(DataError, match="the split 'test' has no column 'c'") as refusal:
+        with_label_sets(rows, None)
+    made = with_label_sets(rows, refusal.value.fix.rpartition(" ")[2])
+    assert [list(made[part][0]) for part in made] == [
+        ["text", "c", "a, b (0 or 1)"],
+        ["text", "a, b (0 or 1)"],
+        ["text"],
+    ]
+
+
 @pytest.mark.parametrize(
-    "cells", [[[0, 1, 1], [0, 0, 0], [1.0, 0.0, 0.0]], ["[0 1 1]", "[0, 0, 0]", "[1. 0. 0.]"], [[False, True, True]]]
+    "cells",
+    [
+        [[0, 1, 1], [0, 0, 0], [1.0, 0.0, 0.0]],
+        ["[0 1 1]", "[0, 0, 0]", "[1. 0. 0.]"],
+        [[False, True, True]],
+        ["[false, true, true]", "[false, false, false]"],
+        [["0", "1", "1"], ["0", "0", "0"], ["1", "0", "0"]],
+    ],
 )
 def test_vectors_of_zeros_and_ones(cells):
     assert labels_of(table_of(cells))[:3] == [("1", "2"), (), ("0",)][: len(cells)]
@@ -99,6 +142,14 @@ def test_lists_of_class_numbers_are_no_vectors():
         ([["a", ["b"]], ["c"]], "row 1: the label is .* lists in a list"),
         ([{"a": 1}, ["b"]], "row 1: the label is .* an object"),
         ([["a", None], ["b"]], "row 1: of the labels .* one has no name"),
+        (['["a", null]'], "row 1: of the labels .* one has no name"),
+        (["{'a': 1}", "['b']"], "row 1: the label is .* an object"),
+        (["a", "[b, a]"], "row 2: the label is .* brackets around what is no list"),
+        (["{a,b}", "{b}"], "row 1: the label is .* brackets around what is no list"),
+        (['["a"]', "[b, a]"], "row 2: the label is .* brackets around what is no list"),
+        (["array(['a', 'b'], dtype=object)"], "row 1: the label is .* brackets around"),
+        (["[0 1 ... 1]", "[1 1 ... 1]"], "row 1: the label is .* middle was left out"),
+        ([[0.3, 0.9], [1.0, 0.0]], "row 1: the label is .* where 0.3 is neither a name nor 0 or 1"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_its_row(cells, why):
@@ -236,6 +287,11 @@ def test_unknown_names_and_one_label_alone_are_refused():
 def test_a_label_in_every_row_is_told():
     splits = split({"all": rows(200, ("a", "b"), ("a", "c"))}, labels=None, seed=0)
     assert "the label 'a' is in every training row: it will be in every answer" in splits.notes
+
+
+def test_one_label_in_each_row_is_told():
+    splits = split({"all": rows(200, ("a",), ("b",))}, labels=None, seed=0)
+    assert "each training row has one label alone: a task of one class a row decides between them" in splits.notes
 
 
 def test_nothing_trained_takes_label_sets_too():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from ast import literal_eval
@@ -19,7 +20,7 @@ _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # not 007: leading zeros te
 _POWER = re.compile(r"[+-]?[0-9](\.[0-9]*)?[eE][+-]?[0-9]{1,2}")  # as UCR's files write 1: 1.0000000e+00
 _ARRAY = re.compile(r"\[[\s\d.,+-]*\]")  # a NumPy array's text, which has no commas
 _WORDS = re.compile(r"\[\s*(?:(?:'[^']*'|\"[^\"]*\")\s*)+\]")  # the same of words
-_LONGEST = 10_000  # characters of a label that may be a list
+_LONGEST = 100_000  # characters of a list that Python spelt; of JSON as many as there are
 
 
 def find_column(given: str | None, usual: Sequence[str], present: list[str], source: str, what: str) -> str:
@@ -63,7 +64,9 @@ def row_label(value: Any, where: str = "the data", modality: str = "") -> str | 
         value = value.tolist()
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    if isinstance(value, list | tuple | set | frozenset | dict) or (isinstance(value, str) and _is_list(value)):
+    if isinstance(value, list | tuple | set | frozenset | dict) or (
+        isinstance(value, str) and spelt(value) is not None
+    ):
         raise DataError(
             f"{where}: the label is {shown(value)}, which is several values or an object, not one class",
             fix=f"give one class a row, as a name or a number; {_of_several(modality)}",
@@ -94,15 +97,29 @@ def values_of(value: Any) -> list[Any] | None:
         value = value.tolist()
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
-    text = value.strip() if isinstance(value, str) else ""
-    if not text.startswith("[") or not _is_list(text):
+    found = spelt(value) if isinstance(value, str) else None
+    if isinstance(found, set):  # which has no order
+        return sorted(map(str, found))
+    return None if found is None or isinstance(found, dict) else list(found)
+
+
+def spelt(text: str) -> list[Any] | tuple[Any, ...] | set[Any] | dict[Any, Any] | None:
+    """Return the list or object that a text spells, as JSON, Python and NumPy write it into a cell; else None."""
+    text = text.strip()
+    if text[:1] + text[-1:] not in ("[]", "{}", "()"):
         return None
     if _ARRAY.fullmatch(text):
         return [_number(part) for part in re.split(r"[\s,]+", text[1:-1]) if part]
     if _WORDS.fullmatch(text):
         return [one or other for one, other in re.findall(r"'([^']*)'|\"([^\"]*)\"", text)]
-    found = literal_eval(text)
-    return found if isinstance(found, list) else None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            value = literal_eval(text) if len(text) <= _LONGEST else None
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return None
+    return value if isinstance(value, list | tuple | set | dict) else None
 
 
 def _number(text: str) -> float | str:
@@ -110,17 +127,3 @@ def _number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def _is_list(text: str) -> bool:
-    """Whether a text spells a list or an object, as pandas, NumPy and JSON write them into a cell."""
-    text = text.strip()
-    if not (text.startswith(("[", "{")) and text.endswith(("]", "}"))):
-        return False
-    if _ARRAY.fullmatch(text):
-        return True
-    try:
-        value = literal_eval(text) if len(text) <= _LONGEST else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return False
-    return isinstance(value, list | dict | set)

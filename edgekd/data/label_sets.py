@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from edgekd.core.errors import DataError, listed
-from edgekd.data.columns import LABEL_NAMES, row_label, values_of
+from edgekd.data.columns import LABEL_NAMES, row_label, spelt, values_of
 from edgekd.data.limits import shown
 from edgekd.data.read import NotedTable, Table
 
@@ -57,7 +58,8 @@ def with_label_sets(tables: dict[str, Table], given: str | None) -> dict[str, Ta
     """Return the tables with one label column each, and how to read it; they stay as they are where none is found.
 
     `given` names a column, or several of 0 and 1 with commas between; else a column of a usual name is taken, else
-    all columns, at least two, that hold 0 and 1 alone: these become one column. Refuses nothing: `read` does.
+    all columns, at least two, that hold 0 and 1 alone: these become one column. Raises DataError for a split that lacks
+    some of these; `read` refuses all else.
     """
     first = tables.get("train") or next(iter(tables.values()))
     present = list(first[0])
@@ -88,6 +90,8 @@ def read(cell: Any, form: Form | None, where: str) -> tuple[str, ...] | None:
         return _of_vector(values, form, where)
     if any(isinstance(value, dict) or values_of(value) is not None for value in values):
         raise DataError(f"{where}: the label is {shown(cell)}, lists in a list", fix="give one list of names a row")
+    if strange := _no_names(values):
+        raise DataError(f"{where}: the label is {shown(cell)}, {strange[0]}", fix=strange[1])
     names = [row_label(value, where) for value in values]
     if None in names:
         raise DataError(f"{where}: of the labels {shown(cell)} one has no name", fix="leave it out of the list")
@@ -98,7 +102,7 @@ def read(cell: Any, form: Form | None, where: str) -> tuple[str, ...] | None:
 
 def _values(cell: Any, form: Form, where: str) -> Sequence[Any] | None:
     """Return the values in a cell, in its order; None of an empty one."""
-    if isinstance(cell, dict):
+    if isinstance(cell, dict) or (isinstance(cell, str) and isinstance(spelt(cell), dict)):
         raise DataError(
             f"{where}: the label is {shown(cell)}, an object", fix="give a list of the names that the row has"
         )
@@ -109,7 +113,29 @@ def _values(cell: Any, form: Form, where: str) -> Sequence[Any] | None:
     if text is None:
         return None
     parts = text.split(form.separator) if form.kind == "text" and form.separator else [text]
+    if _is_broken_list(text, parts, form):
+        raise DataError(
+            f"{where}: the label is {shown(cell)}, brackets around what is no list that can be read",
+            fix='write lists as JSON does, ["a", "b"], or names with ; between them and no brackets',
+        )
     return [part.strip() for part in parts if part.strip()]
+
+
+def _is_broken_list(text: str, parts: Sequence[str], form: Form) -> bool:
+    """Return whether brackets or `array(...)` enclose several names: in `[a];[b]` they belong to each."""
+    several = len(parts) > 1 or form.kind != "text"
+    enclosed = (text[0] + text[-1] in ("[]", "{}")) and text[-1] not in parts[0][1:]
+    return several and (enclosed or (form.kind != "text" and text[0] in "[{") or text.startswith("array("))
+
+
+def _no_names(values: Sequence[Any]) -> tuple[str, str] | None:
+    """Return what is wrong with values that are no names, and what to do; None where they may be."""
+    if "..." in values:
+        return "whose middle was left out when it was written", "write it whole, as JSON does: [0, 1, 0]"
+    shares = [value for value in values if isinstance(value, float) and not value.is_integer() and value == value]
+    if shares:
+        return f"where {shares[0]} is neither a name nor 0 or 1", "give 0 or 1 for each label, or the names as text"
+    return None
 
 
 def _form(cells: Iterable[Any]) -> Form:
@@ -124,10 +150,11 @@ def _form(cells: Iterable[Any]) -> Form:
         elif values is None and isinstance(cell, str):
             separators |= {mark for mark in SEPARATORS if mark in cell}
     if lists or filled:
-        if filled and all(_is_mark(value) for values in filled for value in values):
+        plain = [value for values in filled for value in values]
+        if filled and all(_is_mark(value) or value in ("0", "1") for value in plain):
             lengths = Counter(map(len, filled))
-            repeats = any(len(set(values)) < len(values) for values in filled)
-            if repeats or (len(lengths) == 1 and min(lengths) > 1):
+            repeats = any(len({str(value) for value in values}) < len(values) for values in filled)
+            if repeats or (len(lengths) == 1 and min(lengths) > 1 and all(map(_is_mark, plain))):
                 return Form("vectors", length=lengths.most_common(1)[0][0])
         return Form("lists")
     return Form("text", separator=next((mark for mark in SEPARATORS if mark in separators), ""))
@@ -160,14 +187,16 @@ def _mark(value: Any) -> int | None:
     """Return a cell as 0, 1 or -1; None of an empty one, 2 of any other."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, list | tuple | dict | set):
+    if isinstance(value, list | tuple | dict | set) or (
+        isinstance(value, str) and value.lstrip()[:1] in ("[", "{", "(")
+    ):
         return 2
     known = {"0": 0, "1": 1, "-1": _HIDDEN, "false": 0, "true": 1, None: None}
     return known.get(row_label(value), 2)
 
 
 def _is_mark(value: Any) -> bool:
-    """Return whether a value of a list is the number 0, 1 or -1: the names "0" and "1" are none."""
+    """Return whether a value of a list is the number 0, 1 or -1; "0" and "1" may be names, if none stands twice."""
     return isinstance(value, bool | int | float) and value in (0, 1, _HIDDEN)
 
 
@@ -176,10 +205,10 @@ def _mark_columns(tables: Mapping[str, Table], given: str | None, present: Seque
     if given is not None:
         named = [name.strip() for name in given.split(",")]
         return named if len(named) > 1 and set(named) <= set(present) else []
-    if {name.lower() for name in present} & set(NAMES):
-        return []
     rows = [row for table in tables.values() for row in table]
     fitting = [name for name in present if all(_mark(row.get(name)) != 2 for row in rows)]
+    if any(name.lower() in NAMES and name not in fitting for name in present):
+        return []  # a column of a usual name says it; one that holds 0 and 1 beside others is a label like them
     marked = [name for name in fitting if any(_mark(row.get(name)) is not None for row in rows)]
     return marked if len(marked) > 1 else []
 
@@ -193,6 +222,12 @@ def _with_marks(tables: Mapping[str, Table], names: Sequence[str]) -> dict[str, 
         notes.append(f"labels that no row has: {listed([*map(repr, empty)], most=_MOST_COLUMNS)}")
     made: dict[str, Table] = {}
     for split, table in tables.items():
+        if 0 < len(lacking := [name for name in names if name not in table[0]]) < len(names) and split != "unlabelled":
+            raise DataError(
+                f"the split {split!r} has no column {lacking[0]!r}, which holds 0 and 1 in others",
+                fix=f"add it, 0 where no row has the label; or name those that all have: --label-column "
+                f"{quote(','.join(name for name in names if name not in lacking))}",
+            )
         rows = [_folded(row, names, column) for row in table] if set(names) <= table[0].keys() else table
         made[split] = LabelSetTable(rows, Form("columns"), table, () if made else notes)
     return made

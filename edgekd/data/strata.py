@@ -27,8 +27,10 @@ def strata(labels: Sequence[Label | None]) -> list[str]:
 
 
 def in_every_row(rows: Sequence[Example]) -> list[str]:
-    """Return a note where all rows with several labels share one: there is nothing to tell it by."""
+    """Return notes where all rows with several labels share one, or have but one: another task may be meant."""
     sets = [set(row.names) for row in rows if isinstance(row.label, tuple)]
+    if sets and all(len(one) == 1 for one in sets):
+        return ["each training row has one label alone: a task of one class a row decides between them"]
     shared = set.intersection(*sets) if sets else set()
     return [f"the label {name!r} is in every training row: it will be in every answer" for name in sorted(shared)]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.demo import Demo
+from edgekd.core.errors import DataError, listed
 from edgekd.core.metrics import DECISIONS, MICRO_F1, Metric
 from edgekd.core.protocols import MULTI_LABEL, Hub, Survey
 from edgekd.core.statistics import decision_counts
@@ -79,6 +80,13 @@ class MultiLabelTextClassification:
         usual = {column.lower() for column in others} & set(label_sets.NAMES)
         if not labelled and self.label_column is None and not usual:
             return text, ""
+        if self.label_column is None and not usual:
+            raise DataError(
+                f"{source} has no label column by a usual name, nor two columns that hold 0 and 1 alone; "
+                f"beside the text it has {listed([*map(repr, others)]) if others else 'none'}",
+                fix="name it: --label-column NAME, or --label-column a,b of a column of 0 and 1 for each label; one "
+                "such column alone is one class a row: --task text-classification",
+            )
         return text, find_column(self.label_column, label_sets.NAMES, others, source, "label")
 
     def input_column(self, table: Table, source: str) -> str:
