@@ -4,6 +4,7 @@ import base64
 import copy
 import hashlib
 import json
+import zipfile
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -13,7 +14,7 @@ from made_bundle import Board, make_bundle
 from edgekd.core.errors import StoreError, UsageError
 from edgekd.core.receipt import ReceiptRefused, parse
 from edgekd.devices.local import Local
-from edgekd.onboard import bench, machine
+from edgekd.onboard import bench, machine, verify
 from edgekd.proof import receipts
 from edgekd.proof.doubts import made, within_tolerance
 
@@ -409,6 +410,61 @@ def test_damaged_golden_vectors_are_told(tmp_path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UsageError, match="is no bundle: "):
         receipts.read_all(bundle)
+
+
+def _npz(path, raw, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("float32.0.y.npy", raw)
+        archive.writestr(zipfile.ZipInfo("float32.1.y.npy"), bytes(20_000))  # its arrays may have so many bytes
+
+
+def _bent(path, at, change):
+    """Bytes from `at` of the first member's headers on, changed."""
+    raw = bytearray(path.read_bytes())
+    for mark, offset in at:
+        start = raw.index(mark) + offset
+        raw[start : start + len(change)] = bytes(one ^ other for one, other in zip(raw[start:], change, strict=False))
+    path.write_bytes(raw)
+
+
+def _header(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+FORM = "{{'descr': {}, 'fortran_order': False, 'shape': {}}}"
+ARRAY = _header(FORM.format("'<f4'", "(4,)")) + bytes(range(16))
+BENT = {
+    "a damaged stream": lambda path: (
+        _npz(path, ARRAY * 50, zipfile.ZIP_DEFLATED),
+        _bent(path, [(b"PK\x03\x04", 46)], b"\x5a" * 60),
+    ),
+    "an encrypted member": lambda path: (
+        _npz(path, ARRAY),
+        _bent(path, [(b"PK\x03\x04", 6), (b"PK\x01\x02", 8)], b"\x01"),
+    ),
+    "a compression that nobody knows": lambda path: (
+        _npz(path, ARRAY),
+        _bent(path, [(b"PK\x03\x04", 8), (b"PK\x01\x02", 10)], b"\x61"),
+    ),
+    "a header without end": lambda path: _npz(path, _header(FORM.format("'<f4'", "(4L,"))),
+    "a header of a thousand parentheses": lambda path: _npz(path, _header("(" * 9000)),
+    "a header of a thousand signs": lambda path: _npz(path, _header(FORM.format("'<f4'", f"({'-' * 9000}4,)"))),
+    "a type that is no type": lambda path: _npz(path, _header(FORM.format("','", "(4,)"))),
+    "no header": lambda path: _npz(path, b""),
+}
+
+
+@pytest.mark.parametrize("kind", BENT)
+def test_whatever_a_stranger_gives_as_golden_answers_is_told(tmp_path, kind):
+    bundle = make_bundle(tmp_path / "tiny")
+    path = bundle / "golden" / "expected.npz"
+    BENT[kind](path)
+    with pytest.raises(ValueError, match=r"expected.npz is no|is no plain array|bytes|magic|EOF|header"):
+        verify.read_arrays(path)
+    with pytest.raises(UsageError, match=r"is no bundle: ."):
+        receipts.read_all(bundle)
+    with pytest.raises(ValueError, match=r"the golden vectors cannot be used: ."):
+        verify.read_golden(bundle)
 
 
 def test_a_model_may_hold_no_more_than_the_imports_did(bundle, genuine):

@@ -362,24 +362,39 @@ def odd_modes(folder):
 
 
 def read_arrays(path, largest=LARGEST_ARRAYS):
-    """The arrays of an .npz by name. Raises ValueError for objects, and where they claim more than their file holds."""
+    """The arrays of an .npz by name. Raises OSError, and ValueError for whatever is no .npz of numbers.
+
+    That is one of objects, one that is damaged or encrypted, and one whose arrays claim more than their file holds.
+    """
+    with open_file(path) as stream:
+        try:
+            return arrays_of(stream, largest)
+        except (ImportError, ValueError):
+            raise
+        except Exception as error:  # numpy and zipfile raise a dozen unrelated kinds
+            raise ValueError(
+                f"{path.name} is no .npz of numbers: {shown(str(error) or type(error).__name__)}"
+            ) from error
+
+
+def arrays_of(stream, largest):
+    """The same of an open file. Raises whatever numpy and zipfile raise."""
     import numpy as np
 
-    with open_file(path) as stream:
-        most, total = min(os.fstat(stream.fileno()).st_size, largest), 0
-        with zipfile.ZipFile(stream) as archive:
-            members = archive.infolist()
-            if len(members) > MOST_ARRAYS:
-                raise ValueError(f"it holds {len(members)} arrays, more than {MOST_ARRAYS}")
-            for member in members:
-                total += member.file_size  # of all together: members may share one place in the file
-                if total > most:
-                    raise ValueError(f"its arrays have more than {most} bytes in all")
-                with archive.open(member) as file:
-                    check_array(file, member)
-        stream.seek(0)
-        with np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+    most, total = min(os.fstat(stream.fileno()).st_size, largest), 0
+    with zipfile.ZipFile(stream) as archive:
+        members = archive.infolist()
+        if len(members) > MOST_ARRAYS:
+            raise ValueError(f"it holds {len(members)} arrays, more than {MOST_ARRAYS}")
+        for member in members:
+            total += member.file_size  # of all together: members may share one place in the file
+            if total > most:
+                raise ValueError(f"its arrays have more than {most} bytes in all")
+            with archive.open(member) as file:
+                check_array(file, member)
+    stream.seek(0)
+    with np.load(stream, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def check_array(file, member):
