@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from conftest import invoke
 from helpers import WIDTH, fast, feeds, looping_model, matmul_model, random_weights, relu_model, samples, save_graph
 from hypothesis import given
 from hypothesis import strategies as st
@@ -426,3 +427,17 @@ def test_single_layers_share_their_groups_loss_by_their_own():
     assert [name for name, _ in found.places(most=9)] == ["a.1", "b", "a.0"], "what has no name cannot be kept"
     assert found.places(most=1) == [("a.1", ("a.1",))]
     assert [name for name, _ in found.from_input(most=9)] == ["a.0", "a.1", "b"]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "{}", "[]", "1", '{"choice": 1}', "{", "\0", "[" * 100_000, '{"diagnosis": {}, "choice": {"recipe": "int8"}}',
+        '{"diagnosis": {"layers": [{}]}}', '{"diagnosis": 7}', '{"diagnosis": {"total_weight_mib": 1, "layers": 5}}',
+    ],
+)  # fmt: skip
+def test_a_stranger_s_report_is_told(tmp_path, report):
+    (tmp_path / "report.json").write_text(report)
+    done = invoke("diagnose", tmp_path)
+    assert done.returncode == 2
+    assert "is not as edgekd writes it" in done.stderr or "made no diagnosis" in done.stderr

@@ -412,6 +412,12 @@ def test_damaged_golden_vectors_are_told(tmp_path, kept):
         receipts.read_all(bundle)
 
 
+def test_an_output_s_name_cannot_speak_to_a_terminal(genuine):
+    with pytest.raises(ReceiptRefused) as refusal:
+        parse(json.dumps(sealed(genuine | {"outputs": {"y\x1b[2J": genuine["outputs"]["y"]}})).encode())
+    assert refusal.value.message.isprintable()
+
+
 def _npz(path, raw, method=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("float32.0.y.npy", raw)

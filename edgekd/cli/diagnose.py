@@ -63,7 +63,22 @@ def diagnose(
     if as_json:
         print_json({"diagnosis": found})
     else:
-        echo(_text(found) if found else f"{source} ships float32, and no quantized variant was made: nothing is lost")
+        echo(
+            _told(found, source)
+            if found
+            else f"{source} ships float32, and no quantized variant was made: nothing is lost"
+        )
+
+
+def _told(found: dict[str, Any], source: Path) -> str:
+    """The text of a diagnosis. Raises UsageError for one that edgekd did not write, as a stranger's report may hold."""
+    try:
+        return _text(found)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"the diagnosis of {source} is not as edgekd writes it ({type(error).__name__}: {error})",
+            fix="give the folder that build wrote, or a float32 .onnx file",
+        ) from error
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -170,10 +170,16 @@ def stored(bundle: Path) -> dict[str, Any] | None:
     file = bundle / "report.json"
     if not file.is_file():
         raise UsageError(f"{bundle} is no bundle: it has no report.json", fix="give the folder that build wrote")
-    report = json.loads(file.read_text(encoding="utf-8"))
-    found: dict[str, Any] | None = report.get("diagnosis")
-    if found is not None or report["choice"]["recipe"] == "float32":
-        return found
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] | None = report.get("diagnosis")
+        if found is not None or report["choice"]["recipe"] == "float32":
+            return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(
+            f"the report.json of {bundle} is not as edgekd writes it ({type(error).__name__}: {error})",
+            fix="give the folder that build wrote",
+        ) from error
     raise UsageError(
         f"{bundle} was built by an edgekd that made no diagnosis", fix="build it again, or give the fp32 .onnx file"
     )

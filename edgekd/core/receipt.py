@@ -282,6 +282,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _problem(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    name = ".".join(str(part) for part in detail["loc"])[:200] or "it"
+    key = name if name.isprintable() else ascii(name)  # a stranger's word may hold what terminals obey
     words = {"extra_forbidden": f"unknown key {key!r}", "missing": f"missing key {key!r}"}
     return words.get(detail["type"], f"{key} is {detail['input']!r:.40}: {detail['msg'].lower()}")
