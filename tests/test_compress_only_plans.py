@@ -142,7 +142,7 @@ def test_teachers_that_are_not_ready(tiny_teacher: Path, tiny_data: Path, store:
 def test_labels_that_the_teacher_does_not_know(classifier: Path, tmp_path: Path, store: Path) -> None:
     data = write_csv(tmp_path / "music.csv", [(text, "music") for text, _ in texts(60, seed=4)])
     said = refused(DataError, classifier, data)
-    assert said.message == "the all rows have labels that the teacher does not know: 'music'"
+    assert said.message == "the rows have labels that the teacher does not know: 'music'"
     assert said.fix == "use the labels 'animal', 'colour', 'food'; or give the rows without labels"
 
 

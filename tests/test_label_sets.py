@@ -16,7 +16,7 @@ from edgekd.data.label_sets import NAMES, Form, LabelSetTable, read, with_label_
 from edgekd.data.leaks import two_labels
 from edgekd.data.read import read_tables
 from edgekd.data.splits import Example, split
-from edgekd.data.strata import strata, stratified
+from edgekd.data.strata import joined, strata, stratified
 from edgekd.data.untrained import split_untrained
 
 SETS = [("a", "b"), ("a",), (), ("b", "c"), None]
@@ -292,6 +292,14 @@ def test_a_label_in_every_row_is_told():
 def test_one_label_in_each_row_is_told():
     splits = split({"all": rows(200, ("a",), ("b",))}, labels=None, seed=0)
     assert "each training row has one label alone: a task of one class a row decides between them" in splits.notes
+
+
+def test_classes_that_are_others_joined_are_told():
+    one = [Example(f"text {n}", name) for n, name in enumerate(["a", "b", "c", "a;b", "b; c"] * 40)]
+    [note] = [note for note in split({"all": one}, labels=None, seed=0).notes if "joined" in note]
+    assert note.startswith("2 classes are others joined by ';' ('a;b', 'b; c')")
+    assert joined([Example("x", name) for name in ("a", "a;b", "a;c", "R, S")]) == []
+    assert joined([Example("x", ("a", "a;b", "b", "b;a"))]) == []
 
 
 def test_nothing_trained_takes_label_sets_too():

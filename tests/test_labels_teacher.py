@@ -33,6 +33,11 @@ def test_text_has_no_such_teacher() -> None:
         Labels().inspect("labels", "text-classification")
     assert "text-classification has no teacher that labels alone can train" in str(caught.value)
     assert "fix: leave --teacher out for the default, or give a pre-trained model's folder" in str(caught.value)
+    with pytest.raises(UsageError) as caught:
+        Labels().inspect("labels", "multi-label-text-classification")  # which has no default
+    assert "fix: give a pre-trained model's folder or hub id" in str(caught.value)
+    with pytest.raises(UsageError, match="no teacher that labels alone"):
+        Labels().inspect("labels", "feature-extraction")
 
 
 @pytest.mark.parametrize("task", [SERIES, "image-classification"])

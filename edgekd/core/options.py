@@ -79,7 +79,9 @@ class Data:
 
     text_column: str | None = option(None, "The column that holds the text.")
     image_column: str | None = option(None, "The column that holds the image, or its path.")
-    label_column: str | None = option(None, "The column that holds the label.")
+    label_column: str | None = option(
+        None, "The column that holds the label; of several labels a row also A,B: a column of 0 and 1 for each."
+    )
     labels: int | None = option(
         None,
         "Use only N labels; the other rows become unlabelled.",

@@ -15,8 +15,8 @@ from edgekd.core.errors import DataError, listed
 from edgekd.data.columns import LABEL_NAMES, row_label, spelt, values_of
 from edgekd.data.limits import shown
 from edgekd.data.read import NotedTable, Table
+from edgekd.data.strata import SEPARATORS
 
-SEPARATORS = ("|", ";", ",")  # the first that stands in any cell parts them all: the others belong to names then
 NAMES = ("labels", "tags", "topics", "categories", "genres", "classes", *LABEL_NAMES)  # usual names of the column
 _MOST_COLUMNS = 4  # that a description names
 _HIDDEN = -1

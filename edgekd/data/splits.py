@@ -19,7 +19,7 @@ from edgekd.core.errors import DataError
 from edgekd.core.protocols import LabelledTask, Task
 from edgekd.core.results import digest
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
-from edgekd.data.strata import in_every_row, stratified
+from edgekd.data.strata import in_every_row, joined, stratified
 
 # one mark behind a letter, digit or vowel sign: not the "!!" or the ":)" that a text may end in
 _SENTENCE_END = re.compile(r"(?<=[^\s!-/:-@\[-`{-~.?!。？！।؟])\s?[.?!。？！।؟]$")
@@ -139,7 +139,7 @@ def split(
         loose = [replace(row, label=None) for row in train if row.content not in chosen] + loose
         notes.append(f"{len(kept)} labels kept, stratified; {len(train) - len(kept)} training rows became unlabelled")
         train = kept
-    notes += in_every_row(train)
+    notes += [*in_every_row(train), *joined(train)]
     labelled = True
     if validation and labels is not None:
         labelled, validation = False, [replace(row, label=None) for row in validation]
@@ -270,9 +270,10 @@ def check_labels(
     allowed = set(classes)
     for where, rows in roles.items():
         strange = sorted({name for row in rows for name in row.names} - allowed)
+        whose = "the rows" if where == "all" else f"the {where} rows"
         if strange:
             raise DataError(
-                f"the {where} rows have labels that {who}: {', '.join(map(repr, strange[:5]))}"
+                f"{whose} have labels that {who}: {', '.join(map(repr, strange[:5]))}"
                 + (f" and {len(strange) - 5} more" if len(strange) > 5 else ""),
                 fix=f"use the labels {', '.join(map(repr, sorted(allowed)[:8]))}"
                 + (" ..." if len(allowed) > 8 else "")

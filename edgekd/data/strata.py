@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
+from edgekd.core.errors import listed
+
 if TYPE_CHECKING:
     from edgekd.data.splits import Example, Label
 
+SEPARATORS = ("|", ";", ",")  # of several labels in a cell: the first that stands in any cell parts them all
 _NO_NAME = ""  # the stratum of rows whose label is none of the names; no name is empty
 
 
@@ -33,6 +36,23 @@ def in_every_row(rows: Sequence[Example]) -> list[str]:
         return ["each training row has one label alone: a task of one class a row decides between them"]
     shared = set.intersection(*sets) if sets else set()
     return [f"the label {name!r} is in every training row: it will be in every answer" for name in sorted(shared)]
+
+
+def joined(rows: Sequence[Example]) -> list[str]:
+    """Return a note where several classes are others of them joined: rows with several labels, read as one class a row.
+
+    Nothing is said of rows whose labels were read as several.
+    """
+    classes = sorted({row.label for row in rows if isinstance(row.label, str)})
+    for mark in SEPARATORS:
+        alone = {name for name in classes if mark not in name}
+        both = [name for name in classes if mark in name and {part.strip() for part in name.split(mark)} <= alone]
+        if len(both) > 1:
+            return [
+                f"{len(both)} classes are others joined by {mark!r} ({listed([*map(repr, both)], most=3)}): where a "
+                "row may have several labels, a task for that reads them apart"
+            ]
+    return []
 
 
 def stratified(rows: Sequence[Example], count: int, seed: int, *, spare: int = 0) -> list[Example]:

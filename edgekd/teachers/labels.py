@@ -23,12 +23,14 @@ class Labels:
 
     def inspect(self, source: str, task: str) -> dict[str, Any]:
         """What is known before the data are read: the family. Raises UsageError where none can start from nothing."""
-        family = plugin("tasks", task).families[0]
-        if not issubclass(plugin("students", family), FromLabels):
+        kind = plugin("tasks", task)
+        family = next(iter(kind.families), "")
+        if not family or not issubclass(plugin("students", family), FromLabels):
+            default = "leave --teacher out for the default, or " if kind.demo else ""
             raise UsageError(
                 f"--teacher labels: {task} has no teacher that labels alone can train; its students are cut from a "
                 "pre-trained model",
-                fix="leave --teacher out for the default, or give a pre-trained model's folder or hub id",
+                fix=f"{default}give a pre-trained model's folder or hub id",
             )
         return {
             "folder": "",
