@@ -65,7 +65,7 @@ def diagnose(
     else:
         echo(
             _told(found, source)
-            if found
+            if found is not None
             else f"{source} ships float32, and no quantized variant was made: nothing is lost"
         )
 
