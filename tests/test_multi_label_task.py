@@ -244,7 +244,7 @@ def test_the_plan_says_what_was_read(rows, tiny_teacher, tmp_path, store):
     plan, _ = planned(rows, tiny_teacher, tmp_path)
     said = show.plan(plan)
     assert "labels of 'label': text parted by ';'; an empty cell is no label, [] is none of them" in said
-    assert "3 classes" in said
+    assert "3 labels" in said
     assert "picked by micro_f1 on validation rows" in said
     with pytest.raises(UsageError, match="of several labels a row none is the one"):
         planned(rows, tiny_teacher, tmp_path, losses=("decoupled=1",))

@@ -15,6 +15,7 @@ from onnx_files import FLOAT, INT, model_of, node, save, text_model, value, weig
 from safetensors.torch import save_file
 from sentence_folders import HIDDEN, LINEAR, MEAN, dense, write
 
+from edgekd.cli.show import _embedding
 from edgekd.core.errors import TeacherError
 from edgekd.teachers import _sentence_graph, _sentences
 from edgekd.teachers.huggingface import Huggingface
@@ -164,7 +165,8 @@ def test_an_encoder_one_folder_below_is_refused_with_the_fix_that_works(folder, 
     with pytest.raises(TeacherError, match="lies in 0_Transformer") as refusal:
         inspect(folder)
     alone = inspect(folder / "0_Transformer")
-    assert alone["checks"][-1].endswith(f"give {folder} to have what it says")
+    assert alone["architecture"]["sentence"]["notes"] == [alone["checks"][-1]]
+    assert alone["checks"][-1].endswith(f"give that folder, {folder.name}, to have what it says")
     subprocess.run(refusal.value.fix.partition(": ")[2], shell=True, check=True)
     found = inspect(folder)["architecture"]
     assert (found["sentence"]["pooling"], found["max_tokens"]) == (["cls"], 9)
@@ -272,6 +274,11 @@ def test_prompts_are_told(folder):
     (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
     assert "names prompts ('query')" in inspect(folder)["checks"][-1]
     assert "puts 'query' first by default" in inspect(folder)["checks"][-1]
+    write(folder, "Dense", "Normalize", pooling={"pooling_mode": "cls"})
+    dense(folder)
+    first, second = _embedding(sentence_of(folder))  # of the plan
+    assert first == ("embedding", "cls of the tokens' outputs, Dense 16 to 4 (Tanh), scaled to length 1")
+    assert second[1].startswith("config_sentence_transformers.json names prompts")
 
 
 # ---- the graph

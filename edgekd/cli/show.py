@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.cli.printing import one_line
 from edgekd.core.confidence import evidence_says
 from edgekd.core.errors import listed
+from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.recall import recall_says
 from edgekd.core.registry import plugin
 from edgekd.core.results import IMPORT_BASELINE_MIB
@@ -73,13 +74,29 @@ def _shared(made: SharedPlan) -> list[tuple[str, str]]:
         if teacher.training
         else "used as it is"
     )
+    classes = "labels" if plugin("tasks", made.task).problem_type == MULTI_LABEL else "classes"
     return [
         ("teacher", f"{teacher.name}: {teacher.words}; {how}"),
-        ("data", f"{data.name}: {counts}" + (f"; {len(data.classes)} classes" if data.classes else "")),
+        *_embedding(teacher.architecture.get("sentence")),
+        ("data", f"{data.name}: {counts}" + (f"; {len(data.classes)} {classes}" if data.classes else "")),
         ("", columns(data.columns)),
         *(("", note) for note in data.notes),
         *_student(made, inputs),
     ]
+
+
+def _embedding(sentence: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """How one embedding is made of the tokens' outputs, and what else is to be known of it."""
+    if sentence is None:
+        return []
+    words = {"normalize": "scaled to length 1", "layer_norm": "LayerNorm"}
+    steps = [f"{' and '.join(sentence['pooling'])} of the tokens' outputs"]
+    for layer in sentence["layers"]:
+        dense = layer["kind"] == "dense"
+        steps.append(
+            f"Dense {layer['inputs']} to {layer['outputs']} ({layer['activation']})" if dense else words[layer["kind"]]
+        )
+    return [("embedding", ", ".join(steps)), *(("", note) for note in sentence.get("notes", ()))]
 
 
 def _target(made: Plan) -> list[tuple[str, str]]:

@@ -41,6 +41,7 @@ _ACTIVATIONS = {  # the last part of torch's class name: the operator of ONNX, e
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WIDTHS = ("hidden_size", "d_model", "dim")  # in config.json, the first that is there
 _MOST_MODULES = 16
+_FEWEST_TOKENS = 4  # that the longest text may have, as for --max-tokens
 _MOST_WIDTH = 65_536
 
 
@@ -74,7 +75,8 @@ def described(
     found = read(folder, width)
     limited = [tokens for tokens in (architecture.get("max_tokens"), found.max_tokens) if tokens]
     more: dict[str, Any] = {"max_tokens": min(limited)} if limited else {}
-    return {**architecture, **more, "sentence": found.as_dict() | {"width": width}}, found.notes
+    told = {"notes": list(found.notes)} if found.notes else {}
+    return {**architecture, **more, "sentence": found.as_dict() | {"width": width} | told}, found.notes
 
 
 def check_place(folder: Path) -> None:
@@ -278,7 +280,7 @@ def _most_tokens(folder: Path) -> int | None:
             fix="save the model with a tokenizer that makes letters small, or set do_lower_case to false",
         )
     most = said.get("max_seq_length")
-    if most is not None and (type(most) is not int or most < 1):
+    if most is not None and (type(most) is not int or most < _FEWEST_TOKENS):
         raise _damaged(file, f"max_seq_length is {limits.shown(most)}")
     return most
 
@@ -345,7 +347,7 @@ def _above(folder: Path) -> tuple[str, ...]:
     first = modules[0] if isinstance(modules, list) and modules else {}
     if not isinstance(first, dict) or first.get("path") != folder.name:
         return ()
-    return (f"{above} is not read: the embedding is the mean over tokens; give {folder.parent} to have what it says",)
+    return (f"{MODULES} one folder above is not read; give that folder, {folder.parent.name}, to have what it says",)
 
 
 def _kind(module: Any, folder: Path) -> str:
