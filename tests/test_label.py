@@ -623,3 +623,32 @@ def test_a_letter_in_one_sign_or_in_two_is_the_same_answer(tmp_path: Path) -> No
         done = label(server, plain_rows(tmp_path, 3), "--json", "--classes", "caf\u00e9,th\u00e9")
     assert as_json(done)["labelled"] == 3
     assert {row["label"] for row in lines(tmp_path / "labels" / "train.jsonl")} == {"caf\u00e9"}
+
+
+@pytest.mark.parametrize("words", [[], ["--label-column", "mood"]])
+def test_a_labelled_test_beside_training_rows_without_a_label_column_keeps_its_labels(
+    server: StandIn, tmp_path: Path, words: list[str]
+) -> None:
+    data, column = tmp_path / "data", words[-1] if words else "label"
+    data.mkdir()
+    write_csv(data / "train.csv", [(f"loose row {number}",) for number in range(30)], ("text",))
+    write_csv(data / "test.csv", [(f"test row {n}", CLASSES[n % 3]) for n in range(60)], ("text", column))
+    done = label(server, data, "--json", *words)
+    out = Path(as_json(done)["labels"])
+    assert [row["label"] for row in lines(out / "test.jsonl")] == [CLASSES[n % 3] for n in range(60)]
+    assert as_json(done)["labelled"] == 30
+    assert "without a label" not in done.stderr
+
+
+def test_a_label_column_that_no_split_has_is_told(server: StandIn, tmp_path: Path) -> None:
+    data = gold_rows(tmp_path / "data", labelled=3, loose=3)
+    done = label(server, data, "--label-column", "lable")
+    assert done.returncode == 1
+    assert "'lable'" in done.stderr
+    assert server.requests == 0
+
+
+def test_a_ceiling_that_the_pilot_met_counts_the_rows_to_label_alone(server: StandIn, tmp_path: Path) -> None:
+    done = label(server, gold_rows(tmp_path / "data", labelled=60, loose=30), "--max-requests", "1")
+    assert done.returncode == 8
+    assert "30 rows have no label yet" in done.stderr

@@ -188,6 +188,8 @@ def test_damage_elsewhere_is_refused(server: StandIn, tmp_path: Path) -> None:
     some = whole.splitlines(keepends=True)
     path.write_bytes(b"".join(some[:3] + some[4:]))  # a line is gone
     assert "it is damaged" in label(server, rows).stderr
+    path.write_bytes(b"".join(some[1:]))  # the first, which says whose answers these are
+    assert "line 1: it is damaged" in label(server, rows).stderr
     assert server.requests == 10
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ def read_given(
     """
     tables = task.read(source)
     first = tables.get("train") or tables["all"]
-    columns = task.columns(first, source, labelled=labelled)
+    columns = _columns(task, tables, source, labelled=labelled)
     own = ColumnsRead(columns[0], columns[1], tuple(name for name in first[0] if name not in columns))
     read = getattr(first, "columns", None) or own
     given: Given = {}
@@ -57,6 +57,29 @@ def read_given(
     if classes is not None:
         given = {part: _by_number(rows, classes) for part, rows in given.items()}
     return given, Columns(columns[0], columns[1], read), notes
+
+
+def _columns(task: Any, tables: Mapping[str, Any], source: str, *, labelled: bool) -> tuple[str, str]:
+    """The columns of the training rows. Where those need no labels and have none, validation or test may name theirs.
+
+    Raises DataError.
+    """
+    own: tuple[str, str] | None = None
+    why: DataError | None = None
+    others = [] if labelled else [tables[part] for part in ("validation", "test") if tables.get(part)]
+    for table in (tables.get("train") or tables["all"], *others):
+        try:
+            found: tuple[str, str] = task.columns(table, source, labelled=labelled)
+        except DataError as error:
+            why = why or error
+            continue
+        own = own or found
+        if found[1]:
+            return own[0], found[1]
+    if own is None:
+        assert why is not None, "a table was asked"
+        raise why
+    return own
 
 
 def _hide(given: Given, classes: Sequence[str]) -> list[str]:

@@ -160,6 +160,7 @@ async def _labelled(
             pilot = await _pilot(asked, asker, rows, progress)
             if not (asked.pilot_only or (asked.min_accuracy is not None and pilot is None)):
                 progress.stage("label", total=len(rows.wanted))
+                asker.over = asker.failed = 0  # of the pilot: what is told is of the rows to label
                 await asker.ask(bulk_jobs(rows), rows=len(rows.wanted))
         finally:
             await client.close()
