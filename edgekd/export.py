@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, UsageError
-from edgekd.core.model import ONE, Model, graph_file
+from edgekd.core.model import Model, graph_file
 from edgekd.core.predictions import largest_difference, network_outputs
 from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, CompletingTeacher, GraphTeacher
 from edgekd.core.registry import make
@@ -36,9 +36,11 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
     from edgekd.training import engine, models
 
     source = make("teachers", plan.teacher.kind)
-    if isinstance(source, GraphTeacher):  # only ever compressed; it compares both graphs itself, in a child
+    if isinstance(source, GraphTeacher):  # only ever compressed; it compares what is written itself, in a child
         write = partial(finish, target=plan.target)
-        source.export(Path(plan.teacher.folder), plan.teacher.architecture, plan.task, graph_file(out, ONE), write)
+        for graph in make("tasks", plan.task).graphs:
+            file = graph_file(out, graph)
+            source.export(Path(plan.teacher.folder), plan.teacher.architecture, plan.task, file, write)
         return
     engine.prepare(plan.seed, plan.threads)
     model = models.load(model_folder, plan.task)

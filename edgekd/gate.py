@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import releases
 from edgekd.core.errors import RuntimeCannotLoad
+from edgekd.core.protocols import GraphTeacher
 from edgekd.core.registry import plugin
 from edgekd.plan import NO_STUDENT
 
@@ -51,7 +52,7 @@ def exporters(family: str, kind: str, architecture: Mapping[str, Any]) -> list[s
     """The plug-ins that will write the graphs of a student and of its teacher; none of a teacher that is a graph."""
     families = [one for one in (family, architecture.get("family")) if one not in (None, NO_STUDENT)]
     found = [plugin("students", one).exporter for one in families]
-    if kind != "onnx_model" and "family" not in architecture:
+    if not issubclass(plugin("teachers", kind), GraphTeacher) and "family" not in architecture:
         found.append("optimum")
     return list(dict.fromkeys(found))
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
-from edgekd.core.protocols import FolderTeacher
-from edgekd.core.registry import make, names, plugin
+from edgekd.core.protocols import ClaimingTeacher, FolderTeacher, GraphTeacher, names_no_classes
+from edgekd.core.registry import made_elsewhere, make, names, plugin
 from edgekd.data.given import Columns, class_names, read_given, read_inputs, without_labels
 from edgekd.data.leaks import distinct
 from edgekd.data.splits import Example, Splits, split
@@ -31,8 +31,8 @@ def read_teacher(source: str, task: str, *, compressed: bool, allow_loops: bool 
             fix=f"label the rows first: edgekd label --teacher {quote(source)} --model NAME --data ROWS --out labels/; "
             "then edgekd build --data labels/",
         )
-    kind = "labels" if source == "labels" else _KINDS.get(Path(source).suffix.lower(), "huggingface")
-    if kind == "onnx_model" and not compressed:
+    kind = _kind_of(source, task)
+    if issubclass(plugin("teachers", kind), GraphTeacher) and not compressed:
         raise UsageError(
             f"the teacher {source} is an ONNX file; a student is cut from, or taught by, a torch model",
             fix="give --student none, which compresses it as it is, or the model that it was exported from",
@@ -55,6 +55,16 @@ def read_teacher(source: str, task: str, *, compressed: bool, allow_loops: bool 
             "the base model is then fine-tuned on your labels and distilled",
         )
     return kind, found
+
+
+def _kind_of(source: str, task: str) -> str:
+    """Return the plug-in whose teacher that is: one that claims it, else by the suffix of its name."""
+    for name in names("teachers"):
+        if made_elsewhere("teachers", name):  # ours claim none
+            kind = plugin("teachers", name)
+            if issubclass(kind, ClaimingTeacher) and kind.serves(source, task):
+                return name
+    return "labels" if source == "labels" else _KINDS.get(Path(source).suffix.lower(), "huggingface")
 
 
 def settle(kind: str, info: dict[str, Any], task: str, *, compressed: bool) -> dict[str, Any]:
@@ -85,8 +95,10 @@ def read_splits(
         notes.append(f"calibrated on {len(rows)} rows of {shown(calibration)}")
     if compressed:
         said, numbers = class_names(given), tuple(map(str, range(outputs)))
-        classes = known if known is not None else numbers if set(said) <= set(numbers) else said
-        if demo and not set(said) <= set(classes):
+        classes: tuple[str, ...] | None = None
+        if not names_no_classes(task):
+            classes = known if known is not None else numbers if set(said) <= set(numbers) else said
+        if demo and classes is not None and not set(said) <= set(classes):
             given = without_labels(given)  # its inputs still serve
             notes.append("labels not read: they are not the teacher's classes")
         splits = split_untrained(given, seed=seed, classes=classes, calibration=rows)

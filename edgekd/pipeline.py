@@ -19,6 +19,7 @@ from edgekd.core.protocols import Progress, Quiet
 from edgekd.core.quiet import hush
 from edgekd.core.registry import plugin
 from edgekd.core.signing import Signer
+from edgekd.core.statistics import Retained
 from edgekd.core.store import Store
 from edgekd.data.splits import Splits
 from edgekd.emulated import Emulated
@@ -193,9 +194,17 @@ def _hold_to_floor(plan: Plan, said: dict[str, Any]) -> None:
     where, least = min(kept.items(), key=lambda item: item[1]["value"])
     if not least["held"]:
         low, high = least["interval"]
+        asked = f"{where}, less than the {plan.min_retained:.1%} asked for"
+        who = said["summary"]["shipped"]["recipe"] if plan.compresses_only else "the student"
+        told = (
+            f"{who} keeps {least['value']:.1%} [{100 * low:.1f}, {100 * high:.1f}] of its "
+            f"teacher's {said['summary']['metric']}{asked}"
+        )
+        if not plan.metric.higher_is_better:
+            own, teacher = (said["summary"][model]["metric_value"] for model in ("shipped", "teacher"))
+            told = f"{who} is {plan.metric.kept_says(own, teacher, Retained(least['value'], low, high))}{asked}"
         raise BelowAccuracy(
-            f"the student keeps {least['value']:.1%} [{100 * low:.1f}, {100 * high:.1f}] of its "
-            f"teacher's {said['summary']['metric']}{where}, less than the {plan.min_retained:.1%} asked for",
+            told,
             fix=_KEEP_MORE_OF_ITSELF if plan.compresses_only else _KEEP_MORE,
         )
 

@@ -13,7 +13,7 @@ from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
 from edgekd.core.predictions import metric_input
 from edgekd.core.profile import Profile
-from edgekd.core.protocols import MULTI_LABEL, PackedTeacher, Progress
+from edgekd.core.protocols import MULTI_LABEL, GraphTeacher, PackedTeacher, Progress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host, versions
 from edgekd.core.store import Store
@@ -260,7 +260,7 @@ class Stages:
         target = self.plan.target
         recipe = next((one for one in target.recipes if one != "float32"), "float32")
         asked = recipe if self.plan.thorough and target.runs_here else None
-        torch_model = not (who == "teacher" and self.plan.teacher.kind == "onnx_model")
+        torch_model = not (who == "teacher" and isinstance(make("teachers", self.plan.teacher.kind), GraphTeacher))
         exporters = ("dynamo",) if asked and torch_model else ()
         key = {
             "model": self.model(exported).sha256, "recipe": asked, "exporters": exporters,

@@ -188,7 +188,9 @@ def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -
     elif plain is None:
         why = f"fits the budgets, which fp32 does not, at {best.pace_says}"
     else:
-        why = f"{best.pace_says} at {best.judged.drop_points:+.1f} points lost"
+        lost, span = best.judged.drop_points, best.judged.drop_interval
+        points = f"{-lost:.1f} points gained" if span and span[1] < 0 else f"{lost:+.1f} points lost"
+        why = f"{best.pace_says} at {points}"
     return Choice(best.name, why, passed_over)
 
 

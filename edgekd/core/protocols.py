@@ -358,6 +358,16 @@ class Teacher(Protocol):
 
 
 @runtime_checkable
+class ClaimingTeacher(Protocol):
+    """A teacher that tells which sources are its own: it is asked before a source is told by its name."""
+
+    @classmethod
+    def serves(cls, source: str, task: str) -> bool:
+        """Return whether `inspect` takes that source for that task; reads no more than it needs to know that."""
+        ...
+
+
+@runtime_checkable
 class PackedTeacher(Protocol):
     """A teacher whose weights lie in a file of their own: a ready one is unpacked into a folder first."""
 
@@ -377,7 +387,7 @@ class FolderTeacher(Protocol):
 
 @runtime_checkable
 class GraphTeacher(Protocol):
-    """A teacher that is an ONNX graph: nothing of torch exports it."""
+    """A teacher that is ONNX graphs: nothing of torch exports it, and no student learns from it."""
 
     def export(
         self,
@@ -387,7 +397,10 @@ class GraphTeacher(Protocol):
         out: Path,
         finish: Callable[[Any, Path], object],
     ) -> None:
-        """Write the graph to the file `out` under the task's names; `finish(graph, out)` does the writing."""
+        """Write one of the task's graphs to `out`, which is `{graph}.onnx`; `finish(graph, out)` does the writing.
+
+        Its inputs and outputs get the task's names. It is called for each graph, in their order.
+        """
         ...
 
 
@@ -492,7 +505,8 @@ class Task(Protocol):
     metric: ClassVar[Metric]  # of its labels
     fidelity: ClassVar[Metric]  # to a reference model, from 0 to 1: what judges rows without labels
     one_of_classes: ClassVar[bool]  # whether outputs are logits of classes of which one is right: they have confidences
-    problem_type: ClassVar[str]  # of its logits, as transformers calls it; of MULTI_LABEL each label is there above 0
+    problem_type: ClassVar[str]  # of its logits, as transformers calls it; of MULTI_LABEL each label is there above 0;
+    # empty where its outputs are no logits of classes: labels are then no names of classes, but texts of any kind
     families: ClassVar[tuple[str, ...]]  # of students, the default first
     modality: ClassVar[str]  # of its inputs: text, image, series
     hub: ClassVar[Hub]  # how the Hugging Face ecosystem knows it
@@ -613,6 +627,11 @@ class StudentTask(Protocol):
     def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> Any:
         """Write the student's tokenizer or preprocessing to `out`; what `Student.start_from` is to keep."""
         ...
+
+
+def names_no_classes(task: Task) -> bool:
+    """Return whether a task's labels are no names of classes: they are what was said, or played."""
+    return task.labelled and not task.problem_type
 
 
 def lacking(plugin: type[Any], protocol: type[Any]) -> list[str]:

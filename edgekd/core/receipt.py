@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.onboard.bench import digest
@@ -33,6 +35,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Known = Literal["measured", "unknown"]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^\P{Cc}*$")]
 Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 20)], ...], Field(max_length=8)]
+OWN_METRIC = re.compile(r"\w+, labels of \S.*")  # of `accuracy_of`: a task's own metric, which may exceed 1
 _VIRTUAL = "a virtual machine's time is no board's"
 Words = Annotated[str, Field(max_length=500, pattern=r"^\P{Cc}*$")]  # no control characters: they reach terminals
 
@@ -138,9 +141,9 @@ class Receipt(_Strict):
     ort_version: Words
     provider: Words
     threads: Cores
-    accuracy: Annotated[float, Field(ge=0, le=1)]
+    accuracy_of: Words  # before `accuracy`, whose range depends on it
+    accuracy: Annotated[float, Field(ge=0, lt=1e9)]
     accuracy_n: Count
-    accuracy_of: Words
     output_sha256: Sha256
     latency_ms: tuple[tuple[Ms, ...], ...] | None
     aa_latency_ms: tuple[tuple[Ms, ...], ...] | None
@@ -157,6 +160,13 @@ class Receipt(_Strict):
     seconds: Positive
     kind: Kinds
     digest: Sha256
+
+    @field_validator("accuracy")
+    @classmethod
+    def _share(cls, value: float, told: ValidationInfo) -> float:
+        if value > 1 and not OWN_METRIC.fullmatch(told.data.get("accuracy_of", "")):
+            raise PydanticKnownError("less_than_equal", {"le": 1})
+        return value
 
     @property
     def remark(self) -> str:

@@ -20,23 +20,24 @@ _SHARE = 1 / 3  # of the rows that do not test, where there are few: for selecti
 
 
 def split_untrained(
-    given: dict[str, list[Example]], *, seed: int, classes: Sequence[str], calibration: Sequence[Example] = ()
+    given: dict[str, list[Example]], *, seed: int, classes: Sequence[str] | None, calibration: Sequence[Example] = ()
 ) -> Splits:
     """Divide rows of `all`, or of named splits; a given test or validation split stays as it is.
 
     Else about 20% test, by content hash: all those with labels, or up to 2,000 without. Of the others a third selects
     and a third calibrates, up to 500 each; all but what `calibration` holds, where it is given.
     Test rows without labels are left out where others have some. `classes` are the teacher's; without any (of
-    embeddings) no label is read.
+    embeddings) no label is read. They are None where labels name no classes: then each is what it is.
 
     Raises DataError for labels that the teacher does not know, more than 5% of test rows that also stand in training
     or validation, any of `calibration` in test or validation, or fewer than 30 rows.
     """
     notes: list[str] = []
-    if not classes:
+    if classes is not None and not classes:
         given = {part: [replace(row, label=None) for row in rows] for part, rows in given.items()}
     notes += two_labels(given)
-    check_labels(given, classes, who=TEACHER_KNOWS_NOT, otherwise="; or give the rows without labels")
+    if classes is not None:
+        check_labels(given, classes, who=TEACHER_KNOWS_NOT, otherwise="; or give the rows without labels")
     validation = distinct(given.get("validation", []), set(), notes, "repeated validation rows dropped")
     rows = [row for part in ("all", "train", "unlabelled") for row in given.get(part, [])]
     rows = distinct(rows, set(), notes, "repeated rows dropped")
@@ -68,7 +69,7 @@ def split_untrained(
         selection=tuple(selection) if judged else tuple(replace(row, label=None) for row in selection),
         calibration=tuple(calibrating),
         test=tuple(test),
-        classes=tuple(classes),
+        classes=tuple(classes or ()),
         selection_labelled=judged,
         test_labelled=labelled,
         notes=tuple(notes),

@@ -74,6 +74,8 @@ class Rows:
     samples: Sequence[dict[str, np.ndarray[Any, Any]]]
     labels: np.ndarray[Any, Any] | None
     source: str  # the file's own name
+    score: Callable[[Sequence[Mapping[str, Array]]], float] | None = None  # of answers, where labels are no classes
+    metric: str = ""  # what `score` gives
 
 
 def steps(protocol: str, emulated: str, rows: Rows | None = None) -> int:
@@ -164,10 +166,22 @@ def golden_inputs(bundle: Path) -> list[dict[str, np.ndarray[Any, Any]]]:
 def fidelity_of(manifest: dict[str, Any], plan: dict[str, Any]) -> str:
     """Return what answers are held against the reference's by.
 
-    That is `agreement` of classes, `cosine` of embeddings, or `decision_f1` of labels, each of them decided by itself.
+    That is `agreement` of classes, `cosine` of embeddings, `decision_f1` of labels, each of them decided by itself; or
+    a task's own, which a device does not know: see `judged_by`.
     A bundle of before names neither: one without classes has embeddings.
     """
     return str(manifest.get("fidelity") or ("agreement" if plan["data"]["classes"] else "cosine"))
+
+
+def judged_by(fidelity: str, reference: Sequence[Array]) -> str:
+    """Return what `likeness` takes for these answers of the reference.
+
+    A fidelity that is not known here is a task's own: whole numbers, as tokens are, are then the `same` or they are
+    not; other values are compared by their cosine.
+    """
+    if fidelity in ("agreement", "cosine", "decision_f1"):
+        return fidelity
+    return "same" if all(row.dtype.kind in "biu" for row in reference) else "cosine"
 
 
 def likeness(fidelity: str, answers: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:
@@ -186,9 +200,14 @@ def likeness(fidelity: str, answers: np.ndarray[Any, Any], reference: np.ndarray
 
 
 def likeness_of(fidelity: str, answers: Sequence[Array], reference: Sequence[Array]) -> float:
-    """The same of one output, an array a row: of ragged ones the mean over rows, 0 where two have other shapes."""
+    """The same of one output, an array a row: of ragged ones the mean over rows, 0 where two have other shapes.
+
+    Of what is the `same` or not, the share of rows that are.
+    """
     import numpy as np
 
+    if fidelity == "same":
+        return float(np.mean([np.array_equal(own, other) for own, other in zip(answers, reference)]))  # noqa: B905
     if len({row.shape for row in (*answers, *reference)}) == 1 and answers[0].ndim == 1:
         return likeness(fidelity, np.stack(list(answers)), np.stack(list(reference)))
     each = [
@@ -205,9 +224,11 @@ def _positions(values: Array) -> Array:
 
 def likeness_says(fidelity: str) -> str:
     """What `likeness` is on the golden inputs, in a receipt's words."""
-    words = {"agreement": "the class that", "decision_f1": "micro F1 to the labels that"}.get(
-        fidelity, "cosine to what"
-    )
+    words = {
+        "agreement": "the class that",
+        "decision_f1": "micro F1 to the labels that",
+        "same": "all of what",
+    }.get(fidelity, "cosine to what")
     return f"golden inputs, {words} the float32 model gives"
 
 
@@ -239,10 +260,13 @@ def _answers(lab: _Lab, bundle: Path, fidelity: str, rows: Rows | None) -> dict[
     shapes, wanted = {one.shape for one in own}, {one.shape for one in expected}
     if len(shapes) == len(wanted) == 1 and shapes != wanted:
         raise Refused(f"its answers to the golden inputs have the shape {shapes.pop()}, not {wanted.pop()}")
+    fidelity = judged_by(fidelity, expected)
     accuracy, n, of = likeness_of(fidelity, own, expected), len(reference), likeness_says(fidelity)
     if rows is not None:
         said = lab.predict("rows", rows.samples, f"rows of {rows.source}")
-        if rows.labels is not None:
+        if rows.score is not None:
+            accuracy, n, of = rows.score(said), len(said), f"{rows.metric}, labels of {rows.source}"
+        elif rows.labels is not None:
             accuracy = _accuracy(np.stack([row[main] for row in said]), np.asarray(rows.labels))
             n, of = len(said), f"labels of {rows.source}"
     return {"accuracy": accuracy, "accuracy_n": n, "accuracy_of": of, **encoded(answers)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from edgekd.core import external, licences
@@ -29,13 +30,16 @@ _FILES = {  # what lies in a bundle, in the order of the card
 
 def compose(about: Dossier) -> str:
     """The whole card."""
-    return page.render("card.md", about.said | variables(about.plan, about.said, about.model))
+    return page.render("card.md", about.said | variables(about.plan, about.said, about.model, about.folder))
 
 
-def variables(plan: Plan, said: dict[str, Any], model: Model) -> dict[str, Any]:
+def variables(plan: Plan, said: dict[str, Any], model: Model, folder: Path) -> dict[str, Any]:
     """What the card's template takes beside the report's values: of the model its first graph's file among it."""
-    files = {f"onnx/{name}": words for name, words in _described(model)} | _FILES
+    beside = {name: words for name, words in _FILES.items() if name != "config.json" or (folder / name).exists()}
+    files = {f"onnx/{name}": words for name, words in _described(model)} | beside
+    outputs = list(plugin("tasks", plan.task).keep)
     return {
+        "graphs": [file.name for file in model.graphs.values()], "outputs": outputs,
         "model": next(iter(model.graphs.values())).name, "bundle": f"{plan.name}-{plan.target.name}",
         "survey": asdict(plan.student.survey),
         "front": front_matter(plan, said), "purpose": purpose(plan), "limits": limits(plan, said), "files": files,

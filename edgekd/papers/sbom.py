@@ -176,7 +176,7 @@ def _licence_of(package: str) -> str:
 def _metrics(said: dict[str, Any], who: str, name: str) -> list[dict[str, Any]]:
     """What was measured of a model on this host, each with its interval where that is one of 95%."""
     metric = said["summary"]["metric"]
-    wanted = {"agreement": "agreement with the teacher", metric: metric} | _MEASURES
+    wanted = {"agreement": f"{said['quality']['fidelity']['of_teacher']} the teacher", metric: metric} | _MEASURES
     found = []
     for key, words in wanted.items():
         figure = said["figures"][who].get(key)

@@ -20,13 +20,14 @@ from zipfile import BadZipFile
 from edgekd.core.errors import UsageError
 from edgekd.core.pointers import check_none_within
 from edgekd.core.protocols import Survey
-from edgekd.core.receipt import Receipt
+from edgekd.core.receipt import OWN_METRIC, Receipt
 from edgekd.onboard import verify
 from edgekd.onboard.bench import (
     PROTOCOLS,
     SLOWDOWN,
     encoded,
     fidelity_of,
+    judged_by,
     likeness_of,
     likeness_says,
     made_by,
@@ -80,6 +81,11 @@ class Made:
         """The class names in the order of its outputs; none of embeddings."""
         return tuple(self.plan["data"]["classes"])
 
+    @property
+    def labelled(self) -> bool:
+        """Whether rows of its task may have labels."""
+        return bool(self.classes or self.plan["data"].get("label_column"))
+
     def held_to(self, isa: str) -> tuple[dict[int, Any], dict[str, float]]:
         """The answers recorded on an ISA, and how far each output may be from them."""
         limits = self.tolerance[isa]
@@ -94,8 +100,9 @@ class Made:
 
     @property
     def fidelity(self) -> str:
-        """What its answers are held against the reference's by: `agreement`, `cosine` or `decision_f1`."""
-        return fidelity_of(self.manifest, self.plan)
+        """What its answers are held against the reference's by: `agreement`, `cosine`, `decision_f1` or `same`."""
+        values = [row[self.main] for row in self.expected["float32"].values()]
+        return judged_by(fidelity_of(self.manifest, self.plan), values)
 
 
 def made(bundle: Path) -> Made:
@@ -228,7 +235,7 @@ def _of_outputs(receipt: Receipt, of: Made) -> Iterator[str]:
             yield f"accuracy {receipt.accuracy:.4f}, but its outputs give {given:.4f}"
         if receipt.accuracy_n != len(float32):
             yield f"accuracy of {receipt.accuracy_n} golden inputs, there are {len(float32)}"
-    elif not of.classes or not re.fullmatch(r"labels of \S.*", receipt.accuracy_of):
+    elif not of.labelled or not re.fullmatch(rf"labels of \S.*|{OWN_METRIC.pattern}", receipt.accuracy_of):
         yield f"accuracy of {receipt.accuracy_of!r}, neither of the golden inputs nor of labels"
 
 

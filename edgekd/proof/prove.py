@@ -24,6 +24,7 @@ from edgekd.proof.shipped import DataFile, Shipped, device_at, open_bundle
 _DECIDED: dict[str, Callable[[Any], Any]] = {  # what an input's outputs say, by what they are compared by
     "agreement": lambda values: int(values.argmax()),
     "decision_f1": lambda values: (values > 0).tolist(),
+    "same": lambda values: values.tolist(),
 }
 
 
@@ -48,7 +49,7 @@ class Proof:
     path: Path
     well: bool  # whether the golden outputs are within the bundle's tolerance
     golden_says: str
-    flips: int | None  # golden inputs of another class than fp32's; None of embeddings
+    flips: int | None  # golden inputs that are answered otherwise than by fp32; None of embeddings
     latency: receipts.Latency | None
     budgets: tuple[Budget, ...]
     broken: tuple[EdgeKDError, ...]  # what the exit code says, the gravest first

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import DataError, EdgeKDError, UsageError, suggestion
+from edgekd.core.metrics import Metric
 from edgekd.core.model import Model
 from edgekd.core.pointers import check_none_within
-from edgekd.core.protocols import Device, Sample, Survey
+from edgekd.core.predictions import statistics
+from edgekd.core.protocols import Device, Sample, Survey, names_no_classes
 from edgekd.core.registry import make
 from edgekd.data.given import read_given, read_inputs
 from edgekd.data.splits import Example, truth_of
@@ -121,6 +123,8 @@ class DataFile:
             raise DataError(
                 f"{self.source} has no labelled rows{why}", fix="give rows with labels, or leave --data out"
             )
+        if names_no_classes(task):
+            return found
         strange = sorted({name for row in found for name in row.names} - set(bundle.classes))
         if strange:
             raise DataError(
@@ -134,7 +138,10 @@ class DataFile:
         task = make("tasks", bundle.task)
         rows = self.rows(bundle, labelled=task.labelled)
         truth = truth_of(task, rows, bundle.classes, labelled=task.labelled)
-        return Rows(bundle.encoded(rows), truth, Path(self.source).name)
+        encoded, name = bundle.encoded(rows), Path(self.source).name
+        if truth is None or not names_no_classes(task):
+            return Rows(encoded, truth, name)
+        return Rows(encoded, None, name, lambda said: _score(task, said, truth), task.metric.name)
 
     def _task(self, bundle: Shipped) -> Any:
         known = make("tasks", bundle.task)
@@ -190,6 +197,11 @@ def _extras() -> Iterator[None]:
             f"--data takes a package that is not installed: {error.name}",
             fix="install what building needs, `pip install 'edgekd[build]'`; or leave --data out",
         ) from error
+
+
+def _score(task: Any, said: Any, truth: Any) -> float:
+    metric: Metric = task.metric
+    return metric.value(statistics(task, said, truth))
 
 
 def _spread(rows: list[Example], most: int) -> list[Example]:

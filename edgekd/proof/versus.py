@@ -137,11 +137,25 @@ def _inputs(sides: dict[str, Shipped], data: DataFile | None, place: Path) -> di
 
 
 def _sizes(sides: dict[str, Shipped]) -> list[int] | None:
-    """Tokens of A's golden inputs, none longer than each bundle takes; None where graphs have one size of their own."""
-    if make("tasks", sides["A"].task).unit != "tokens":
+    """Sizes of A's golden inputs, none longer than each bundle takes; None where graphs have one size of their own.
+
+    The size is what differs from input to input; of texts it is their tokens, also where all have as many.
+    """
+    golden = sides["A"].golden()
+    axis = ("input_ids", 1) if "input_ids" in golden[0] else _varying(golden)
+    if axis is None:
         return None
     most = min(one.survey.max_size for one in sides.values())
-    return [min(most, sample["input_ids"].shape[1]) for sample in sides["A"].golden()]
+    return [min(most, sample[axis[0]].shape[axis[1]]) for sample in golden]
+
+
+def _varying(samples: Sequence[Sample]) -> tuple[str, int] | None:
+    """Return the first array and the axis of it whose length differs from sample to sample; None where none does."""
+    for name, first in samples[0].items():
+        for axis in range(first.ndim):
+            if len({sample[name].shape[axis] for sample in samples}) > 1:
+                return name, axis
+    return None
 
 
 class _Lab:

@@ -11,7 +11,7 @@ from edgekd.compression.choose import PLAIN
 from edgekd.core.confidence import class_gains, evidence_says
 from edgekd.core.floors import Floor
 from edgekd.core.latency import is_stable
-from edgekd.core.metrics import AGREEMENT, Metric
+from edgekd.core.metrics import AGREEMENT, COSINE, Metric
 from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.recall import best_constant, most_frequent, never_right, recall_says
 from edgekd.core.registry import plugin
@@ -58,7 +58,7 @@ def compose(
     smaller = teacher["artifact_mib"] / shipped["artifact_mib"]
     host = this_host()
     effect = {key: evidence["arms"][0][key] for key in ("difference", "low", "high", "seeds")} if evidence else None
-    kept = kept_says(metric, shipped, kept_of_teacher)
+    kept = kept_says(metric, shipped, teacher["metric_value"], kept_of_teacher)
     against = list(choice.against)
     if choice.forced and not held[0].held:
         against.append(f"{kept} on the held-out samples, {plan.min_retained:.1%} asked for")
@@ -189,17 +189,16 @@ def ships_says(choice: Choice) -> str:
     return f"ships as {choice.name}:" + (f" {choice.why};" if choice.name == PLAIN else "")
 
 
-def kept_says(metric: Metric, shipped: dict[str, Any], kept: Retained) -> str:
+def kept_says(metric: Metric, shipped: dict[str, Any], teacher: float, kept: Retained) -> str:
     """What is left of the teacher, with its interval; where the metric is against the teacher itself, that figure."""
     value, span = metric.spell(shipped["metric_value"]), metric.span(shipped["metric_interval"]).replace(" to ", ", ")
     if metric == AGREEMENT:
         return f"agrees with the teacher on {value} [{span}] of the samples"
-    if metric.of_teacher and metric.reduce is not None:
+    if metric.of_teacher and metric != COSINE:
         return f"has {value} [{span}] {metric.of_teacher} the teacher"
     if metric.of_teacher:
         return f"mean {metric.name} {value} [{span}] to the teacher"
-    own = metric.name if metric.higher_is_better else f"{metric.name} ({value})"
-    return f"keeps {kept.value:.1%} [{100 * kept.low:.1f}, {100 * kept.high:.1f}] of the teacher's {own}"
+    return metric.kept_says(shipped["metric_value"], teacher, kept)
 
 
 def _held(plan: Plan, kept: Retained, teacher: float, found: dict[str, Any]) -> list[Floor]:

@@ -57,7 +57,9 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
     cost, low, high = (cost_per_million(ms, price) for ms in (values["latency_p50_ms"], *values["latency_interval"]))
     dear = Figure(cost, "USD", "predicted", f"a million queries one by one, each of this host's median latency, at "
                   f"${price:g} an hour (declared)", values["latency_n"], (low, high), host)  # fmt: skip
-    points = (f"{metric.name} in points against the teacher, paired", values["n"], values["difference_interval"])
+    direction = "" if metric.higher_is_better else ", above 0 where it is better: less"
+    against = f"{metric.name} in points against the teacher, paired{direction}"
+    points = (against, values["n"], values["difference_interval"])
     agreed = "same class as the teacher, held-out samples" if task.one_of_classes else (
         f"{task.fidelity.of_teacher} the teacher's, mean over the held-out samples" if task.fidelity.reduce is None
         else f"{task.fidelity.of_teacher} the teacher, held-out samples")  # fmt: skip
@@ -79,7 +81,7 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
         "peak_rss_longest": measured(values["peak_rss_longest_mib"], "MiB",
                                      f"the same at {longest} {task.unit}", 3),
         "cold_start": measured(values["cold_start_ms"], "ms", "process start to first output, median", 3),
-        "artifact": measured(values["artifact_mib"], "MiB", "size of the ONNX file", 1),
+        "artifact": measured(values["artifact_mib"], "MiB", _size_says(plan), 1),
         "cost_per_million": dear.as_dict(),
     }  # fmt: skip
 
@@ -94,7 +96,7 @@ def target_figures(
     `held_out` what the target's own kernels answered to some of them, `readings` what real boards took.
     """
     target, host, unit = plan.target, this_host(), plan.metric.unit
-    artifact = Figure(shipped["artifact_mib"], "MiB", "measured", "size of the ONNX file", 1, None, host.name)
+    artifact = Figure(shipped["artifact_mib"], "MiB", "measured", _size_says(plan), 1, None, host.name)
     if target.runs_here:
         how = f"on this host, of the target's architecture ({host.arch})"
         latency = Figure(shipped["latency_p50_ms"], "ms", "measured", how, shipped["latency_n"],
@@ -121,6 +123,10 @@ def target_figures(
                               held_out["host"])  # fmt: skip
     named = {"accuracy": accuracy, "latency_p50": latency, "peak_rss": memory, "artifact": artifact}
     return {name: figure.as_dict() for name, figure in named.items()}
+
+
+def _size_says(plan: Plan) -> str:
+    return "size of the ONNX file" + ("s" if len(plugin("tasks", plan.task).graphs) > 1 else "")
 
 
 def _above_baseline(values: dict[str, Any]) -> str:
