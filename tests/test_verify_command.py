@@ -781,12 +781,13 @@ def test_25_mb_take_less_than_2_s(tmp_path):
 
 
 @pytest.mark.emulator
-def test_the_verifier_runs_on_arm(emulator, lab):
+def test_the_verifier_runs_on_arm(emulator, tmp_path):
     from edgekd.core.registry import make
 
+    bundle = make_bundle(tmp_path / "bundle", onboard=True)
     with make("devices", "qemu", cpu="cortex-a53").up() as device:
-        done = device.python([str(lab.bundle / "verify.py")])
-        assert (done.returncode, done.stderr) == (0, "")
+        done = device.python([str(bundle / "verify.py")])
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
         assert "fp32 model's outputs (aarch64 was not recorded)" in done.stdout.decode()
-        flip(lab.bundle / "onnx/model.onnx")
-        assert device.python([str(lab.bundle / "verify.py")]).returncode == 1
+        flip(bundle / "onnx/model.onnx")
+        assert device.python([str(bundle / "verify.py")]).returncode == 1
