@@ -23,11 +23,12 @@ TASKS = ("text-classification", "image-classification", "time-series-classificat
 
 def refusals(task: str, compressed: bool) -> list[str]:
     """The fixes of the refusals for accuracy, memory and latency."""
+    target = profile(memory_mib=1.0, latency_ms=1.0)
     plan: Any = SimpleNamespace(
-        task=task, compresses_only=compressed, min_retained=0.9, target=profile(memory_mib=1.0, latency_ms=1.0)
+        task=task, compresses_only=compressed, min_retained=0.9, target=target, metric=make("tasks", task).metric
     )
     floor = Floor("min_retained", 0.9, 0.5, (0.4, 0.6)).as_dict()
-    said = {"summary": {"metric": "accuracy"}, "floors": {"held": [floor]}}
+    said = {"summary": {"metric": "accuracy", "shipped": {"recipe": "float32"}}, "floors": {"held": [floor]}}
     shipped = {"latency_p50_ms": 9.0, "latency_p90_ms": 9.0, "latency_notes": {}}
     fits, over = ({"value": mib, "kind": "measured"} for mib in (0.5, 2.0))
     found = []
