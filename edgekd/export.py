@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import RuntimeCannotLoad, UsageError
 from edgekd.core.model import Model, graph_file
 from edgekd.core.predictions import largest_difference, network_outputs
-from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, CompletingTeacher, GraphTeacher
+from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, CompletedTask, CompletingTeacher, GraphTeacher
 from edgekd.core.registry import make
 from edgekd.data import clean
 from edgekd.exporters._onnx import finish
@@ -64,13 +64,14 @@ def to_onnx(plan: Plan, network: Any, exporter: str, out: Path) -> Model:
     """
     import onnx
 
+    task = make("tasks", plan.task)
     exported = make("exporters", exporter).export(network, out, task=plan.task, target=plan.target)
-    _check_graphs(exporter, exported, make("tasks", plan.task))
+    _check_graphs(exporter, exported, task)
     source = make("teachers", plan.teacher.kind)
-    if isinstance(source, CompletingTeacher):
+    if isinstance(task, CompletedTask) and isinstance(source, CompletingTeacher):
         graph = onnx.load(exported.file)
-        if source.complete(Path(plan.teacher.folder), plan.teacher.architecture, graph):
-            finish(graph, exported.file, plan.target)
+        source.complete(Path(plan.teacher.folder), plan.teacher.architecture, graph)
+        finish(graph, exported.file, plan.target)
     return exported
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekd.cli.printing import echo, one_line, print_json
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import no_bundle
 
 if TYPE_CHECKING:
     from edgekd.proof.trust import Checked
@@ -38,8 +38,7 @@ def verify(
     from edgekd.proof import trust
 
     if not os.path.lexists(bundle / "manifest.json"):
-        why = "it is a file, not a folder" if bundle.is_file() else "it has no manifest.json"
-        raise UsageError(f"{bundle} is no bundle: {why}", fix="give the folder that build wrote")
+        raise no_bundle(bundle, "it has no manifest.json")
     believed = trust.Trust.of(trusted, revoked) if trusted or revoked else None
     asked = trust.Asked(believed, after, target, ignore_modes)
     checked = trust.check(bundle, asked)

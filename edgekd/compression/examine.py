@@ -15,7 +15,7 @@ from edgekd.compression.diagnose import diagnose, what_if
 from edgekd.compression.side_by_side import read
 from edgekd.compression.sqnr import Ratios
 from edgekd.core import external, plain_yaml
-from edgekd.core.errors import DataError, TeacherError, UsageError, suggestion
+from edgekd.core.errors import DataError, TeacherError, UsageError, no_bundle, suggestion
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, main_output, network_outputs, unstacked
 from edgekd.core.profile import load_profile
@@ -169,7 +169,7 @@ def stored(bundle: Path) -> dict[str, Any] | None:
     """What build found of a bundle's layers; None where every variant is float32. Raises UsageError for no bundle."""
     file = bundle / "report.json"
     if not file.is_file():
-        raise UsageError(f"{bundle} is no bundle: it has no report.json", fix="give the folder that build wrote")
+        raise no_bundle(bundle, "it has no report.json")
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         found: dict[str, Any] | None = report.get("diagnosis")

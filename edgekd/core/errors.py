@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 _MOST_NAMES = 1000  # that are searched for one like a wrong name
 _LONGEST_NAME = 80  # letters of one in a message
@@ -96,6 +97,12 @@ class CeilingReached(EdgeKDError):
     """What may be paid is used up before all rows are labelled; what is labelled is kept."""
 
     exit_code = 8
+
+
+def no_bundle(place: Path, why: str) -> UsageError:
+    """The refusal of what is no bundle, and why: of a file that it is none of a folder."""
+    why = "it is a file, not a folder" if place.is_file() else why
+    return UsageError(f"{place} is no bundle: {why}", fix="give the folder that build wrote")
 
 
 def suggestion(name: str, choices: Iterable[str]) -> str:

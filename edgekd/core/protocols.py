@@ -408,11 +408,8 @@ class GraphTeacher(Protocol):
 class CompletingTeacher(Protocol):
     """A teacher that computes more than its exported network: pooling, and layers behind it."""
 
-    def complete(self, folder: Path, architecture: Mapping[str, Any], graph: Any) -> bool:
-        """Add that to the network's ONNX graph, a ModelProto, under the output names that the task keeps.
-
-        Return whether there was anything to add.
-        """
+    def complete(self, folder: Path, architecture: Mapping[str, Any], graph: Any) -> None:
+        """Add that to the network's ONNX graph, a ModelProto, under the output names that a `CompletedTask` keeps."""
         ...
 
 

@@ -57,6 +57,14 @@ def read_json(file: Path) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def read_object(file: Path) -> dict[str, Any]:
+    """A JSON object of a small plain file. Raises as `read_json` does, ValueError for any other value too."""
+    value = read_json(file)
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    return value
+
+
 class Cells:
     """Counts a table's cells while it is read, so that one of too many is refused before it fills the memory."""
 

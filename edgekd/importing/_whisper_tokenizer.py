@@ -119,12 +119,10 @@ def _ids(added: object, file: Path) -> dict[str, int]:
 def read_object(file: Path) -> Mapping[str, Any]:
     """Read a JSON object. Raises TeacherError for what is none."""
     try:
-        content = limits.read_json(file)
+        content = limits.read_object(file)
         json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair could not be written again
     except (OSError, ValueError) as error:
         raise _unusable(file, str(error)) from error
-    if not isinstance(content, dict):
-        raise _unusable(file, "it is no JSON object")
     return content
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import UsageError, no_bundle
 from edgekd.core.pointers import check_none_within
 from edgekd.core.protocols import Survey
 from edgekd.core.receipt import OWN_METRIC, Receipt
@@ -128,8 +128,7 @@ def made(bundle: Path) -> Made:
         check_none_within(bundle, UsageError)
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         why = f"it has no {Path(error.filename).name}" if isinstance(error, FileNotFoundError) else why
-        why = "it is a file, not a folder" if isinstance(error, NotADirectoryError) else why
-        raise UsageError(f"{bundle} is no bundle: {why}", fix="give the folder that build wrote") from error
+        raise no_bundle(bundle, why) from error
 
 
 def _check_plan(of: Made) -> None:

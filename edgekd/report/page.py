@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from edgekd.core import licences
-from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.core.errors import EdgeKDError, UsageError, no_bundle
 from edgekd.core.files import write_file
 from edgekd.core.metrics import of_report, spell
 from edgekd.core.pointers import check_none_within
@@ -73,8 +73,7 @@ def read(folder: Path) -> dict[str, Any]:
 def check_has_report(folder: Path) -> None:
     """Raise UsageError for what is no folder of a bundle."""
     if not (folder / "report.json").is_file():
-        why = "it is a file, not a folder" if folder.is_file() else "it has no report.json"
-        raise UsageError(f"{folder} is no bundle: {why}", fix="give the folder that build wrote")
+        raise no_bundle(folder, "it has no report.json")
 
 
 def altered(folder: Path) -> list[str]:

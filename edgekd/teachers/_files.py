@@ -74,10 +74,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file. Raises ValueError or OSError for what is none, or too large."""
     if not os.path.lexists(file):
         return {}
-    said = limits.read_json(file)
-    if not isinstance(said, dict):
-        raise ValueError("it is no JSON object")
-    return said
+    return limits.read_object(file)
 
 
 def check_weights(folder: Path) -> Weights:

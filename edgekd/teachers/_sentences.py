@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -331,7 +331,7 @@ def _dense_config(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _modules(folder: Path) -> list[Any]:
-    modules = _json(folder / MODULES)
+    modules = _read(folder / MODULES, limits.read_json)
     if not isinstance(modules, list) or len(modules) > _MOST_MODULES:
         raise _damaged(folder / MODULES, "it is no list of modules")
     return modules
@@ -375,17 +375,15 @@ def _size(file: Path, value: Any) -> int:
 
 
 def _object(file: Path) -> dict[str, Any]:
-    said = _json(file)
-    if not isinstance(said, dict):
-        raise _damaged(file, "it is no JSON object")
+    said: dict[str, Any] = _read(file, limits.read_object)
     return said
 
 
-def _json(file: Path) -> Any:
+def _read(file: Path, read: Callable[[Path], Any]) -> Any:
     if not file.exists():
         raise _damaged(file, "it is missing")
     try:
-        return limits.read_json(file)
+        return read(file)
     except (OSError, ValueError) as error:
         raise _damaged(file, str(error)) from error
 

@@ -120,11 +120,9 @@ class Huggingface:
         if "sentence" in architecture:
             _sentences.write_files(folder, architecture, out)
 
-    def complete(self, folder: Path, architecture: Mapping[str, Any], graph: Any) -> bool:
+    def complete(self, folder: Path, architecture: Mapping[str, Any], graph: Any) -> None:
         """Add pooling, and what a sentence-transformers folder has behind it, to an encoder's graph."""
-        if "sentence" in architecture:
-            _sentences.append(folder, architecture, graph)
-        return "sentence" in architecture
+        _sentences.append(folder, architecture, graph)
 
     def training(self, rows: int) -> dict[str, Any]:
         """About 750 steps of 16 for a small set, at least three epochs for a large one."""
