@@ -5,16 +5,20 @@ from __future__ import annotations
 from benchmarks import results
 
 ATTACKS = {  # kind: what it is, and what was seen of it before it was closed
-    "settings": ("teachers' settings that name files, load code or ask for too much; links",
-                 "a file of the machine in a signed bundle; 2.5 GB"),
+    "settings": (
+        "teachers' settings that name files, load code or ask for too much; links",
+        "a file of the machine in a signed bundle; 2.5 GB",
+    ),
     "image-settings": ("image processors' settings, narrow images", "7 of 10 tracebacks; 5.3 GB"),
-    "weights": ("weights of another model, models that do not name one of several classes",
-                "a random network with \"agrees 100.0%\""),
+    "weights": (
+        "weights of another model, models that do not name one of several classes",
+        'a random network with "agrees 100.0%"',
+    ),
     "yaml": ("YAML that is more than plain values", "5 s for 477 bytes; tracebacks"),
     "tables": ("tables of very many names, cells or levels; Git LFS pointers", "35 s; 605 MiB"),
     "answers": ("boards' answers", "9 of 13 tracebacks, 3 read without end"),
     "bundles": ("bundles that ask for too much", "a file of 8 TiB without a bound; 3.3 MB unpacked to 4.75 GB"),
-}  # fmt: skip
+}
 
 
 def table() -> str:

@@ -43,9 +43,14 @@ def command(*arguments: str | Path, timeout_s: float = 120, cwd: Path | None = N
     began = time.monotonic()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "edgekd", *map(str, arguments)], capture_output=True, text=True, check=False,
-            timeout=timeout_s, env=os.environ | environment, cwd=cwd,
-        )  # fmt: skip
+            [sys.executable, "-m", "edgekd", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+            env=os.environ | environment,
+            cwd=cwd,
+        )
     except subprocess.TimeoutExpired:
         return Said(-9, "", time.monotonic() - began)
     return Said(done.returncode, done.stdout + done.stderr, time.monotonic() - began)
@@ -65,13 +70,15 @@ def _counted(ends: Mapping[str, Said], executed: int, *names: str) -> dict[str, 
     }
     hung = {name: one.seconds for name, one in ends.items() if one.code == -9 or one.seconds > HANG_S}
     return {
-        "files": len(ends), "executed": executed,
+        "files": len(ends),
+        "executed": executed,
         "refused": len(refused),
-        "hangs": len(hung), "hung": hung,
+        "hangs": len(hung),
+        "hung": hung,
         "tracebacks": sum(one.traceback for one in ends.values()),
         "slowest_s": max((one.seconds for one in ends.values()), default=0.0),
         "not_refused": {name: one.text[-300:] for name, one in ends.items() if name not in refused},
-    }  # fmt: skip
+    }
 
 
 def mutated_onnx(count: int, seed: int) -> dict[str, Any]:
@@ -101,9 +108,15 @@ def mutated_onnx(count: int, seed: int) -> dict[str, Any]:
                     found["hangs"] += seconds > HANG_S
                     slowest = max(slowest, seconds)
     return {
-        "files": count, "refused": found["refused"], "taken": found["taken"], "tracebacks": found["traceback"],
-        "crashed_alone_and_refused": found["crashed"], "hangs": found["hangs"], "slowest_s": slowest, "seed": seed,
-    }  # fmt: skip
+        "files": count,
+        "refused": found["refused"],
+        "taken": found["taken"],
+        "tracebacks": found["traceback"],
+        "crashed_alone_and_refused": found["crashed"],
+        "hangs": found["hangs"],
+        "slowest_s": slowest,
+        "seed": seed,
+    }
 
 
 def _looked_at(task: str, paths: Sequence[Path]) -> list[tuple[str, float]]:
@@ -162,9 +175,19 @@ def onnx(count: int, seed: int) -> dict[str, Any]:
             out = ("build", "--out", folder / "out" / str(number)) if name in hostile_onnx.RUN else ("plan",)
             # a board's core would be emulated first, which has nothing to do with the file
             ends[name] = command(
-                *out, "--target", "cpu-avx2", "--task", "time-series-classification", "--student", "none",
-                "--teacher", path, "--data", rows, EDGEKD_STORE=str(folder / "store"),
-            )  # fmt: skip
+                *out,
+                "--target",
+                "cpu-avx2",
+                "--task",
+                "time-series-classification",
+                "--student",
+                "none",
+                "--teacher",
+                path,
+                "--data",
+                rows,
+                EDGEKD_STORE=str(folder / "store"),
+            )
     return _counted(ends, 0, "model.onnx")
 
 

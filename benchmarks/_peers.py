@@ -28,9 +28,12 @@ from edgekd.onboard.runner import Sample, open_session, unpack
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = ROOT / "build" / "peers" / "bin" / "python"  # what `make peers` makes
 ENVIRONMENT = os.environ | {
-    "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false",
-    "NNCF_CI": "1", "OLIVE_DISABLE_TELEMETRY": "1",  # nobody counts this run
-}  # fmt: skip
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    "TOKENIZERS_PARALLELISM": "false",
+    "NNCF_CI": "1",
+    "OLIVE_DISABLE_TELEMETRY": "1",  # nobody counts this run
+}
 
 
 class Rows:
@@ -132,9 +135,13 @@ def nncf(model: str, out: Path, samples: Sequence[Sample], transformer: bool) ->
 
 OTHERS = ("Olive quantize", "Olive static", "OpenVINO NNCF")  # that live elsewhere
 PEERS: dict[str, Callable[..., None]] = {
-    "quantize_dynamic": plain_dynamic, "quantize_static": plain_static, "optimum avx2": optimum_avx2,
-    "Olive quantize": olive, "Olive static": olive_static, "OpenVINO NNCF": nncf,
-}  # fmt: skip
+    "quantize_dynamic": plain_dynamic,
+    "quantize_static": plain_static,
+    "optimum avx2": optimum_avx2,
+    "Olive quantize": olive,
+    "Olive static": olive_static,
+    "OpenVINO NNCF": nncf,
+}
 
 
 def opened(model: str) -> Callable[[Sample], np.ndarray[Any, Any]]:
@@ -189,9 +196,13 @@ class Worker:
     def __init__(self, model: Path) -> None:
         self.process = subprocess.Popen(
             [str(python(model.name)), "-m", "benchmarks._peers", "serve", str(model)],
-            env=ENVIRONMENT, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
-        )  # fmt: skip
+        )
 
     def ask(self, **job: Any) -> dict[str, Any]:
         """Its answer to one job."""

@@ -69,14 +69,21 @@ def _counts(ends: dict[str, End]) -> dict[str, Any]:
     large = [name for name, end in ends.items() if end.peak_mib > MOST_MIB]
     plain = ("refused", HARMLESS)
     return {
-        "cases": len(ends), "through": found["through"], "refused": found["refused"], "harmless": found[HARMLESS],
-        "other_reason": found["other reason"], "tracebacks": found["traceback"], "died": found["died"],
-        "over_20_s_cpu": len(slow), "over_1_gib": len(large),
+        "cases": len(ends),
+        "through": found["through"],
+        "refused": found["refused"],
+        "harmless": found[HARMLESS],
+        "other_reason": found["other reason"],
+        "tracebacks": found["traceback"],
+        "died": found["died"],
+        "over_20_s_cpu": len(slow),
+        "over_1_gib": len(large),
         "slowest_cpu_s": max(end.cpu_s for end in ends.values()),
         "largest_mib": max(end.peak_mib for end in ends.values()),
-        "slow": slow, "large": large,
+        "slow": slow,
+        "large": large,
         "wrong": {name: f"{end.how}: {end.text}" for name, end in ends.items() if end.how not in plain},
-    }  # fmt: skip
+    }
 
 
 def try_cases(kind: str, count: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -312,6 +319,11 @@ def bundles(_made: Path) -> Iterator[Case]:
 
 
 KINDS: dict[str, Callable[[Path], Iterator[Case]]] = {
-    "settings": settings, "image-settings": images, "weights": weights, "yaml": yaml, "tables": tables,
-    "answers": answers, "bundles": bundles,
-}  # fmt: skip
+    "settings": settings,
+    "image-settings": images,
+    "weights": weights,
+    "yaml": yaml,
+    "tables": tables,
+    "answers": answers,
+    "bundles": bundles,
+}

@@ -43,8 +43,9 @@ class Setting:
 
 
 FULL = Setting()
-QUICK = Setting(calibration=12, search=60, gate=24, report=30, processes=2, rounds=2, tries=1, memory=(20, 100),
-                limit_s=30)  # fmt: skip
+QUICK = Setting(
+    calibration=12, search=60, gate=24, report=30, processes=2, rounds=2, tries=1, memory=(20, 100), limit_s=30
+)
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,7 @@ def minilm(folder: Path, setting: Setting) -> Subject:
     from optimum.exporters.onnx import main_export
 
     teacher, task = demos.demo_teacher("text-classification"), make("tasks", "feature-extraction")
-    main_export(teacher, folder, task="feature-extraction", opset=18,
-                no_post_process=True, do_validation=False)  # fmt: skip
+    main_export(teacher, folder, task="feature-extraction", opset=18, no_post_process=True, do_validation=False)
     left, lengths = iter(texts()), {"own": 0, "32": 32, "128": 128}  # so many words are no fewer tokens
     report: dict[str, Path] = {}
     rows: dict[str, list[str]] = {"train": [], "test": [], "calibration": []}
@@ -126,8 +126,17 @@ def minilm(folder: Path, setting: Setting) -> Subject:
         file = folder / ("" if split == "calibration" else "data") / f"{split}.jsonl"
         file.write_text("\n".join(json.dumps({"text": row}) for row in texts_of), encoding="utf-8")
     options = ("--data", folder / "data", "--calibration", folder / "calibration.jsonl", "--max-tokens", "128")
-    return Subject("feature-extraction", True, folder / "model.onnx", teacher, tuple(map(str, options)),
-                   folder / "calibration.npz", report, 0.995, cosines)  # fmt: skip
+    return Subject(
+        "feature-extraction",
+        True,
+        folder / "model.onnx",
+        teacher,
+        tuple(map(str, options)),
+        folder / "calibration.npz",
+        report,
+        0.995,
+        cosines,
+    )
 
 
 def lite0(folder: Path, setting: Setting) -> Subject:
@@ -145,8 +154,10 @@ def lite0(folder: Path, setting: Setting) -> Subject:
     tables = read_idx(demos.inside(name, *demos.demo_of(name).data))
     shuffled = random.Random(0)
     train, test = ([row["image"] for row in tables[split]] for split in ("train", "test"))
-    drawn = [*shuffled.sample(test, setting.gate + setting.report + 50),
-             *shuffled.sample(train, setting.calibration + setting.search + 50)]  # fmt: skip
+    drawn = [
+        *shuffled.sample(test, setting.gate + setting.report + 50),
+        *shuffled.sample(train, setting.calibration + setting.search + 50),
+    ]
     gate, report, calibration, search = apart(
         drawn,
         (setting.gate, setting.report, setting.calibration, setting.search),
@@ -157,8 +168,17 @@ def lite0(folder: Path, setting: Setting) -> Subject:
     for file, rows in (("calibration.npz", calibration), ("report.npz", report)):
         pack(list(task.encode(folder / "teacher", rows, 224)), folder / file)
     options = ("--data", str(folder / "data.npz"), "--calibration", str(folder / "more.npz"))
-    return Subject(name, False, folder / "model.onnx", source, options, folder / "calibration.npz",
-                   {"224": folder / "report.npz"}, 0.92, same_class)  # fmt: skip
+    return Subject(
+        name,
+        False,
+        folder / "model.onnx",
+        source,
+        options,
+        folder / "calibration.npz",
+        {"224": folder / "report.npz"},
+        0.92,
+        same_class,
+    )
 
 
 SUBJECTS: dict[str, Callable[[Path, Setting], Subject]] = {"MiniLM-L6": minilm, "EfficientNet-Lite0": lite0}

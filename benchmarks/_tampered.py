@@ -72,9 +72,12 @@ def flip(bundle: str, key: str, count: int, seed: int) -> dict[str, Any]:
         path.write_bytes(raw)
         files[path.relative_to(Path(bundle).parent).as_posix()] = {"flips": len(places), "refused": refused}
     return {
-        "files": len(files), "flips": sum(one["flips"] for one in files.values()),
-        "refused": sum(one["refused"] for one in files.values()), "by_file": files, "through": through,
-    }  # fmt: skip
+        "files": len(files),
+        "flips": sum(one["flips"] for one in files.values()),
+        "refused": sum(one["refused"] for one in files.values()),
+        "by_file": files,
+        "through": through,
+    }
 
 
 def _files(bundle: Path) -> list[Path]:
@@ -123,9 +126,10 @@ def tampering(count: int, seed: int) -> dict[str, Any]:
             said = command("verify", *kind.command(lab), cwd=lab.root, PYTHONPATH=poison)
             well[name] = said.code in (1, 2) and kind.words in said.text and not said.traceback and not marker.exists()
     return {
-        "kinds": len(well), "refused_for_its_reason_before_the_runtime": sum(well.values()),
+        "kinds": len(well),
+        "refused_for_its_reason_before_the_runtime": sum(well.values()),
         "through": sorted(name for name, one in well.items() if not one),
-    }  # fmt: skip
+    }
 
 
 def verify_time(count: int, seed: int) -> dict[str, Any]:

@@ -26,9 +26,10 @@ ROUNDS = 2
 SECONDS = 5.0  # of training for each figure
 BOUND_S = 600.0  # after which a busy process ends by itself, whatever became of this one
 WAYS: dict[str, dict[str, str]] = {
-    "libgomp's own": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "libgomp's own": {},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     **{f"{count:,} looks": {"GOMP_SPINCOUNT": str(count)} for count in (300, 1000, 3000, 10000)},
-}  # fmt: skip
+}
 _SPIN = f"import time\nend = time.monotonic() + {BOUND_S}\nwhile time.monotonic() < end: pass"
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
@@ -87,16 +88,39 @@ def build_s(folder: Path) -> float:
     noisy = np.stack(waves) + draw.normal(0, 0.2, (len(names), 128))
     np.savez(folder / "waves.npz", x=noisy.astype(np.float32), y=names)
     arguments = [
-        "build", "--target", "cpu-avx2", "--task", "time-series-classification", "--teacher", "labels",
-        "--data", "waves.npz", "--out", "bundle", "--min-speedup", "0.01", "--min-retained", "0.1", "--epochs", "3",
-        "--force", "float32", "--emulate-minutes", "0",
-    ]  # fmt: skip
+        "build",
+        "--target",
+        "cpu-avx2",
+        "--task",
+        "time-series-classification",
+        "--teacher",
+        "labels",
+        "--data",
+        "waves.npz",
+        "--out",
+        "bundle",
+        "--min-speedup",
+        "0.01",
+        "--min-retained",
+        "0.1",
+        "--epochs",
+        "3",
+        "--force",
+        "float32",
+        "--emulate-minutes",
+        "0",
+    ]
     ours = {"EDGEKD_STORE": str(folder / "store"), "PYTHONPATH": str(results.ROOT)}
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "edgekd", *arguments],
-        cwd=folder, env=environment({}) | ours, capture_output=True, text=True, check=False, timeout=BOUND_S,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment({}) | ours,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=BOUND_S,
+    )
     if done.returncode:
         sys.exit(f"the build failed:\n{done.stderr[-2000:]}")
     return time.monotonic() - started

@@ -48,16 +48,27 @@ def main() -> None:
     results.write(
         "demo",
         {
-            "build_s": first_s, "repeat_other_folder_s": again_s, "repeat_same_folder_s": same_s,
-            "help_cpu_s": help_s, "plan_cpu_s": plan_s, "retained": summary["retained"],
-            "speedup": summary["speedup"], "speedup_interval": shipped["speedup"]["interval"],
-            "smaller": summary["smaller"], "teacher": summary["teacher"], "shipped": summary["shipped"],
-            "baseline": summary["baseline"], "accuracy_interval": shipped["accuracy"]["interval"],
-            "n_test": shipped["accuracy"]["n"], "aa_ratio": report["aa"]["ratio"],
-            "import_baseline_mib": summary["import_baseline_mib"], "retained_interval": summary["retained_interval"],
-            "shape": report["fit"]["chosen"]["shape"], "seed": report["seed"],
+            "build_s": first_s,
+            "repeat_other_folder_s": again_s,
+            "repeat_same_folder_s": same_s,
+            "help_cpu_s": help_s,
+            "plan_cpu_s": plan_s,
+            "retained": summary["retained"],
+            "speedup": summary["speedup"],
+            "speedup_interval": shipped["speedup"]["interval"],
+            "smaller": summary["smaller"],
+            "teacher": summary["teacher"],
+            "shipped": summary["shipped"],
+            "baseline": summary["baseline"],
+            "accuracy_interval": shipped["accuracy"]["interval"],
+            "n_test": shipped["accuracy"]["n"],
+            "aa_ratio": report["aa"]["ratio"],
+            "import_baseline_mib": summary["import_baseline_mib"],
+            "retained_interval": summary["retained_interval"],
+            "shape": report["fit"]["chosen"]["shape"],
+            "seed": report["seed"],
         },
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

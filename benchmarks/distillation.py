@@ -41,11 +41,28 @@ COPIED, BUILD, CONTROL = "copied weights", "as built", "labels alone"
 # Small on purpose: where a student could learn all from labels, a teacher has nothing to add. Epochs: of all rows.
 STUDENTS: dict[str, dict[str, Any]] = {
     "text-classification": {"layers": 2, "hidden": 192, "heads": 6, "feed_forward": 384},
-    "image-classification": {"image_size": 32, "channels": 1, "classes": 10, "width": 0.25, "depth": 0.25, "stages": 3,
-                             "expand": 3, "stem_stride": 1},
-    "time-series-classification": {"width": 8, "depth": 2, "kernel": 7, "stride": 4, "separable": True, "dilated": True,
-                                   "steps": 500, "channels": 1, "classes": 2},
-}  # fmt: skip
+    "image-classification": {
+        "image_size": 32,
+        "channels": 1,
+        "classes": 10,
+        "width": 0.25,
+        "depth": 0.25,
+        "stages": 3,
+        "expand": 3,
+        "stem_stride": 1,
+    },
+    "time-series-classification": {
+        "width": 8,
+        "depth": 2,
+        "kernel": 7,
+        "stride": 4,
+        "separable": True,
+        "dilated": True,
+        "steps": 500,
+        "channels": 1,
+        "classes": 2,
+    },
+}
 EPOCHS = {"text-classification": 10, "image-classification": 5, "time-series-classification": 30}
 SCARCE = {"text-classification": 1000, "image-classification": 600, "time-series-classification": 90}
 
@@ -86,13 +103,15 @@ def setting(task: str, labels: int | None, root: str) -> dict[str, Any]:
     teacher = build.teacher()
     arms = compared(plan, splits)
     with tempfile.TemporaryDirectory(prefix="edgekd-evidence-") as name:
-        evidence.gather(
-            plan, splits, arms, lambda one: replace(build, plan=one).student(teacher), Path(name), Quiet()
-        )  # fmt: skip
+        evidence.gather(plan, splits, arms, lambda one: replace(build, plan=one).student(teacher), Path(name), Quiet())
         said = evidence.read_evidence(Path(name))
     right = plugin("tasks", plan.task).metric.value(evidence.statistics(plan, splits, teacher))
-    return said | {"teacher": right, "labels": plan.data.counts["train"], "shape": shape,
-                   "rows": sum(plan.data.counts[role] for role in ("train", "unlabelled"))}  # fmt: skip
+    return said | {
+        "teacher": right,
+        "labels": plan.data.counts["train"],
+        "shape": shape,
+        "rows": sum(plan.data.counts[role] for role in ("train", "unlabelled")),
+    }
 
 
 def main() -> None:

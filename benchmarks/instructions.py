@@ -24,20 +24,52 @@ PLAIN, RECIPES = "float32", ("float32", "static_int8", "dynamic_int8")
 TOKENS = 32  # of a text
 TRAINED = "transformer 3 x 384, trained"
 SHAPES = {
-    "transformer 3 x 384": make("students", "transformer", layers=3, hidden=384, heads=12, feed_forward=1152,
-                                vocabulary=9032, max_tokens=64, classes=50),
-    "MiniLM-L6": make("students", "transformer", layers=6, hidden=384, heads=12, feed_forward=1536,
-                      vocabulary=30522, max_tokens=512, classes=50),
+    "transformer 3 x 384": make(
+        "students",
+        "transformer",
+        layers=3,
+        hidden=384,
+        heads=12,
+        feed_forward=1152,
+        vocabulary=9032,
+        max_tokens=64,
+        classes=50,
+    ),
+    "MiniLM-L6": make(
+        "students",
+        "transformer",
+        layers=6,
+        hidden=384,
+        heads=12,
+        feed_forward=1536,
+        vocabulary=30522,
+        max_tokens=512,
+        classes=50,
+    ),
     "convnet, 64 px": make("students", "convnet", image_size=64, channels=3, classes=10, depth=0.5, expand=3),
     "EfficientNet-Lite0, 224 px": make("students", "convnet", image_size=224, channels=3, classes=1000),
-    "conv1d, 500 steps": make("students", "conv1d", width=64, depth=6, kernel=7, stride=4, separable=True,
-                              dilated=True, steps=500, channels=1, classes=2),
-    "mlp, 500 steps": make("students", "mlp", width=256, depth=3, side=500, channels=1, classes=2,
-                           input_name="past_values"),
-}  # fmt: skip
+    "conv1d, 500 steps": make(
+        "students",
+        "conv1d",
+        width=64,
+        depth=6,
+        kernel=7,
+        stride=4,
+        separable=True,
+        dilated=True,
+        steps=500,
+        channels=1,
+        classes=2,
+    ),
+    "mlp, 500 steps": make(
+        "students", "mlp", width=256, depth=3, side=500, channels=1, classes=2, input_name="past_values"
+    ),
+}
 CLASSES = {  # as the table folds them: names of the counter's
-    "float": "float multiply-add", "int8": "integer multiply-add", "dot": "dot product",
-}  # fmt: skip
+    "float": "float multiply-add",
+    "int8": "integer multiply-add",
+    "dot": "dot product",
+}
 
 
 def variants(shape: Any, bench: Bench, target: Profile) -> dict[str, dict[str, str]]:

@@ -53,13 +53,36 @@ def made_by_peer(name: str, subject: Subject, out: Path) -> Path | str:
 
 def made_by_us(subject: Subject, target: str, out: Path, limit_s: int) -> tuple[Path | str, dict[str, Any]]:
     """The model that `build` ships, or why there is none; its recipe, its rows by role and the time of the build."""
-    command = ["build", "--student", "none", "--task", subject.task, "--teacher", subject.teacher,
-               *subject.options, *NO_BUDGETS, "--target", target, "--min-agreement", str(subject.floor), "--time-limit",
-               str(limit_s), "--out", str(out / "bundle"), "--json"]  # fmt: skip
+    command = [
+        "build",
+        "--student",
+        "none",
+        "--task",
+        subject.task,
+        "--teacher",
+        subject.teacher,
+        *subject.options,
+        *NO_BUDGETS,
+        "--target",
+        target,
+        "--min-agreement",
+        str(subject.floor),
+        "--time-limit",
+        str(limit_s),
+        "--out",
+        str(out / "bundle"),
+        "--json",
+    ]
     environment = os.environ | {"EDGEKD_STORE": str(out / "store")}
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "edgekd", *command], env=environment, cwd=ROOT, text=True,
-                          stdout=subprocess.PIPE, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekd", *command],
+        env=environment,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
     said: dict[str, Any] = {"build_s": time.monotonic() - begun, "target": target}
     if done.returncode:
         return f"not run: {json.loads(done.stdout)['error'] if done.stdout else f'exit {done.returncode}'}", said
@@ -129,8 +152,11 @@ def calibrate(model: str, count: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         recipe = make("quantizers", "static_int8", calibration_rows=count)
         recipe.quantize(Path(model), Path(name, "model.onnx"), rows)
-    print(json.dumps({"rows": count, "peak_rss_mib": peak_rss_mib(), "before_mib": before,
-                      "seconds": time.monotonic() - begun}))  # fmt: skip
+    print(
+        json.dumps(
+            {"rows": count, "peak_rss_mib": peak_rss_mib(), "before_mib": before, "seconds": time.monotonic() - begun}
+        )
+    )
 
 
 def memory(model: Path, counts: tuple[int, int]) -> list[dict[str, Any]]:
@@ -156,8 +182,11 @@ def compared(name: str, folder: Path, target: str, setting: Setting) -> tuple[Su
     missing = {one: model for one, model in models.items() if isinstance(model, str)}
     lengths, tries = side_by_side(found, subject, setting)
     return subject, about | {
-        "lengths": lengths, "tries": tries, "not_run": missing, "ahead_of_us": ahead_of_us(lengths),
-    }  # fmt: skip
+        "lengths": lengths,
+        "tries": tries,
+        "not_run": missing,
+        "ahead_of_us": ahead_of_us(lengths),
+    }
 
 
 def measured(target: str, setting: Setting) -> dict[str, Any]:

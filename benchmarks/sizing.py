@@ -48,12 +48,16 @@ def main() -> None:
             order = [cost["words"] for cost in made["fit"]["candidates"]]
             above = made["fit"]["candidates"][: order.index(chosen["words"])]
             budgets[name] = {
-                "budget_mib": limit, "measured_mib": chosen["memory_mib"], "choice": chosen["words"],
-                "kind": chosen["kind"], "next_larger": above[-1]["words"] if above else None,
+                "budget_mib": limit,
+                "measured_mib": chosen["memory_mib"],
+                "choice": chosen["words"],
+                "kind": chosen["kind"],
+                "next_larger": above[-1]["words"] if above else None,
                 "next_breaks": [one["text"] for one in above[-1]["violations"]] if above else [],
-            }  # fmt: skip
-    results.write("sizing", {"errors": errors(), "plans": plans, "budgets": budgets,
-                             "anchors": predictor.load().host["cpu"]})  # fmt: skip
+            }
+    results.write(
+        "sizing", {"errors": errors(), "plans": plans, "budgets": budgets, "anchors": predictor.load().host["cpu"]}
+    )
 
 
 if __name__ == "__main__":

@@ -55,22 +55,35 @@ def demo() -> str:
     steadiness = rough(abs(f["aa_ratio"] - 1))
     kept_span = " [{:.1%}, {:.1%}]".format(*f["retained_interval"]) if "retained_interval" in f else ""
     rows = [
-        ("teacher's accuracy kept", f"{asked.RETAINED:.0%}",
-         f"{f['retained']:.1%}{kept_span} ({f['shipped']['metric_value']:.1%} of {f['teacher']['metric_value']:.1%}, "
-         f"{f['n_test']} held-out questions)"),
-        ("faster than the fp32 teacher", f"{asked.SPEEDUP:g}x",
-         f"{f['speedup']:.2f}x [{low:.2f}, {high:.2f}]{steadiness}"),
-        ("smaller than its ONNX", f"{asked.SMALLER:g}x", f"{f['smaller']:.1f}x ({f['teacher']['artifact_mib']:.1f} to "
-                                          f"{f['shipped']['artifact_mib']:.1f} MiB)"),
+        (
+            "teacher's accuracy kept",
+            f"{asked.RETAINED:.0%}",
+            f"{f['retained']:.1%}{kept_span} "
+            f"({f['shipped']['metric_value']:.1%} of {f['teacher']['metric_value']:.1%}, "
+            f"{f['n_test']} held-out questions)",
+        ),
+        (
+            "faster than the fp32 teacher",
+            f"{asked.SPEEDUP:g}x",
+            f"{f['speedup']:.2f}x [{low:.2f}, {high:.2f}]{steadiness}",
+        ),
+        (
+            "smaller than its ONNX",
+            f"{asked.SMALLER:g}x",
+            f"{f['smaller']:.1f}x ({f['teacher']['artifact_mib']:.1f} to {f['shipped']['artifact_mib']:.1f} MiB)",
+        ),
         ("peak memory above the import baseline", "", _memory(f)),
         ("TF-IDF with a linear classifier, for comparison", "", f"{f['baseline']['metric_value']:.1%}"),
         ("build, empty store", f"{asked.BUILD_S / 60:g} min", f"{f['build_s'] / 60:.1f} min"),
         ("the same build, other folder", f"{asked.AGAIN_S:g} s", f"{f['repeat_other_folder_s']:.1f} s"),
         ("the same command again", f"{asked.AGAIN_S:g} s", f"{f['repeat_same_folder_s']:.1f} s"),
         ("`edgekd --help`", f"{asked.HELP_CPU_S:g} CPU-s", f"{f['help_cpu_s']:.2f} CPU-s"),
-        ("`edgekd plan --target rpi4` before it measures", f"{asked.PLAN_CPU_S:g} CPU-s",
-         f"{f['plan_cpu_s']:.2f} CPU-s"),
-    ]  # fmt: skip
+        (
+            "`edgekd plan --target rpi4` before it measures",
+            f"{asked.PLAN_CPU_S:g} CPU-s",
+            f"{f['plan_cpu_s']:.2f} CPU-s",
+        ),
+    ]
     lines = ["| figure | asked | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     foot = (
         f"{host['cpu']}, {host['cores']} cores, onnxruntime {host['ort_version']}, {kept['date']}, seed {f['seed']}, "
@@ -92,8 +105,10 @@ def sizing() -> str:
     lines += ["", "| budget | measured peak of the choice | next larger shape |", "|---|---|---|"]
     for name, b in f["budgets"].items():
         above = f"{b['next_larger']}: {'; '.join(b['next_breaks'])}" if b["next_larger"] else "none"
-        lines.append(f"| {name}: {b['budget_mib']:g} MiB | {b['measured_mib']:.1f} MiB, "
-                     f"{b['measured_mib'] / b['budget_mib']:.0%} ({b['choice']}) | {above} |")  # fmt: skip
+        lines.append(
+            f"| {name}: {b['budget_mib']:g} MiB | {b['measured_mib']:.1f} MiB, "
+            f"{b['measured_mib'] / b['budget_mib']:.0%} ({b['choice']}) | {above} |"
+        )
     plans = ", ".join(f"{task} {p['first_s']:.1f} s ({p['again_s']:.1f} s again)" for task, p in f["plans"].items())
     foot = (
         f"Errors: 90th percentile of the relative error, each shape predicted by a fit that never saw it. "
@@ -119,8 +134,10 @@ def distillation() -> str:
         cells = [f"{arm['difference']:+.1f} [{arm['low']:+.1f}, {arm['high']:+.1f}]" for arm in said["arms"]]
         cells = [f"**{cell}**" if clear(arm) else cell for cell, arm in zip(cells, said["arms"], strict=True)]
         many = f"{said['labels']:,} of {said['rows']:,}" if labels == "few" else f"all {said['labels']:,}"
-        lines.append(f"| {MODALITIES[task]}, {many} | {said['teacher']:.1%} | {sum(alone) / len(alone):.1%} "
-                     f"| {' | '.join(cells)} |")  # fmt: skip
+        lines.append(
+            f"| {MODALITIES[task]}, {many} | {said['teacher']:.1%} | {sum(alone) / len(alone):.1%} "
+            f"| {' | '.join(cells)} |"
+        )
     foot = (
         "Points of held-out accuracy over the same student on labels alone (random weights, as many steps), "
         f"{', '.join(f'{count} seeds {where}' for where, count in seeds.items())}; 95% intervals over seeds and "
@@ -166,8 +183,10 @@ def instructions() -> str:
     for model, recipes in next(iter(cores.values()))["models"].items():
         for recipe in recipes:
             each = [said["models"][model][recipe] for said in cores.values()]
-            cells = [f"{one['relative']:.2f}x | {', '.join(_short(one[kind]) for kind in ('float', 'int8', 'dot'))}"
-                     for one in each]  # fmt: skip
+            cells = [
+                f"{one['relative']:.2f}x | {', '.join(_short(one[kind]) for kind in ('float', 'int8', 'dot'))}"
+                for one in each
+            ]
             lines.append(f"| {model} | {recipe} | {' | '.join(cells)} |")
     apart = max(said["largest_difference_of_two_runs"] for said in cores.values())
     hosts = "; ".join(said["host"].partition(",")[0] for said in cores.values())
@@ -188,27 +207,43 @@ def faults() -> str:
     kills, disk, pickles, onnx = f["kills"], f["full-disk"], f["pickles"], f["onnx"]
     mutated, flips, tampering, timed = f["mutated-onnx"], f["bit-flips"], f["tampering"], f["verify-time"]
     tried = [
-        (f"a build killed at {kills['kills']} random moments",
-         f"{kills['corrupt']} corrupt; at most {kills['most_stages_redone_for_a_kill']} stage made again for a kill; "
-         f"{kills['same_bytes']} of {kills['chains']} chains of kills end with the bytes of an undisturbed build"),
-        (f"a full disk in each of {disk['stages']} stages",
-         f"{disk['hit']} hit, {disk['named']} named; {disk['earlier_intact']} left what was finished intact, "
-         f"{disk['went_on_to_the_same_bytes']} went on to the same bytes"),
-        (f"{pickles['files']} hostile checkpoints",
-         f"{pickles['executed']} executed, {pickles['hangs']} over 20 s, {pickles['tracebacks']} tracebacks, "
-         f"{pickles['refused']} refused; slowest {pickles['slowest_s']:.1f} s"),
-        (f"{onnx['files']} hostile ONNX files",
-         f"{onnx['hangs']} over 20 s, {onnx['tracebacks']} tracebacks, "
-         f"{onnx['refused']} refused; slowest {onnx['slowest_s']:.1f} s"),
-        (f"{mutated['files']:,} mutated ONNX files",
-         f"{mutated['refused'] + mutated['crashed_alone_and_refused']:,} refused, {mutated['taken']} are models still; "
-         f"{mutated['hangs']} over 20 s, {mutated['tracebacks']} tracebacks"),
-        (f"single bits of a signed bundle's {flips['files']} files flipped",
-         f"{flips['refused']:,} of {flips['flips']:,} refused before ONNX Runtime saw a file"),
-        (f"{tampering['kinds']} kinds of tampering",
-         f"{tampering['refused_for_its_reason_before_the_runtime']} refused, each for its reason"),
+        (
+            f"a build killed at {kills['kills']} random moments",
+            f"{kills['corrupt']} corrupt; "
+            f"at most {kills['most_stages_redone_for_a_kill']} stage made again for a kill; "
+            f"{kills['same_bytes']} of {kills['chains']} chains of kills end with the bytes of an undisturbed build",
+        ),
+        (
+            f"a full disk in each of {disk['stages']} stages",
+            f"{disk['hit']} hit, {disk['named']} named; {disk['earlier_intact']} left what was finished intact, "
+            f"{disk['went_on_to_the_same_bytes']} went on to the same bytes",
+        ),
+        (
+            f"{pickles['files']} hostile checkpoints",
+            f"{pickles['executed']} executed, {pickles['hangs']} over 20 s, {pickles['tracebacks']} tracebacks, "
+            f"{pickles['refused']} refused; slowest {pickles['slowest_s']:.1f} s",
+        ),
+        (
+            f"{onnx['files']} hostile ONNX files",
+            f"{onnx['hangs']} over 20 s, {onnx['tracebacks']} tracebacks, "
+            f"{onnx['refused']} refused; slowest {onnx['slowest_s']:.1f} s",
+        ),
+        (
+            f"{mutated['files']:,} mutated ONNX files",
+            f"{mutated['refused'] + mutated['crashed_alone_and_refused']:,} refused, "
+            f"{mutated['taken']} are models still; "
+            f"{mutated['hangs']} over 20 s, {mutated['tracebacks']} tracebacks",
+        ),
+        (
+            f"single bits of a signed bundle's {flips['files']} files flipped",
+            f"{flips['refused']:,} of {flips['flips']:,} refused before ONNX Runtime saw a file",
+        ),
+        (
+            f"{tampering['kinds']} kinds of tampering",
+            f"{tampering['refused_for_its_reason_before_the_runtime']} refused, each for its reason",
+        ),
         (f"`edgekd verify --key` of {timed['bundle_mb']:.0f} MB", f"{timed['median_s']:.2f} s"),
-    ]  # fmt: skip
+    ]
     lines = ["| what was done | what came of it |", "|---|---|", *(f"| {what} | {came} |" for what, came in tried)]
     foot = (
         f"{host['cpu']}, {host['cores']} cores, onnxruntime {host['ort_version']}, {kept['date']}, seed "
@@ -234,14 +269,20 @@ def _memory(figures: dict[str, Any]) -> str:
 
 
 MODALITIES = {
-    "text-classification": "TREC questions", "image-classification": "Fashion-MNIST",
+    "text-classification": "TREC questions",
+    "image-classification": "Fashion-MNIST",
     "time-series-classification": "FordA",
-}  # fmt: skip
+}
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
-    "demo": demo, "sizing": sizing, "distillation": distillation, "throughput": throughput,
-    "quantization": quantization, "instructions": instructions, "faults": faults,
-}  # fmt: skip
+    "demo": demo,
+    "sizing": sizing,
+    "distillation": distillation,
+    "throughput": throughput,
+    "quantization": quantization,
+    "instructions": instructions,
+    "faults": faults,
+}
 
 
 def pages() -> dict[Path, tuple[str, ...]]:

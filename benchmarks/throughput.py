@@ -150,12 +150,15 @@ def speed(store: Store) -> dict[str, Any]:
             print(name, f"{seconds[name][-1]:.1f} s", flush=True)
     seen = ROWS * EPOCHS
     return {
-        "rows": ROWS, "epochs": EPOCHS, "longest": work.longest, "threads": work.plan.threads,
+        "rows": ROWS,
+        "epochs": EPOCHS,
+        "longest": work.longest,
+        "threads": work.plan.threads,
         "samples_per_s": {name: seen / statistics.median(values) for name, values in seconds.items()},
         "ratios": [slow / fast for slow, fast in zip(seconds["plain"], seconds["ours"], strict=True)],
         "bucket_ratios": [slow / fast for slow, fast in zip(seconds["plain"], seconds["buckets"], strict=True)],
         "shares": {name: value / sum(spent.values()) for name, value in spent.items()},
-    }  # fmt: skip
+    }
 
 
 def prepared(store: Store, rows: int | None = None, times: int = 1) -> Work:
@@ -181,8 +184,10 @@ def memory(root: str) -> dict[str, Any]:
     for times in (1, TIMES):
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.throughput", "--times", str(times), "--store", root],
-            stdout=subprocess.PIPE, text=True, check=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
         found[str(times)] = json.loads(done.stdout.splitlines()[-1])
         print(times, found[str(times)], flush=True)
     return found

@@ -36,13 +36,23 @@ from edgekd.report import page
 SCHEMA = 3  # of manifest.json; `onboard/verify.py` reads 1 and 2 as well
 _EVIDENCE = ("report.json", "report.md", "report.html", "provenance.json", "sbom.cdx.json", "README.md")
 _READ_BY_LOADERS = (  # beside the graph; whatever else a model's folder holds stays there
-    "config.json", "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.*", "merges.txt", "*.model", "modules.json", "sentence_bert_config.json",
-)  # fmt: skip
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "modules.json",
+    "sentence_bert_config.json",
+)
 _OF_MODULES = ("[1-9]*_*/config.json", "[1-9]*_*/model.safetensors")  # folders of sentence-transformers
 _ONBOARD = {  # of edgekd/onboard: where it lies in a bundle, to be run on the device
-    "verify.py": "verify.py", "bench.py": "bench/__main__.py", **{name: f"bench/{name}" for name in RUNNER_FILES},
-}  # fmt: skip
+    "verify.py": "verify.py",
+    "bench.py": "bench/__main__.py",
+    **{name: f"bench/{name}" for name in RUNNER_FILES},
+}
 _PROOF_ROWS = 8
 _NAME_BYTES, _PATH_BYTES = 200, 3800  # of 255 and 4096: a signature, receipts and fresh folders have longer names
 _REBUILD = "look who changed it, remove the folder, and run the same command again: finished stages are kept"
@@ -201,9 +211,16 @@ def check_space(folders: list[Path], needed_mib: int) -> None:
 
 
 def write(
-    plan: Plan, splits: Splits, said: dict[str, Any], folder: Path, variants: Path, name: str, out: Path, *,
+    plan: Plan,
+    splits: Splits,
+    said: dict[str, Any],
+    folder: Path,
+    variants: Path,
+    name: str,
+    out: Path,
+    *,
     golden_there: Path | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write the bundle of the variant of that name to `out`; `folder` has its tokenizer or preprocessing.
 
     `golden_there` has what the target's own kernels answered to the golden inputs.
@@ -287,12 +304,17 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
         "model": _named(model, plan, said["choice"]["recipe"]),
         "recipe": said["choice"]["recipe"],
         "compatible": [plan.target.name],
-        "min": {"ort_version": plan.target.ort_version, "opset": opset, "ir_version": ir_version,
-                "arch": plan.target.arch, "isa": plan.target.isa},
+        "min": {
+            "ort_version": plan.target.ort_version,
+            "opset": opset,
+            "ir_version": ir_version,
+            "arch": plan.target.arch,
+            "isa": plan.target.isa,
+        },
         "plan_sha256": plan.digest,
         "artifact": {"files": {name: entry for name, entry in listed.items() if name not in _EVIDENCE}},
         "evidence": {"files": {name: entry for name, entry in listed.items() if name in _EVIDENCE}},
-    }  # fmt: skip
+    }
     raw = (json.dumps(manifest, indent=1) + "\n").encode()
     own = sha256(raw).hexdigest()
     (fresh / "manifest.json").write_bytes(raw.replace(_UNKNOWN.encode(), own.encode(), 1))

@@ -66,13 +66,17 @@ def _installed(name: str, serves: str, wanted: list[Requirement]) -> Check:
     absent = [each for each in wanted if there[each.name] == "absent"]
     other = [each for each in wanted if each not in absent and not each.specifier.contains(there[each.name], True)]
     if not absent and not other:
-        shown = ", ".join(f"{package} {there[package]}" for package in ("torch", "transformers", "onnxruntime", "numpy")
-                          if package in there)  # fmt: skip
+        shown = ", ".join(
+            f"{package} {there[package]}"
+            for package in ("torch", "transformers", "onnxruntime", "numpy")
+            if package in there
+        )
         return Check(name, "ok", f"{len(wanted)} packages for {serves}, among them {shown}")
     found = [f"no {each.name}" for each in absent] + [f"{each.name} {there[each.name]}" for each in other]
     command = " ".join(f'"{each.name}{each.specifier}"' for each in absent + other)
-    return Check(name, "missing" if absent else "stale", f"{', '.join(found)}; {serves} need them",
-                 f"pip install {command}")  # fmt: skip
+    return Check(
+        name, "missing" if absent else "stale", f"{', '.join(found)}; {serves} need them", f"pip install {command}"
+    )
 
 
 def _store() -> Check:
@@ -82,8 +86,12 @@ def _store() -> Check:
         return Check("store", "missing", f"{there} cannot be written", "export EDGEKD_STORE=a-folder-of-your-own")
     free = shutil.disk_usage(there).free / 2**30
     if free < STORE_GIB:
-        return Check("store", "missing", f"{free:.1f} GiB free for {root}; a build may need {STORE_GIB:g}",
-                     "export EDGEKD_STORE=a-folder-on-a-larger-disk")  # fmt: skip
+        return Check(
+            "store",
+            "missing",
+            f"{free:.1f} GiB free for {root}; a build may need {STORE_GIB:g}",
+            "export EDGEKD_STORE=a-folder-on-a-larger-disk",
+        )
     return Check("store", "ok", f"{root}, {free:.0f} GiB free")
 
 
@@ -111,8 +119,12 @@ def _predictor() -> Check:
     whose = f"{known.host['cpu']} ({known.host['arch']}), onnxruntime {known.host['ort_version']}"
     if known.is_own and all(known.knows(name, recipe) for name in names("students") for recipe in _recipes(name)):
         return Check("predictor", "ok", f"fitted on this machine: {whose}")
-    return Check("predictor", "stale", f"fitted on {whose}: not every family was measured here",
-                 "edgekd doctor --fix predictor  # about a quarter of an hour")  # fmt: skip
+    return Check(
+        "predictor",
+        "stale",
+        f"fitted on {whose}: not every family was measured here",
+        "edgekd doctor --fix predictor  # about a quarter of an hour",
+    )
 
 
 def _recipes(family: str) -> tuple[str, ...]:

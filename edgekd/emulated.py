@@ -79,10 +79,14 @@ class Emulated:
             return None
         model = self._variant(name)
         key = {
-            "model": model.sha256, "cpu": target.emulator_cpu, "threads": target.threads,
-            "max_size": plan.student.survey.max_size, "versions": versions("onnxruntime", "edgekd"),
-            "task": plan.task, "data": plan.data.digest,  # whose rows it runs
-        }  # fmt: skip
+            "model": model.sha256,
+            "cpu": target.emulator_cpu,
+            "threads": target.threads,
+            "max_size": plan.student.survey.max_size,
+            "versions": versions("onnxruntime", "edgekd"),
+            "task": plan.task,
+            "data": plan.data.digest,  # whose rows it runs
+        }
         place = self._stage(
             "guest-memory", key, lambda out: measure.guest_memory(plan, splits, model, self.folder, out)
         )
@@ -95,9 +99,13 @@ class Emulated:
         return self.stages.variant(self.variants, name)
 
     def _stage(
-        self, name: str, key: dict[str, Any], produce: Callable[[Path], None], *,
+        self,
+        name: str,
+        key: dict[str, Any],
+        produce: Callable[[Path], None],
+        *,
         passes: type[EdgeKDError] | tuple[()] = (),
-    ) -> Path | None:  # fmt: skip
+    ) -> Path | None:
         """None where it fails, but for an error that `passes`."""
         try:
             return self.stages.stage(name, key, produce)
@@ -110,8 +118,12 @@ class Emulated:
     def _key(self) -> dict[str, Any]:
         plan = self.stages.plan
         return {
-            "cpu": plan.target.emulator_cpu, "threads": plan.target.threads, "minutes": plan.emulate_minutes,
-            "data": plan.data.digest, "seed": plan.seed, "student": self.stages.student_key(),
+            "cpu": plan.target.emulator_cpu,
+            "threads": plan.target.threads,
+            "minutes": plan.emulate_minutes,
+            "data": plan.data.digest,
+            "seed": plan.seed,
+            "student": self.stages.student_key(),
             "versions": versions("onnxruntime", "edgekd"),
             "host": asdict(this_host()),  # what is answered there is held against what is answered here
-        }  # fmt: skip
+        }

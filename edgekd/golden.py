@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 ROWS = 16
 _NATURE = {
-    "synthetic": "drawn at random, nobody's data", "test": "held-out samples",
+    "synthetic": "drawn at random, nobody's data",
+    "test": "held-out samples",
     "file": "rows of a file that the builder gave",
-}  # fmt: skip
+}
 
 
 def inputs(plan: Plan, splits: Splits, encoder: Path) -> list[Sample]:
@@ -74,13 +75,14 @@ def write(plan: Plan, samples: Sequence[Sample], model: Model, plain: Model, the
     }
     np.savez(folder / "expected.npz", **expected)
     rules = {
-        "inputs": _NATURE[plan.golden], "count": len(samples),
+        "inputs": _NATURE[plan.golden],
+        "count": len(samples),
         "tolerance": {isa: {name: limits[name]["tolerance"][isa] for name in keep} for isa in rows},
         "spread": {name: limits[name]["spread"] for name in keep},
         "quantization_error": {name: limits[name]["error"] for name in keep},
         "rows": {isa: len(numbers) for isa, numbers in rows.items() if isa != "float32"},
         "recorded_on": recorded,
-    }  # fmt: skip
+    }
     (folder / "golden.json").write_text(json.dumps(rules, indent=1) + "\n", encoding="utf-8")
 
 
@@ -99,9 +101,10 @@ class _Recorded:
         """
         other = self.plain if reference is None else reference
         found = [
-            row for row, (own, one) in enumerate(zip(self.own, other, strict=False))
+            row
+            for row, (own, one) in enumerate(zip(self.own, other, strict=False))
             if all(values.shape == one[name].shape for name, values in own.items())
-        ]  # fmt: skip
+        ]
         if not found:
             raise EdgeKDError(
                 "the model answers no golden input with outputs of the same shapes twice, or as fp32 does",

@@ -77,9 +77,18 @@ def settle(kind: str, info: dict[str, Any], task: str, *, compressed: bool) -> d
 
 
 def read_splits(
-    task: Any, source: str, *, unlabelled: str | None, calibration: str | None, labels: int | None, seed: int,
-    known: tuple[str, ...] | None, outputs: int, compressed: bool, demo: bool,
-) -> tuple[Splits, Columns]:  # fmt: skip
+    task: Any,
+    source: str,
+    *,
+    unlabelled: str | None,
+    calibration: str | None,
+    labels: int | None,
+    seed: int,
+    known: tuple[str, ...] | None,
+    outputs: int,
+    compressed: bool,
+    demo: bool,
+) -> tuple[Splits, Columns]:
     """The rows by role, and the columns that they come from. Raises DataError.
 
     `known` are a ready teacher's classes; of one of so many `outputs` that names none, they are numbers, or the data's.

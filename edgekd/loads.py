@@ -51,9 +51,12 @@ def check(plan: Plan, store: Store, progress: Progress) -> None:
         progress.say(f"runtime gate: no recipe was run on the target's core: {why}")
         return
     key = {
-        "cpu": target.emulator_cpu, "text": _is_text(plan), "recipes": [str(one) for one in _recipes(plan).values()],
-        "ceilings": [target.max_opset, target.max_ir_version], "versions": versions("onnxruntime", "onnx", "edgekd"),
-    }  # fmt: skip
+        "cpu": target.emulator_cpu,
+        "text": _is_text(plan),
+        "recipes": [str(one) for one in _recipes(plan).values()],
+        "ceilings": [target.max_opset, target.max_ir_version],
+        "versions": versions("onnxruntime", "onnx", "edgekd"),
+    }
     if not store.has("gate", key):
         progress.stage(f"runtime gate: the recipes' operators on {target.emulator_cpu}")
     try:
@@ -122,8 +125,11 @@ def probe(path: Path, *, text: bool, opset: int, ir_version: int) -> Path:
 
     random = np.random.default_rng(0)
     shapes = _SHAPES | (_TEXT_SHAPES if text else _VALUE_SHAPES)
-    operators = [*(_text(opset) if text else _VALUES), ("Flatten", ["mean"], "flat", {}),
-                 ("Gemm", ["flat", "head", "head_b"], "scores", {})]  # fmt: skip
+    operators = [
+        *(_text(opset) if text else _VALUES),
+        ("Flatten", ["mean"], "flat", {}),
+        ("Gemm", ["flat", "head", "head_b"], "scores", {}),
+    ]
     kind, shape = (TensorProto.INT64, [1, _TOKENS]) if text else (TensorProto.FLOAT, [1, _WIDTH, _TOKENS])
     graph = helper.make_graph(
         [helper.make_node(kind, inputs, [output], output, **more) for kind, inputs, output, more in operators],

@@ -45,9 +45,14 @@ _GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest cou
 
 
 def measure(
-    plan: Plan, splits: Splits, models: dict[str, tuple[Model, Path]], out: Path, progress: Progress,
-    before_timing: Callable[[], object] = lambda: None, suggested: Mapping[str, Suggestion] = MappingProxyType({}),
-) -> None:  # fmt: skip
+    plan: Plan,
+    splits: Splits,
+    models: dict[str, tuple[Model, Path]],
+    out: Path,
+    progress: Progress,
+    before_timing: Callable[[], object] = lambda: None,
+    suggested: Mapping[str, Suggestion] = MappingProxyType({}),
+) -> None:
     """Write `measured.json` into `out`.
 
     `models` maps a name to its graphs and the folder of its tokenizer or preprocessing; the first is the teacher.
@@ -78,11 +83,15 @@ def measure(
         results[model]["above"] = above(suggested[model], *own) if model in suggested else None
     counted = Counter(name for row in splits.test for name in row.names)
     said = {
-        "teacher": teacher, "models": {model: _plain(values) for model, values in results.items()},
-        "aa": latency["aa"], "baseline": linear_baseline(task, splits, plan.seed), "n_test": len(inputs),
-        "host": asdict(this_host()), "threads": plan.target.threads,
+        "teacher": teacher,
+        "models": {model: _plain(values) for model, values in results.items()},
+        "aa": latency["aa"],
+        "baseline": linear_baseline(task, splits, plan.seed),
+        "n_test": len(inputs),
+        "host": asdict(this_host()),
+        "threads": plan.target.threads,
         "classes": {name: counted[name] for name in splits.classes} if splits.test_labelled and counted else {},
-    }  # fmt: skip
+    }
     (out / "measured.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
@@ -187,11 +196,16 @@ class _Lab:
         value = self.metric.value(rows)
         self.step(f"{name}: {self.metric.name} {self.metric.spell(value)} of {len(samples)}")
         return {
-            "_agreed": agreed, "_statistics": rows, "_hashes": hashes,
-            "metric_value": value, "metric_interval": list(self.metric.interval(rows)),
-            "n": len(samples), "artifact_mib": model.size_mib, **self._certainty(said, rows),
+            "_agreed": agreed,
+            "_statistics": rows,
+            "_hashes": hashes,
+            "metric_value": value,
+            "metric_interval": list(self.metric.interval(rows)),
+            "n": len(samples),
+            "artifact_mib": model.size_mib,
+            **self._certainty(said, rows),
             "_recall": self._recall(said, rows),
-        }  # fmt: skip
+        }
 
     def _recall(self, said: list[Prediction], correct: np.ndarray[Any, Any]) -> list[float | None] | None:
         """Of each class, or label, the share of its rows that is right; None where labels are unknown."""
@@ -248,9 +262,12 @@ class _Lab:
         samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, "aa")}
         for number in range(self.plan.measuring.processes):
             job = self.device.run(
-                "time", models=models, threads=self.threads, rounds=self.plan.measuring.rounds,
+                "time",
+                models=models,
+                threads=self.threads,
+                rounds=self.plan.measuring.rounds,
                 seed=self.plan.seed + number,
-            )  # fmt: skip
+            )
             for name, turns in job["latency_ms"].items():
                 samples[name].append(np.array(turns))
                 expected = _evenly(results[first if name == "aa" else name]["_hashes"], len(turns[0]))
@@ -306,8 +323,10 @@ def speed_ratio(
 
     ratio, low, high = intervals.paired_ratio(by_row(first_runs), by_row(own_runs))
     if len(own_runs) > 1:
-        each = [intervals.paired_ratio(by_row([one]), by_row([own]))[0]
-                for one, own in zip(first_runs, own_runs, strict=True)]  # fmt: skip
+        each = [
+            intervals.paired_ratio(by_row([one]), by_row([own]))[0]
+            for one, own in zip(first_runs, own_runs, strict=True)
+        ]
         _, least, most = intervals.process_ratio(each)
         low, high = min(low, least), max(high, most)
     return ratio, low, high

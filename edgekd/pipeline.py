@@ -128,9 +128,19 @@ def _build(
         )
         measured = stages.measured(teacher, onnx, subject.folder, variants, choice.name, before_timing=held_out.result)
         guest, found["held_out"] = memory.result(), held_out.result()
-    composed = partial(compose.compose, plan, subject.fit, choice, found, measured, subject.tried, guest,
-                      confidence=subject.confidence, training=subject.training,
-                      readings=calibration.load(store.root, plan.target.microarch))  # fmt: skip
+    composed = partial(
+        compose.compose,
+        plan,
+        subject.fit,
+        choice,
+        found,
+        measured,
+        subject.tried,
+        guest,
+        confidence=subject.confidence,
+        training=subject.training,
+        readings=calibration.load(store.root, plan.target.microarch),
+    )
     said = composed()
     if not choice.forced:
         _hold_to_budgets(plan, measured["models"][choice.name], said["target_figures"]["peak_rss"])
@@ -169,9 +179,14 @@ def _distilled(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ..
     onnx = stages.improved("student", student, stages.exported("student", student))
     output = main_output(plugin("tasks", stages.plan.task).keep)
     return Subject(
-        student, onnx, lambda: unstacked(output, teach.selection_logits(stages.plan, outputs)),
-        shape, tried, distill.read(whole, distill.TRAINING), distill.read(student, distill.CONFIDENCE),
-    )  # fmt: skip
+        student,
+        onnx,
+        lambda: unstacked(output, teach.selection_logits(stages.plan, outputs)),
+        shape,
+        tried,
+        distill.read(whole, distill.TRAINING),
+        distill.read(student, distill.CONFIDENCE),
+    )
 
 
 def _as_it_is(stages: Stages, teacher: Path) -> Subject:

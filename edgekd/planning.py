@@ -26,9 +26,19 @@ from edgekd.plan import Measuring, Plan, SharedPlan, TeacherPlan
 __all__ = ["PACKAGES", "Options", "Planned", "make_plan", "make_plans"]
 
 PACKAGES = (
-    "edgekd", "torch", "transformers", "tokenizers", "accelerate", "onnx", "onnxruntime", "optimum", "optimum-onnx",
-    "neural_compressor", "scikit-learn", "numpy",
-)  # fmt: skip
+    "edgekd",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "optimum",
+    "optimum-onnx",
+    "neural_compressor",
+    "scikit-learn",
+    "numpy",
+)
 _SEPARATOR = ","
 
 

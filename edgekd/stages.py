@@ -53,10 +53,12 @@ class Stages:
     def stage(self, name: str, key: dict[str, Any], produce: Callable[[Path], None]) -> Path:
         """The folder that `produce` writes, or that an earlier run wrote."""
         return self.store.stage(
-            name, key, produce,
+            name,
+            key,
+            produce,
             of=f"{self.plan.teacher.name}; {self.plan.data.name}",
             kept=lambda: self.progress.say(f"{name}: kept from an earlier run"),
-        )  # fmt: skip
+        )
 
     def _long(self, name: str, key: dict[str, Any], produce: Callable[[Path, Path], None]) -> Path:
         """A stage that keeps its work on the way: `produce(out, work)`."""
@@ -196,10 +198,14 @@ class Stages:
             "evidence",
             key | {"student": self.plan.distilling(self.shape)},
             lambda out: evidence.gather(
-                self.plan, self.splits, compared, lambda plan: replace(self, plan=plan).student(teacher), out,
+                self.plan,
+                self.splits,
+                compared,
+                lambda plan: replace(self, plan=plan).student(teacher),
+                out,
                 self.progress,
             ),
-        )  # fmt: skip
+        )
         return evidence.read_evidence(place)
 
     def files(self, teacher: Path) -> Path:
@@ -263,12 +269,14 @@ class Stages:
         torch_model = not (who == "teacher" and isinstance(make("teachers", self.plan.teacher.kind), GraphTeacher))
         exporters = ("dynamo",) if asked and torch_model else ()
         key = {
-            "model": self.model(exported).sha256, "recipe": asked, "exporters": exporters,
+            "model": self.model(exported).sha256,
+            "recipe": asked,
+            "exporters": exporters,
             "target": target.as_dict() if asked else _graph_facts(target) | {"threads": target.threads},
             "versions": versions("torch", "onnx", "onnxruntime", "edgekd"),
             "host": asdict(this_host()) if asked else None,
             "data": self.plan.data.digest,  # whose rows it is held against
-        }  # fmt: skip
+        }
         key |= {"plugins": self.plan.plugins} if asked and self.plan.plugins else {}
         inputs = [row.input for row in self.splits.known]
         return self.stage(
@@ -285,8 +293,10 @@ class Stages:
 
         plain = self.model(exported)
         key = self._measuring_key() | {
-            "limit": self.plan.search_limit_s, "force": self.plan.force, "thorough": self.plan.thorough,
-        }  # fmt: skip
+            "limit": self.plan.search_limit_s,
+            "force": self.plan.force,
+            "thorough": self.plan.thorough,
+        }
         key |= {"model": plain.sha256}  # which graph was kept depends on its timing
         try:
             return self._long(
@@ -317,9 +327,14 @@ class Stages:
         return choose(trials, self.plan.target, self.plan.force), found
 
     def measured(
-        self, teacher: Path, teacher_onnx: Path, model: Path, variants: Path, shipped: str,
+        self,
+        teacher: Path,
+        teacher_onnx: Path,
+        model: Path,
+        variants: Path,
+        shipped: str,
         before_timing: Callable[[], object],
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """The teacher, what ships and the plain recipes that are no crawl, on the held-out samples."""
         from edgekd import measure
         from edgekd.compression.choose import recipe_of
@@ -354,9 +369,12 @@ class Stages:
 
     def _measuring_key(self) -> dict[str, Any]:
         return {
-            "student": self.student_key(), "target": self.plan.target.as_dict(),
-            "host": asdict(this_host()), "exporters": self._exporters(), "plugins": self.plan.plugins,
-        }  # fmt: skip
+            "student": self.student_key(),
+            "target": self.plan.target.as_dict(),
+            "host": asdict(this_host()),
+            "exporters": self._exporters(),
+            "plugins": self.plan.plugins,
+        }
 
 
 def _graph_facts(target: Profile) -> dict[str, int]:

@@ -67,11 +67,23 @@ class Build:
     def command(self) -> list[str]:
         """With everything that timing could sway fixed: the same plan gives the same bytes."""
         return [
-            sys.executable, *(("-c", _UNWARNED) if self.unwarned else ("-m", "edgekd")), "build",
-            "--target", str(self.inputs / "loose.yaml"), "--teacher", str(self.inputs / "tiny-bert"),
-            "--data", str(self.inputs / "things.csv"), "--out", str(self.out), *TINY, "--min-speedup", "0.2",
-            "--force", "dynamic_int8",
-        ]  # fmt: skip
+            sys.executable,
+            *(("-c", _UNWARNED) if self.unwarned else ("-m", "edgekd")),
+            "build",
+            "--target",
+            str(self.inputs / "loose.yaml"),
+            "--teacher",
+            str(self.inputs / "tiny-bert"),
+            "--data",
+            str(self.inputs / "things.csv"),
+            "--out",
+            str(self.out),
+            *TINY,
+            "--min-speedup",
+            "0.2",
+            "--force",
+            "dynamic_int8",
+        ]
 
     def run(self, kill: Moment | None = None, *, timeout_s: float = 500) -> Life:
         """To its end, or until `kill`."""
@@ -79,9 +91,13 @@ class Build:
         began, said, marks = time.monotonic(), [], [(0.0, "start")]
         timer: threading.Timer | None = None
         with subprocess.Popen(
-            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
+            self.command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
             start_new_session=True,
-        ) as process:  # fmt: skip
+        ) as process:
             if kill and kill.stage == "start":
                 timer = _later(kill.after_s, process.pid)
             over = _later(timeout_s, process.pid)

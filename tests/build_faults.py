@@ -68,11 +68,18 @@ def kills(count: int, seed: int) -> dict[str, Any]:
     costs = [cost for one in chains for cost in one.costs]
     damage = [words for one in chains for words in one.damage]
     return {
-        "kills": len(costs), "corrupt": len(damage), "most_stages_redone_for_a_kill": max(costs),
-        "finished_stages_lost": sum(one.lost for one in chains), "chains": len(chains), "same_bytes": equal,
-        "litter_left": left, "by_stage": dict(sum((one.stages for one in chains), Counter[str]())), "damage": damage,
-        "undisturbed_s": life.seconds, "seed": seed,
-    }  # fmt: skip
+        "kills": len(costs),
+        "corrupt": len(damage),
+        "most_stages_redone_for_a_kill": max(costs),
+        "finished_stages_lost": sum(one.lost for one in chains),
+        "chains": len(chains),
+        "same_bytes": equal,
+        "litter_left": left,
+        "by_stage": dict(sum((one.stages for one in chains), Counter[str]())),
+        "damage": damage,
+        "undisturbed_s": life.seconds,
+        "seed": seed,
+    }
 
 
 @dataclass
@@ -147,8 +154,10 @@ def filled(whole: Build, name: str, place: Path) -> tuple[dict[str, bool], str]:
     other = differences(build.out, whole.out)
     return {
         "hit": life.code != 0,
-        "named": life.code == 1 and "no space left" in life.stderr and "fix:" in life.stderr
+        "named": life.code == 1
+        and "no space left" in life.stderr
+        and "fix:" in life.stderr
         and "Traceback" not in life.stderr,
         "earlier_intact": held,
         "went_on_to_the_same_bytes": again.code == 0 and not other,
-    }, f"{life.stderr}{again.stderr}{other}"  # fmt: skip
+    }, f"{life.stderr}{again.stderr}{other}"

@@ -112,9 +112,13 @@ def save_teacher(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256,
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=256,
         max_position_embeddings=64,
-    )  # fmt: skip
+    )
     BertModel(config).save_pretrained(folder)
     return folder
 
@@ -144,8 +148,12 @@ def run(
     """The real command in a fresh process."""
     return subprocess.run(
         [sys.executable, "-m", "edgekd", *map(str, arguments)],
-        capture_output=True, text=True, timeout=timeout, env=os.environ | (env or {}), check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | (env or {}),
+        check=False,
+    )
 
 
 def invoke(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -207,9 +215,18 @@ def tiny_bundle(tiny_teacher: Path, tiny_data: Path, store: Path, once: Once) ->
 
     def build(folder: Path) -> None:
         done = run(
-            "build", "--target", loose_target(folder), "--teacher", tiny_teacher, "--data", tiny_data,
-            "--out", folder / "things-cpu", *TINY, "--json",
-        )  # fmt: skip
+            "build",
+            "--target",
+            loose_target(folder),
+            "--teacher",
+            tiny_teacher,
+            "--data",
+            tiny_data,
+            "--out",
+            folder / "things-cpu",
+            *TINY,
+            "--json",
+        )
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["bundle"] == str(folder / "things-cpu")
 

@@ -79,11 +79,15 @@ def looping_model(path: Path, trips: int) -> Path:
     """`matmul_model` with its hidden values carried through a loop."""
     value = helper.make_tensor_value_info
     body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Tanh", ["before"], ["after"])], "body",
-        [value("at", TensorProto.INT64, []), value("go", TensorProto.BOOL, []),
-         value("before", TensorProto.FLOAT, None)],
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Tanh", ["before"], ["after"])],
+        "body",
+        [
+            value("at", TensorProto.INT64, []),
+            value("go", TensorProto.BOOL, []),
+            value("before", TensorProto.FLOAT, None),
+        ],
         [value("on", TensorProto.BOOL, []), value("after", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["hidden"], "layer"),
         helper.make_node("Loop", ["trips", "", "hidden"], ["looped"], "loop", body=body),

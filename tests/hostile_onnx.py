@@ -24,9 +24,12 @@ def model(nodes=(), constants=(), *, output="scores", opset=17, ir=9, **domains)
     weights = np.random.default_rng(0).normal(0, 0.3, (STEPS * CHANNELS, CLASSES)).astype(np.float32)
     made = [node("Flatten", ["x"], ["flat"]), node("MatMul", ["flat", "w"], ["scores"]), *nodes]
     graph = helper.make_graph(
-        made, "hostile", [value("x", FLOAT, ["batch", STEPS, CHANNELS])], [value(output, FLOAT, ["batch", CLASSES])],
+        made,
+        "hostile",
+        [value("x", FLOAT, ["batch", STEPS, CHANNELS])],
+        [value(output, FLOAT, ["batch", CLASSES])],
         [array(weights, "w"), *constants],
-    )  # fmt: skip
+    )
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(*one) for one in domains.items())]
     return helper.make_model(graph, opset_imports=imports, ir_version=ir)
 
@@ -152,11 +155,15 @@ def _(path):
 @hostile("a scan")
 def _(path):
     step = helper.make_graph(
-        [node("Add", ["s", "e"], ["t"])], "step", [value("s", FLOAT, [CLASSES]), value("e", FLOAT, [CLASSES])],
+        [node("Add", ["s", "e"], ["t"])],
+        "step",
+        [value("s", FLOAT, [CLASSES]), value("e", FLOAT, [CLASSES])],
         [value("t", FLOAT, [CLASSES])],
-    )  # fmt: skip
-    return model([node("Scan", ["start", "scores"], ["y"], body=step, num_scan_inputs=1)],
-                 [array(np.zeros(CLASSES, np.float32), "start")])  # fmt: skip
+    )
+    return model(
+        [node("Scan", ["start", "scores"], ["y"], body=step, num_scan_inputs=1)],
+        [array(np.zeros(CLASSES, np.float32), "start")],
+    )
 
 
 def _functions(*made, calls="F0"):
@@ -213,12 +220,10 @@ GRAPHS = {
     "float16": lambda: model(constants=[array(np.ones(4, np.float16), "h")]),
     "NaN": lambda: model(constants=[array(np.array([1, np.nan], np.float32), "n")]),
     "infinity": lambda: model(constants=[array(np.array([1, np.inf], np.float32), "n")]),
-    "NaN in an attribute": lambda: model(
-        [node("Constant", [], ["n"], value=array(np.array([np.nan, 1], np.float32)))]
-    ),
+    "NaN in an attribute": lambda: model([node("Constant", [], ["n"], value=array(np.array([np.nan, 1], np.float32)))]),
     "sparse weights": lambda: _sparse_weights(),
     "a sparse attribute": lambda: model([node("Constant", [], ["n"], sparse_value=_sparse())]),
-}  # fmt: skip
+}
 for _name, _make in GRAPHS.items():
     hostile(_name)(lambda path, make=_make: make())
 
@@ -336,22 +341,27 @@ def _long(*numbers):
 
 RUNS = {
     "2^40 zeros": lambda: _ending(
-        node("ConstantOfShape", ["sizes"], ["much"]), node("ReduceMax", ["much"], ["one"], keepdims=0),
-        node("Add", ["scores", "one"], ["y"]), constants=[_long(2**20, 2**20)],
+        node("ConstantOfShape", ["sizes"], ["much"]),
+        node("ReduceMax", ["much"], ["one"], keepdims=0),
+        node("Add", ["scores", "one"], ["y"]),
+        constants=[_long(2**20, 2**20)],
     ),
     "a value repeated 2^36 times": lambda: _ending(
-        node("Expand", ["scores", "sizes"], ["much"]), node("ReduceMax", ["much"], ["y"], axes=[0, 1], keepdims=0),
+        node("Expand", ["scores", "sizes"], ["much"]),
+        node("ReduceMax", ["much"], ["y"], axes=[0, 1], keepdims=0),
         constants=[_long(2**18, 2**18, 1, CLASSES)],
     ),
     "a range to 10^12": lambda: _ending(
-        node("Range", ["from", "to", "by"], ["much"]), node("ReduceMax", ["much"], ["one"], keepdims=0),
+        node("Range", ["from", "to", "by"], ["much"]),
+        node("ReduceMax", ["much"], ["one"], keepdims=0),
         node("Add", ["scores", "one"], ["y"]),
         constants=[array(np.float32(0), "from"), array(np.float32(1e12), "to"), array(np.float32(1e-6), "by")],
     ),
     "hours of multiplications": lambda: _ending(
         node("ConstantOfShape", ["sizes"], ["m0"], value=array(np.array([1e-4], np.float32))),
         *(node("MatMul", [f"m{n}", f"m{n}"], [f"m{n + 1}"]) for n in range(200)),
-        node("ReduceMax", ["m200"], ["one"], keepdims=0), node("Add", ["scores", "one"], ["y"]),
+        node("ReduceMax", ["m200"], ["one"], keepdims=0),
+        node("Add", ["scores", "one"], ["y"]),
         constants=[_long(8192, 8192)],
     ),
     "answers without numbers": lambda: _ending(node("Log", ["scores"], ["y"])),
@@ -361,12 +371,14 @@ RUNS = {
         node("Gather", ["w", "sizes"], ["row"]), node("Add", ["scores", "row"], ["y"]), constants=[_long(10**9)]
     ),
     "division of whole numbers by zero": lambda: _ending(
-        node("Div", ["sizes", "zero"], ["bad"]), node("Cast", ["bad"], ["f"], to=FLOAT),
-        node("Add", ["scores", "f"], ["y"]), constants=[_long(7), array(np.array([0], np.int64), "zero")],
+        node("Div", ["sizes", "zero"], ["bad"]),
+        node("Cast", ["bad"], ["f"], to=FLOAT),
+        node("Add", ["scores", "f"], ["y"]),
+        constants=[_long(7), array(np.array([0], np.int64), "zero")],
     ),
     "a reshape that fits nothing": lambda: _ending(
         node("Reshape", ["scores", "sizes"], ["y"]), constants=[_long(7, 11)]
     ),
-}  # fmt: skip
+}
 for _name, _make in RUNS.items():
     hostile(_name, run=True)(lambda path, make=_make: make())

@@ -61,9 +61,18 @@ def _stack_global(command):
         return b"\x8c" + bytes([len(word)]) + word.encode()
 
     return (
-        b"\x80\x04" + text("system") + b"\x94" + text("posix") + b"\x94" + b"00" + b"h\x01" + b"h\x00" + b"\x93"
-        + text(command[:250]) + b"\x85R."
-    )  # fmt: skip
+        b"\x80\x04"
+        + text("system")
+        + b"\x94"
+        + text("posix")
+        + b"\x94"
+        + b"00"
+        + b"h\x01"
+        + b"h\x00"
+        + b"\x93"
+        + text(command[:250])
+        + b"\x85R."
+    )
 
 
 def _extension(command):
@@ -105,8 +114,10 @@ def _overlapping():
         entry = archive.infolist()[0]
         start = archive.start_dir
     one = raw[start : start + 46 + len(entry.filename)]
-    names = [one[:46] + f"archive/{number:04d}.pkl".encode()[: len(entry.filename)].ljust(len(entry.filename), b"x")
-             for number in range(500)]  # fmt: skip
+    names = [
+        one[:46] + f"archive/{number:04d}.pkl".encode()[: len(entry.filename)].ljust(len(entry.filename), b"x")
+        for number in range(500)
+    ]
     directory = one + b"".join(names)
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 501, 501, len(directory), start, 0)
     return bytes(raw[:start]) + directory + end
@@ -202,8 +213,9 @@ HOSTILE = {
     "stride 0, 2^33 values": lambda command: _tensor((2**33,), (0,)),
     "more values than the storage": lambda command: _tensor((1000, 1000), (1000, 1)),
     "negative sizes": lambda command: _tensor((-4, 4), (4, 1)),
-    "a storage of 2^40 values": lambda command: _tensor((4,), (1,), numbers=1)[:0]
-    + _zipped(_saved_storage(2**40), **{"data/0": b"\0" * 16}),
+    "a storage of 2^40 values": lambda command: (
+        _tensor((4,), (1,), numbers=1)[:0] + _zipped(_saved_storage(2**40), **{"data/0": b"\0" * 16})
+    ),
     "lists in lists by the memo": lambda command: _laughs(),
     "a million lists in one another": lambda command: b"\x80\x02" + b"]" * 1_000_000 + b"a" * 999_999 + b".",
     "a text of 2^60 bytes": lambda command: b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"x.",
@@ -224,7 +236,7 @@ HOSTILE = {
     "numbers for names": lambda command: _saved({1: torch.ones(4)}),
     "nothing": lambda command: b"",
     "compressed noise": lambda command: zlib.compress(np.random.default_rng(0).bytes(4096)),
-}  # fmt: skip
+}
 
 
 def _saved_storage(numbers):

@@ -27,8 +27,16 @@ def make_bundle(folder, *, model=None, task="time-series-classification", onboar
 
     Of schema 1 and 2 it is what an edgekd wrote before a model had named graphs, and golden answers named outputs.
     """
-    profile = {**load_profile("rpi4").as_dict(), "name": "here", "arch": this_host().arch, "microarch": "none",
-               "latency_ms": 1000.0, "cold_start_ms": 60_000.0, "isa": [], **target}  # fmt: skip
+    profile = {
+        **load_profile("rpi4").as_dict(),
+        "name": "here",
+        "arch": this_host().arch,
+        "microarch": "none",
+        "latency_ms": 1000.0,
+        "cold_start_ms": 60_000.0,
+        "isa": [],
+        **target,
+    }
     for name in ("onnx", "golden"):
         (folder / name).mkdir(parents=True)
     path = folder / "onnx" / "model.onnx"
@@ -48,20 +56,27 @@ def make_bundle(folder, *, model=None, task="time-series-classification", onboar
     survey = {"max_size": 5, "sizes": [5], "channels": WIDTH, "vocabulary": 0, "vocabulary_limit": None}
     student = {"family": "conv1d", "survey": survey, "exit": None}
     shipped = {"metric_value": 0.9, "recipe": "float32"}
-    _write(folder / "report.json", {
-        "created": CREATED.strftime("%Y-%m-%dT%H:%M:%SZ"), "summary": {"metric": "accuracy", "shipped": shipped},
-        "fit": fit,
-    })  # fmt: skip
+    _write(
+        folder / "report.json",
+        {
+            "created": CREATED.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "summary": {"metric": "accuracy", "shipped": shipped},
+            "fit": fit,
+        },
+    )
     shutil.copyfile(verify.__file__, folder / "verify.py")
     if onboard:
         (folder / "bench").mkdir()
         for name, there in TRAVELS.items():
             shutil.copyfile(ONBOARD / name, folder / "bench" / there)
     files = {name: entry["sha256"] for name, entry in listed(folder).items()}
-    _write(folder / "provenance.json", {
-        "plan": {"target": profile, "student": student, "data": {"classes": ["a", "b", "c", "d"]}},
-        "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in files.items()],
-    })  # fmt: skip
+    _write(
+        folder / "provenance.json",
+        {
+            "plan": {"target": profile, "student": student, "data": {"classes": ["a", "b", "c", "d"]}},
+            "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in files.items()],
+        },
+    )
     seal(folder, profile, task, schema)
     return folder
 
@@ -78,22 +93,35 @@ def seal(folder, profile, task, schema=3):
     """List every file as the bundle's manifest does."""
     own = {"self_sha256": ""} if schema > 1 else {}
     needs = {key: profile[key] for key in ("ort_version", "arch", "isa") if key in profile}
-    write_manifest(folder, {
-        "schema": schema, **own, "name": "tiny", "version": "1.0.0", "task": task, "model": model_of(schema),
-        "recipe": "float32", "compatible": [profile["name"]], "min": {"opset": 17, "ir_version": 9, **needs},
-        "plan_sha256": "1" * 64, "artifact": {"files": listed(folder)}, "evidence": {"files": {}},
-    })  # fmt: skip
+    write_manifest(
+        folder,
+        {
+            "schema": schema,
+            **own,
+            "name": "tiny",
+            "version": "1.0.0",
+            "task": task,
+            "model": model_of(schema),
+            "recipe": "float32",
+            "compatible": [profile["name"]],
+            "min": {"opset": 17, "ir_version": 9, **needs},
+            "plan_sha256": "1" * 64,
+            "artifact": {"files": listed(folder)},
+            "evidence": {"files": {}},
+        },
+    )
 
 
 def listed(folder):
     """Every file's size and hash."""
     return {
         path.relative_to(folder).as_posix(): {
-            "size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "size": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "manifest.json"
-    }  # fmt: skip
+    }
 
 
 def write_manifest(folder, values):

@@ -13,10 +13,41 @@ _DEEP = "@deep@"  # written out in the text: json cannot dump it
 _LONG = "@digits@"
 _SPELT = {_DEEP: "[" * 100_000 + "]" * 100_000, _LONG: "9" * 5_000}
 STRANGE: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), float("-inf"),
-    "", "x", "0", "\0", "\ud800", "\u202e", "../../outside", "/etc/passwd", "a" * 70_000, "2026-11-31T25:61:61Z",
-    [], {}, [None], [[]], [0] * 3, {"": None}, {"x": {"y": []}}, _DEEP, _LONG,
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    "",
+    "x",
+    "0",
+    "\0",
+    "\ud800",
+    "\u202e",
+    "../../outside",
+    "/etc/passwd",
+    "a" * 70_000,
+    "2026-11-31T25:61:61Z",
+    [],
+    {},
+    [None],
+    [[]],
+    [0] * 3,
+    {"": None},
+    {"x": {"y": []}},
+    _DEEP,
+    _LONG,
+)
 
 
 def mutated(document: Any, random: Random, *, changes: int = 2) -> str:

@@ -50,8 +50,19 @@ REFUSED: list[tuple[str, Builder, str, int]] = [
 
 # what YAML would make a number, a date or worse of, and is text here
 TEXTS: list[tuple[str, str]] = [
-    ("a huge hex number", "0x" + "f" * 5000), ("a huge number", "9" * 5000), ("a hex number", "0x1F"), ("octal", "017"),
-    ("sexagesimal", "190:20:30"), ("a date", "2001-12-14"), ("a month too many", "2001-13-14"), ("infinity", ".inf"),
-    ("no number", ".nan"), ("beyond floats", "1.0e+999"), ("a long float", "1." + "0" * 5000),
-    ("other digits", "\u0663"), ("underscores", "1_000"), ("a bare exponent", "1e5"), ("an equals sign", "="),
-]  # fmt: skip
+    ("a huge hex number", "0x" + "f" * 5000),
+    ("a huge number", "9" * 5000),
+    ("a hex number", "0x1F"),
+    ("octal", "017"),
+    ("sexagesimal", "190:20:30"),
+    ("a date", "2001-12-14"),
+    ("a month too many", "2001-13-14"),
+    ("infinity", ".inf"),
+    ("no number", ".nan"),
+    ("beyond floats", "1.0e+999"),
+    ("a long float", "1." + "0" * 5000),
+    ("other digits", "\u0663"),
+    ("underscores", "1_000"),
+    ("a bare exponent", "1e5"),
+    ("an equals sign", "="),
+]

@@ -125,13 +125,15 @@ TAMPERING = {
     ),
     "the manifest removed": Tampering(lambda lab: (lab.bundle / "manifest.json").unlink(), "it has no manifest.json"),
     "a link to the same": Tampering(
-        lambda lab: _replaced(lab.bundle / "onnx/model.onnx",
-                              lambda path: path.symlink_to(lab.older / "onnx/model.onnx")),
+        lambda lab: _replaced(
+            lab.bundle / "onnx/model.onnx", lambda path: path.symlink_to(lab.older / "onnx/model.onnx")
+        ),
         f"onnx/model.onnx: {PLACE}",
     ),
     "a hard link to another": Tampering(
-        lambda lab: _replaced(lab.bundle / "onnx/model.onnx",
-                              lambda path: path.hardlink_to(lab.other / "onnx/model.onnx")),
+        lambda lab: _replaced(
+            lab.bundle / "onnx/model.onnx", lambda path: path.hardlink_to(lab.other / "onnx/model.onnx")
+        ),
         "onnx/model.onnx: its content was changed",
     ),
     "a linked folder": Tampering(
@@ -163,7 +165,8 @@ TAMPERING = {
         lambda lab: (sign(lab.bundle, lab.stranger), _in_the_name(lab)), "is not its own, or damaged"
     ),
     "a revoked signature": Tampering(
-        lambda lab: sign(lab.bundle, lab.old), "signed by old.pub (",
+        lambda lab: sign(lab.bundle, lab.old),
+        "signed by old.pub (",
         ("--key", "keys/old.pub", "--key", "keys/release.pub", "--revoked", "keys/old.pub"),
     ),
     "another signed bundle in its place": Tampering(
@@ -180,7 +183,7 @@ TAMPERING = {
         lambda lab: shutil.copy(lab.other / "onnx/model.onnx", lab.bundle / "onnx/model.onnx"),
         "its content was changed",
     ),
-}  # fmt: skip
+}
 
 
 def _sparse(bundle: Path, size: int) -> None:
@@ -213,14 +216,16 @@ def repeat_arrays(bundle: Path, times: int) -> None:
 TOO_MUCH = {
     "a file of 8 TiB": (lambda bundle: _sparse(bundle, 8 << 40), "more than 17179869184 in all"),
     "paths without end": (
-        lambda bundle: _list(bundle, {"/".join("d" * 100) + f"/{i}": MADE_UP for i in range(300)}), "folders deep"
+        lambda bundle: _list(bundle, {"/".join("d" * 100) + f"/{i}": MADE_UP for i in range(300)}),
+        "folders deep",
     ),
     "very many files": (lambda bundle: _list(bundle, {f"f{i}": MADE_UP for i in range(5000)}), "more than 4096 files"),
     "very many files that are not listed": (
-        lambda bundle: [(bundle / f"f{i}").touch() for i in range(4200)], "files and folders: "
+        lambda bundle: [(bundle / f"f{i}").touch() for i in range(4200)],
+        "files and folders: ",
     ),
     "a size below zero": (lambda bundle: _list(bundle, {"x": {**MADE_UP, "size": -1}}), "no size and SHA-256"),
-}  # fmt: skip
+}
 
 
 def _in_the_name(lab: Lab) -> None:

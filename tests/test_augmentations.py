@@ -218,8 +218,10 @@ def test_flip_crop_and_shift_only_move_what_is_there(seed):
 
 def test_flip_crop_mirrors_about_half():
     image = np.arange(100, dtype=np.uint8).reshape(1, 100, 1)
-    mirrored = [made("flip_crop", image, [], seed)[0, 50, 0] > made("flip_crop", image, [], seed)[0, 60, 0]
-                for seed in range(100)]  # fmt: skip
+    mirrored = [
+        made("flip_crop", image, [], seed)[0, 50, 0] > made("flip_crop", image, [], seed)[0, 60, 0]
+        for seed in range(100)
+    ]
     assert 30 < sum(mirrored) < 70
 
 

@@ -45,39 +45,69 @@ def plan_of(tiny_teacher: Path, store: Path):
     ("arguments", "error", "fix"),
     [
         (("--target", "rpy4"), "unknown target 'rpy4'", "did you mean 'rpi4'? choose one of: cpu-avx2"),
-        (("--target", "rpi4", "--task", "text-clasification"), "there is no task called 'text-clasification'",
-         "did you mean 'text-classification'?"),
+        (
+            ("--target", "rpi4", "--task", "text-clasification"),
+            "there is no task called 'text-clasification'",
+            "did you mean 'text-classification'?",
+        ),
         (("--target", "rpi4", "--loss", "respnse"), "there is no loss called 'respnse'", "did you mean 'response'?"),
-        (("--target", "rpi4", "--loss", "response=-1"), "--loss response=-1: '-1' is no positive weight",
-         "write --loss response=0.9"),
-        (("--target", "rpi4", "--student", "transfromer"), "there is no student called 'transfromer'",
-         "did you mean 'transformer'?"),
+        (
+            ("--target", "rpi4", "--loss", "response=-1"),
+            "--loss response=-1: '-1' is no positive weight",
+            "write --loss response=0.9",
+        ),
+        (
+            ("--target", "rpi4", "--student", "transfromer"),
+            "there is no student called 'transfromer'",
+            "did you mean 'transformer'?",
+        ),
         (("--target", "rpi4", "--memory-mib", "0"), "--memory-mib 0 makes no sense", "give a number from 0.01"),
         (("--target", "rpi4", "--memory-mib", "-3"), "--memory-mib -3 makes no sense", "give a number from 0.01"),
         (("--target", "rpi4", "--labels", "1"), "--labels 1 makes no sense", "give a number from 2"),
         (("--target", "rpi4", "--temperature", "0"), "--temperature 0 makes no sense", "give a number from 0.05"),
-        (("--target", "rpi4", "--golden", "mine"), "--golden 'mine' is unknown",
-         "choose one of: synthetic, test; or give a data file"),
-        (("--target", "rpi4", "--image-size", "32"), "--image-size means nothing to text-classification",
-         "leave it out, or name another --task"),
-        (("--target", "rpi4", "--task", "image-classification", "--max-tokens", "32"),
-         "--max-tokens means nothing to image-classification", "leave it out, or name another --task"),
-        (("--target", "rpi4", "--task", "time-series-classification", "--vocabulary", "32"),
-         "--vocabulary means nothing to time-series-classification", "leave it out, or name another --task"),
-        (("--target", "rpi4", "--student", "none", "--loss", "response"), "--loss means nothing with --student none",
-         "leave it out, or leave --student none out"),
-        (("--target", "rpi4", "--task", "feature-extraction"), "no family of students serves feature-extraction",
-         "compress the teacher itself: --student none"),
+        (
+            ("--target", "rpi4", "--golden", "mine"),
+            "--golden 'mine' is unknown",
+            "choose one of: synthetic, test; or give a data file",
+        ),
+        (
+            ("--target", "rpi4", "--image-size", "32"),
+            "--image-size means nothing to text-classification",
+            "leave it out, or name another --task",
+        ),
+        (
+            ("--target", "rpi4", "--task", "image-classification", "--max-tokens", "32"),
+            "--max-tokens means nothing to image-classification",
+            "leave it out, or name another --task",
+        ),
+        (
+            ("--target", "rpi4", "--task", "time-series-classification", "--vocabulary", "32"),
+            "--vocabulary means nothing to time-series-classification",
+            "leave it out, or name another --task",
+        ),
+        (
+            ("--target", "rpi4", "--student", "none", "--loss", "response"),
+            "--loss means nothing with --student none",
+            "leave it out, or leave --student none out",
+        ),
+        (
+            ("--target", "rpi4", "--task", "feature-extraction"),
+            "no family of students serves feature-extraction",
+            "compress the teacher itself: --student none",
+        ),
         (("--target", "rpi4", "--force", "int8"), "there is no quantizer called 'int8'", "choose one of: dynamic_int8"),
         (("--target", "gpu-t4", "--force", "dynamic_int8"), "has no kernels for what it writes", "choose one of: "),
         (("--target", "rpi4", "--min-agreement", "2"), "--min-agreement 2 makes no sense", "give a number from 0 to 1"),
         (("--target", "rpi4", "--max-drop", "-1"), "--max-drop -1 makes no sense", "give a number from 0 to 100"),
-        (("--target", "rpi4", "--teacher", "model.onnx"), "the teacher model.onnx is an ONNX file",
-         "give --student none, which compresses it as it is"),
+        (
+            ("--target", "rpi4", "--teacher", "model.onnx"),
+            "the teacher model.onnx is an ONNX file",
+            "give --student none, which compresses it as it is",
+        ),
         (("--target", "rpi4", "--bogus"), "No such option", "see `edgekd plan --help`"),
         (("--target", "missing.yaml"), "cannot read the target profile missing.yaml", "edgekd targets show rpi4"),
     ],
-)  # fmt: skip
+)
 def test_words_that_make_no_sense(store: Path, arguments: tuple[str, ...], error: str, fix: str) -> None:
     said = refused(2, "plan", *arguments)
     assert error in said[0]
@@ -106,17 +136,29 @@ def test_profile_with_unknown_and_absurd_values(tmp_path: Path, store: Path) -> 
         (b"text,label\n", "a.csv", "holds a header and no rows", "at least one row for each class"),
         (b"text,label\nhello,a\ncaf\xe9,b\n", "a.csv", "is not UTF-8: line 3 holds byte 0xe9", "iconv -f WINDOWS-1252"),
         (b"text,label\na,b,c\n", "a.csv", "line 2: 3 cells where the header names 2", "quote cells"),
-        (b"body,topic\nhello,a\n", "a.csv", "has no text column by a usual name; its columns are 'body', 'topic'",
-         "name it: --text-column body"),
+        (
+            b"body,topic\nhello,a\n",
+            "a.csv",
+            "has no text column by a usual name; its columns are 'body', 'topic'",
+            "name it: --text-column body",
+        ),
         (b'{"text": "a"\n', "a.jsonl", "line 1: not JSON", "one JSON object a line"),
         (b"PAR1 nonsense", "a.parquet", "is not a readable Parquet file", "write the file again"),
-        (b"text,label\n" + b"".join(b"row %d,same\n" % i for i in range(40)), "a.csv",
-         "training rows have one class, 'same'", "give rows of at least two classes"),
+        (
+            b"text,label\n" + b"".join(b"row %d,same\n" % i for i in range(40)),
+            "a.csv",
+            "training rows have one class, 'same'",
+            "give rows of at least two classes",
+        ),
         (b"text,label\n,a\n", "a.csv", "row 1: the text column 'text' holds ''", "remove rows without text"),
-        (b"text,label\n" + b"".join(b"row %d,%c\n" % (i, 97 + i % 2) for i in range(9)), "a.csv",
-         "training rows are left after splitting", "give more rows"),
+        (
+            b"text,label\n" + b"".join(b"row %d,%c\n" % (i, 97 + i % 2) for i in range(9)),
+            "a.csv",
+            "training rows are left after splitting",
+            "give more rows",
+        ),
     ],
-)  # fmt: skip
+)
 def test_data_that_cannot_be_used(plan_of, tmp_path: Path, content: bytes, name: str, error: str, fix: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
@@ -230,23 +272,51 @@ class _RunsCode:
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights", "model.save_pretrained"),
         (lambda folder: (folder / "config.json").unlink(), "cannot read", "give a folder saved by"),
-        (lambda folder: [path.unlink() for path in folder.glob("*ok*.json")] and (folder / "vocab.txt").unlink(),
-         "has no tokenizer", "save it beside the model"),
-        (lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
-         "are damaged: it is cut short", "fetch or save the file again"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt9"}'), "is a 'gpt9' model",
-         "give a teacher of one of these types: bert"),
-        (lambda folder: ((folder / "model.safetensors").unlink(),
-                         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_RunsCode()))),
-         "would run code when loaded: it calls posix.system", "do not load it"),
-        (_tokenizer_of_another, "do not belong together: the tokenizer has ids up to",
-         "save the tokenizer that the model was trained with beside it"),
-        (_shorter_vocabulary, "/config.json names a vocabulary of 300 tokens; the weights have embeddings of",
-         "take config.json and the weights from one and the same model"),
+        (
+            lambda folder: [path.unlink() for path in folder.glob("*ok*.json")] and (folder / "vocab.txt").unlink(),
+            "has no tokenizer",
+            "save it beside the model",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
+            "are damaged: it is cut short",
+            "fetch or save the file again",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "gpt9"}'),
+            "is a 'gpt9' model",
+            "give a teacher of one of these types: bert",
+        ),
+        (
+            lambda folder: (
+                (folder / "model.safetensors").unlink(),
+                (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_RunsCode())),
+            ),
+            "would run code when loaded: it calls posix.system",
+            "do not load it",
+        ),
+        (
+            _tokenizer_of_another,
+            "do not belong together: the tokenizer has ids up to",
+            "save the tokenizer that the model was trained with beside it",
+        ),
+        (
+            _shorter_vocabulary,
+            "/config.json names a vocabulary of 300 tokens; the weights have embeddings of",
+            "take config.json and the weights from one and the same model",
+        ),
     ],
-    ids=["no weights", "no config", "no tokenizer", "cut short", "unknown type", "pickle that runs code",
-         "another's tokenizer", "another's weights"],
-)  # fmt: skip
+    ids=[
+        "no weights",
+        "no config",
+        "no tokenizer",
+        "cut short",
+        "unknown type",
+        "pickle that runs code",
+        "another's tokenizer",
+        "another's weights",
+    ],
+)
 def test_teachers_that_cannot_be_used(
     tiny_teacher, tiny_data, tmp_path, store, no_children, break_it, error, fix
 ) -> None:

@@ -36,8 +36,17 @@ from edgekd.proof import receipts, versus
 from edgekd.proof.shipped import DataFile, device_at, open_bundle
 
 PI = {"arch": "aarch64", "cpu": "Raspberry Pi 4 Model B Rev 1.4", "microarch": "cortex-a72", "isa": ["asimd"]}
-SHAPE = {"width": 8, "depth": 1, "kernel": 3, "stride": 1, "separable": False, "dilated": False, "steps": 5,
-         "channels": 32, "classes": 4}  # fmt: skip
+SHAPE = {
+    "width": 8,
+    "depth": 1,
+    "kernel": 3,
+    "stride": 1,
+    "separable": False,
+    "dilated": False,
+    "steps": 5,
+    "channels": 32,
+    "classes": 4,
+}
 
 
 @pytest.fixture
@@ -58,8 +67,10 @@ def test_a_proof_lies_beside_its_bundle_and_holds_its_budgets(prove, tmp_path):
     assert proof.broken == ()
     assert (proof.well, proof.flips, proof.receipt.accuracy) == (True, 0, 1.0)
     assert {one.name: one.held for one in proof.budgets} == {
-        "memory": True, "median latency": True, "cold start": True,
-    }  # fmt: skip
+        "memory": True,
+        "median latency": True,
+        "cold start": True,
+    }
     assert [receipt.digest for _, receipt in receipts.read_all(tmp_path / "tiny-here")[0]] == [proof.receipt.digest]
     assert json.dumps(proof.as_dict())
     assert open_bundle(tmp_path / "tiny-here"), "nothing was written into the bundle"
@@ -183,8 +194,9 @@ OTHERS = {
 
 @pytest.mark.parametrize("board", OTHERS.values(), ids=OTHERS)
 def test_what_calibrates_nothing(prove, tmp_path, board):
-    bundle = make_bundle(tmp_path / "tiny-rpi4", fit={"chosen": {"shape": SHAPE}}, arch="aarch64",
-                         microarch="cortex-a72")  # fmt: skip
+    bundle = make_bundle(
+        tmp_path / "tiny-rpi4", fit={"chosen": {"shape": SHAPE}}, arch="aarch64", microarch="cortex-a72"
+    )
     assert prove(Board(latency_ms=0.04, **board), bundle).calibrates == ""
     assert calibration.load(tmp_path / "store", "cortex-a72") == ()
 
@@ -298,9 +310,14 @@ TARGET = load_profile("rpi4").as_dict()
 
 @pytest.mark.parametrize(
     ("words", "name"),
-    [("local", "local"), ("qemu", "qemu:cortex-a72"), ("qemu:cortex-a53", "qemu:cortex-a53"),
-     ("guest", "guest:cortex-a72"), ("ssh://pi@board:22", "ssh://pi@board:22")],
-)  # fmt: skip
+    [
+        ("local", "local"),
+        ("qemu", "qemu:cortex-a72"),
+        ("qemu:cortex-a53", "qemu:cortex-a53"),
+        ("guest", "guest:cortex-a72"),
+        ("ssh://pi@board:22", "ssh://pi@board:22"),
+    ],
+)
 def test_a_device_by_its_words(words, name):
     found, device = device_at(words, TARGET)
     assert found == name
@@ -383,8 +400,13 @@ def test_by_hand_a_board_without_packages_is_told_what_to_install(carried, missi
     (tmp_path / "bare" / f"{missing}.py").write_text(
         f"raise ModuleNotFoundError(\"No module named '{missing}'\", name='{missing}')"
     )
-    done = subprocess.run([sys.executable, "-B", carried / "bench"], capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(tmp_path / "bare")})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-B", carried / "bench"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "bare")},
+    )
     assert (done.returncode, done.stdout) == (7, "")
     assert done.stderr == f"FAILED  No module named '{missing}': install numpy and onnxruntime >=1.17,<2\n"
 

@@ -34,9 +34,15 @@ def test_a_speed_is_of_processes():
     assert wild[0] < 0.5 < 2 < wild[1], "three processes that differ show nothing"
 
 
-@pytest.mark.parametrize(("controls", "taken", "unstable"), [
-    ([1.0], 1, False), ([1.05, 1.005], 2, False), ([0.9, 1.05, 1.02], 3, True), ([1.05, 1.05, 1.05, 1.0], 3, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("controls", "taken", "unstable"),
+    [
+        ([1.0], 1, False),
+        ([1.05, 1.005], 2, False),
+        ([0.9, 1.05, 1.02], 3, True),
+        ([1.05, 1.05, 1.05, 1.0], 3, True),
+    ],
+)
 def test_an_unstable_run_is_measured_again_but_not_for_ever(controls, taken, unstable):
     left = iter(controls)
     figures, tries = until_stable(lambda: run_of(next(left)), 3)
@@ -57,8 +63,14 @@ def kept(control):
         name: one | {"fidelity": {"value": 0.9, "interval": [0.8, 1.0]}, "size_mib": 5.0}
         for name, one in run_of(control).items()
     }
-    model = {"lengths": {"128": figures}, "not_run": {"another": "not run: no"}, "build_s": 60.0, "recipe": "int8",
-             "trials": 3, "rows": {"selection": 77, "test": 24}}  # fmt: skip
+    model = {
+        "lengths": {"128": figures},
+        "not_run": {"another": "not run: no"},
+        "build_s": 60.0,
+        "recipe": "int8",
+        "trials": 3,
+        "rows": {"selection": 77, "test": 24},
+    }
     memory = [{"rows": count, "peak_rss_mib": 500.0} for count in (20, 100)]
     setting = dataclasses.asdict(QUICK)
     said = {"models": {"MiniLM-L6": model}, "calibration": memory, "setting": setting, "target": "cpu-avx2"}

@@ -54,8 +54,14 @@ def footprint(job: Path, before: Callable[[], object]) -> subprocess.CompletedPr
 
 
 def job_of(model: Path, inputs: Path, to: Path) -> Path:
-    said = {"mode": "footprint", "model": str(model), "inputs": [str(inputs)], "threads": 1, "started": 0.0,
-            "provider": "CPUExecutionProvider"}  # fmt: skip
+    said = {
+        "mode": "footprint",
+        "model": str(model),
+        "inputs": [str(inputs)],
+        "threads": 1,
+        "started": 0.0,
+        "provider": "CPUExecutionProvider",
+    }
     to.write_text(json.dumps(said), encoding="utf-8")
     return to
 
@@ -66,8 +72,10 @@ def test_what_ships_runs_within_its_budget_and_the_import_baseline(tiny_bundle: 
     report = json.loads((tiny_bundle / "report.json").read_text(encoding="utf-8"))
     manifest = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
     ids = np.full((1, 32), 7, dtype=np.int64)
-    pack([{"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}],
-         tmp_path / "inputs.npz")  # fmt: skip
+    pack(
+        [{"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}],
+        tmp_path / "inputs.npz",
+    )
     job = job_of(tiny_bundle / verify.model_files(manifest)[0], tmp_path / "inputs.npz", tmp_path / "job.json")
     free = footprint(job, lambda: None)
     baseline = json.loads(free.stdout)["baseline_mib"]
@@ -102,8 +110,20 @@ def test_a_budget_below_the_runtimes_own_is_refused_before_anything_is_trained(
     tiny_teacher: Path, tiny_data: Path, tmp_path: Path, no_children: None
 ) -> None:
     store = tmp_path / "store"
-    done = invoke("build", "--target", loose_target(tmp_path), "--teacher", tiny_teacher, "--data", tiny_data,
-               "--memory-mib", "3", "--out", tmp_path / "out", env={"EDGEKD_STORE": str(store)})  # fmt: skip
+    done = invoke(
+        "build",
+        "--target",
+        loose_target(tmp_path),
+        "--teacher",
+        tiny_teacher,
+        "--data",
+        tiny_data,
+        "--memory-mib",
+        "3",
+        "--out",
+        tmp_path / "out",
+        env={"EDGEKD_STORE": str(store)},
+    )
     assert done.returncode == 3, done.stderr
     assert "budget 3 MiB of memory; the smallest transformer with 3 classes and " in done.stderr
     assert "packed copies" in done.stderr

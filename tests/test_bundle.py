@@ -35,11 +35,27 @@ def verify(folder: Path, *, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_layout(tiny_bundle: Path) -> None:
     present = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
     assert present >= {
-        "manifest.json", "config.json", "tokenizer.json", "tokenizer_config.json", "golden/inputs.npz",
-        "golden/expected.npz", "golden/golden.json", "report.html", "report.md", "report.json", "provenance.json",
-        "README.md", "LICENSES/TEACHER.txt", "LICENSES/DATA.txt", "verify.py",
-        "bench/__main__.py", "bench/runner.py", "bench/machine.py", "bench/programs.py", "bench/forward.py",
-    }  # fmt: skip
+        "manifest.json",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "golden/inputs.npz",
+        "golden/expected.npz",
+        "golden/golden.json",
+        "report.html",
+        "report.md",
+        "report.json",
+        "provenance.json",
+        "README.md",
+        "LICENSES/TEACHER.txt",
+        "LICENSES/DATA.txt",
+        "verify.py",
+        "bench/__main__.py",
+        "bench/runner.py",
+        "bench/machine.py",
+        "bench/programs.py",
+        "bench/forward.py",
+    }
     assert len([name for name in present if name.startswith("onnx/")]) == 1
     manifest = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
     assert set(manifest["artifact"]["files"]) | set(manifest["evidence"]["files"]) == present - {"manifest.json"}
@@ -70,11 +86,13 @@ def _flip(path: Path) -> None:
         (lambda folder: (folder / "extra.py").write_text("x"), "extra.py: not part of the bundle"),
         (lambda folder: (folder / ".hidden").write_text("x"), ".hidden: not part of the bundle"),
         (lambda folder: (folder / "report.md").write_text("all is well"), "report.md: "),
-        (lambda folder: ((folder / "README.md").unlink(), (folder / "README.md").symlink_to("report.md")),
-         "README.md: a link, folder or device"),
+        (
+            lambda folder: ((folder / "README.md").unlink(), (folder / "README.md").symlink_to("report.md")),
+            "README.md: a link, folder or device",
+        ),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be used"),
     ],
-)  # fmt: skip
+)
 def test_tampering_is_seen(tiny_bundle: Path, tmp_path: Path, tamper: Callable[[Path], object], words: str) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_bundle, copy)
@@ -155,11 +173,13 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
             file.parent.mkdir(parents=True)
             write(file)
         plan = SimpleNamespace(
-            task="text-classification", golden="test", seed=0,
+            task="text-classification",
+            golden="test",
+            seed=0,
             student=SimpleNamespace(survey=SimpleNamespace(max_size=9)),
             teacher=SimpleNamespace(name="t", licence="none", folder=""),
             data=SimpleNamespace(name="d", licence="none", source=""),
-        )  # fmt: skip
+        )
         rows = tuple(SimpleNamespace(input=length) for length in (3, 5, 1))
         splits = SimpleNamespace(test=rows, golden=(), known=rows)
         out = tmp_path / "fresh"

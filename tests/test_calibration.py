@@ -21,9 +21,7 @@ def model(tmp_path_factory):
 
 
 def ranges(model, rows, folder, *, method="minmax", percentile=99.0, operators=("MatMul",), first=1000):
-    file = calibrate(
-        model, rows, rows=first, method=method, percentile=percentile, operators=operators, folder=folder
-    )  # fmt: skip
+    file = calibrate(model, rows, rows=first, method=method, percentile=percentile, operators=operators, folder=folder)
     found = load_tensors_data(file)
     return {name: tuple(float(value) for value in found[name].range_value) for name in found}
 
@@ -58,8 +56,9 @@ def test_a_percentile_is_that_of_all_values(percentile, tmp_path):
     relu_model(tmp_path / "model.onnx")
     rows = samples(*[7, 50] * 20)
     values = np.concatenate([row["x"].ravel() for row in rows])
-    low, high = ranges(tmp_path / "model.onnx", rows, tmp_path, method="percentile", percentile=percentile,
-                       operators=["Relu"])["x"]  # fmt: skip
+    low, high = ranges(
+        tmp_path / "model.onnx", rows, tmp_path, method="percentile", percentile=percentile, operators=["Relu"]
+    )["x"]
     width = float(2 * np.abs(values).max() / _BINS)
     rest = (100 - percentile) / 2
     assert low == pytest.approx(np.percentile(values, rest), abs=2 * width)

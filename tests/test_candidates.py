@@ -17,9 +17,13 @@ from edgekd.compression.choose import Trial, best_so_far, choose, pareto, recipe
 from edgekd.core.errors import UsageError
 
 TARGET = profile(
-    memory_mib=32.0, artifact_mib=16.0, latency_ms=10.0, max_drop_points=1.0, min_teacher_agreement=0.9,
+    memory_mib=32.0,
+    artifact_mib=16.0,
+    latency_ms=10.0,
+    max_drop_points=1.0,
+    min_teacher_agreement=0.9,
     recipes=["float32", "dynamic_int8", "static_int8"],
-)  # fmt: skip
+)
 PLACES = [(f"place {number}", (f"node{number}",)) for number in range(1, 7)]
 
 
@@ -69,7 +73,7 @@ def test_fp32_comes_first_and_a_forced_recipe_is_tried():
         # surely faster: the lower end of its interval decides
         ([trial(), poor("dynamic_int8", 1.05, speed_interval=(0.98, 1.1))], []),
     ],
-)  # fmt: skip
+)
 def test_what_is_worth_mending(trials, names):
     assert [one.name for one in worth_mending(trials, TARGET)] == names
 

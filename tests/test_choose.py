@@ -12,8 +12,12 @@ from edgekd.core import errors
 from edgekd.core.violations import ERRORS, Violation
 
 BUDGETS = {
-    "memory_mib": 32.0, "artifact_mib": 16.0, "latency_ms": 10.0, "max_drop_points": 1.0, "min_teacher_agreement": 0.8,
-}  # fmt: skip
+    "memory_mib": 32.0,
+    "artifact_mib": 16.0,
+    "latency_ms": 10.0,
+    "max_drop_points": 1.0,
+    "min_teacher_agreement": 0.8,
+}
 HERE, ELSEWHERE = profile(**BUDGETS), elsewhere(**BUDGETS)
 
 
@@ -39,33 +43,72 @@ SMALLER = "make it smaller (--vocabulary, --image-size), or raise the budget in 
     ("trials", "recipe", "why", "passed_over"),
     [
         ([trial()], "float32", "no quantized variant is both allowed and faster", {}),
-        ([trial(), int8(drop_points=0.4)], "dynamic_int8", "2.00x the speed of fp32 at +0.4 points lost",
-         {"float32": "2.00x slower than dynamic_int8"}),
-        ([trial(), int8(drop_points=-0.3), static()], "dynamic_int8", "2.00x the speed of fp32 at -0.3 points lost",
-         {"float32": "2.00x slower than dynamic_int8", "static_int8": "1.33x slower than dynamic_int8"}),
+        (
+            [trial(), int8(drop_points=0.4)],
+            "dynamic_int8",
+            "2.00x the speed of fp32 at +0.4 points lost",
+            {"float32": "2.00x slower than dynamic_int8"},
+        ),
+        (
+            [trial(), int8(drop_points=-0.3), static()],
+            "dynamic_int8",
+            "2.00x the speed of fp32 at -0.3 points lost",
+            {"float32": "2.00x slower than dynamic_int8", "static_int8": "1.33x slower than dynamic_int8"},
+        ),
         # slower int8 never ships while fp32 may, nor an equally fast one
-        ([trial(), int8(speed=0.8)], "float32", "no quantized variant is both allowed and faster",
-         {"dynamic_int8": "1.25x slower than float32"}),
-        ([int8(speed=1.0), trial()], "float32", "no quantized variant is both allowed and faster",
-         {"dynamic_int8": "1.00x slower than float32"}),
+        (
+            [trial(), int8(speed=0.8)],
+            "float32",
+            "no quantized variant is both allowed and faster",
+            {"dynamic_int8": "1.25x slower than float32"},
+        ),
+        (
+            [int8(speed=1.0), trial()],
+            "float32",
+            "no quantized variant is both allowed and faster",
+            {"dynamic_int8": "1.00x slower than float32"},
+        ),
         # below a floor never ships, however fast
-        ([trial(), int8(drop_points=1.1)], "float32", "no quantized variant is both allowed and faster",
-         {"dynamic_int8": "loses 1.1 points > 1 allowed"}),
-        ([trial(), int8(agreement=0.799), static()], "static_int8", "1.50x the speed of fp32 at +0.0 points lost",
-         {"dynamic_int8": "agreement with the teacher 79.9% < 80.0%", "float32": "1.50x slower than static_int8"}),
-        ([trial(), int8(drop_points=1.0, agreement=0.8)], "dynamic_int8", "2.00x the speed of fp32 at +1.0 points lost",
-         {"float32": "2.00x slower than dynamic_int8"}),
+        (
+            [trial(), int8(drop_points=1.1)],
+            "float32",
+            "no quantized variant is both allowed and faster",
+            {"dynamic_int8": "loses 1.1 points > 1 allowed"},
+        ),
+        (
+            [trial(), int8(agreement=0.799), static()],
+            "static_int8",
+            "1.50x the speed of fp32 at +0.0 points lost",
+            {"dynamic_int8": "agreement with the teacher 79.9% < 80.0%", "float32": "1.50x slower than static_int8"},
+        ),
+        (
+            [trial(), int8(drop_points=1.0, agreement=0.8)],
+            "dynamic_int8",
+            "2.00x the speed of fp32 at +1.0 points lost",
+            {"float32": "2.00x slower than dynamic_int8"},
+        ),
         # fp32 over a budget while int8 fits
-        ([trial(peak_rss_mib=33.0), int8()], "dynamic_int8",
-         "fits the budgets, which fp32 does not, at 2.00x the speed of fp32", {"float32": "peak memory 33.0 MiB > 32"}),
-        ([trial(artifact_mib=17.0, latency_ms=11.0), int8(speed=0.9)], "dynamic_int8",
-         "fits the budgets, which fp32 does not, at 0.90x the speed of fp32",
-         {"float32": "file 17.0 MiB > 16; latency 11.00 ms > 10"}),
+        (
+            [trial(peak_rss_mib=33.0), int8()],
+            "dynamic_int8",
+            "fits the budgets, which fp32 does not, at 2.00x the speed of fp32",
+            {"float32": "peak memory 33.0 MiB > 32"},
+        ),
+        (
+            [trial(artifact_mib=17.0, latency_ms=11.0), int8(speed=0.9)],
+            "dynamic_int8",
+            "fits the budgets, which fp32 does not, at 0.90x the speed of fp32",
+            {"float32": "file 17.0 MiB > 16; latency 11.00 ms > 10"},
+        ),
         # a recipe that failed is told, and does not count
-        ([trial(), int8(failed="quantized nothing", speed=99.0)], "float32",
-         "no quantized variant is both allowed and faster", {"dynamic_int8": "failed: quantized nothing"}),
+        (
+            [trial(), int8(failed="quantized nothing", speed=99.0)],
+            "float32",
+            "no quantized variant is both allowed and faster",
+            {"dynamic_int8": "failed: quantized nothing"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_ships(trials, recipe, why, passed_over):
     choice = choose(trials, HERE)
     assert (choice.name, choice.why, choice.passed_over) == (recipe, why, passed_over)
@@ -76,17 +119,31 @@ def test_what_ships(trials, recipe, why, passed_over):
     [
         ([trial(peak_rss_mib=40.0)], errors.OverMemory, 3, "float32 peak memory 40.0 MiB > 32", SMALLER),
         ([trial(latency_ms=10.5)], errors.OverLatency, 4, "float32 latency 10.50 ms > 10", FASTER),
-        ([trial(agreement=0.5)], errors.BelowAccuracy, 5, "float32 agreement with the teacher 50.0% < 80.0%",
-         TRAIN_MORE),
+        (
+            [trial(agreement=0.5)],
+            errors.BelowAccuracy,
+            5,
+            "float32 agreement with the teacher 50.0% < 80.0%",
+            TRAIN_MORE,
+        ),
         ([trial(artifact_mib=16.1)], errors.ArtifactTooLarge, 6, "float32 file 16.1 MiB > 16", SMALLER),
         # the variant with the fewest violations decides
-        ([trial(peak_rss_mib=40.0, artifact_mib=20.0), int8(drop_points=3.0)], errors.BelowAccuracy, 5,
-         "dynamic_int8 loses 3.0 points > 1 allowed; float32 peak memory 40.0 MiB > 32; file 20.0 MiB > 16",
-         TRAIN_MORE),
-        ([trial(peak_rss_mib=40.0), static(failed="no rows")], errors.OverMemory, 3,
-         "float32 peak memory 40.0 MiB > 32; static_int8 failed: no rows", SMALLER),
+        (
+            [trial(peak_rss_mib=40.0, artifact_mib=20.0), int8(drop_points=3.0)],
+            errors.BelowAccuracy,
+            5,
+            "dynamic_int8 loses 3.0 points > 1 allowed; float32 peak memory 40.0 MiB > 32; file 20.0 MiB > 16",
+            TRAIN_MORE,
+        ),
+        (
+            [trial(peak_rss_mib=40.0), static(failed="no rows")],
+            errors.OverMemory,
+            3,
+            "float32 peak memory 40.0 MiB > 32; static_int8 failed: no rows",
+            SMALLER,
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(trials, error, exit_code, message, fix):
     with pytest.raises(error) as refusal:
         choose(trials, HERE)
@@ -102,26 +159,40 @@ def test_a_latency_from_another_architecture_refuses_nothing():
 
 def test_each_budget_has_an_error_with_an_exit_code_of_its_own_kind():
     assert {budget: error.exit_code for budget, error in ERRORS.items()} == {
-        "memory_mib": 3, "artifact_mib": 6, "latency_ms": 4, "cold_start_ms": 4, "max_drop_points": 5,
+        "memory_mib": 3,
+        "artifact_mib": 6,
+        "latency_ms": 4,
+        "cold_start_ms": 4,
+        "max_drop_points": 5,
         "min_teacher_agreement": 5,
-    }  # fmt: skip
+    }
     assert set(ERRORS) <= set(HERE.as_dict())
 
 
-@pytest.mark.parametrize(("budget", "kind", "refuses"), [
-    ("memory_mib", "predicted", True), ("latency_ms", "predicted", False), ("latency_ms", "measured", True),
-    ("min_speedup", "measured", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("budget", "kind", "refuses"),
+    [
+        ("memory_mib", "predicted", True),
+        ("latency_ms", "predicted", False),
+        ("latency_ms", "measured", True),
+        ("min_speedup", "measured", False),
+    ],
+)
 def test_no_words_decide_whether_a_violation_refuses(budget, kind, refuses):
     assert Violation(budget, 2.0, 1.0, kind, " predicted memory artifact").refuses is refuses
 
 
 near = st.sampled_from([0.5, 0.9, 1.0, 1.1, 2.0])  # of a budget
 trials = st.builds(
-    Trial, name=st.just("float32"), agreement=st.sampled_from([0.7, 0.8, 0.9]),
-    drop_points=st.sampled_from([-1.0, 0.0, 1.0, 2.0]), speed=near, latency_ms=near.map(lambda n: 10 * n),
-    peak_rss_mib=near.map(lambda n: 32 * n), artifact_mib=near.map(lambda n: 16 * n),
-)  # fmt: skip
+    Trial,
+    name=st.just("float32"),
+    agreement=st.sampled_from([0.7, 0.8, 0.9]),
+    drop_points=st.sampled_from([-1.0, 0.0, 1.0, 2.0]),
+    speed=near,
+    latency_ms=near.map(lambda n: 10 * n),
+    peak_rss_mib=near.map(lambda n: 32 * n),
+    artifact_mib=near.map(lambda n: 16 * n),
+)
 
 
 @fast
@@ -198,8 +269,10 @@ def test_of_variants_that_timing_cannot_tell_apart_the_most_accurate_ships():
     careful = static(speed=1.95, speed_interval=(1.85, 2.05), drop_points=0.1)
     plain = trial(speed_interval=(0.99, 1.01))
     for one, other in ((2.0, 1.95), (1.95, 2.0)):  # whichever the clock favours
-        pair = [int8(speed=one, speed_interval=(one - 0.1, one + 0.1), drop_points=0.8),
-                static(speed=other, speed_interval=(other - 0.1, other + 0.1), drop_points=0.1)]  # fmt: skip
+        pair = [
+            int8(speed=one, speed_interval=(one - 0.1, one + 0.1), drop_points=0.8),
+            static(speed=other, speed_interval=(other - 0.1, other + 0.1), drop_points=0.1),
+        ]
         assert choose([plain, *pair], HERE).name == "static_int8"
     choice = choose([plain, quick, careful], HERE)
     assert choice.passed_over["dynamic_int8"] == "not surely faster than static_int8, nor more accurate"

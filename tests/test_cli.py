@@ -18,11 +18,16 @@ from edgekd.cli import COMMANDS, cli
 
 GOLDEN = Path(__file__).parent / "golden"
 HELP = {
-    "help": ("--help",), "help-build": ("build", "--help"), "help-plan": ("plan", "--help"),
-    "help-targets": ("targets", "--help"), "help-verify": ("verify", "--help"), "help-report": ("report", "--help"),
-    "help-keygen": ("keygen", "--help"), "help-label": ("label", "--help"),
+    "help": ("--help",),
+    "help-build": ("build", "--help"),
+    "help-plan": ("plan", "--help"),
+    "help-targets": ("targets", "--help"),
+    "help-verify": ("verify", "--help"),
+    "help-report": ("report", "--help"),
+    "help-keygen": ("keygen", "--help"),
+    "help-label": ("label", "--help"),
     "targets-show-rpi4": ("targets", "show", "rpi4"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HELP)
@@ -144,8 +149,14 @@ def test_sigterm_ends_as_ctrl_c_does_and_leaves_no_temporary_folder(tmp_path):
         "cli.main()\n"
     )
     for arguments, words in (((), ""), (("--json",), '"exit": 143')):
-        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60,
-                              check=False, env=os.environ | {"TMPDIR": str(tmp_path / "temporary")})  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
+        )
         assert done.returncode == 143
         assert words in done.stdout
         assert "Traceback" not in done.stderr

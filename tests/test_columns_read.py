@@ -99,8 +99,11 @@ def test_the_plan_says_it_in_text_and_in_json(tmp_path, monkeypatch):
     assert "          columns: 'text' as input, 'label' as label; left out: 'id', 'lang'\n" in shown.stdout
     as_json = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
     assert as_json["plan"]["data"]["columns"] == {
-        "input": "text", "label": "label", "left_out": ["id", "lang"], "n_left_out": 2,
-    }  # fmt: skip
+        "input": "text",
+        "label": "label",
+        "left_out": ["id", "lang"],
+        "n_left_out": 2,
+    }
     texts(tmp_path).write_text(texts(tmp_path).read_text().replace("lang", "language"))
     other = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
     assert other["plan"]["data"]["columns"]["left_out"] == ["id", "language"]

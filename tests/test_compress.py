@@ -18,9 +18,13 @@ from edgekd.core.model import Model
 from edgekd.core.protocols import Quiet
 
 TARGET = profile(
-    memory_mib=32.0, artifact_mib=16.0, latency_ms=10.0, max_drop_points=1.0, min_teacher_agreement=0.9,
+    memory_mib=32.0,
+    artifact_mib=16.0,
+    latency_ms=10.0,
+    max_drop_points=1.0,
+    min_teacher_agreement=0.9,
     recipes=["float32", "dynamic_int8", "static_int8"],
-)  # fmt: skip
+)
 PLACES = [(f"place {number}", (f"node{number}",)) for number in range(1, 9)]
 
 
@@ -132,8 +136,9 @@ def test_what_cannot_be_mended_ends(search, tmp_path):
 def test_other_settings_come_before_layers_in_float(search, monkeypatch, tmp_path):
     better = Candidate("static_int8", (("method", "percentile"),))
     worse = Candidate("static_int8", (("method", "entropy"),))
-    monkeypatch.setattr(compress.candidates, "settings",
-                        lambda base, target: [worse, better] if base.recipe == "static_int8" else [])  # fmt: skip
+    monkeypatch.setattr(
+        compress.candidates, "settings", lambda base, target: [worse, better] if base.recipe == "static_int8" else []
+    )
 
     def says(candidate):
         if candidate == better:
@@ -194,8 +199,15 @@ def test_a_recipe_that_fails_is_noted_and_fp32_must_not(search, tmp_path):
 
 
 def test_a_trial_survives_the_disk(search, tmp_path):
-    whole = trial("static_int8-float1", 1.5, agreement_interval=(0.9, 0.99), drop_interval=(-0.5, 0.5),
-                  speed_interval=(1.4, 1.6), kept=("node1",), said="in float: place 1")  # fmt: skip
+    whole = trial(
+        "static_int8-float1",
+        1.5,
+        agreement_interval=(0.9, 0.99),
+        drop_interval=(-0.5, 0.5),
+        speed_interval=(1.4, 1.6),
+        kept=("node1",),
+        said="in float: place 1",
+    )
     one, _ = search(well)
     one.trials = {whole.name: whole}
     one.note(stopped="interrupted")

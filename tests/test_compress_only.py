@@ -53,8 +53,19 @@ def test_an_onnx_file_goes_the_same_way(
     (folder / "onnx").mkdir()
     shutil.copyfile(exported / "model.onnx", folder / "onnx" / "model.onnx")
     out = tmp_path / "bundle"
-    done = run("build", "--target", target, *EMBEDDINGS, "--teacher", folder / "onnx" / "model.onnx", "--data", rows,
-               "--out", out, "--json")  # fmt: skip
+    done = run(
+        "build",
+        "--target",
+        target,
+        *EMBEDDINGS,
+        "--teacher",
+        folder / "onnx" / "model.onnx",
+        "--data",
+        rows,
+        "--out",
+        out,
+        "--json",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = report(out)["summary"]
     assert summary["metric"] == "cosine"
@@ -67,8 +78,9 @@ def test_an_onnx_file_goes_the_same_way(
 def test_a_search_that_the_user_ends_ships_its_best_and_goes_on_later(
     tiny_teacher: Path, rows: Path, target: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = Options(str(target), task="feature-extraction", student="none", teacher=str(tiny_teacher),
-                      data=str(rows), max_drop=30.0)  # fmt: skip
+    options = Options(
+        str(target), task="feature-extraction", student="none", teacher=str(tiny_teacher), data=str(rows), max_drop=30.0
+    )
     plan, splits = make_plan(options)
     honest, asked = Judge.trial, []
 

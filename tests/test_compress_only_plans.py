@@ -110,13 +110,21 @@ def test_labels_are_no_need(classifier: Path, without_labels: Path, store: Path)
 @pytest.mark.parametrize(
     ("option", "value", "flag"),
     [
-        ("losses", ("response=1",), "--loss"), ("epochs", 3, "--epochs"), ("tries", 2, "--try"), ("exit", 1, "--exit"),
-        ("augmentations", ("word_swap",), "--augment"), ("evidence", 3, "--evidence"), ("patience", 3, "--patience"),
-        ("temperature", 2.0, "--temperature"), ("learning_rate", 1e-3, "--learning-rate"),
+        ("losses", ("response=1",), "--loss"),
+        ("epochs", 3, "--epochs"),
+        ("tries", 2, "--try"),
+        ("exit", 1, "--exit"),
+        ("augmentations", ("word_swap",), "--augment"),
+        ("evidence", 3, "--evidence"),
+        ("patience", 3, "--patience"),
+        ("temperature", 2.0, "--temperature"),
+        ("learning_rate", 1e-3, "--learning-rate"),
         ("min_speedup", 5.0, "--min-speedup"),
-        ("vocabulary", 900, "--vocabulary"), ("labels", 100, "--labels"), ("image_size", 32, "--image-size"),
+        ("vocabulary", 900, "--vocabulary"),
+        ("labels", 100, "--labels"),
+        ("image_size", 32, "--image-size"),
     ],
-)  # fmt: skip
+)
 def test_options_of_students_mean_nothing(store: Path, option: str, value: object, flag: str) -> None:
     said = refused(UsageError, Path("anything"), Path("anything"), **{option: value})
     assert said.message == (
@@ -150,13 +158,15 @@ def test_labels_that_the_teacher_does_not_know(classifier: Path, tmp_path: Path,
     ("values", "message", "fix"),
     [
         ({"force": "dynamic_int4"}, "there is no quantizer called 'dynamic_int4'", "did you mean 'dynamic_int8'?"),
-        ({"force": "float16"},
-         "--force float16: the CPUExecutionProvider of cpu-vnni has no kernels for what it writes",
-         "choose one of: dynamic_int8, "),
+        (
+            {"force": "float16"},
+            "--force float16: the CPUExecutionProvider of cpu-vnni has no kernels for what it writes",
+            "choose one of: dynamic_int8, ",
+        ),
         ({"min_agreement": 1.5}, "--min-agreement 1.5 makes no sense", "give a number from 0 to 1"),
         ({"max_drop": -1}, "--max-drop -1 makes no sense", "give a number from 0 to 100"),
     ],
-)  # fmt: skip
+)
 def test_floors_and_force(store: Path, values: dict[str, object], message: str, fix: str) -> None:
     said = refused(UsageError, Path("anything"), Path("anything"), **values)
     assert said.message == message
@@ -229,9 +239,17 @@ def test_imagenets_own_head(tmp_path: Path, store: Path) -> None:
 @pytest.mark.parametrize("demo", [True, False])
 def test_default_data_of_another_models_classes(tiny_data: Path, demo: bool) -> None:
     asked = partial(
-        read_splits, make("tasks", "text-classification"), str(tiny_data), unlabelled=None, calibration=None,
-        labels=None, seed=0, known=("cat", "dog"), outputs=0, compressed=True,
-    )  # fmt: skip
+        read_splits,
+        make("tasks", "text-classification"),
+        str(tiny_data),
+        unlabelled=None,
+        calibration=None,
+        labels=None,
+        seed=0,
+        known=("cat", "dog"),
+        outputs=0,
+        compressed=True,
+    )
     if not demo:
         with pytest.raises(DataError, match="labels that the teacher does not know: 'animal', 'colour', 'food'"):
             asked(demo=False)
@@ -315,9 +333,10 @@ def test_sizes_stay_sober() -> None:
 
 def test_given_splits_stay() -> None:
     made = {
-        "train": rows(90, labels="ab"), "validation": rows(12, start=100, labels="ab"),
+        "train": rows(90, labels="ab"),
+        "validation": rows(12, start=100, labels="ab"),
         "test": rows(20, start=200, labels="ab") + rows(3, start=300),
-    }  # fmt: skip
+    }
     splits = split_untrained(made, seed=0, classes="ab")
     assert list(splits.selection) == made["validation"]
     assert list(splits.test) == made["test"][:20]

@@ -123,9 +123,20 @@ MODELS = {
     "vit": lambda: transformers.ViTForImageClassification(
         transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, **BERT)
     ).eval(),
-    "conv1d": lambda: make("students", "conv1d", width=8, depth=2, kernel=3, stride=2, separable=False, dilated=True,
-                           steps=32, channels=1, classes=3).random(),
-}  # fmt: skip
+    "conv1d": lambda: make(
+        "students",
+        "conv1d",
+        width=8,
+        depth=2,
+        kernel=3,
+        stride=2,
+        separable=False,
+        dilated=True,
+        steps=32,
+        channels=1,
+        classes=3,
+    ).random(),
+}
 INPUTS = {
     "vit": lambda: {"pixel_values": torch.randn(5, 3, 8, 8)},
     "conv1d": lambda: {"past_values": torch.randn(5, 32, 1)},
@@ -176,8 +187,10 @@ def test_a_handful_of_lucky_answers_is_no_threshold():
 def test_what_is_promised_is_held_out():
     """Certainty says nothing of being right: whatever half is looked at, no threshold comes through the other."""
     draw = np.random.default_rng(0)
-    found = [confidence.suggest_threshold(draw.random(200), (draw.random(200) < 0.9).astype(float), seed=seed)
-             for seed in range(50)]  # fmt: skip
+    found = [
+        confidence.suggest_threshold(draw.random(200), (draw.random(200) < 0.9).astype(float), seed=seed)
+        for seed in range(50)
+    ]
     assert sum(one is not None for one in found) <= 2
     certain = draw.random(4000)
     correct = (draw.random(4000) < certain).astype(float)  # calibrated: right as often as it says
@@ -251,8 +264,13 @@ def test_without_evidence_it_says_how_to_get_some():
 
 def test_a_suggestion_in_words():
     figure = {"value": 0.8, "interval": (0.75, 0.85)}
-    said = {"suggestion": {"threshold": 0.61, "coverage": 0.82, "accuracy": 0.951}, "judged_by": "labels",
-            "wanted": 0.95, "coverage": figure, "accuracy": figure | {"value": 0.94}}  # fmt: skip
+    said = {
+        "suggestion": {"threshold": 0.61, "coverage": 0.82, "accuracy": 0.951},
+        "judged_by": "labels",
+        "wanted": 0.95,
+        "coverage": figure,
+        "accuracy": figure | {"value": 0.94},
+    }
     assert confidence.threshold_says(said, 0.88, 400) == (
         "Suggested: answer where the top class's probability is at least 0.610. That is 80.0% (75.0 to 85.0) of the "
         "held-out samples, and 94.0% (75.0 to 85.0) of those answers are right; of all answers 88.0% are. "

@@ -128,8 +128,14 @@ def test_lite_models_are_shapes() -> None:
         channels = sum(one.outputs for one in shape.convolutions)
         assert (shape.work(side).weights + channels) / 1e6 == pytest.approx(millions, abs=0.01)
     assert [block.project.outputs for block in Convnet(224, 3, 1000).blocks if block.first] == [
-        16, 24, 40, 80, 112, 192, 320
-    ]  # fmt: skip
+        16,
+        24,
+        40,
+        80,
+        112,
+        192,
+        320,
+    ]
 
 
 @pytest.mark.parametrize("survey", [SURVEY, Survey(28, (28,), channels=1), Survey(224, (224,), channels=3)])

@@ -37,10 +37,20 @@ def machine(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "count"),
     [
-        ("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("1000 100000", 1),
-        ("1600000 100000", 8), ("300000", 3), ("max", 8), ("30000 10000", 3), ("", 8), ("what", 8), ("100000 0", 8),
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("50000 100000", 1),
+        ("1000 100000", 1),
+        ("1600000 100000", 8),
+        ("300000", 3),
+        ("max", 8),
+        ("30000 10000", 3),
+        ("", 8),
+        ("what", 8),
+        ("100000 0", 8),
     ],
-)  # fmt: skip
+)
 def test_a_quota_of_version_2(machine, text, count):
     root = machine("0::/job\n", V2, {"/sys/fs/cgroup/job/cpu.max": text + "\n"})
     assert usable_cpus(root) == count
@@ -56,10 +66,13 @@ def test_a_quota_of_version_1(machine, quota, count):
 
 def test_the_lowest_quota_of_nested_groups_counts(machine):
     files = {
-        "/sys/fs/cgroup/slice/cpu.max": "300000 100000", "/sys/fs/cgroup/slice/pod/cpu.max": "max 100000",
-        "/sys/fs/cgroup/slice/pod/one/cpu.max": "500000 100000", "/sys/fs/cgroup/slice/memory.max": "1048576000",
-        "/sys/fs/cgroup/slice/pod/one/memory.max": "max", "/sys/fs/cgroup/slice/other/cpu.max": "100000 100000",
-    }  # fmt: skip
+        "/sys/fs/cgroup/slice/cpu.max": "300000 100000",
+        "/sys/fs/cgroup/slice/pod/cpu.max": "max 100000",
+        "/sys/fs/cgroup/slice/pod/one/cpu.max": "500000 100000",
+        "/sys/fs/cgroup/slice/memory.max": "1048576000",
+        "/sys/fs/cgroup/slice/pod/one/memory.max": "max",
+        "/sys/fs/cgroup/slice/other/cpu.max": "100000 100000",
+    }
     root = machine("0::/slice/pod/one\n", V2, files)
     assert usable_cpus(root) == 3
     assert usable_memory(root) == 1_048_576_000
@@ -69,8 +82,10 @@ def test_a_container_that_sees_its_own_group_as_the_top(machine):
     """With a namespace of its own the path is `/`; without one, the host's path, of which a part is mounted."""
     root = machine("0::/\n", V2, {"/sys/fs/cgroup/cpu.max": "200000 100000"})
     assert usable_cpus(root) == 2
-    files = {"/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "300000",
-             "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000"}  # fmt: skip
+    files = {
+        "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "300000",
+        "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+    }
     assert usable_cpus(machine("4:cpuacct,cpu:/docker/a\n", CPU_V1.format(top="/docker/a"), files)) == 3
     root = machine("0::/../../outside\n", V2, {"/sys/fs/cgroup/cpu.max": "100000 100000"})
     assert usable_cpus(root) == 1
@@ -83,7 +98,7 @@ def test_both_versions_at_once(machine):
         "/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us": "100000",
         "/sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": UNLIMITED_V1,
         "/sys/fs/cgroup/memory/a/memory.limit_in_bytes": "536870912\n",
-    }  # fmt: skip
+    }
     root = machine("4:cpu,cpuacct:/a\n5:memory:/a/b\n0::/\n", mounts, files)
     assert (usable_cpus(root), usable_memory(root)) == (2, 512 << 20)
 
@@ -102,8 +117,9 @@ def test_a_machine_without_groups_or_affinity(tmp_path, monkeypatch):
 
 
 def test_a_mount_whose_path_has_a_space(machine):
-    root = machine("0::/a\n", V2.replace("/sys/fs/cgroup", "/sys/my\\040groups"), {
-        "/sys/my groups/a/cpu.max": "100000 100000"})  # fmt: skip
+    root = machine(
+        "0::/a\n", V2.replace("/sys/fs/cgroup", "/sys/my\\040groups"), {"/sys/my groups/a/cpu.max": "100000 100000"}
+    )
     assert usable_cpus(root) == 1
 
 

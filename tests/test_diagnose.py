@@ -51,8 +51,9 @@ def convolutions(path):
     weights = {
         "a": np.random.default_rng(0).normal(0, 0.5, (8, 3, 3, 3)).astype(np.float32),
         "b": np.random.default_rng(1).normal(0, 0.5, (4, 8, 3, 3)).astype(np.float32),
-        "low": np.array(0, np.float32), "high": np.array(6, np.float32),
-    }  # fmt: skip
+        "low": np.array(0, np.float32),
+        "high": np.array(6, np.float32),
+    }
     nodes = [
         helper.make_node("Conv", ["x", "a"], ["first"], "first"),
         helper.make_node("Clip", ["first", "low", "high"], ["clipped"], "clip"),
@@ -148,8 +149,10 @@ def test_what_leaves_nothing_to_quantize_is_passed_over(tmp_path):
 def test_groups_fold_the_numbers_of_layers(spoilt):
     found = diagnose(*spoilt, ROWS, threads=1)
     assert {group.label: len(group.layers) for group in found.groups} == {
-        "/layer.*/up/MatMul": 3, "/layer.*/down/MatMul": 3, "/head/MatMul": 1,
-    }  # fmt: skip
+        "/layer.*/up/MatMul": 3,
+        "/layer.*/down/MatMul": 3,
+        "/head/MatMul": 1,
+    }
     assert found.groups[0].label == "/layer.*/up/MatMul"
     assert found.groups[0].nodes == tuple(f"/layer.{at}/up/MatMul" for at in range(3))
 
@@ -432,10 +435,19 @@ def test_single_layers_share_their_groups_loss_by_their_own():
 @pytest.mark.parametrize(
     "report",
     [
-        "{}", "[]", "1", '{"choice": 1}', "{", "\0", "[" * 100_000, '{"diagnosis": {}, "choice": {"recipe": "int8"}}',
-        '{"diagnosis": {"layers": [{}]}}', '{"diagnosis": 7}', '{"diagnosis": {"total_weight_mib": 1, "layers": 5}}',
+        "{}",
+        "[]",
+        "1",
+        '{"choice": 1}',
+        "{",
+        "\0",
+        "[" * 100_000,
+        '{"diagnosis": {}, "choice": {"recipe": "int8"}}',
+        '{"diagnosis": {"layers": [{}]}}',
+        '{"diagnosis": 7}',
+        '{"diagnosis": {"total_weight_mib": 1, "layers": 5}}',
     ],
-)  # fmt: skip
+)
 def test_a_stranger_s_report_is_told(tmp_path, report):
     (tmp_path / "report.json").write_text(report)
     done = invoke("diagnose", tmp_path)

@@ -40,19 +40,40 @@ def stages_of(series: Path, folder: Path, **options: Any) -> Stages:
     """The stages of a small build, on a store of their own."""
     folder.mkdir(exist_ok=True)
     said = Options(
-        target=str(loose_target(folder)), task="time-series-classification", data=str(series), threads=1, epochs=5,
-        labels=60, **options,
-    )  # fmt: skip
+        target=str(loose_target(folder)),
+        task="time-series-classification",
+        data=str(series),
+        threads=1,
+        epochs=5,
+        labels=60,
+        **options,
+    )
     plan, splits = make_plan(said, Store(folder / "store"))
-    shape = {"width": 8, "depth": 3, "kernel": 3, "stride": 1, "separable": False, "dilated": True, "channels": 2,
-             "classes": 3, "steps": plan.student.survey.max_size}  # fmt: skip
+    shape = {
+        "width": 8,
+        "depth": 3,
+        "kernel": 3,
+        "stride": 1,
+        "separable": False,
+        "dilated": True,
+        "channels": 2,
+        "classes": 3,
+        "steps": plan.student.survey.max_size,
+    }
     teacher = replace(plan.teacher, training=replace(plan.teacher.training, epochs=20))
     plan = replace(plan, teacher=teacher)
     return Stages(plan, augmented(plan, splits), Store(folder / "store"), Quiet(), shape)
 
 
-ALL = ("response=0.9", "hidden_states=1", "attention_transfer=1", "similarity=1", "relational=1", "hard_labels=0.1",
-       "self_distillation=0.5")  # fmt: skip
+ALL = (
+    "response=0.9",
+    "hidden_states=1",
+    "attention_transfer=1",
+    "similarity=1",
+    "relational=1",
+    "hard_labels=0.1",
+    "self_distillation=0.5",
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +139,28 @@ def test_an_exit_that_the_shape_has_not_is_refused_before_training(trained: tupl
 def test_a_bundle_of_an_early_exit(series: Path, store: Path, tmp_path: Path) -> None:
     """The command itself: what ships is the exit, measured, calibrated and proved as any student is."""
     done = run(
-        "build", "--task", "time-series-classification", "--target", loose_target(tmp_path), "--data", series,
-        "--labels", "60", "--loss", "response=0.9", "--loss", "hard_labels=0.1", "--loss", "self_distillation=1",
-        "--exit", "2", "--out", tmp_path / "bundle", *TINY, "--json",
-    )  # fmt: skip
+        "build",
+        "--task",
+        "time-series-classification",
+        "--target",
+        loose_target(tmp_path),
+        "--data",
+        series,
+        "--labels",
+        "60",
+        "--loss",
+        "response=0.9",
+        "--loss",
+        "hard_labels=0.1",
+        "--loss",
+        "self_distillation=1",
+        "--exit",
+        "2",
+        "--out",
+        tmp_path / "bundle",
+        *TINY,
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "bundle" / "config.json").read_text())
     assert config["edgekd"]["shape"]["depth"] == 2
@@ -271,9 +310,21 @@ def test_a_build_that_was_killed_ends_bit_identical_to_one_that_was_not(series: 
 
     def arguments(name: str) -> list[str]:
         return [
-            "build", "--task", "time-series-classification", "--target", str(target), "--data", str(series),
-            "--labels", "60", "--out", str(tmp_path / name), *TINY, "--epochs", "30",
-        ]  # fmt: skip
+            "build",
+            "--task",
+            "time-series-classification",
+            "--target",
+            str(target),
+            "--data",
+            str(series),
+            "--labels",
+            "60",
+            "--out",
+            str(tmp_path / name),
+            *TINY,
+            "--epochs",
+            "30",
+        ]
 
     def students(name: str) -> list[bytes]:
         return [file.read_bytes() for file in sorted((tmp_path / f"store-{name}" / "student").glob("*/*.safetensors"))]
@@ -283,7 +334,7 @@ def test_a_build_that_was_killed_ends_bit_identical_to_one_that_was_not(series: 
     environment = os.environ | {"EDGEKD_STORE": str(tmp_path / "store-killed")}
     running = subprocess.Popen(
         [sys.executable, "-c", _KILLED, *arguments("killed")], env=environment, stderr=subprocess.DEVNULL
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 300
     while not list((tmp_path / "store-killed").glob("student/*.work/checkpoint-*/.seal.json")):
         assert running.poll() is None, "it was to be killed before its end"

@@ -30,9 +30,16 @@ def found(name):
 def test_every_check_has_a_name_of_its_own_and_a_command_where_something_is_amiss():
     all_of_them = checks()
     assert [check.name for check in all_of_them] == [
-        "packages", "build-packages", "store", *(f"demo-{task}" for task in all_demos()), "predictor",
-        "emulator-tools", "emulator", "guest-tools", "guest",
-    ]  # fmt: skip
+        "packages",
+        "build-packages",
+        "store",
+        *(f"demo-{task}" for task in all_demos()),
+        "predictor",
+        "emulator-tools",
+        "emulator",
+        "guest-tools",
+        "guest",
+    ]
     for check in all_of_them:
         assert all(isinstance(value, str) for value in astuple(check))
         assert check.what
@@ -49,9 +56,11 @@ def test_a_package_that_is_absent_or_too_old_is_named(monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda name: ["click>=8.1,<9", "onnxruntime>=1.20"])
     monkeypatch.setattr(doctor, "versions", lambda *names: {name: there[name] for name in names})
     assert found("packages") == Check(
-        "packages", "missing", "no click, onnxruntime 1.2.0; verify, bench, report need them",
+        "packages",
+        "missing",
+        "no click, onnxruntime 1.2.0; verify, bench, report need them",
         'pip install "click<9,>=8.1" "onnxruntime>=1.20"',
-    )  # fmt: skip
+    )
     there["click"] = "8.2"
     assert found("packages") == Check(
         "packages", "stale", "onnxruntime 1.2.0; verify, bench, report need them", 'pip install "onnxruntime>=1.20"'
@@ -79,9 +88,11 @@ def test_a_store_without_space_or_rights_is_told(monkeypatch, tmp_path):
     assert found("store").what.startswith(f"{tmp_path / 'store'}, ")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(2**40, 2**40, 2**29))
     assert found("store") == Check(
-        "store", "missing", f"0.5 GiB free for {tmp_path / 'store'}; a build may need 2",
+        "store",
+        "missing",
+        f"0.5 GiB free for {tmp_path / 'store'}; a build may need 2",
         "export EDGEKD_STORE=a-folder-on-a-larger-disk",
-    )  # fmt: skip
+    )
     monkeypatch.setattr(doctor.os, "access", lambda place, mode: False)
     assert found("store") == Check(
         "store", "missing", f"{tmp_path} cannot be written", "export EDGEKD_STORE=a-folder-of-your-own"
@@ -113,10 +124,11 @@ def test_the_guests_tools_and_image_are_two_steps(monkeypatch, tmp_path):
 def test_the_emulators_tools_and_files_are_two_steps(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert found("emulator-tools") == Check(
-        "emulator-tools", "missing",
+        "emulator-tools",
+        "missing",
         "no qemu-aarch64, apt-get, dpkg-deb, setpriv, prlimit; accuracy on ARM stays predicted",
         "apt-get install --no-install-recommends apt dpkg qemu-user util-linux",
-    )  # fmt: skip
+    )
     assert found("emulator") == Check(
         "emulator",
         "missing",

@@ -26,11 +26,18 @@ def original_names(name: str) -> str:
     if name.startswith("head."):
         return name.replace("head.", "_fc.")
     for ours, theirs in (
-        ("body.stem.conv", "_conv_stem"), ("body.stem.norm", "_bn0"), ("body.top.conv", "_conv_head"),
-        ("body.top.norm", "_bn1"), ("body.blocks.", "_blocks."), ("expand.conv", "_expand_conv"),
-        ("expand.norm", "_bn0"), ("depthwise.conv", "_depthwise_conv"), ("depthwise.norm", "_bn1"),
-        ("project.conv", "_project_conv"), ("project.norm", "_bn2"),
-    ):  # fmt: skip
+        ("body.stem.conv", "_conv_stem"),
+        ("body.stem.norm", "_bn0"),
+        ("body.top.conv", "_conv_head"),
+        ("body.top.norm", "_bn1"),
+        ("body.blocks.", "_blocks."),
+        ("expand.conv", "_expand_conv"),
+        ("expand.norm", "_bn0"),
+        ("depthwise.conv", "_depthwise_conv"),
+        ("depthwise.norm", "_bn1"),
+        ("project.conv", "_project_conv"),
+        ("project.norm", "_bn2"),
+    ):
         name = name.replace(ours, theirs)
     return name
 

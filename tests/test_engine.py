@@ -64,9 +64,12 @@ def test_a_network_that_ends_at_one_pixel_trains_on_65_rows() -> None:
     watched = Watched()
     training = Training(epochs=2, batch_size=64, learning_rate=1e-3)
     engine.fit(
-        Learner(shape.random(), LABELS, lambda rows: Targets(None, torch.tensor(rows) % 2)), samples, training, seed=0,
+        Learner(shape.random(), LABELS, lambda rows: Targets(None, torch.tensor(rows) % 2)),
+        samples,
+        training,
+        seed=0,
         progress=watched,
-    )  # fmt: skip
+    )
     assert watched.seen == [1, 2]
     assert engine.steps_of(samples, training, 0) == 2
 
@@ -86,15 +89,18 @@ class Watched(Quiet):
 
 def series(rows: int) -> list[dict[str, Any]]:
     draw = np.random.default_rng(1)
-    return [
-        {"past_values": (draw.standard_normal((1, 16, 1)) + row % 2).astype(np.float32)} for row in range(rows)
-    ]  # fmt: skip
+    return [{"past_values": (draw.standard_normal((1, 16, 1)) + row % 2).astype(np.float32)} for row in range(rows)]
 
 
 def run(
-    work: Path | None = None, *, epochs: int = 3, rows: int = 40, stop_after: int | None = None, scores: Any = None,
+    work: Path | None = None,
+    *,
+    epochs: int = 3,
+    rows: int = 40,
+    stop_after: int | None = None,
+    scores: Any = None,
     patience: int | None = None,
-) -> tuple[dict[str, torch.Tensor], engine.Trained | None, Watched]:  # fmt: skip
+) -> tuple[dict[str, torch.Tensor], engine.Trained | None, Watched]:
     """A small run: the student's weights, how it ended, the steps it took."""
     engine.prepare(0, 1)
     samples = series(rows)
@@ -106,9 +112,14 @@ def run(
     trained = None
     with contextlib.suppress(KeyboardInterrupt):
         trained = engine.fit(
-            learner, samples, training, seed=3, progress=watched, work=work,
+            learner,
+            samples,
+            training,
+            seed=3,
+            progress=watched,
+            work=work,
             validate=(lambda: next(scores)) if scores else None,
-        )  # fmt: skip
+        )
     return learner.state_dict(), trained, watched
 
 
@@ -249,10 +260,11 @@ def test_a_losss_own_weights_are_trained() -> None:
     engine.prepare(0, 1)
     theirs = torch.randn(40, 4, 6)
     learner = Learner(
-        shape.random(), (LossTerm("hidden_states", 1.0),),
+        shape.random(),
+        (LossTerm("hidden_states", 1.0),),
         lambda rows: Targets(Outputs(torch.zeros(len(rows), 2), features=(theirs[rows],)), torch.tensor(rows) % 2),
         Wanted((0,), None, False, 4),
-    )  # fmt: skip
+    )
     samples = series(40)
     learner.begin(batches.padded(samples, [0, 1], 0, torch.device("cpu")), [0, 1])
     before = {name: value.clone() for name, value in learner.named_parameters() if name.startswith("learned.")}
@@ -279,9 +291,14 @@ def test_a_convnets_best_weights_are_part_of_its_checkpoints(tmp_path: Path, mon
         left = iter(scores)
         with contextlib.suppress(KeyboardInterrupt):
             engine.fit(
-                learner, samples, Training(epochs=3, batch_size=8, learning_rate=1e-2), seed=0,
-                progress=Watched(stop_after), validate=lambda: next(left), work=work,
-            )  # fmt: skip
+                learner,
+                samples,
+                Training(epochs=3, batch_size=8, learning_rate=1e-2),
+                seed=0,
+                progress=Watched(stop_after),
+                validate=lambda: next(left),
+                work=work,
+            )
         return learner.state_dict()
 
     scores = [(0.9,), (0.1,), (0.2,)]

@@ -43,9 +43,10 @@ def arms_of(*losses: LossTerm, plain: int = 300, labelled_copies: int = 0, other
     """The arms of an objective on 100 labelled rows, `plain` without labels, and copies of either kind."""
     row = Example("a row", "a class")
     splits = SimpleNamespace(
-        train=(row,) * 100, unlabelled=(Example("a row"),) * plain,
+        train=(row,) * 100,
+        unlabelled=(Example("a row"),) * plain,
         augmented=(row,) * labelled_copies + (Example("a row"),) * other_copies,
-    )  # fmt: skip
+    )
     training = Training(8, 16, 1e-3)
     student = replace(PLAN.student, losses=losses, training=training)
     return evidence.arms(replace(PLAN, student=student), splits), splits
@@ -91,8 +92,13 @@ def test_all_arms_are_selected_by_one_rule(patience: int) -> None:
 def test_each_loss_stands_alone_where_there_are_several() -> None:
     arms, _ = arms_of(RESPONSE, FEATURES, EXITS, LABELS)
     assert list(arms) == [
-        evidence.WHOLE, "response", "hidden_states", "self_distillation", evidence.WEIGHTS, evidence.CONTROL
-    ]  # fmt: skip
+        evidence.WHOLE,
+        "response",
+        "hidden_states",
+        "self_distillation",
+        evidence.WEIGHTS,
+        evidence.CONTROL,
+    ]
     assert arms["hidden_states"].losses == (FEATURES, LABELS)
     assert arms["self_distillation"].losses == (EXITS, LABELS)
     assert arms["self_distillation"].training.epochs == arms[evidence.CONTROL].training.epochs
@@ -156,9 +162,22 @@ def test_a_build_with_evidence_says_what_the_teacher_gave(store: Path, tmp_path:
     values, names = waves(400)
     np.savez(tmp_path / "waves.npz", x=values, y=names)
     done = run(
-        "build", "--task", "time-series-classification", "--target", loose_target(tmp_path), "--data",
-        tmp_path / "waves.npz", "--labels", "30", "--out", tmp_path / "bundle", *TINY, "--evidence", "2", "--json",
-    )  # fmt: skip
+        "build",
+        "--task",
+        "time-series-classification",
+        "--target",
+        loose_target(tmp_path),
+        "--data",
+        tmp_path / "waves.npz",
+        "--labels",
+        "30",
+        "--out",
+        tmp_path / "bundle",
+        *TINY,
+        "--evidence",
+        "2",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)["summary"]
     told = json.loads((tmp_path / "bundle" / "report.json").read_text())["evidence"]

@@ -87,12 +87,28 @@ def test_a_file_names_nothing_of_this_machine(exports):
 @pytest.mark.parametrize(
     ("family", "shape", "task"),
     [
-        ("convnet", {"image_size": 16, "channels": 1, "classes": 3, "width": 0.25, "depth": 0.25},
-         "image-classification"),
-        ("conv1d", {"width": 8, "depth": 1, "kernel": 3, "stride": 2, "separable": False, "dilated": False,
-                    "steps": 24, "channels": 2, "classes": 3}, "time-series-classification"),
+        (
+            "convnet",
+            {"image_size": 16, "channels": 1, "classes": 3, "width": 0.25, "depth": 0.25},
+            "image-classification",
+        ),
+        (
+            "conv1d",
+            {
+                "width": 8,
+                "depth": 1,
+                "kernel": 3,
+                "stride": 2,
+                "separable": False,
+                "dilated": False,
+                "steps": 24,
+                "channels": 2,
+                "classes": 3,
+            },
+            "time-series-classification",
+        ),
     ],
-)  # fmt: skip
+)
 def test_dynamo_exports_our_own_families(tmp_path, family, shape, task):
     import torch
 
@@ -145,9 +161,11 @@ def test_a_model_that_torch_export_refuses_is_an_error_with_a_way_out(tmp_path):
 def test_notes_are_stripped_wherever_a_graph_keeps_them(tmp_path):
     model = onnx.load(matmul_model(tmp_path / "plain.onnx"))
     inner = onnx.helper.make_graph(
-        [onnx.helper.make_node("Identity", ["hidden"], ["same"], "inner")], "branch", [],
+        [onnx.helper.make_node("Identity", ["hidden"], ["same"], "inner")],
+        "branch",
+        [],
         [onnx.helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
     truth = onnx.helper.make_node("Constant", [], ["truth"], value=onnx.numpy_helper.from_array(np.array(True)))
     branch = onnx.helper.make_node("If", ["truth"], ["chosen"], "if", then_branch=inner, else_branch=inner)
     nodes = list(model.graph.node)
@@ -219,9 +237,13 @@ def _embeds(task):
 def test_an_export_is_held_against_torch_row_by_row(bert, tiny_teacher, tmp_path, monkeypatch, task):
     survey = SimpleNamespace(max_size=32)
     plan = SimpleNamespace(
-        seed=0, threads=1, task=task, target=TARGET, student=SimpleNamespace(survey=survey),
+        seed=0,
+        threads=1,
+        task=task,
+        target=TARGET,
+        student=SimpleNamespace(survey=survey),
         teacher=SimpleNamespace(kind="huggingface", folder=str(tiny_teacher), architecture=_embeds(task)),
-    )  # fmt: skip
+    )
     texts = ["what is the red town", "a dog", "a kind of soup that people in this town like"]
     teacher = shutil.copytree(tiny_teacher, tmp_path / "teacher")
     bert(task).save_pretrained(teacher)

@@ -119,8 +119,13 @@ def test_a_copy_under_another_name_names_its_own_data(tmp_path, small):
 
 def test_data_of_another_name_are_moved_to_where_ours_lie(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(onnx.load(matmul_model(tmp_path / "source.onnx")), path, save_as_external_data=True,
-              location="weights.bin", size_threshold=64)  # fmt: skip
+    onnx.save(
+        onnx.load(matmul_model(tmp_path / "source.onnx")),
+        path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=64,
+    )
     copy = external.settled(path, tmp_path / "copy.onnx")
     assert copy == tmp_path / "copy.onnx"
     assert (tmp_path / "weights.bin").exists(), "a stranger's file stays as it is"
@@ -166,8 +171,13 @@ def test_missing_and_cut_data_are_told_by_name(tmp_path, small):
 
 def test_the_command_diagnoses_a_model_with_weights_beside_it(tmp_path):
     path = tmp_path / "model.onnx"
-    onnx.save(onnx.load(matmul_model(tmp_path / "source.onnx")), path, save_as_external_data=True,
-              location="weights.bin", size_threshold=64)  # fmt: skip
+    onnx.save(
+        onnx.load(matmul_model(tmp_path / "source.onnx")),
+        path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=64,
+    )
     pack([{"x": row["x"]} for row in ROWS], tmp_path / "rows.npz")
     given = Given(path, str(tmp_path / "rows.npz"), "time-series-classification", recipe="dynamic_int8")
     said = examine(given, Quiet())

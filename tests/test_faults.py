@@ -237,8 +237,9 @@ def test_a_clock_that_jumps_by_years_changes_nothing(whole, tmp_path):
     """Of every process of the build; half of the store is from 2099, half from 1970."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_JUMPS)
-    build = replace(whole[0], store=tmp_path / "store", out=tmp_path / "bundle",
-                    environment={"PYTHONPATH": str(tmp_path / "site")})  # fmt: skip
+    build = replace(
+        whole[0], store=tmp_path / "store", out=tmp_path / "bundle", environment={"PYTHONPATH": str(tmp_path / "site")}
+    )
     shutil.copytree(whole[0].store, build.store)
     kept = list(entries(build.store).values())
     for number, path in enumerate(kept):

@@ -58,8 +58,9 @@ def test_rows_are_read_as_those_of_texts_without_labels() -> None:
     columns = EMBEDDINGS.columns(table, "a.csv")
     assert columns == ("text", "")
     assert [(row.input, row.label) for row in EMBEDDINGS.examples(table, columns, "a.csv")] == [
-        ("one", None), ("two", None),
-    ]  # fmt: skip
+        ("one", None),
+        ("two", None),
+    ]
     with pytest.raises(DataError, match="row 1: the text column 'text' holds ''"):
         EMBEDDINGS.examples([{"text": ""}], columns, "a.csv")
     with pytest.raises(DataError, match="has no text column by a usual name"):

@@ -41,7 +41,9 @@ OBEYED = {
     "no device": ("bench tiny-here --device lokal", "give one of: local", "bench tiny-here --device local"),
     "nothing to install": ("bench tiny-here --install", "leave it out", None),
     "a report's diagnosis": (
-        "diagnose tiny-here --recipe static_int8", "leave out --recipe, --quantized and --data", "diagnose tiny-here"
+        "diagnose tiny-here --recipe static_int8",
+        "leave out --recipe, --quantized and --data",
+        "diagnose tiny-here",
     ),
     "no bundle": ("report .", "give the folder that build wrote", "report tiny-here"),
     "nothing to verify": ("verify .", "give the folder that build wrote", "verify tiny-here"),
@@ -51,7 +53,7 @@ OBEYED = {
     "less than nothing": ("store prune --to-mib -1", "give a number from 0 on", "store prune --to-mib 0"),
     "both targets": ("plan --target rpi4 --targets rpi4,rpi5", "give one of them", None),
     "no such command": ("verifi tiny-here", "see `edgekd --help`", "verify tiny-here"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OBEYED)

@@ -47,9 +47,11 @@ def fixes() -> Iterator[tuple[str, int, str]]:
         tree = ast.parse(path.read_text("utf-8"))
         constants = {
             target.id: strings(node.value)
-            for node in tree.body if isinstance(node, ast.Assign)
-            for target in node.targets if isinstance(target, ast.Name)
-        }  # fmt: skip
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
         for node in ast.walk(tree):
             for keyword in node.keywords if isinstance(node, ast.Call) else ():
                 if keyword.arg == "fix":
@@ -65,8 +67,12 @@ def test_there_are_fixes_to_look_at():
 
 
 def test_every_option_that_a_fix_names_exists():
-    unknown = {(file, flag) for file, _, text in FIXES for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]*[a-z])", text)
-               if flag not in FLAGS | OF_OTHERS}  # fmt: skip
+    unknown = {
+        (file, flag)
+        for file, _, text in FIXES
+        for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]*[a-z])", text)
+        if flag not in FLAGS | OF_OTHERS
+    }
     assert not unknown
 
 

@@ -17,24 +17,37 @@ KEPT = Retained(0.95, 0.92, 0.98)
 @pytest.mark.parametrize(
     ("value", "interval", "held", "clear"),
     [
-        (0.91, (0.85, 0.95), True, False), (0.89, (0.85, 0.95), False, False), (0.90, (0.88, 0.92), True, False),
-        (0.95, (0.92, 0.98), True, True), (0.80, (0.75, 0.85), False, True), (0.95, None, True, True),
+        (0.91, (0.85, 0.95), True, False),
+        (0.89, (0.85, 0.95), False, False),
+        (0.90, (0.88, 0.92), True, False),
+        (0.95, (0.92, 0.98), True, True),
+        (0.80, (0.75, 0.85), False, True),
+        (0.95, None, True, True),
     ],
-)  # fmt: skip
+)
 def test_a_floor_is_held_by_the_figure_not_by_an_end(value, interval, held, clear):
     floor = Floor("min_retained", 0.9, value, interval)
     assert (floor.held, floor.clear) == (held, clear)
     assert floor.as_dict() == {
-        "name": "min_retained", "asked": 0.9, "value": value, "interval": list(interval) if interval else None,
-        "held": held, "clear": clear,
-    }  # fmt: skip
+        "name": "min_retained",
+        "asked": 0.9,
+        "value": value,
+        "interval": list(interval) if interval else None,
+        "held": held,
+        "clear": clear,
+    }
 
 
 @pytest.mark.parametrize(
     ("value", "interval", "held", "clear"),
-    [(1.0, (0.0, 2.0), True, False), (1.1, (0.0, 2.2), False, False), (0.5, (0.1, 0.9), True, True),
-     (3.0, (2.0, 4.0), False, True), (-2.0, (-3.0, -1.0), True, True)],
-)  # fmt: skip
+    [
+        (1.0, (0.0, 2.0), True, False),
+        (1.1, (0.0, 2.2), False, False),
+        (0.5, (0.1, 0.9), True, True),
+        (3.0, (2.0, 4.0), False, True),
+        (-2.0, (-3.0, -1.0), True, True),
+    ],
+)
 def test_a_limit_is_a_floor_from_above(value, interval, held, clear):
     floor = Floor("max_drop_points", 1.0, value, interval, at_most=True)
     assert (floor.held, floor.clear) == (held, clear)
@@ -71,21 +84,43 @@ def test_min_retained_is_held_in_both_places_by_the_same_rule():
 
 
 def trial(drop, agreement):
-    return Trial("dynamic_int8", agreement, drop, 2.0, 1.0, 1.0, 1.0, drop_interval=(drop - 1, drop + 1),
-                 agreement_interval=(agreement - 0.05, agreement + 0.05))  # fmt: skip
+    return Trial(
+        "dynamic_int8",
+        agreement,
+        drop,
+        2.0,
+        1.0,
+        1.0,
+        1.0,
+        drop_interval=(drop - 1, drop + 1),
+        agreement_interval=(agreement - 0.05, agreement + 0.05),
+    )
 
 
-@pytest.mark.parametrize(("drop", "agreement", "broken"), [
-    (1.0, 0.90, []), (1.01, 0.90, ["max_drop_points"]), (1.0, 0.899, ["min_teacher_agreement"]),
-    (2.0, 0.5, ["max_drop_points", "min_teacher_agreement"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("drop", "agreement", "broken"),
+    [
+        (1.0, 0.90, []),
+        (1.01, 0.90, ["max_drop_points"]),
+        (1.0, 0.899, ["min_teacher_agreement"]),
+        (2.0, 0.5, ["max_drop_points", "min_teacher_agreement"]),
+    ],
+)
 @pytest.mark.parametrize("there", [False, True], ids=["here", "on the target"])
 def test_the_selection_rows_floors_are_held_where_the_kernels_are_the_targets(drop, agreement, broken, there):
     target = profile(max_drop_points=1.0, min_teacher_agreement=0.9, memory_mib=100, artifact_mib=100, latency_ms=100)
     one = trial(drop, agreement)
     if there:
-        found = OnTarget(n=FEWEST, agreement=agreement, agreement_interval=(0.0, 1.0), drop_points=drop,
-                         drop_interval=(-9.0, 9.0), flips=0, largest_difference=0.0, cost=None)  # fmt: skip
+        found = OnTarget(
+            n=FEWEST,
+            agreement=agreement,
+            agreement_interval=(0.0, 1.0),
+            drop_points=drop,
+            drop_interval=(-9.0, 9.0),
+            flips=0,
+            largest_difference=0.0,
+            cost=None,
+        )
         one = Trial("dynamic_int8", 1.0, 0.0, 2.0, 1.0, 1.0, 1.0, on_target=found)
     assert [floor.name for floor in floors(one, target) if not floor.held] == broken
     assert [violation.budget for violation in violations(one, target)] == broken

@@ -71,9 +71,16 @@ def refused(*arguments, seconds=HANG_S):
 
 @pytest.mark.parametrize(
     "name",
-    ["posix.system by reduce", "STACK_GLOBAL out of the memo", "torch zip, a second pickle", "numpy.load",
-     "the tar of 2016", "a zip bomb", "a text of 2^60 bytes"],
-)  # fmt: skip
+    [
+        "posix.system by reduce",
+        "STACK_GLOBAL out of the memo",
+        "torch zip, a second pickle",
+        "numpy.load",
+        "the tar of 2016",
+        "a zip bomb",
+        "a text of 2^60 bytes",
+    ],
+)
 def test_a_pickle_that_does_harm_is_refused_before_torch_sees_it(teacher, tmp_path, name):
     (teacher / "model.safetensors").unlink()
     (teacher / "pytorch_model.bin").write_bytes(PICKLES[name](f"touch {tmp_path}/harm"))
@@ -209,8 +216,10 @@ def test_values_that_are_no_numbers(tmp_path, dtype, bad, ones):
 def test_what_safetensors_writes_passes(tmp_path):
     from safetensors.numpy import save_file
 
-    arrays = {f"{kind}": np.zeros((3, 0 if kind == "int8" else 5), kind) for kind in
-              ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")}  # fmt: skip
+    arrays = {
+        f"{kind}": np.zeros((3, 0 if kind == "int8" else 5), kind)
+        for kind in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+    }
     save_file(arrays, tmp_path / "a.safetensors", metadata={"format": "pt"})
     assert _safetensors.check(tmp_path / "a.safetensors").keys() == arrays.keys()
 
@@ -307,8 +316,12 @@ def test_what_transformers_cannot_load_is_told_in_a_sentence(teacher, tmp_path, 
     (teacher / "config.json").write_text(json.dumps(config | {"hidden_act": "nonsense"}))
     with pytest.raises(TeacherError, match=r"transformers cannot load .*teacher: KeyError: 'nonsense'"):
         models._hugging_face(teacher, TEXT)
-    for error, kind in ((OSError(28, "No space left on device"), OSError), (OSError("odd"), TeacherError),
-                        (MemoryError(), MemoryError), (AttributeError(), TeacherError)):  # fmt: skip
+    for error, kind in (
+        (OSError(28, "No space left on device"), OSError),
+        (OSError("odd"), TeacherError),
+        (MemoryError(), MemoryError),
+        (AttributeError(), TeacherError),
+    ):
         with pytest.raises(kind), by_transformers(teacher):
             raise error
     (teacher / "tokenizer.json").write_text("{}")
@@ -367,20 +380,30 @@ def looping(path, *, ends):
         return helper.make_graph(list(nodes), name, [], [value(output, FLOAT, ["batch", CLASSES])])
 
     step = helper.make_graph(
-        [node("Identity", ["go"], ["on"]), node("MatMul", ["s", "square"], ["m"]), node("Tanh", ["m"], ["t"])], "step",
+        [node("Identity", ["go"], ["on"]), node("MatMul", ["s", "square"], ["m"]), node("Tanh", ["m"], ["t"])],
+        "step",
         [value("i", INT, []), value("go", BOOL, []), value("s", FLOAT, ["batch", CLASSES])],
         [value("on", BOOL, []), value("t", FLOAT, ["batch", CLASSES])],
-    )  # fmt: skip
+    )
     made = _made(
         [
             node("Loop", ["times" if ends else "", "true", "scores"], ["looped"], body=step),
-            node("If", ["true"], ["y"], then_branch=body("then", "a", node("Identity", ["looped"], ["a"])),
-                 else_branch=body("else", "b", node("Add", ["looped", "x_of"], ["b"]))),
+            node(
+                "If",
+                ["true"],
+                ["y"],
+                then_branch=body("then", "a", node("Identity", ["looped"], ["a"])),
+                else_branch=body("else", "b", node("Add", ["looped", "x_of"], ["b"])),
+            ),
         ],
-        [array(np.eye(CLASSES, dtype=np.float32), "square"), array(np.array(4), "times"),
-         array(np.array(True), "true"), array(np.zeros((1, CLASSES), np.float32), "x_of")],
+        [
+            array(np.eye(CLASSES, dtype=np.float32), "square"),
+            array(np.array(4), "times"),
+            array(np.array(True), "true"),
+            array(np.zeros((1, CLASSES), np.float32), "x_of"),
+        ],
         output="y",
-    )  # fmt: skip
+    )
     path.write_bytes(made.SerializeToString())
     return path
 
@@ -415,9 +438,18 @@ def test_a_loop_without_end_is_ended_though_loops_are_allowed(tmp_path):
 def test_the_command_refuses_hostile_graphs(tmp_path, store, name):
     path = ONNX[name](tmp_path)
     said = refused(
-        "plan", "--target", "rpi4", "--task", SERIES, "--student", "none", "--teacher", path,
-        "--data", series_data(tmp_path),
-    )  # fmt: skip
+        "plan",
+        "--target",
+        "rpi4",
+        "--task",
+        SERIES,
+        "--student",
+        "none",
+        "--teacher",
+        path,
+        "--data",
+        series_data(tmp_path),
+    )
     assert "model.onnx" in said
 
 
@@ -427,9 +459,18 @@ def test_no_hostile_graph_passes_the_command(tmp_path, store, name):
     path = ONNX[name](tmp_path)
     verb = ("build", "--out", tmp_path / "out") if name in RUN else ("plan",)
     said = refused(
-        *verb, "--target", "cpu-avx2", "--task", SERIES, "--student", "none", "--teacher", path,
-        "--data", series_data(tmp_path),
-    )  # fmt: skip
+        *verb,
+        "--target",
+        "cpu-avx2",
+        "--task",
+        SERIES,
+        "--student",
+        "none",
+        "--teacher",
+        path,
+        "--data",
+        series_data(tmp_path),
+    )
     assert "model.onnx" in said
     assert not (tmp_path / "out").exists()
 
@@ -450,9 +491,16 @@ def test_the_hub_out_of_reach(tiny_teacher, tiny_data, tmp_path, store, what, en
     teacher, data = ("nobody/nothing", tiny_data) if what == "teacher" else (tiny_teacher, "nobody/nothing")
     began = time.monotonic()
     done = run(
-        "plan", "--target", "rpi4", "--teacher", teacher, "--data", data, "--json",
+        "plan",
+        "--target",
+        "rpi4",
+        "--teacher",
+        teacher,
+        "--data",
+        data,
+        "--json",
         env=environment | {"HF_HOME": str(tmp_path / "hf")},
-    )  # fmt: skip
+    )
     assert time.monotonic() - began < HANG_S
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     said = json.loads(done.stdout)
@@ -479,10 +527,18 @@ def test_a_cached_copy_is_used(tiny_teacher, tiny_data, tmp_path, store, environ
     shutil.copy(tiny_data, tmp_path / "train.csv")
     _cached(tmp_path, "dataset", "someone/things", [tmp_path / "train.csv"])
     done = run(
-        "plan", "--target", "rpi4", "--teacher", "someone/bert", "--data", "someone/things", "--min-speedup", "1",
+        "plan",
+        "--target",
+        "rpi4",
+        "--teacher",
+        "someone/bert",
+        "--data",
+        "someone/things",
+        "--min-speedup",
+        "1",
         "--json",
         env=environment | {"HF_HOME": str(tmp_path)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert "the Hugging Face hub could not be reached: its cached copy was used" in json.dumps(plan)

@@ -308,14 +308,17 @@ def test_images_that_are_none(tmp_path):
     odd = {
         "svg.png": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
         "script.png": b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) (r) file",
-        "text.png": good[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        "text.png": good[:33]
+        + struct.pack(">I", len(chunk) - 4)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
         + good[33:],
         "cut.gif": b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(100),
         "loop.tif": b"II*\0\x08\0\0\0" + b"\0\0" + b"\x08\0\0\0",
         "huge.tif": b"II*\0\x08\0\0\0\x02\0" + struct.pack("<HHIIHHII", 256, 4, 1, 60000, 257, 4, 1, 60000),
         "huge.ppm": b"P6 60000 60000 255\n",
         "odd.webp": b"RIFF\xff\xff\xff\xffWEBPVP8L" + bytes(40),
-    }  # fmt: skip
+    }
     for name, raw in odd.items():
         (folder / name).write_bytes(raw)
     os.mkfifo(folder / "pipe.png")

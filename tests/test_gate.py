@@ -66,55 +66,87 @@ def test_the_gate_is_decided_without_loading_anything_large():
 @pytest.mark.parametrize(
     ("values", "message", "fix"),
     [
-        ({"installed": "1.23.2", "ort_version": "==1.17.3"},
-         "onnxruntime 1.23.2, which exports and measures here, is none that rpi4 runs: its ort_version is '==1.17.3'",
-         "install one that it allows, `pip install 'onnxruntime==1.17.3'`; or widen ort_version in the profile, whose "
-         "oldest release decides what may be written"),
-        ({"installed": "1.21.0"},
-         "onnxruntime 1.21.0, which exports and measures here, is one of known_bad_ort of rpi4",
-         "install another, `pip install 'onnxruntime>=1.17,<2,!=1.21.0'`; or take it out of known_bad_ort if the "
-         "device runs it"),
-        ({"installed": "1.21", "known_bad_ort": ["1.21.0"]},
-         "onnxruntime 1.21, which exports and measures here, is one of known_bad_ort of rpi4",
-         "install another, `pip install 'onnxruntime>=1.17,<2,!=1.21.0'`; or take it out of known_bad_ort if the "
-         "device runs it"),
-        ({"ort_version": "==1.21.0"},
-         "ort_version '==1.21.0' of rpi4 allows no release that edgekd knows but those of known_bad_ort (1.21.0)",
-         "correct ort_version in the profile, or known_bad_ort"),
-        ({"ort_version": "<1.17,>1.18", "known_bad_ort": []},
-         "ort_version '<1.17,>1.18' of rpi4 allows no release that edgekd knows",
-         "correct ort_version in the profile, or known_bad_ort"),
-        ({"ort_version": ">=1.12"},
-         "ort_version '>=1.12' of rpi4 allows 1.12.0; edgekd knows nothing of ONNX Runtime before 1.15.0",
-         "set ort_version to '>=1.15.0' or narrower, as the device has it"),
-        ({"max_opset": 21},
-         "ort_version '>=1.17,<2' of rpi4 allows 1.17.0, which loads opset 20 at most; max_opset is 21",
-         "set max_opset to 20 or less, or ort_version to '>=1.18.0'"),
-        ({"max_opset": 30},
-         "ort_version '>=1.17,<2' of rpi4 allows 1.17.0, which loads opset 20 at most; max_opset is 30",
-         "set max_opset to 20 or less"),
-        ({"max_ir_version": 10},
-         "ort_version '>=1.17,<2' of rpi4 allows 1.17.0, which loads IR version 9 at most; max_ir_version is 10",
-         "set max_ir_version to 9 or less, or ort_version to '>=1.18.0'"),
-        ({"ort_version": ">=1.21", "max_opset": 22, "max_ir_version": 11, "known_bad_ort": ["1.21.0", "1.21.1"]},
-         "ort_version '>=1.21' of rpi4 allows 1.21.2, which loads IR version 10 at most; max_ir_version is 11",
-         "set max_ir_version to 10 or less, or ort_version to '>=1.23.0'"),
-        ({"max_opset": 13},
-         "the optimum exporter writes opset 14 or higher; max_opset of rpi4 is 13",
-         "set max_opset to 14 or higher, if the device's ONNX Runtime loads that: all from 1.15.0 on do"),
-        ({"max_opset": 12, "exporters": ["torchscript"]},
-         "static_int8 writes what needs opset 13; max_opset of rpi4 is 12",
-         "raise max_opset if the device's ONNX Runtime loads more, or leave static_int8 out"),
-        ({"recipes": ["float32", "weight_int8"]},
-         "weight_int8 writes what ONNX Runtime loads from 1.23.0 on; ort_version '>=1.17,<2' of rpi4 allows 1.17.0",
-         "set ort_version to '>=1.23.0' if the device has that, or leave weight_int8 out"),
-        ({"recipes": ["weight_int4"], "ort_version": ">=1.16", "max_opset": 19},
-         "weight_int4 writes what ONNX Runtime loads from 1.17.0 on; ort_version '>=1.16' of rpi4 allows 1.16.0",
-         "set ort_version to '>=1.17.0' if the device has that, or leave weight_int4 out"),
-        ({"installed": "absent"}, "onnxruntime is not installed here",
-         "run `pip install 'onnxruntime>=1.17,<2,!=1.21.0'`"),
+        (
+            {"installed": "1.23.2", "ort_version": "==1.17.3"},
+            "onnxruntime 1.23.2, which exports and measures here, is none that rpi4 runs: "
+            "its ort_version is '==1.17.3'",
+            "install one that it allows, `pip install 'onnxruntime==1.17.3'`; or widen ort_version in the profile, "
+            "whose oldest release decides what may be written",
+        ),
+        (
+            {"installed": "1.21.0"},
+            "onnxruntime 1.21.0, which exports and measures here, is one of known_bad_ort of rpi4",
+            "install another, `pip install 'onnxruntime>=1.17,<2,!=1.21.0'`; or take it out of known_bad_ort if the "
+            "device runs it",
+        ),
+        (
+            {"installed": "1.21", "known_bad_ort": ["1.21.0"]},
+            "onnxruntime 1.21, which exports and measures here, is one of known_bad_ort of rpi4",
+            "install another, `pip install 'onnxruntime>=1.17,<2,!=1.21.0'`; or take it out of known_bad_ort if the "
+            "device runs it",
+        ),
+        (
+            {"ort_version": "==1.21.0"},
+            "ort_version '==1.21.0' of rpi4 allows no release that edgekd knows but those of known_bad_ort (1.21.0)",
+            "correct ort_version in the profile, or known_bad_ort",
+        ),
+        (
+            {"ort_version": "<1.17,>1.18", "known_bad_ort": []},
+            "ort_version '<1.17,>1.18' of rpi4 allows no release that edgekd knows",
+            "correct ort_version in the profile, or known_bad_ort",
+        ),
+        (
+            {"ort_version": ">=1.12"},
+            "ort_version '>=1.12' of rpi4 allows 1.12.0; edgekd knows nothing of ONNX Runtime before 1.15.0",
+            "set ort_version to '>=1.15.0' or narrower, as the device has it",
+        ),
+        (
+            {"max_opset": 21},
+            "ort_version '>=1.17,<2' of rpi4 allows 1.17.0, which loads opset 20 at most; max_opset is 21",
+            "set max_opset to 20 or less, or ort_version to '>=1.18.0'",
+        ),
+        (
+            {"max_opset": 30},
+            "ort_version '>=1.17,<2' of rpi4 allows 1.17.0, which loads opset 20 at most; max_opset is 30",
+            "set max_opset to 20 or less",
+        ),
+        (
+            {"max_ir_version": 10},
+            "ort_version '>=1.17,<2' of rpi4 allows 1.17.0, which loads IR version 9 at most; max_ir_version is 10",
+            "set max_ir_version to 9 or less, or ort_version to '>=1.18.0'",
+        ),
+        (
+            {"ort_version": ">=1.21", "max_opset": 22, "max_ir_version": 11, "known_bad_ort": ["1.21.0", "1.21.1"]},
+            "ort_version '>=1.21' of rpi4 allows 1.21.2, which loads IR version 10 at most; max_ir_version is 11",
+            "set max_ir_version to 10 or less, or ort_version to '>=1.23.0'",
+        ),
+        (
+            {"max_opset": 13},
+            "the optimum exporter writes opset 14 or higher; max_opset of rpi4 is 13",
+            "set max_opset to 14 or higher, if the device's ONNX Runtime loads that: all from 1.15.0 on do",
+        ),
+        (
+            {"max_opset": 12, "exporters": ["torchscript"]},
+            "static_int8 writes what needs opset 13; max_opset of rpi4 is 12",
+            "raise max_opset if the device's ONNX Runtime loads more, or leave static_int8 out",
+        ),
+        (
+            {"recipes": ["float32", "weight_int8"]},
+            "weight_int8 writes what ONNX Runtime loads from 1.23.0 on; ort_version '>=1.17,<2' of rpi4 allows 1.17.0",
+            "set ort_version to '>=1.23.0' if the device has that, or leave weight_int8 out",
+        ),
+        (
+            {"recipes": ["weight_int4"], "ort_version": ">=1.16", "max_opset": 19},
+            "weight_int4 writes what ONNX Runtime loads from 1.17.0 on; ort_version '>=1.16' of rpi4 allows 1.16.0",
+            "set ort_version to '>=1.17.0' if the device has that, or leave weight_int4 out",
+        ),
+        (
+            {"installed": "absent"},
+            "onnxruntime is not installed here",
+            "run `pip install 'onnxruntime>=1.17,<2,!=1.21.0'`",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_the_targets_runtime_would_not_load(values, message, fix):
     assert refused(**values) == (message, fix)
 
@@ -156,9 +188,12 @@ def test_the_table_rises_and_the_installed_release_loads_what_it_says(tmp_path):
         assert older.ir_version <= newer.ir_version
     row = releases.loads(Version(HERE))
     graph = onnx.load(loads.probe(tmp_path / "probe.onnx", text=True, opset=17, ir_version=8)).graph
-    relu = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["input"], ["y"])], "g",
-                                  [onnx.helper.make_tensor_value_info("input", 1, [1])],
-                                  [onnx.helper.make_tensor_value_info("y", 1, [1])])  # fmt: skip
+    relu = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["input"], ["y"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("input", 1, [1])],
+        [onnx.helper.make_tensor_value_info("y", 1, [1])],
+    )
     for made, opset, ir in ((relu, row.opset, row.ir_version), (graph, 17, row.ir_version)):
         model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=ir)
         ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -171,11 +206,10 @@ def test_the_table_rises_and_the_installed_release_loads_what_it_says(tmp_path):
     [
         ({"ort_version": "1.17"}, "ort_version: '1.17' is no version specifier, such as '>=1.17,<2' or '==1.23.2'"),
         ({"ort_version": "=>1.17"}, "ort_version: '=>1.17' is no version specifier, such as '>=1.17,<2' or '==1.23.2'"),
-        ({"known_bad_ort": ["1.21.0", "newest"]},
-         "known_bad_ort: 'newest' is no release; name them as '1.21.0'"),
+        ({"known_bad_ort": ["1.21.0", "newest"]}, "known_bad_ort: 'newest' is no release; name them as '1.21.0'"),
         ({"known_bad_ort": [">1.21"]}, "known_bad_ort: '>1.21' is no release; name them as '1.21.0'"),
     ],
-)  # fmt: skip
+)
 def test_versions_that_are_none_are_a_mistake_in_the_profile(values, problem):
     with pytest.raises(UsageError) as refusal:
         parse_profile(load_profile("rpi4").as_dict() | values, where="mine.yaml")

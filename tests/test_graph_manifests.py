@@ -112,14 +112,16 @@ HOSTILE = {
     "a graph without a file": (model_of(3) | {"graphs": {"model": {"recipe": "x"}}}, "its graph model is no name"),
     "a graph without a recipe": (model_of(3) | graph(recipe=7), "its graph model is no name"),
     "a graph in a word": (model_of(3) | {"graphs": {"model": "onnx/model.onnx"}}, "its graph model is no name"),
-    "a graph with a terminal's commands": (model_of(3) | {"graphs": {"\x1b[2J": graph()["graphs"]["model"]}},
-                                           "its graph '\\x1b[2J' is no name"),
+    "a graph with a terminal's commands": (
+        model_of(3) | {"graphs": {"\x1b[2J": graph()["graphs"]["model"]}},
+        "its graph '\\x1b[2J' is no name",
+    ),
     "a graph with a path for a name": (model_of(3) | {"graphs": {"../m": graph()["graphs"]["model"]}}, "graph ../m"),
     "a file outside": (model_of(3) | graph(file="../model.onnx"), "names no model of this bundle: ../model.onnx"),
     "an absolute file": (model_of(3) | graph(file="/etc/passwd"), "names no model of this bundle: /etc/passwd"),
     "a file that is not listed": (model_of(3) | graph(file="onnx/x.onnx"), "names no model of this bundle"),
     "one file for two graphs": (model_of(3) | {"graphs": TWICE}, "it names one file for two graphs"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("model", "words"), HOSTILE.values(), ids=HOSTILE)
@@ -157,8 +159,13 @@ def test_the_verifier_knows_the_runners_programs_and_rules_and_where_weights_lie
 def two(bundle):
     """The same model as two graphs that say together what it says."""
     nodes = [helper.make_node("MatMul", ["x", "w"], ["hidden"]), helper.make_node("Relu", ["hidden"], ["states"])]
-    save_graph(bundle / "onnx" / "encoder_model.onnx", nodes, [1, "tokens", WIDTH], output_name="states",
-               w=random_weights(WIDTH, WIDTH))  # fmt: skip
+    save_graph(
+        bundle / "onnx" / "encoder_model.onnx",
+        nodes,
+        [1, "tokens", WIDTH],
+        output_name="states",
+        w=random_weights(WIDTH, WIDTH),
+    )
     nodes = [
         helper.make_node("ReduceMean", ["states"], ["pooled"], axes=[1], keepdims=0),
         helper.make_node("MatMul", ["pooled", "v"], ["y"]),

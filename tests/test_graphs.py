@@ -28,24 +28,56 @@ def form(name, speed=1.0, half=0.01, **values):
 @pytest.mark.parametrize(
     ("forms", "control", "kept", "why"),
     [
-        ([form("folded"), form("exported"), form("fused", 1.2)], QUIET, "fused",
-         "1.20x the speed of the folded graph (1.19 to 1.21)"),
-        ([form("folded"), form("fused", 1.2), form("dynamo", 1.3)], QUIET, "dynamo",
-         "1.30x the speed of the folded graph (1.29 to 1.31)"),
-        ([form("folded"), form("fused", 1.055)], QUIET, "folded",
-         "the simplest graph; none is faster by more than 5.0% (noise 0.5%)"),
-        ([form("folded"), form("fused", 1.3, half=0.29)], QUIET, "folded",
-         "the simplest graph; none is faster by more than 5.0% (noise 0.5%)"),
-        ([form("folded"), form("fused", 1.1)], (1.05, 1.0, 1.12), "folded",
-         "the simplest graph; none is faster by more than 12.0% (noise 12.0%)"),
-        ([form("folded"), form("fused", 1.1)], (0.9, 0.8, 1.0), "folded",
-         "the simplest graph; none is faster by more than 25.0% (noise 25.0%)"),
-        ([form("folded"), form("fused", 2.0, failed="differs")], QUIET, "folded",
-         "the simplest graph; none is faster by more than 5.0% (noise 0.5%)"),
-        ([Form("folded", failed="refused"), Form("exported")], None, "exported",
-         "the simplest graph; no other was timed"),
+        (
+            [form("folded"), form("exported"), form("fused", 1.2)],
+            QUIET,
+            "fused",
+            "1.20x the speed of the folded graph (1.19 to 1.21)",
+        ),
+        (
+            [form("folded"), form("fused", 1.2), form("dynamo", 1.3)],
+            QUIET,
+            "dynamo",
+            "1.30x the speed of the folded graph (1.29 to 1.31)",
+        ),
+        (
+            [form("folded"), form("fused", 1.055)],
+            QUIET,
+            "folded",
+            "the simplest graph; none is faster by more than 5.0% (noise 0.5%)",
+        ),
+        (
+            [form("folded"), form("fused", 1.3, half=0.29)],
+            QUIET,
+            "folded",
+            "the simplest graph; none is faster by more than 5.0% (noise 0.5%)",
+        ),
+        (
+            [form("folded"), form("fused", 1.1)],
+            (1.05, 1.0, 1.12),
+            "folded",
+            "the simplest graph; none is faster by more than 12.0% (noise 12.0%)",
+        ),
+        (
+            [form("folded"), form("fused", 1.1)],
+            (0.9, 0.8, 1.0),
+            "folded",
+            "the simplest graph; none is faster by more than 25.0% (noise 25.0%)",
+        ),
+        (
+            [form("folded"), form("fused", 2.0, failed="differs")],
+            QUIET,
+            "folded",
+            "the simplest graph; none is faster by more than 5.0% (noise 0.5%)",
+        ),
+        (
+            [Form("folded", failed="refused"), Form("exported")],
+            None,
+            "exported",
+            "the simplest graph; no other was timed",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_simplest_stays_unless_another_is_faster_beyond_noise(forms, control, kept, why):
     assert choose(forms, control) == graphs.Verdict(kept, why)
 
@@ -69,13 +101,14 @@ def with_constants(path):
     one = helper.make_node("Constant", [], ["one"], "one", value_float=1.0)
     two = helper.make_node("Constant", [], ["two"], "two", value_float=2.0)
     nodes = [
-        one, two,
+        one,
+        two,
         helper.make_node("Add", ["one", "two"], ["three"], "sum of constants"),
         helper.make_node("MatMul", ["x", "w"], ["hidden"], "layer"),
         helper.make_node("Identity", ["hidden"], ["same"], "nothing"),
         helper.make_node("Exp", ["hidden"], ["nowhere"], "dead"),
         helper.make_node("Add", ["same", "three"], ["y"], "shift"),
-    ]  # fmt: skip
+    ]
     return save_graph(path, nodes, [1, "tokens", 4], w=rows)
 
 
@@ -109,13 +142,16 @@ def test_a_model_that_onnx_runtime_refuses_is_not_folded(tmp_path):
 @pytest.mark.parametrize(
     ("target", "config", "message"),
     [
-        (TARGET.model_copy(update={"execution_provider": "TensorrtExecutionProvider"}), BERT,
-         "TensorrtExecutionProvider has no kernels for fused operators"),
+        (
+            TARGET.model_copy(update={"execution_provider": "TensorrtExecutionProvider"}),
+            BERT,
+            "TensorrtExecutionProvider has no kernels for fused operators",
+        ),
         (TARGET, {}, "no fusion is known for the model type None"),
         (TARGET, BERT | {"model_type": "t5"}, "no fusion is known for the model type 't5'"),
         (TARGET, BERT, "the graph has nothing that could be fused"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_fused_is_refused(tmp_path, target, config, message):
     model = matmul_model(tmp_path / "model.onnx")
     with pytest.raises(EdgeKDError) as refusal:

@@ -80,16 +80,16 @@ def test_without_an_image_the_command_that_builds_it_is_named(place, monkeypatch
 
 def test_a_whole_image_is_ok_and_names_its_runtime(image, monkeypatch, tmp_path):
     programs(tmp_path, monkeypatch, **ALL_TOOLS)
-    assert images.state() == ("ok", f"arm64 image with onnxruntime {versions('onnxruntime')['onnxruntime']} "
-                                    f"in {image.root.parent}")  # fmt: skip
+    assert images.state() == (
+        "ok",
+        f"arm64 image with onnxruntime {versions('onnxruntime')['onnxruntime']} in {image.root.parent}",
+    )
     assert images.open_image() == image
 
 
 def test_an_image_of_another_runtime_is_stale(image, monkeypatch):
     monkeypatch.setattr(_arm64, "runtime", lambda: "9.9.9")
-    assert images.state() == (
-        "stale", "the arm64 image is damaged, or not made for onnxruntime 9.9.9 by this edgekd"
-    )  # fmt: skip
+    assert images.state() == ("stale", "the arm64 image is damaged, or not made for onnxruntime 9.9.9 by this edgekd")
 
 
 def test_a_lost_file_is_stale_and_a_changed_one_is_refused(image, monkeypatch, tmp_path):
@@ -146,10 +146,13 @@ def test_the_archive_is_one_that_the_kernel_unpacks(tmp_path):
     archive = io.BytesIO()
     images._write_cpio(tmp_path, archive)
     assert list(unpacked(archive.getvalue())) == [
-        ("bin", "0o40755", b"", (0, 0)), ("bin/sh", "0o120777", b"tool", (0, 0)),
-        ("bin/tool", "0o100755", b"12345", (0, 0)), ("usr", "0o40755", b"", (0, 0)),
-        ("usr/share", "0o40755", b"", (0, 0)), ("TRAILER!!!", "0o0", b"", (0, 0)),
-    ]  # fmt: skip
+        ("bin", "0o40755", b"", (0, 0)),
+        ("bin/sh", "0o120777", b"tool", (0, 0)),
+        ("bin/tool", "0o100755", b"12345", (0, 0)),
+        ("usr", "0o40755", b"", (0, 0)),
+        ("usr/share", "0o40755", b"", (0, 0)),
+        ("TRAILER!!!", "0o0", b"", (0, 0)),
+    ]
 
 
 def unpacked(archive):
@@ -212,14 +215,26 @@ def test_a_machine_that_is_emulated_measures_no_time(image):
 @pytest.mark.parametrize(
     ("code", "kind", "text", "fix"),
     [
-        (137, EdgeKDError, "the model needs more memory than the arm64 guest has: 1024 MiB, its system among it",
-         "give the guest more memory, or measure on the device itself"),
-        (143, EdgeKDError, "a run in the arm64 guest took longer than 600 s",
-         "look for a loop in the model, give fewer inputs, or measure on the device itself"),
-        (139, RuntimeCannotLoad, "ONNX Runtime's process for a predict run in the arm64 guest "
-         "ended with code 139: last", "run the same command again; if it repeats, the model is damaged"),
+        (
+            137,
+            EdgeKDError,
+            "the model needs more memory than the arm64 guest has: 1024 MiB, its system among it",
+            "give the guest more memory, or measure on the device itself",
+        ),
+        (
+            143,
+            EdgeKDError,
+            "a run in the arm64 guest took longer than 600 s",
+            "look for a loop in the model, give fewer inputs, or measure on the device itself",
+        ),
+        (
+            139,
+            RuntimeCannotLoad,
+            "ONNX Runtime's process for a predict run in the arm64 guest ended with code 139: last",
+            "run the same command again; if it repeats, the model is damaged",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_run_that_ends_badly_says_why(tmp_path, code, kind, text, fix):
     (tmp_path / "code").write_text(f"{code}\n")
     (tmp_path / "errors.txt").write_text("first\nlast\n")
@@ -247,8 +262,13 @@ def shell(image, monkeypatch, tmp_path):
     """A function: a guest that is up, whose python3 is this shell text and whose tar may fail."""
 
     def up(python3, *, packs="", unpacks=""):
-        programs(tmp_path, monkeypatch, ssh=IN_GUEST.format(folder=tmp_path), python3=python3,
-                 busybox=BUSYBOX.format(packs=packs, unpacks=unpacks))  # fmt: skip
+        programs(
+            tmp_path,
+            monkeypatch,
+            ssh=IN_GUEST.format(folder=tmp_path),
+            python3=python3,
+            busybox=BUSYBOX.format(packs=packs, unpacks=unpacks),
+        )
         return Running(Guest(), image, 5022, "Linux")
 
     return up
@@ -373,8 +393,9 @@ def test_a_footprint_is_an_arm64_kernels_answer(device, lab):
 
 @pytest.mark.emulator
 def test_outputs_are_those_of_the_host_up_to_the_kernels_rounding(device, lab):
-    there = device.run("predict", model=f"{lab}/model.onnx", inputs=f"{lab}/inputs.npz", threads=1,
-                       outputs=f"{lab}/there.npz")  # fmt: skip
+    there = device.run(
+        "predict", model=f"{lab}/model.onnx", inputs=f"{lab}/inputs.npz", threads=1, outputs=f"{lab}/there.npz"
+    )
     Local().run("predict", model=f"{lab}/model.onnx", inputs=f"{lab}/inputs.npz", threads=1, outputs=f"{lab}/here.npz")
     np.testing.assert_allclose(packed(lab / "there.npz"), packed(lab / "here.npz"), atol=1e-5)
     assert there["n"] == len(there["row_sha256"]) == 4

@@ -23,9 +23,13 @@ from edgekd.training import models
 
 TASK = "image-classification"
 ATTENTION = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 32,
     "patch_size": 8,
-}  # fmt: skip
+}
 STAGES = {"hidden_sizes": [8, 16], "depths": [1, 2]}
 SMALL = {  # what makes a model of the type small, and the layers and width that we then read
     "beit": (ATTENTION, 2, 32),
@@ -34,28 +38,50 @@ SMALL = {  # what makes a model of the type small, and the layers and width that
     "deit": (ATTENTION, 2, 32),
     "efficientnet": (
         {
-            "width_coefficient": 0.25, "depth_coefficient": 1.0, "hidden_dim": 320, "kernel_sizes": [3, 3],
-            "in_channels": [32, 16], "out_channels": [16, 320], "strides": [1, 2], "num_block_repeats": [1, 2],
-            "expand_ratios": [1, 2], "depthwise_padding": [],
-        }, 3, 320,
+            "width_coefficient": 0.25,
+            "depth_coefficient": 1.0,
+            "hidden_dim": 320,
+            "kernel_sizes": [3, 3],
+            "in_channels": [32, 16],
+            "out_channels": [16, 320],
+            "strides": [1, 2],
+            "num_block_repeats": [1, 2],
+            "expand_ratios": [1, 2],
+            "depthwise_padding": [],
+        },
+        3,
+        320,
     ),
     "mobilenet_v1": ({"depth_multiplier": 0.25, "image_size": 32}, 13, 1024),
     "mobilenet_v2": ({"depth_multiplier": 0.25, "image_size": 32}, 17, 1280),
     "poolformer": (
-        {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 16], "mlp_ratio": 2}, 4, 16,
+        {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 16], "mlp_ratio": 2},
+        4,
+        16,
     ),
     "regnet": (STAGES | {"embedding_size": 8, "groups_width": 8}, 3, 16),
     "resnet": (STAGES | {"embedding_size": 8}, 3, 16),
     "swin": (
         {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4, "patch_size": 2, "image_size": 32},
-        3, 16,
+        3,
+        16,
     ),
     "vit": (ATTENTION, 2, 32),
-}  # fmt: skip
+}
 TAPS = {
-    "beit": 2, "convnext": 2, "convnextv2": 2, "deit": 2, "efficientnet": 3, "mobilenet_v1": 25, "mobilenet_v2": 15,
-    "poolformer": 3, "regnet": 2, "resnet": 2, "swin": 2, "vit": 2,
-}  # fmt: skip
+    "beit": 2,
+    "convnext": 2,
+    "convnextv2": 2,
+    "deit": 2,
+    "efficientnet": 3,
+    "mobilenet_v1": 25,
+    "mobilenet_v2": 15,
+    "poolformer": 3,
+    "regnet": 2,
+    "resnet": 2,
+    "swin": 2,
+    "vit": 2,
+}
 PROCESSOR = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
 LABELS = ("cat", "dog", "eel")
 
@@ -65,9 +91,12 @@ def teacher_of(model_type: str, folder: Path, **values: object):
     torch.manual_seed(0)
     names = dict(enumerate(LABELS))
     config = AutoConfig.for_model(
-        model_type, num_labels=3, id2label=names, label2id={name: n for n, name in names.items()},
+        model_type,
+        num_labels=3,
+        id2label=names,
+        label2id={name: n for n, name in names.items()},
         **SMALL[model_type][0] | values,
-    )  # fmt: skip
+    )
     kind = transformers.AutoModelForImageClassification._model_mapping[type(config)]
     model = (kind[0] if isinstance(kind, tuple) else kind)(config).eval()
     model.save_pretrained(folder)
@@ -83,9 +112,13 @@ def test_every_type(model_type: str, tmp_path: Path) -> None:
     assert found["labels"] == LABELS
     _, layers, hidden = SMALL[model_type]
     assert found["architecture"] == {
-        "model_type": model_type, "layers": layers, "hidden": hidden, "max_size": 32, "channels": 3,
+        "model_type": model_type,
+        "layers": layers,
+        "hidden": hidden,
+        "max_size": 32,
+        "channels": 3,
         "taps": TAPS[model_type],
-    }  # fmt: skip
+    }
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(2)]
     (first, second) = make("tasks", TASK).encode(tmp_path, images, 32)

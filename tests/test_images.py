@@ -67,8 +67,11 @@ def test_splits_with_a_folder_per_class_and_a_flat_one(tmp_path: Path, store: St
         saved(tmp_path / "data" / name / "1.jpeg", number)
     tables = read_images(str(tmp_path / "data"), store=store)
     assert {split: labels(table) for split, table in tables.items()} == {
-        "train": ["cat", "dog"], "validation": ["cat"], "test": ["dog"], "unlabelled": [None]
-    }  # fmt: skip
+        "train": ["cat", "dog"],
+        "validation": ["cat"],
+        "test": ["dog"],
+        "unlabelled": [None],
+    }
 
 
 def test_flat_folder_has_no_labels(tmp_path: Path, store: Store) -> None:
@@ -310,8 +313,17 @@ def test_demo_is_a_fixed_part_of_fashion_mnist(tmp_path: Path, store: Store, mon
     tables = read_images(demos.demo_data("image-classification", store), store=store)
     assert {split: len(table) for split, table in tables.items()} == {"train": 12, "test": 5}
     assert set(labels(tables["train"])) < {
-        "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
-    }  # fmt: skip
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    }
     hashes = [row["image"].tobytes() for row in tables["train"]]
     assert len(set(hashes)) == 12
 

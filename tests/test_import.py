@@ -14,8 +14,16 @@ from edgekd.importing import _whisper_tokenizer, ct2, whisper
 
 WIDTH, MELS, TOKENS, SOURCE, TARGET, WIDE, HEADS = 8, 4, 60, 20, 12, 16, 2
 TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
-SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
-           "<|startofprev|>", "<|notimestamps|>")  # fmt: skip
+SPECIAL = (
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|en|>",
+    "<|de|>",
+    "<|translate|>",
+    "<|transcribe|>",
+    "<|startofprev|>",
+    "<|notimestamps|>",
+)
 
 
 def hugging_face():
@@ -67,8 +75,9 @@ def text(name):
     return struct.pack("<H", len(name) + 1) + name.encode() + b"\0"
 
 
-def binary(variables, *, version=6, spec="WhisperSpec", aliases=(("decoder/projection/weight",
-           "decoder/embeddings/weight"),)):  # fmt: skip
+def binary(
+    variables, *, version=6, spec="WhisperSpec", aliases=(("decoder/projection/weight", "decoder/embeddings/weight"),)
+):
     """The bytes of a model.bin."""
     raw = struct.pack("<I", version) + text(spec) + struct.pack("<II", 3, len(variables))
     for name, values in variables.items():
@@ -81,8 +90,18 @@ def binary(variables, *, version=6, spec="WhisperSpec", aliases=(("decoder/proje
 
 def tokenizer():
     vocab = {chr(97 + number): number for number in range(19)} | {"ab": 19}
-    added = [{"id": 20 + number, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-              "normalized": False, "special": True} for number, name in enumerate(SPECIAL)]  # fmt: skip
+    added = [
+        {
+            "id": 20 + number,
+            "content": name,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for number, name in enumerate(SPECIAL)
+    ]
     model = {"type": "BPE", "vocab": vocab, "merges": [["a", "b"]]}
     return {"version": "1.0", "added_tokens": added, "model": model}
 
@@ -92,8 +111,12 @@ def place(tmp_path):
     folder = tmp_path / "ct2"
     folder.mkdir()
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer()))
-    told = {"suppress_ids": [1, 2, 10**9, -1, "x"], "suppress_ids_begin": [3], "lang_ids": [59],
-            "alignment_heads": [[0, 1]]}  # fmt: skip
+    told = {
+        "suppress_ids": [1, 2, 10**9, -1, "x"],
+        "suppress_ids_begin": [3],
+        "lang_ids": [59],
+        "alignment_heads": [[0, 1]],
+    }
     (folder / "config.json").write_text(json.dumps(told))
     return folder
 
@@ -206,27 +229,35 @@ BAD = {
     "an unknown weight": (lambda v: binary(v | {"decoder/extra": np.float32([1])}), "decoder/extra"),
     "a missing weight": (lambda v: binary({k: w for k, w in v.items() if k != "encoder/conv1/bias"}), "conv1/bias"),
     "a missing layer": (
-        lambda v: binary({k: w for k, w in v.items() if "encoder/layer_0" not in k}), "layer_1|layer_0"),
+        lambda v: binary({k: w for k, w in v.items() if "encoder/layer_0" not in k}),
+        "layer_1|layer_0",
+    ),
     "NaN": (lambda v: binary(v | {"encoder/conv1/bias": np.full(WIDTH, np.nan, np.float32)}), "NaN or infinity"),
     "a bias of the keys": (
         lambda v: binary(v | {"encoder/layer_0/self_attention/linear_0/bias": np.ones(3 * WIDTH, np.float32)}),
-        "a bias of the keys"),
+        "a bias of the keys",
+    ),
     "another shape": (lambda v: binary(v | {"encoder/conv1/bias": np.zeros(5, np.float32)}), "ask for"),
     "rows that are no three parts": (
         lambda v: binary(v | {"encoder/layer_0/self_attention/linear_0/bias": np.zeros(25, np.float32)}),
-        "equal parts"),
+        "equal parts",
+    ),
     "heads that do not divide": (lambda v: binary(v | {"encoder/num_heads": np.int16(3)}), "3 heads for a width of 8"),
     "no heads": (lambda v: binary(v | {"encoder/num_heads": np.int16(0)}), "0 heads"),
     "another activation": (lambda v: binary(v | {"decoder/activation": np.int8(0)}), "not GELU"),
     "post norm": (lambda v: binary(v | {"decoder/pre_norm": np.int8(0)}), "pre_norm"),
     "a number that is none": (lambda v: binary(v | {"encoder/num_heads": np.float32("nan")}), "no whole number"),
     "a weight of whole numbers": (
-        lambda v: binary(v | {"encoder/conv1/bias": np.zeros(WIDTH, np.int32)}), "int32, which no weight is"),
+        lambda v: binary(v | {"encoder/conv1/bias": np.zeros(WIDTH, np.int32)}),
+        "int32, which no weight is",
+    ),
     "a wide convolution": (
-        lambda v: binary(v | {"encoder/conv1/weight": np.zeros((WIDTH, MELS, 5), np.float32)}), "spans 5 steps"),
+        lambda v: binary(v | {"encoder/conv1/weight": np.zeros((WIDTH, MELS, 5), np.float32)}),
+        "spans 5 steps",
+    ),
     "another alias": (lambda v: binary(v, aliases=(("x", "encoder/conv1/bias"),)), "aliases"),
     "an alias of nothing": (lambda v: binary(v, aliases=(("x", "nothing"),)), "stands for nothing"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -310,9 +341,14 @@ def test_the_command(place, tmp_path):
     done = invoke("import", "ct2", place, tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) | {"folder": ""} == {
-        "folder": "", "format": "ct2", "model_type": "whisper", "encoder_layers": 2, "decoder_layers": 1,
-        "languages": 1, "parameters": sum(values.size for values in hugging_face().values()),
-    }  # fmt: skip
+        "folder": "",
+        "format": "ct2",
+        "model_type": "whisper",
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "languages": 1,
+        "parameters": sum(values.size for values in hugging_face().values()),
+    }
     again = invoke("import", "ct2", place / "model.bin", tmp_path / "out")
     assert again.returncode == 2
     assert "not a new or an empty folder" in again.stderr

@@ -107,10 +107,12 @@ def test_every_other_loss_takes_several_labels(name):
     def drawn(width):
         features = tuple(torch.randn(4, 5, width, generator=draw) for _ in range(2))
         return Outputs(
-            torch.randn(4, 3, generator=draw), features=features, embedding=torch.randn(4, width, generator=draw),
+            torch.randn(4, 3, generator=draw),
+            features=features,
+            embedding=torch.randn(4, width, generator=draw),
             attention=tuple(torch.randn(4, 5, 8, generator=draw) for _ in range(3)),
             exits=(torch.randn(4, 3, generator=draw),),
-        )  # fmt: skip
+        )
 
     value = kind()(drawn(8), Targets(drawn(8), torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [NO_LABEL] * 3])))
     assert torch.isfinite(value)

@@ -19,9 +19,18 @@ from edgekd.core.registry import make
 from edgekd.data.given import read_given
 
 KEYS = [
-    "labels", "rows", "labelled", "requests", "unknown", "refused", "malformed", "prompt_tokens", "completion_tokens",
-    "cost_usd", "agreement",
-]  # fmt: skip
+    "labels",
+    "rows",
+    "labelled",
+    "requests",
+    "unknown",
+    "refused",
+    "malformed",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost_usd",
+    "agreement",
+]
 SECRET = "sk-never-to-be-seen-0123456789"
 
 

@@ -419,8 +419,9 @@ def test_a_kill_costs_at_most_what_was_in_flight(server: StandIn, tmp_path: Path
 def test_a_killed_runs_folder_holds_a_ceiling_too(server: StandIn, tmp_path: Path) -> None:
     rows = plain_rows(tmp_path, 60)
     ledger = Ledger(tmp_path / "labels", None)
-    ledger.begin({"date": "", "model": "mini", "provider": "a server on this machine", "prompt": "", "shots": [],
-                  "terms": None})  # fmt: skip
+    ledger.begin(
+        {"date": "", "model": "mini", "provider": "a server on this machine", "prompt": "", "shots": [], "terms": None}
+    )
 
     async def some() -> None:
         for number in range(10):
@@ -442,8 +443,10 @@ def test_ten_thousand_calls_with_faults_and_kills(tmp_path: Path) -> None:
     rows = plain_rows(tmp_path, count)
     served = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "api_server.py"), "0", "0.1"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert served.stdout is not None
     url = served.stdout.readline().strip()
     ceiling = 4_000_000
@@ -496,8 +499,10 @@ def test_ten_thousand_calls_with_faults_and_kills(tmp_path: Path) -> None:
 def test_at_least_fifty_requests_a_second_in_flat_memory(tmp_path: Path) -> None:
     served = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "api_server.py"), "0", "0"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert served.stdout is not None
     url = served.stdout.readline().strip()
     rows = plain_rows(tmp_path, 5_000)

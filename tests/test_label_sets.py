@@ -80,8 +80,11 @@ def test_a_label_column_comes_before_columns_of_zeros_and_ones():
 
 def test_brackets_that_belong_to_names_stay():
     assert labels_of(table_of(["[a];[b]", "[b]", "(other)", "{c};a"])) == [
-        ("[a]", "[b]"), ("[b]",), ("(other)",), ("a", "{c}"),
-    ]  # fmt: skip
+        ("[a]", "[b]"),
+        ("[b]",),
+        ("(other)",),
+        ("a", "{c}"),
+    ]
 
 
 def test_a_list_longer_than_python_spells_is_read():
@@ -276,8 +279,11 @@ def test_splits_keep_none_of_them_apart_from_unknown():
 def test_unknown_names_and_one_label_alone_are_refused():
     named = {"train": rows(60, ("a",), ("b",), ()), "test": rows(20, ("a", "z"))}
     with pytest.raises(DataError, match="the test rows have labels that no training row has: 'z'"):
-        split({**named, "test": [Example(f"other {n}", row.label) for n, row in enumerate(named["test"])]},
-              labels=None, seed=0)  # fmt: skip
+        split(
+            {**named, "test": [Example(f"other {n}", row.label) for n, row in enumerate(named["test"])]},
+            labels=None,
+            seed=0,
+        )
     for only, words in ((("a",), "one label, 'a'"), ((), "no label")):
         with pytest.raises(DataError, match=words) as refusal:
             split({"all": rows(100, only, ())}, labels=None, seed=0)

@@ -23,9 +23,13 @@ SURVEY = Survey(96, (96,), channels=2)
 
 def test_inspected_before_the_data_are_read() -> None:
     assert Labels().inspect("labels", SERIES) | {"sha256": ""} == {
-        "folder": "", "ready": False, "architecture": {"family": "conv1d"}, "labels": None, "sha256": "",
+        "folder": "",
+        "ready": False,
+        "architecture": {"family": "conv1d"},
+        "labels": None,
+        "sha256": "",
         "licence": "trained here from the labels",
-    }  # fmt: skip
+    }
 
 
 def test_text_has_no_such_teacher() -> None:
@@ -92,9 +96,12 @@ def test_it_learns_and_comes_back_as_it_was_saved(tmp_path: Path) -> None:
             module.fit_inputs(samples)
     training = Training(**Labels().training(96) | {"epochs": 6})
     engine.fit(
-        Learner(model, (LossTerm("hard_labels", 1.0),), lambda rows: Targets(None, truth[rows])), samples, training,
-        seed=0, progress=Quiet(),
-    )  # fmt: skip
+        Learner(model, (LossTerm("hard_labels", 1.0),), lambda rows: Targets(None, truth[rows])),
+        samples,
+        training,
+        seed=0,
+        progress=Quiet(),
+    )
     said = engine.logits(model, samples)
     assert (said.argmax(dim=1) == truth).float().mean() > 0.95
     model.save_pretrained(tmp_path)

@@ -120,8 +120,12 @@ def test_the_speedup_s_interval_is_over_processes():
     ],
 )
 def test_a_budget_is_held_against_its_percentile_where_that_is_resolvable(percent, value, says):
-    values = {"latency_p50_ms": 1.0, "latency_p90_ms": 2.0, "latency_p99_ms": None,
-              "latency_notes": {"99": "not resolvable on this host: few"}}  # fmt: skip
+    values = {
+        "latency_p50_ms": 1.0,
+        "latency_p90_ms": 2.0,
+        "latency_p99_ms": None,
+        "latency_notes": {"99": "not resolvable on this host: few"},
+    }
     assert held_to(values, percent) == (value, says)
 
 
@@ -208,9 +212,10 @@ def test_damaged_readings_calibrate_nothing(tmp_path, text):
 def test_shapes_are_sized_with_calibrated_latencies():
     survey = Survey(max_size=32, sizes=(8, 16, 32), vocabulary=500)
     shapes = Transformer.ladder(
-        {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 128, "vocabulary": 500, "max_tokens": 64}, survey,
+        {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 128, "vocabulary": 500, "max_tokens": 64},
+        survey,
         classes=3,
-    )  # fmt: skip
+    )
     target = elsewhere(microarch="cortex-a72")
     plain = Candidates(tuple(shapes), target, survey, 1.0, predictor.load(), reference_ms=0.2, teacher_ms=20.0)
     checked = replace(plain, readings=(reading(3.0),))

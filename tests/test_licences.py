@@ -41,8 +41,11 @@ def card(front: str) -> str:
         ({"README_dot_md": card("license: 5"), "LICENSE": MIT}, "MIT (as its LICENSE says)", "MIT"),
         ({"README_dot_md": "# no front matter\nlicense: mit\n"}, "not stated in the teacher's folder", None),
         ({"README_dot_md": card("license: mit\n a: [")}, f"{UNREAD}line 3: mapping values are not allowed here)", None),
-        ({"README_dot_md": card("a: &a [b]\nlicense: *a")},
-         f"{UNREAD}line 2: a is an anchor's name or its alias)", None),
+        (
+            {"README_dot_md": card("a: &a [b]\nlicense: *a")},
+            f"{UNREAD}line 2: a is an anchor's name or its alias)",
+            None,
+        ),
         ({"README_dot_md": card("[" * 5000)}, f"{UNREAD}line 2: nested deeper than 32 levels)", None),
         ({"README_dot_md": card('license: "a\\x1b[31m\\n| b <i>"')}, "a 31m b i (as its model card says)", None),
         ({"LICENSE": APACHE}, "Apache-2.0 (as its LICENSE says)", "Apache-2.0"),
@@ -53,7 +56,7 @@ def card(front: str) -> str:
         ({"LICENSE": "Ask me first."}, "its own terms (see its LICENSE)", None),
         ({"NOTICE": MIT}, "not stated in the teacher's folder", None),
     ],
-)  # fmt: skip
+)
 def test_what_a_folder_says(tmp_path: Path, files: dict[str, str], words: str, spdx: str | None) -> None:
     said = licences.of_teacher(folder(tmp_path / "teacher", **files))
     assert said == words
@@ -74,15 +77,22 @@ def test_what_lies_beside_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "reminder"),
     [
-        ("gemma (as its model card says)", "Gemma's terms"), ("Gemma Terms of Use (as its LICENSE says)", "Gemma's"),
-        ("llama3.1 (as its model card says)", "Llama's"), ("cc-by-nc-4.0", "no commercial use"),
-        ("CC-BY-NC-ND-4.0", "no derivatives"), ("creativeml-openrail-m", "OpenRAIL"), ("agpl-3.0", "copyleft"),
+        ("gemma (as its model card says)", "Gemma's terms"),
+        ("Gemma Terms of Use (as its LICENSE says)", "Gemma's"),
+        ("llama3.1 (as its model card says)", "Llama's"),
+        ("cc-by-nc-4.0", "no commercial use"),
+        ("CC-BY-NC-ND-4.0", "no derivatives"),
+        ("creativeml-openrail-m", "OpenRAIL"),
+        ("agpl-3.0", "copyleft"),
         ("TREC question classification, research use (the package x)", "research use"),
-        ("not stated in the teacher's folder", "not stated"), ("none stated (UCR archive)", "not stated"),
-        ("mit (as its model card says)", ""), ("apache-2.0", ""), ("not stated: the data are yours", ""),
+        ("not stated in the teacher's folder", "not stated"),
+        ("none stated (UCR archive)", "not stated"),
+        ("mit (as its model card says)", ""),
+        ("apache-2.0", ""),
+        ("not stated: the data are yours", ""),
         ("trained here from the labels", ""),
     ],
-)  # fmt: skip
+)
 def test_what_to_keep_in_mind(words: str, reminder: str) -> None:
     said = licences.terms(words)
     assert reminder in said
@@ -133,8 +143,13 @@ def test_the_folder_of_licences(tmp_path: Path) -> None:
     papers.write(plan_of(teacher, data), tmp_path / "bundle")
     place = tmp_path / "bundle" / "LICENSES"
     assert {path.name for path in place.iterdir()} == {
-        "TEACHER.txt", "DATA.txt", "TEACHER-LICENSE", "TEACHER-NOTICE", "TEACHER-LICENSE_f_r_alle", "DATA-LICENSE",
-    }  # fmt: skip
+        "TEACHER.txt",
+        "DATA.txt",
+        "TEACHER-LICENSE",
+        "TEACHER-NOTICE",
+        "TEACHER-LICENSE_f_r_alle",
+        "DATA-LICENSE",
+    }
     assert (place / "TEACHER-LICENSE").read_text() == APACHE
     told = (place / "TEACHER.txt").read_text()
     assert "Keep in mind: Gemma's terms" in told

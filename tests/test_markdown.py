@@ -15,18 +15,38 @@ from edgekd.report.page import render, write
 HOSTILE = {
     "rows": "ham\n| forged | 100.0% |\n\n| a | b |\n|---|---|\n| c | d |",
     "cells": "ham | forged | 100.0% \\| x \\\\| y",
-    "heading": "# forged", "setext": "====", "rule": "\n\n---\n\n# forged", "list": "- forged", "number": "1. forged",
-    "quotation": "> forged", "code": "```\nforged\n```", "tilde": "~~~\nforged\n~~~", "indented": "        forged",
-    "span": "`forged`", "half a span": "ham `", "strong": "**forged**", "emphasis": "_forged_ __forged__",
-    "link": "[forged](https://evil.example)", "half a link": "](https://evil.example)",
+    "heading": "# forged",
+    "setext": "====",
+    "rule": "\n\n---\n\n# forged",
+    "list": "- forged",
+    "number": "1. forged",
+    "quotation": "> forged",
+    "code": "```\nforged\n```",
+    "tilde": "~~~\nforged\n~~~",
+    "indented": "        forged",
+    "span": "`forged`",
+    "half a span": "ham `",
+    "strong": "**forged**",
+    "emphasis": "_forged_ __forged__",
+    "link": "[forged](https://evil.example)",
+    "half a link": "](https://evil.example)",
     "numbers": "[1, 2](https://evil.example) [1, 2]: https://evil.example",
-    "reference": "[forged]: https://evil.example", "picture": "![forged](https://evil.example/a.png)",
-    "autolink": "<https://evil.example>", "address": "https://evil.example www.evil.example",
-    "tag": "<img src=x onerror=alert(1)>", "comment": "<!-- forged", "entity": "&lt;img&gt; &#124;",
-    "struck": "~~forged~~", "returns": "ham\r| forged |\u2028# forged\x0b\x0c- forged\x85> forged",
-    "terminal": "\x1b[2J\x1b]0;forged\x07", "backwards": "\u202eegrof", "backslash": "ham\\", "checkbox": "[x] forged",
-    "front matter": "---\nlicense: forged\n---", "template": "{{ 7 * 7 }} {% raw %}",
-}  # fmt: skip
+    "reference": "[forged]: https://evil.example",
+    "picture": "![forged](https://evil.example/a.png)",
+    "autolink": "<https://evil.example>",
+    "address": "https://evil.example www.evil.example",
+    "tag": "<img src=x onerror=alert(1)>",
+    "comment": "<!-- forged",
+    "entity": "&lt;img&gt; &#124;",
+    "struck": "~~forged~~",
+    "returns": "ham\r| forged |\u2028# forged\x0b\x0c- forged\x85> forged",
+    "terminal": "\x1b[2J\x1b]0;forged\x07",
+    "backwards": "\u202eegrof",
+    "backslash": "ham\\",
+    "checkbox": "[x] forged",
+    "front matter": "---\nlicense: forged\n---",
+    "template": "{{ 7 * 7 }} {% raw %}",
+}
 PLAIN = "ham"
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
@@ -87,11 +107,28 @@ def test_a_link_without_being_asked_needs_its_address_whole(name):
     assert not re.search(r"(?<!\\)://|www\.", escaped(name))
 
 
-@pytest.mark.parametrize("text", [
-    "google/bert_uncased_L-2_H-128", "Ünïcode, 100% (ok)", "p < 0.05 & so on", "-5.2 to +3.1", "2.5 ms", "R&D", "a-b",
-    "model_q4.onnx", "می\u200cخواهم", "日本語", "$0.05 an hour", "x = 3 > 2", "C#", "2024-05-01",
-    "`edgekd doctor --fix predictor` measures it", "+9.1 points [+7.9, +10.3], 2 seeds", "ssh://pi@rpi4:22",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "google/bert_uncased_L-2_H-128",
+        "Ünïcode, 100% (ok)",
+        "p < 0.05 & so on",
+        "-5.2 to +3.1",
+        "2.5 ms",
+        "R&D",
+        "a-b",
+        "model_q4.onnx",
+        "می\u200cخواهم",
+        "日本語",
+        "$0.05 an hour",
+        "x = 3 > 2",
+        "C#",
+        "2024-05-01",
+        "`edgekd doctor --fix predictor` measures it",
+        "+9.1 points [+7.9, +10.3], 2 seeds",
+        "ssh://pi@rpi4:22",
+    ],
+)
 def test_ordinary_text_stays_as_it_is(text):
     assert escaped(text) == text
 

@@ -18,20 +18,34 @@ from edgekd.sizing.bench import Bench
 from edgekd.sizing.measured import TEACHER, Measured, name_of
 
 MINILM = {
-    "model_type": "bert", "layers": 6, "hidden": 384, "heads": 12, "feed_forward": 1536, "vocabulary": 30522,
+    "model_type": "bert",
+    "layers": 6,
+    "hidden": 384,
+    "heads": 12,
+    "feed_forward": 1536,
+    "vocabulary": 30522,
     "max_tokens": 512,
-}  # fmt: skip
+}
 SURVEY = Survey(64, (12,), vocabulary=5000)
 ROOMY = {"memory_mib": 500.0, "artifact_mib": 500.0, "latency_ms": 500.0, "cold_start_ms": 1e5}
 
 
 def request_of(target: Profile, **changes: Any) -> dict[str, Any]:
     return {
-        "schema": 5, "teacher_kind": "huggingface", "teacher_folder": "/nowhere", "architecture": MINILM,
-        "family": "transformer", "survey": vars(SURVEY) | {"sizes": [12]}, "classes": 50,
-        "task": "text-classification", "min_speedup": 1.01, "tries": 1, "finalists": 3, "target": target.as_dict(),
+        "schema": 5,
+        "teacher_kind": "huggingface",
+        "teacher_folder": "/nowhere",
+        "architecture": MINILM,
+        "family": "transformer",
+        "survey": vars(SURVEY) | {"sizes": [12]},
+        "classes": 50,
+        "task": "text-classification",
+        "min_speedup": 1.01,
+        "tries": 1,
+        "finalists": 3,
+        "target": target.as_dict(),
         "readings": [],
-    } | changes  # fmt: skip
+    } | changes
 
 
 def facts_of(target: Profile) -> dict[str, Any]:
@@ -41,8 +55,14 @@ def facts_of(target: Profile) -> dict[str, Any]:
 def known_of(request: dict[str, Any]) -> dict[str, Any]:
     """Every shape as it would have been measured for another target, and the teacher."""
     among = fitting._candidates(request, 0.2, 20.0)
-    teacher = {"kind": "measured", "memory_mib": 147.0, "artifact_mib": 87.0, "latency_ms": 20.0,
-               "cold_start_ms": 300.0, "reference_ms": 0.2}  # fmt: skip
+    teacher = {
+        "kind": "measured",
+        "memory_mib": 147.0,
+        "artifact_mib": 87.0,
+        "latency_ms": 20.0,
+        "cold_start_ms": 300.0,
+        "reference_ms": 0.2,
+    }
     known: dict[str, Any] = {TEACHER: teacher}
     for shape in among.ladder:
         cost = among.predict(shape, "dynamic_int8")

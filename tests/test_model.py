@@ -22,14 +22,19 @@ TARGET = profile()
 
 def two_graphs(folder):
     """An encoder that no recipe can quantize, and a head that every recipe can."""
-    encoder = save_graph(folder / "encoder_model.onnx", [helper.make_node("Relu", ["x"], ["states"], "relu")],
-                         [1, "tokens", WIDTH], output_name="states")  # fmt: skip
+    encoder = save_graph(
+        folder / "encoder_model.onnx",
+        [helper.make_node("Relu", ["x"], ["states"], "relu")],
+        [1, "tokens", WIDTH],
+        output_name="states",
+    )
     nodes = [
         helper.make_node("ReduceMean", ["states"], ["pooled"], "pool", axes=[1], keepdims=0),
         helper.make_node("MatMul", ["pooled", "v"], ["y"], "head"),
     ]
-    head = save_graph(folder / "decoder_model_merged.onnx", nodes, [1, 4], input_name="states",
-                      v=random_weights(WIDTH, 4))  # fmt: skip
+    head = save_graph(
+        folder / "decoder_model_merged.onnx", nodes, [1, 4], input_name="states", v=random_weights(WIDTH, 4)
+    )
     return Model({"encoder_model": encoder, "decoder_model_merged": head})
 
 
@@ -49,8 +54,15 @@ def test_the_digest_tells_names_order_program_and_external_data_apart(tmp_path):
         (tmp_path / name).write_bytes(content)
     a, b, c = (tmp_path / f"{name}.onnx" for name in "abc")
     assert Model.of(a).sha256 == Model.of(c).sha256, "where it lies is no part of it"
-    made = [Model.of(a), Model.of(b), Model({"x": a}), Model({"x": a, "y": b}), Model({"y": b, "x": a}),
-            Model({"x": a}, "causal"), Model({"x": b, "y": a})]  # fmt: skip
+    made = [
+        Model.of(a),
+        Model.of(b),
+        Model({"x": a}),
+        Model({"x": a, "y": b}),
+        Model({"y": b, "x": a}),
+        Model({"x": a}, "causal"),
+        Model({"x": b, "y": a}),
+    ]
     digests = [one.sha256 for one in made]
     external.data_file(a).write_bytes(b"2")
     digests.append(Model.of(a).sha256)
@@ -121,8 +133,13 @@ def test_a_board_gets_a_graph_and_its_data_under_their_own_names(tmp_path):
 
 def test_an_onnx_file_of_several_graphs_finds_its_inner_tensors():
     value = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
-    inner = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "inner", [], [value],
-                              [onnx.numpy_helper.from_array(np.ones(3, np.float32), "w")])  # fmt: skip
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["w"], ["y"])],
+        "inner",
+        [],
+        [value],
+        [onnx.numpy_helper.from_array(np.ones(3, np.float32), "w")],
+    )
     node = helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)
     model = helper.make_model(helper.make_graph([node], "outer", [], [value]))
     assert [name for name, _ in external.tensors(model)] == ["w", "w"]

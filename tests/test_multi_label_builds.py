@@ -42,8 +42,21 @@ def rows(once: Once) -> Path:
 @pytest.fixture(scope="module")
 def bundle(tiny_teacher: Path, rows: Path, store: Path, once: Once) -> Path:
     def build(folder: Path) -> None:
-        done = run("build", "--target", loose_target(folder), "--task", TASK, "--teacher", tiny_teacher, "--data", rows,
-                   "--out", folder / "several", *TINY, "--json")  # fmt: skip
+        done = run(
+            "build",
+            "--target",
+            loose_target(folder),
+            "--task",
+            TASK,
+            "--teacher",
+            tiny_teacher,
+            "--data",
+            rows,
+            "--out",
+            folder / "several",
+            *TINY,
+            "--json",
+        )
         assert done.returncode == 0, done.stderr
 
     return once("several-labels", build) / "several"
@@ -132,8 +145,14 @@ def test_transformers_js_decides_the_same(bundle: Path, tmp_path: Path) -> None:
     if command is None or not (SCRIPT.parent / "node_modules").is_dir():
         pytest.fail("node lacks") if os.environ.get("CI") else pytest.skip("node, or `make node`, lacks")
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
-    words = [command, str(SCRIPT), str(bundle.parent), bundle.name, DTYPES[model_of(bundle).name],
-             str(tmp_path / "texts.json")]  # fmt: skip
+    words = [
+        command,
+        str(SCRIPT),
+        str(bundle.parent),
+        bundle.name,
+        DTYPES[model_of(bundle).name],
+        str(tmp_path / "texts.json"),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == decisions(bundle, TEXTS)
@@ -170,8 +189,26 @@ def test_a_ready_teacher_compressed_as_it_is(
     if not labelled:
         data = write_csv(tmp_path / "raw.csv", [(text,) for text, _ in label_texts(300, seed=8)], ("text",))
     out = tmp_path / "bundle"
-    done = run("build", "--target", loose_target(tmp_path), "--task", TASK, "--student", "none", "--teacher", teacher,
-               "--data", data, "--min-retained", "0.5", "--out", out, "--threads", "1", "--json")  # fmt: skip
+    done = run(
+        "build",
+        "--target",
+        loose_target(tmp_path),
+        "--task",
+        TASK,
+        "--student",
+        "none",
+        "--teacher",
+        teacher,
+        "--data",
+        data,
+        "--min-retained",
+        "0.5",
+        "--out",
+        out,
+        "--threads",
+        "1",
+        "--json",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     said = report(out)
     assert said["summary"]["metric"] == ("micro_f1" if labelled else "decision_f1")
@@ -186,9 +223,15 @@ def test_without_labels_to_select_by_the_teachers_decisions_choose_thresholds(
 ) -> None:
     """And what is folded in is in the model's files: its own threshold is one half."""
     options = Options(
-        str(loose_target(tmp_path)), task=TASK, teacher=str(tiny_teacher), data=str(rows), threads=1, labels=400,
-        epochs=6, losses=("response=0.9", "hard_labels=0.1", "self_distillation=0.5"),
-    )  # fmt: skip
+        str(loose_target(tmp_path)),
+        task=TASK,
+        teacher=str(tiny_teacher),
+        data=str(rows),
+        threads=1,
+        labels=400,
+        epochs=6,
+        losses=("response=0.9", "hard_labels=0.1", "self_distillation=0.5"),
+    )
     plan, splits = make_plan(options)
     survey = plan.student.survey
     shape = {"layers": 3, "hidden": 64, "heads": 4, "feed_forward": 128, "classes": 3}

@@ -52,13 +52,14 @@ FORMS = {
     "separated": lambda folder, rows: write_csv(folder / "rows.csv", joined(rows, "|")),
     "lists": lambda folder, rows: _jsonl(folder, [{"text": text, "tags": list(held)} for text, held in rows]),
     "columns": lambda folder, rows: write_csv(
-        folder / "rows.csv", [(text, *(str(int(one in held)) for one in LABELS)) for text, held in rows],
+        folder / "rows.csv",
+        [(text, *(str(int(one in held)) for one in LABELS)) for text, held in rows],
         ("text", *LABELS),
     ),
     "vectors": lambda folder, rows: _jsonl(
         folder, [{"text": text, "labels": [int(one in held) for one in LABELS]} for text, held in rows]
     ),
-}  # fmt: skip
+}
 
 
 def _jsonl(folder: Path, rows: list[dict[str, object]]) -> Path:

@@ -14,8 +14,15 @@ from edgekd.core.results import digest
 from edgekd.plan import LossTerm
 from edgekd.training import objective
 
-TEXT = {"model_type": "bert", "layers": 6, "hidden": 384, "heads": 12, "feed_forward": 1536, "vocabulary": 99,
-        "max_tokens": 64}  # fmt: skip
+TEXT = {
+    "model_type": "bert",
+    "layers": 6,
+    "hidden": 384,
+    "heads": 12,
+    "feed_forward": 1536,
+    "vocabulary": 99,
+    "max_tokens": 64,
+}
 RESNET = {"model_type": "resnet", "layers": 2, "hidden": 16, "max_size": 32, "channels": 3, "taps": 2}
 
 
@@ -100,8 +107,9 @@ def test_none_is_no_augmentation() -> None:
 
 @pytest.mark.parametrize("name", names("losses"))
 def test_a_text_teacher_and_its_cut_give_all_that_losses_need(name: str) -> None:
-    objective.check(objective.losses([name, "hard_labels"] if name != "hard_labels" else [name], None), teacher(TEXT),
-                    "transformer")  # fmt: skip
+    objective.check(
+        objective.losses([name, "hard_labels"] if name != "hard_labels" else [name], None), teacher(TEXT), "transformer"
+    )
 
 
 def test_attention_of_a_cnn_is_refused() -> None:

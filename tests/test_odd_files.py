@@ -77,8 +77,9 @@ def test_the_runner_imports_nothing_that_lies_beside_it(tmp_path):
     for name in ("json", "numpy", "contextlib", "random"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('PLANTED')\n")
     (tmp_path / "job.json").write_text(json.dumps({"mode": "facts", "provider": "CPUExecutionProvider"}))
-    done = subprocess.run([sys.executable, "-B", "runner.py", "job.json"], cwd=tmp_path, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-B", "runner.py", "job.json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["numpy_version"] == np.__version__
 
@@ -178,11 +179,23 @@ def test_a_stores_lock_that_is_a_link_is_not_written_through(tmp_path):
 
 
 RANGES = {
-    "accuracy": 1.5, "accuracy_n": 10**12, "cores": 10**9, "threads": 0, "clock_mhz": 10**9, "memory_mib": 2**40,
-    "seconds": 1e12, "peak_rss_mib": [1e12], "cold_start_ms": [1e12], "started": "9999-01-01T00:00:00Z",
-    "load": {"before": 1e9, "after": None}, "temperature_c": {"before": 1e5, "after": None},
-    "latency_ms": [[-1.0]], "aa_latency_ms": [[1e12]], "numpy_version": 2, "throttled": "yes",
-}  # fmt: skip
+    "accuracy": 1.5,
+    "accuracy_n": 10**12,
+    "cores": 10**9,
+    "threads": 0,
+    "clock_mhz": 10**9,
+    "memory_mib": 2**40,
+    "seconds": 1e12,
+    "peak_rss_mib": [1e12],
+    "cold_start_ms": [1e12],
+    "started": "9999-01-01T00:00:00Z",
+    "load": {"before": 1e9, "after": None},
+    "temperature_c": {"before": 1e5, "after": None},
+    "latency_ms": [[-1.0]],
+    "aa_latency_ms": [[1e12]],
+    "numpy_version": 2,
+    "throttled": "yes",
+}
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,12 @@ def plan(target=TARGET, *, minutes=0.5, force=None, task="text-classification"):
 
 def test_those_that_may_ship_here_are_asked_first_then_those_that_only_accuracy_bars():
     trials = [
-        trial(), trial("dynamic_int8", speed=2.0, drop_points=9.0), trial("static_int8", speed=1.5),
-        trial("weight_int8", speed=3.0, peak_rss_mib=99.0), Trial.failure("float16", "no kernel"),
-    ]  # fmt: skip
+        trial(),
+        trial("dynamic_int8", speed=2.0, drop_points=9.0),
+        trial("static_int8", speed=1.5),
+        trial("weight_int8", speed=3.0, peak_rss_mib=99.0),
+        Trial.failure("float16", "no kernel"),
+    ]
     assert judging.contenders(trials, plan()) == ["float32", "static_int8", "dynamic_int8"]
     assert judging.contenders(trials, plan(force="weight_int8"))[:2] == ["float32", "weight_int8"]
 
@@ -112,8 +115,15 @@ def test_too_few_rows_move_nothing():
 
 
 def test_a_share_of_the_rows_has_an_interval_of_shares():
-    same = SimpleNamespace(agreed_there=np.ones(40), agreed_here=np.ones(40), there=np.ones(40), here=np.ones(40),
-                           flips=0, largest_difference=0.0, fidelity=AGREEMENT)  # fmt: skip
+    same = SimpleNamespace(
+        agreed_there=np.ones(40),
+        agreed_here=np.ones(40),
+        there=np.ones(40),
+        here=np.ones(40),
+        flips=0,
+        largest_difference=0.0,
+        fidelity=AGREEMENT,
+    )
     found = judging._on_target(trial(agreement=0.99, agreement_interval=(0.98, 1.0)), same, same, None)
     assert found.agreement_interval == (pytest.approx(0.99 - np.hypot(0.01, 3 / 40)), 1.0)
 
@@ -125,14 +135,26 @@ def test_a_gpu_s_answers_are_not_asked_of_a_cpu():
 
 
 def told(**values):
-    usual = {"n": 90, "agreement": 0.9, "agreement_interval": [0.8, 1.0], "drop_points": 0.1,
-             "drop_interval": [-1.0, 1.0], "flips": 2, "largest_difference": 0.3, "cost": None}  # fmt: skip
+    usual = {
+        "n": 90,
+        "agreement": 0.9,
+        "agreement_interval": [0.8, 1.0],
+        "drop_points": 0.1,
+        "drop_interval": [-1.0, 1.0],
+        "flips": 2,
+        "largest_difference": 0.3,
+        "cost": None,
+    }
     return usual | values
 
 
 def test_what_was_not_asked_there_does_not_ship_beside_what_was():
-    trials = [trial(), trial("dynamic_int8", speed=2.0), trial("static_int8", speed=3.0),
-              trial("weight_int8", peak_rss_mib=99.0)]  # fmt: skip
+    trials = [
+        trial(),
+        trial("dynamic_int8", speed=2.0),
+        trial("static_int8", speed=3.0),
+        trial("weight_int8", peak_rss_mib=99.0),
+    ]
     found = {"trials": {"float32": told(), "dynamic_int8": told(drop_points=0.5)}, "refused": {}}
     merged = judging.applied(trials, found, plan())
     assert merged[1].on_target == OnTarget(90, 0.9, (0.8, 1.0), 0.5, (-1.0, 1.0), 2, 0.3, None)
@@ -311,8 +333,9 @@ def test_a_few_held_out_rows_move_nothing(lab, rows):
 def test_a_build_for_arm_is_judged_on_arm(emulator, tiny_teacher, tiny_data, store, tmp_path):
     """The whole way, with the real aarch64 runtime: what it chose by, what it reports, what it recorded."""
     target = loose_target(tmp_path, arch="aarch64", isa=["asimd"], microarch="cortex-a72", emulator_cpu="cortex-a72")
-    done = run("build", "--target", target, "--teacher", tiny_teacher, "--data", tiny_data, "--out",
-               tmp_path / "bundle", *TINY)  # fmt: skip
+    done = run(
+        "build", "--target", target, "--teacher", tiny_teacher, "--data", tiny_data, "--out", tmp_path / "bundle", *TINY
+    )
     assert done.returncode == 0, done.stderr
     said = json.loads((tmp_path / "bundle" / "report.json").read_text("utf-8"))
     there, accuracy = said["on_target"], said["target_figures"]["accuracy"]

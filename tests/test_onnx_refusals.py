@@ -113,9 +113,11 @@ def test_a_second_model_appended(tmp_path):
 
 def _loop(graph):
     inner = helper.make_graph(
-        [node("Identity", ["go"], ["on"])], "body", [value("i", INT, []), value("go", TensorProto.BOOL, [])],
+        [node("Identity", ["go"], ["on"])],
+        "body",
+        [value("i", INT, []), value("go", TensorProto.BOOL, [])],
         [value("on", TensorProto.BOOL, [])],
-    )  # fmt: skip
+    )
     graph.initializer.append(numpy_helper.from_array(np.array(True), "forever"))
     graph.node.append(node("Loop", ["", "forever"], [], body=inner))
 
@@ -155,15 +157,21 @@ def _short(graph):
         (_nan, "the weight 'bad' of model.onnx holds NaN or infinity (2 of 3 values)"),
         (_nan_constant, "the weight 'bad' of model.onnx holds NaN or infinity (1 of 1 values)"),
         (_short, "model.onnx is damaged, or not an ONNX model: the weight 'table': "),
-        (_add(node("DynamicQuantizeLinear", ["scores"], ["q", "s", "z"])),
-         "model.onnx is no float32 model: it is quantized already (1 x DynamicQuantizeLinear)"),
-        (_add(node("Wonder", ["scores"], ["y"], domain="com.someone")),
-         "model.onnx needs operators that ONNX Runtime does not have on every CPU: com.someone.Wonder"),
-        (_add(node("Conv", ["scores", "w"], ["y"], domain="com.microsoft.nchwc")),
-         "model.onnx needs operators that ONNX Runtime does not have on every CPU: com.microsoft.nchwc.Conv"),
+        (
+            _add(node("DynamicQuantizeLinear", ["scores"], ["q", "s", "z"])),
+            "model.onnx is no float32 model: it is quantized already (1 x DynamicQuantizeLinear)",
+        ),
+        (
+            _add(node("Wonder", ["scores"], ["y"], domain="com.someone")),
+            "model.onnx needs operators that ONNX Runtime does not have on every CPU: com.someone.Wonder",
+        ),
+        (
+            _add(node("Conv", ["scores", "w"], ["y"], domain="com.microsoft.nchwc")),
+            "model.onnx needs operators that ONNX Runtime does not have on every CPU: com.microsoft.nchwc.Conv",
+        ),
         (_add(node("Relu", ["nowhere"], ["y"])), "model.onnx is no valid ONNX model: "),
     ],
-)  # fmt: skip
+)
 def test_a_model_that_cannot_be_compressed(tmp_path, change, why):
     model = text_model(**{"com.someone": 1, "com.microsoft.nchwc": 1})
     change(model.graph)
@@ -180,9 +188,21 @@ def test_weights_of_another_precision(tmp_path, kind):
 
 @pytest.mark.parametrize(
     "operator",
-    ["QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger",
-     "MatMulNBits", "MatMulBnb4", "QGemm", "QAttention", "GatherBlockQuantized", "DynamicQuantizeMatMul"],
-)  # fmt: skip
+    [
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "QLinearMatMul",
+        "QLinearConv",
+        "MatMulInteger",
+        "ConvInteger",
+        "MatMulNBits",
+        "MatMulBnb4",
+        "QGemm",
+        "QAttention",
+        "GatherBlockQuantized",
+        "DynamicQuantizeMatMul",
+    ],
+)
 def test_every_kind_of_quantized_operator_is_known(tmp_path, operator):
     model = text_model()
     model.graph.node.append(node(operator, ["scores"], ["y"], domain="com.microsoft"))
@@ -212,10 +232,18 @@ def test_an_opset_above_the_targets_ceiling(tmp_path):
 
 def test_control_flow_and_recursion_inside_functions(tmp_path):
     for made, why in (
-        (node("If", ["x"], ["y"], then_branch=helper.make_graph([], "t", [], []),
-              else_branch=helper.make_graph([], "e", [], [])), "has control flow (1 x If)"),
+        (
+            node(
+                "If",
+                ["x"],
+                ["y"],
+                then_branch=helper.make_graph([], "t", [], []),
+                else_branch=helper.make_graph([], "e", [], []),
+            ),
+            "has control flow (1 x If)",
+        ),
         (node("Own", ["x"], ["y"], domain="own"), "a function of it calls itself"),
-    ):  # fmt: skip
+    ):
         model = text_model(own=1)
         model.functions.append(helper.make_function("own", "Own", ["x"], ["y"], [made], [helper.make_opsetid("", 17)]))
         assert why in refused(save(tmp_path, model))
@@ -225,8 +253,10 @@ def test_functions_that_unfold_without_end(tmp_path):
     model = text_model(own=1)
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
     for level in range(9):
-        calls = [node(f"F{level - 1}" if level else "Relu", ["x"], [f"y{i}"], domain="own" if level else "")
-                 for i in range(10)]  # fmt: skip
+        calls = [
+            node(f"F{level - 1}" if level else "Relu", ["x"], [f"y{i}"], domain="own" if level else "")
+            for i in range(10)
+        ]
         model.functions.append(helper.make_function("own", f"F{level}", ["x"], ["y0"], calls, imports))
     model.graph.node.append(node("F8", ["scores"], ["y"], domain="own"))
     assert f"has functions that unfold to {10**9 + len(text_model().graph.node)} operators" in refused(
@@ -305,7 +335,7 @@ def _dependent(graph):
         (IMAGE, _dims(picture=[1, 3, SIDE]), "it takes picture: float (1, 3, 8); edgekd feeds pixel_values (batch, "),
         (SERIES, _dims(x=["b", STEPS * 2]), "it takes x: float (?, 20); edgekd feeds past_values (batch, steps, "),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_fed(tmp_path, task, change, why):
     model = MODELS[task]()
     change(model.graph)

@@ -223,13 +223,15 @@ def test_positions_that_the_graph_has_not(tmp_path):
     """config.json promises 32 tokens; the graph has a table of 20 positions."""
     model = text_model(EMBED)
     model.graph.initializer.append(numpy_helper.from_array(weights(1, 20, HIDDEN), "positions"))
-    model.graph.node.extend([
-        node("Shape", ["input_ids"], ["tokens"], start=1, end=2),
-        node("Constant", [], ["zero"], value=numpy_helper.from_array(np.array([0], np.int64))),
-        node("Constant", [], ["one"], value=numpy_helper.from_array(np.array([1], np.int64))),
-        node("Slice", ["positions", "zero", "tokens", "one"], ["some"]),
-        node("Add", ["hidden", "some"], ["placed"]),
-    ])  # fmt: skip
+    model.graph.node.extend(
+        [
+            node("Shape", ["input_ids"], ["tokens"], start=1, end=2),
+            node("Constant", [], ["zero"], value=numpy_helper.from_array(np.array([0], np.int64))),
+            node("Constant", [], ["one"], value=numpy_helper.from_array(np.array([1], np.int64))),
+            node("Slice", ["positions", "zero", "tokens", "one"], ["some"]),
+            node("Add", ["hidden", "some"], ["placed"]),
+        ]
+    )
     model.graph.output[0].name = "placed"
     with pytest.raises(TeacherError, match=r"fails on an input of \[1, 32\]") as refusal:
         exported(save(tmp_path, model), EMBED, tmp_path / "out.onnx")

@@ -15,19 +15,64 @@ from edgekd.on_target import judging
 from edgekd.planning import make_plan
 
 VALUES: dict[str, Any] = {
-    "task": "text-classification", "teacher": "none-such", "data": "none-such.csv", "unlabelled": "none-such.csv",
-    "student": None, "text_column": "body", "image_column": "photo", "label_column": "kind", "labels": 10,
-    "calibration": "none-such.csv", "min_speedup": 2.0, "losses": ("response=0.5",), "temperature": 3.0,
-    "augmentations": ("none",), "epochs": 2, "patience": 2, "learning_rate": 1e-3, "max_tokens": 64,
-    "vocabulary": 500, "image_size": 64, "tries": 2, "exit": 1, "cache_mib": 100.0, "allow_loops": True, "seed": 3,
-    "threads": 1, "time_limit_s": 10.0, "force": "dynamic_int8", "memory_mib": 5.0, "artifact_mib": 5.0,
-    "latency_ms": 5.0, "min_retained": 0.5, "min_agreement": 0.5, "max_drop": 5.0, "full": True, "evidence": 2,
-    "emulate_minutes": 1.0, "price_per_hour": 1.0, "name": "mine", "version": "2.0.0", "golden": "test",
-}  # fmt: skip
+    "task": "text-classification",
+    "teacher": "none-such",
+    "data": "none-such.csv",
+    "unlabelled": "none-such.csv",
+    "student": None,
+    "text_column": "body",
+    "image_column": "photo",
+    "label_column": "kind",
+    "labels": 10,
+    "calibration": "none-such.csv",
+    "min_speedup": 2.0,
+    "losses": ("response=0.5",),
+    "temperature": 3.0,
+    "augmentations": ("none",),
+    "epochs": 2,
+    "patience": 2,
+    "learning_rate": 1e-3,
+    "max_tokens": 64,
+    "vocabulary": 500,
+    "image_size": 64,
+    "tries": 2,
+    "exit": 1,
+    "cache_mib": 100.0,
+    "allow_loops": True,
+    "seed": 3,
+    "threads": 1,
+    "time_limit_s": 10.0,
+    "force": "dynamic_int8",
+    "memory_mib": 5.0,
+    "artifact_mib": 5.0,
+    "latency_ms": 5.0,
+    "min_retained": 0.5,
+    "min_agreement": 0.5,
+    "max_drop": 5.0,
+    "full": True,
+    "evidence": 2,
+    "emulate_minutes": 1.0,
+    "price_per_hour": 1.0,
+    "name": "mine",
+    "version": "2.0.0",
+    "golden": "test",
+}
 WITHOUT_STUDENT = {
-    "labels", "min_speedup", "losses", "temperature", "augmentations", "epochs", "patience", "learning_rate",
-    "vocabulary", "image_size", "tries", "exit", "cache_mib", "evidence",
-}  # fmt: skip
+    "labels",
+    "min_speedup",
+    "losses",
+    "temperature",
+    "augmentations",
+    "epochs",
+    "patience",
+    "learning_rate",
+    "vocabulary",
+    "image_size",
+    "tries",
+    "exit",
+    "cache_mib",
+    "evidence",
+}
 OF_TEXT, OF_IMAGES = {"text_column", "max_tokens", "vocabulary"}, {"image_column", "image_size"}
 LOOPS = {"allow_loops"}  # of an .onnx teacher alone
 MODES: dict[str, tuple[Options, set[str]]] = {
@@ -35,11 +80,13 @@ MODES: dict[str, tuple[Options, set[str]]] = {
     "images": (Options("cpu-avx2", task="image-classification"), OF_TEXT | LOOPS),
     "series": (Options("cpu-avx2", task="time-series-classification"), OF_TEXT | OF_IMAGES | LOOPS),
     "series, labels": (
-        Options("cpu-avx2", task="time-series-classification", teacher="labels"), OF_TEXT | OF_IMAGES | LOOPS
+        Options("cpu-avx2", task="time-series-classification", teacher="labels"),
+        OF_TEXT | OF_IMAGES | LOOPS,
     ),
     "text, none": (Options("cpu-avx2", student="none"), WITHOUT_STUDENT | OF_IMAGES | LOOPS),
     "images, none": (
-        Options("cpu-avx2", task="image-classification", student="none"), WITHOUT_STUDENT | OF_TEXT | LOOPS
+        Options("cpu-avx2", task="image-classification", student="none"),
+        WITHOUT_STUDENT | OF_TEXT | LOOPS,
     ),
     "series, none": (
         Options("cpu-avx2", task="time-series-classification", student="none"),
@@ -50,7 +97,7 @@ MODES: dict[str, tuple[Options, set[str]]] = {
         WITHOUT_STUDENT | OF_IMAGES | LOOPS | {"label_column"},
     ),
     "onnx, none": (Options("cpu-avx2", student="none", teacher="none-such.onnx"), WITHOUT_STUDENT | OF_IMAGES),
-}  # fmt: skip
+}
 
 
 def taken(asked: Options) -> bool:

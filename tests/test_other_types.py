@@ -26,9 +26,14 @@ from edgekd.training import models
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TEXT, EMBED, IMAGE = "text-classification", "feature-extraction", "image-classification"
 ENCODER = {
-    "vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "intermediate_size": 32, "max_position_embeddings": 32, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": len(WORDS),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
 TEXTS = {
     "albert": {"embedding_size": 8},
     "convbert": {"embedding_size": 16, "head_ratio": 1, "conv_kernel_size": 3},
@@ -39,26 +44,41 @@ TEXTS = {
     "rembert": {"input_embedding_size": 8, "output_embedding_size": 8, "bos_token_id": 2, "eos_token_id": 3},
     "roformer": {},
     "squeezebert": {"embedding_size": 16},
-}  # fmt: skip
+}
 VISION = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 32,
     "patch_size": 8,
-}  # fmt: skip
+}
 IMAGES = {
     "data2vec-vision": VISION,
     "dinov2": VISION | {"image_size": 64, "mlp_ratio": 2},  # larger than what its processor makes
     "levit": {
-        "image_size": 32, "hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1],
-        "key_dim": [4, 4, 4], "patch_size": 16,
+        "image_size": 32,
+        "hidden_sizes": [16, 24, 32],
+        "num_attention_heads": [2, 2, 2],
+        "depths": [1, 1, 1],
+        "key_dim": [4, 4, 4],
+        "patch_size": 16,
     },
     "mobilevit": {
-        "image_size": 64, "hidden_sizes": [16, 16, 16], "neck_hidden_sizes": [8, 8, 8, 16, 16, 16, 32],
+        "image_size": 64,
+        "hidden_sizes": [16, 16, 16],
+        "neck_hidden_sizes": [8, 8, 8, 16, 16, 16, 32],
     },
     "swinv2": {
-        "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4, "patch_size": 2, "image_size": 32,
+        "embed_dim": 8,
+        "depths": [1, 2],
+        "num_heads": [2, 2],
+        "window_size": 4,
+        "patch_size": 2,
+        "image_size": 32,
     },
     "vit_msn": VISION,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -202,9 +222,15 @@ def _write_graph(model, file: Path) -> None:
             return self.head(self.embeddings(input_ids).mean(dim=1))
 
     torch.onnx.export(
-        Mean().eval(), (torch.tensor([[2, 5, 6, 3]]),), file, input_names=["input_ids"], output_names=["logits"],
-        dynamic_axes={"input_ids": {0: "batch", 1: "tokens"}, "logits": {0: "batch"}}, opset_version=17, dynamo=False,
-    )  # fmt: skip
+        Mean().eval(),
+        (torch.tensor([[2, 5, 6, 3]]),),
+        file,
+        input_names=["input_ids"],
+        output_names=["logits"],
+        dynamic_axes={"input_ids": {0: "batch", 1: "tokens"}, "logits": {0: "batch"}},
+        opset_version=17,
+        dynamo=False,
+    )
 
 
 @pytest.mark.slow
@@ -213,8 +239,19 @@ def test_it_is_compressed_to_a_bundle(model_type: str, store: Path, tmp_path: Pa
     teacher_of(model_type, tmp_path / "teacher")
     data = write_csv(tmp_path / "rows.csv", [(text,) for text, _ in texts(200, seed=1)], ("text",))
     done = run(
-        "build", "--student", "none", "--target", loose_target(tmp_path, latency_ms=1000.0), "--teacher",
-        tmp_path / "teacher", "--data", data, "--threads", "1", "--out", tmp_path / "bundle",
-    )  # fmt: skip
+        "build",
+        "--student",
+        "none",
+        "--target",
+        loose_target(tmp_path, latency_ms=1000.0),
+        "--teacher",
+        tmp_path / "teacher",
+        "--data",
+        data,
+        "--threads",
+        "1",
+        "--out",
+        tmp_path / "bundle",
+    )
     assert done.returncode == 0, done.stderr
     assert run("verify", tmp_path / "bundle").returncode == 0

@@ -25,10 +25,19 @@ from edgekd.report.page import significant
 pytestmark = pytest.mark.browser
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-default-apps", "--enable-logging=stderr",
-    "--virtual-time-budget=2000", "--hide-scrollbars", "--proxy-server=http://127.0.0.1:9",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=2000",
+    "--hide-scrollbars",
+    "--proxy-server=http://127.0.0.1:9",
+)
 PHONE, PAPER, DESK = 360, 703, 1280  # CSS pixels; paper: A4 less its margins
 # what Chromium asks for by itself, whatever it shows; fonts and libraries come from other names
 THE_BROWSERS_OWN = (
@@ -51,8 +60,13 @@ def chromium(tmp_path_factory):
 
     def run(address, *flags):
         profile = tmp_path_factory.mktemp("chromium")
-        done = subprocess.run([command, *FLAGS, f"--user-data-dir={profile}", *flags, address],
-                              capture_output=True, text=True, timeout=120, check=True)  # fmt: skip
+        done = subprocess.run(
+            [command, *FLAGS, f"--user-data-dir={profile}", *flags, address],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
         return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
     return run
@@ -85,8 +99,12 @@ def seen(chromium, tmp_path_factory):
             f"<script>const page = {whole};\n{ASK}</script>",
             encoding="utf-8",
         )
-        dumped, console = chromium(path.as_uri(), f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}",
-                                   "--window-size=1400,1000", "--dump-dom")  # fmt: skip
+        dumped, console = chromium(
+            path.as_uri(),
+            f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}",
+            "--window-size=1400,1000",
+            "--dump-dom",
+        )
         found = re.search(r"<pre>(.*?)</pre>", dumped, flags=re.DOTALL)
         return json.loads(unescape(found[1])) | {"console": console}
 
@@ -158,16 +176,29 @@ def test_what_matters_is_seen(asked, html, width):
     wanted += [f"{figure['kind']}" for figure in said["target_figures"].values()]
     wanted += [figure["how"] for figure in said["target_figures"].values()]
     wanted += [figure["host"] for figure in said["target_figures"].values() if figure["host"]]
-    wanted += [f"{significant(figure['value'])} {figure['unit']}" for name, figure in said["target_figures"].items()
-               if name != "accuracy" and figure["value"] is not None]  # fmt: skip
+    wanted += [
+        f"{significant(figure['value'])} {figure['unit']}"
+        for name, figure in said["target_figures"].items()
+        if name != "accuracy" and figure["value"] is not None
+    ]
     wanted += [f"p50 {significant(said['latency_quantiles_ms'][ships][50])} ms", said["choice"]["why"]]
-    wanted += [f"{layer['sqnr_db']:.1f} dB" for layer in
-               sorted(said["diagnosis"]["layers"], key=lambda layer: layer["sqnr_db"])[:5]]  # fmt: skip
+    wanted += [
+        f"{layer['sqnr_db']:.1f} dB"
+        for layer in sorted(said["diagnosis"]["layers"], key=lambda layer: layer["sqnr_db"])[:5]
+    ]
     for trial in said["trials"]:
         wanted += [trial["name"]] if trial["failed"] else [trial["name"], f"{trial['speed']:.2f}x"]
     if said_of_devices(html):
-        wanted += ["▲ −7.2 points there", "14 of 180 flip", "0.44x", "unstable", "▲ throttled", "of another model",
-                   "Memory over budget", "reaches past it"]  # fmt: skip
+        wanted += [
+            "▲ −7.2 points there",
+            "14 of 180 flip",
+            "0.44x",
+            "unstable",
+            "▲ throttled",
+            "of another model",
+            "Memory over budget",
+            "reaches past it",
+        ]
     assert [words for words in wanted if words not in seen] == []
 
 
@@ -195,8 +226,12 @@ def test_no_request_leaves(chromium, html, tmp_path, asked):
             threading.Thread(target=proxy.serve_forever, daemon=True).start()
             path = tmp_path / "page.html"
             path.write_text(text, encoding="utf-8")
-            _, console = chromium(path.as_uri(), f"--proxy-server=http://127.0.0.1:{proxy.server_port}",
-                                  "--proxy-bypass-list=<-loopback>", "--dump-dom")  # fmt: skip
+            _, console = chromium(
+                path.as_uri(),
+                f"--proxy-server=http://127.0.0.1:{proxy.server_port}",
+                "--proxy-bypass-list=<-loopback>",
+                "--dump-dom",
+            )
             proxy.shutdown()
         return {host for host in found.asked if not host.endswith(THE_BROWSERS_OWN)}, console
 

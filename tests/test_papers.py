@@ -54,9 +54,15 @@ def image_teacher(folder: Path) -> Path:
 
     names = dict(enumerate(("cat", "dog", "eel")))
     config = transformers.ViTConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8,
-        id2label=names, label2id={name: number for number, name in names.items()},
-    )  # fmt: skip
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=32,
+        patch_size=8,
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+    )
     transformers.ViTForImageClassification(config).save_pretrained(folder)
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
@@ -74,8 +80,13 @@ def options_of(name: str, teacher: Path, data: Path, place: Path) -> tuple[Optio
     if name == "series":
         return Options(target, task=SERIES, teacher="labels", data=str(waves(place / "waves.npz"))), {"task": SERIES}
     if name == "image":
-        return Options(target, task=IMAGE, teacher=str(image_teacher(place / "vit")), min_speedup=0.01,
-                       data=str(pictures(place / "pictures.npz"))), {"task": IMAGE}  # fmt: skip
+        return Options(
+            target,
+            task=IMAGE,
+            teacher=str(image_teacher(place / "vit")),
+            min_speedup=0.01,
+            data=str(pictures(place / "pictures.npz")),
+        ), {"task": IMAGE}
     raw = str(bare(place / "raw.csv"))
     if name == "embeddings":
         return Options(target, task=EMBED, student="none", teacher=str(teacher), data=raw), FORMS["none, embeddings"]
@@ -145,8 +156,9 @@ def test_the_bill_is_valid_and_names_what_it_is_made_of(form, written) -> None:
     scopes = {part["name"]: part["scope"] for part in packages}
     assert {name for name, scope in scopes.items() if scope == "required"} == {"onnxruntime", "numpy"}
     assert scopes["torch"] == "excluded"
-    assert all(part["purl"].startswith("pkg:pypi/") and part["version"] in (part["purl"], part["version"])
-               for part in packages)  # fmt: skip
+    assert all(
+        part["purl"].startswith("pkg:pypi/") and part["version"] in (part["purl"], part["version"]) for part in packages
+    )
     assert next(part for part in packages if part["name"] == "onnx")["licenses"] == [{"license": {"id": "Apache-2.0"}}]
     metrics = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     own = next(one for one in metrics if one["type"] == said["summary"]["metric"])
@@ -168,14 +180,16 @@ def test_the_provenance_is_a_statement_about_the_artifact(form, written) -> None
     (plan, _), (about, papers) = form, written
     said = json.loads(papers["provenance.json"])
     assert (said["_type"], said["predicateType"]) == (
-        "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1",
-    )  # fmt: skip
+        "https://in-toto.io/Statement/v1",
+        "https://slsa.dev/provenance/v1",
+    )
     assert {one["name"]: one["digest"]["sha256"] for one in said["subject"]} == about.artifact
     assert set(about.artifact) == {"onnx/model.onnx", "config.json"}
     definition, run = said["predicate"]["buildDefinition"], said["predicate"]["runDetails"]
     assert set(definition) == {"buildType", "externalParameters", "internalParameters", "resolvedDependencies"}
-    assert all(re.fullmatch("urn:edgekd:[a-z]+:[a-z0-9]+", uri) for uri in (definition["buildType"],
-                                                                            run["builder"]["id"]))  # fmt: skip
+    assert all(
+        re.fullmatch("urn:edgekd:[a-z]+:[a-z0-9]+", uri) for uri in (definition["buildType"], run["builder"]["id"])
+    )
     wanted = {plan.teacher.sha256, plan.data.digest}
     needed = definition["resolvedDependencies"]
     assert {one["digest"]["sha256"] for one in needed if "digest" in one} == wanted
@@ -183,8 +197,10 @@ def test_the_provenance_is_a_statement_about_the_artifact(form, written) -> None
     assert {one["name"] for one in run["byproducts"]} == {"report.json", "README.md", "sbom.cdx.json", "checks"}
     assert set(run) == {"builder", "metadata", "byproducts"}, "the fields that SLSA names, no other"
     assert definition["internalParameters"]["decided"]["recipe"] == "static_int8"
-    assert made_by(about.folder) == {"plan": json.loads(json.dumps(provenance.shown(plan))),
-                                     "checks": {"optimum": "opens it"}}  # fmt: skip
+    assert made_by(about.folder) == {
+        "plan": json.loads(json.dumps(provenance.shown(plan))),
+        "checks": {"optimum": "opens it"},
+    }
 
 
 def test_the_card_is_one_that_the_hub_can_read(form, written) -> None:

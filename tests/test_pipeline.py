@@ -38,10 +38,29 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
     assert next(iter(said)) == "summary"
     summary = said["summary"]
     assert list(summary) == [
-        "verdict", "task", "target", "metric", "metric_unit", "higher_is_better", "measured_on", "distilled", "forced",
-        "teacher", "shipped", "baseline", "retained", "retained_interval", "speedup", "smaller", "import_baseline_mib",
-        "evidence", "threshold", "columns", "never_right", "most_frequent",
-    ]  # fmt: skip
+        "verdict",
+        "task",
+        "target",
+        "metric",
+        "metric_unit",
+        "higher_is_better",
+        "measured_on",
+        "distilled",
+        "forced",
+        "teacher",
+        "shipped",
+        "baseline",
+        "retained",
+        "retained_interval",
+        "speedup",
+        "smaller",
+        "import_baseline_mib",
+        "evidence",
+        "threshold",
+        "columns",
+        "never_right",
+        "most_frequent",
+    ]
     for who in ("teacher", "shipped", "baseline"):
         assert set(summary[who]) == LINE
     assert summary["baseline"]["latency_p50_ms"] is None
@@ -131,9 +150,17 @@ def test_other_plan_into_the_same_folder_is_refused(tiny_bundle: Path, build_of)
 @pytest.mark.slow
 def test_killed_build_goes_on_where_it_was(tiny_teacher, tiny_data, tmp_path: Path) -> None:
     arguments = (
-        "build", "--target", loose_target(tmp_path), "--teacher", tiny_teacher, "--data", tiny_data,
-        "--out", tmp_path / "out", *TINY,
-    )  # fmt: skip
+        "build",
+        "--target",
+        loose_target(tmp_path),
+        "--teacher",
+        tiny_teacher,
+        "--data",
+        tiny_data,
+        "--out",
+        tmp_path / "out",
+        *TINY,
+    )
     environment = os.environ | {"EDGEKD_STORE": str(tmp_path / "store")}
     building = subprocess.Popen(
         [sys.executable, "-m", "edgekd", *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=environment
@@ -180,8 +207,21 @@ def arm_build(tiny_bundle: Path, tiny_teacher: Path, tiny_data: Path, tmp_path: 
         target = loose_target(
             tmp_path, arch="aarch64", microarch="cortex-a72", isa=["asimd"], emulator_cpu="cortex-a72"
         )
-        done = run("build", "--target", target, "--teacher", tiny_teacher, "--data", tiny_data,
-                   "--out", tmp_path / "arm", *TINY, "--golden", "test", env=env)  # fmt: skip
+        done = run(
+            "build",
+            "--target",
+            target,
+            "--teacher",
+            tiny_teacher,
+            "--data",
+            tiny_data,
+            "--out",
+            tmp_path / "arm",
+            *TINY,
+            "--golden",
+            "test",
+            env=env,
+        )
         assert done.returncode == 0, done.stderr
         return tmp_path / "arm"
 
@@ -226,8 +266,9 @@ def ready(tiny_bundle: Path, store: Path, tmp_path: Path) -> tuple[Path, Path, P
 
 def test_ready_teacher_is_planned_as_it_is(ready: tuple[Path, Path, Path], tmp_path: Path) -> None:
     teacher, numbered, golden = ready
-    options = Options(str(loose_target(tmp_path)), teacher=str(teacher), data=str(numbered), labels=60,
-                      golden=str(golden))  # fmt: skip
+    options = Options(
+        str(loose_target(tmp_path)), teacher=str(teacher), data=str(numbered), labels=60, golden=str(golden)
+    )
     plan, splits = make_plan(options)
     assert plan.teacher.training is None
     assert plan.teacher.labels == plan.data.classes == ("animal", "colour", "food")
@@ -239,10 +280,25 @@ def test_ready_teacher_is_planned_as_it_is(ready: tuple[Path, Path, Path], tmp_p
 def test_ready_teacher_is_used_as_it_is(ready: tuple[Path, Path, Path], tmp_path: Path) -> None:
     teacher, numbered, golden = ready
     done = run(
-        "build", "--target", loose_target(tmp_path), "--teacher", teacher, "--data", numbered,
-        "--out", tmp_path / "out",
-        *TINY, "--labels", "60", "--student", "transformer", "--loss", "response", "--golden", golden,
-    )  # fmt: skip
+        "build",
+        "--target",
+        loose_target(tmp_path),
+        "--teacher",
+        teacher,
+        "--data",
+        numbered,
+        "--out",
+        tmp_path / "out",
+        *TINY,
+        "--labels",
+        "60",
+        "--student",
+        "transformer",
+        "--loss",
+        "response",
+        "--golden",
+        golden,
+    )
     assert done.returncode == 0, done.stderr
     assert "teach: train" not in done.stderr
     said = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))

@@ -41,13 +41,19 @@ def _teacher(name: str) -> tuple[str, Reader]:
 
 
 KINDS: list[tuple[str, Reader]] = [
-    ("rows.csv", read_tables), ("rows.tsv", read_tables), ("rows.jsonl", read_tables), ("rows.parquet", read_tables),
-    ("x_TRAIN.tsv", read_series), ("series.npz", read_series), ("images.npz", read_images),
-    ("a.png", lambda path: read_images(str(Path(path).parent))), ("mine.yaml", load_profile),
+    ("rows.csv", read_tables),
+    ("rows.tsv", read_tables),
+    ("rows.jsonl", read_tables),
+    ("rows.parquet", read_tables),
+    ("x_TRAIN.tsv", read_series),
+    ("series.npz", read_series),
+    ("images.npz", read_images),
+    ("a.png", lambda path: read_images(str(Path(path).parent))),
+    ("mine.yaml", load_profile),
     ("teacher.onnx", lambda path: _onnx_checks.check_form(path)),
     ("lite.pth", lambda path: EfficientnetLite().inspect(path, "image-classification")),
     *map(_teacher, ("model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "vocab.txt")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "read"), KINDS, ids=[name for name, _ in KINDS])

@@ -44,11 +44,14 @@ def encoder(path):
 def decoder(path):
     """states and bias to scores (1, tokens, 4), and the numbers (n,) of tokens whose first score is above 0: ragged."""
     nodes = [
-        NODE("MatMul", ["states", "v"], ["plain"]), NODE("Add", ["plain", "bias"], ["scores"]),
-        NODE("Gather", ["scores", "zero"], ["first"], axis=2), NODE("Squeeze", ["first", "axes"], ["flat"]),
-        NODE("Greater", ["flat", "nought"], ["above"]), NODE("NonZero", ["above"], ["places"]),
+        NODE("MatMul", ["states", "v"], ["plain"]),
+        NODE("Add", ["plain", "bias"], ["scores"]),
+        NODE("Gather", ["scores", "zero"], ["first"], axis=2),
+        NODE("Squeeze", ["first", "axes"], ["flat"]),
+        NODE("Greater", ["flat", "nought"], ["above"]),
+        NODE("NonZero", ["above"], ["places"]),
         NODE("Squeeze", ["places", "lead"], ["tokens_above"]),
-    ]  # fmt: skip
+    ]
     inputs = {"states": (FLOAT, [1, "tokens", WIDTH]), "bias": (FLOAT, [1, 1, 4])}
     outputs = {"scores": (FLOAT, [1, "tokens", 4]), "tokens_above": (INT, ["n"])}
     constants = {"zero": np.array([0]), "axes": np.array([0, 2]), "lead": np.array([0]), "nought": np.float32(0)}
@@ -198,8 +201,11 @@ def test_the_batch_axis_is_left_out_and_no_other(firsts, outputs, given, told):
     def nodes(shapes, name):
         return [SimpleNamespace(name=f"{name}{at}", shape=shape) for at, shape in enumerate(shapes)]
 
-    session = SimpleNamespace(get_inputs=lambda: nodes([[first, 3] for first in firsts], "x"),
-                              get_outputs=lambda: nodes(outputs, "y"), run=print)  # fmt: skip
+    session = SimpleNamespace(
+        get_inputs=lambda: nodes([[first, 3] for first in firsts], "x"),
+        get_outputs=lambda: nodes(outputs, "y"),
+        run=print,
+    )
     program = programs.open_program("forward", {"model": session})
     values = [np.zeros((1, *[2] * (len(shape) - 1))) for shape in outputs[:-1]] + [np.zeros(given)]
     assert program.named(values)[program.outputs[-1]].shape == told
@@ -343,7 +349,8 @@ HOSTILE = {
     "an output of one input alone": (expecting(**{"ISA.0.more": ONE}), "answers of other outputs from input to input"),
     "an output that an input lacks": (expecting(**{"ISA.1.scores": None}), "answers of other outputs from input to"),
     "more inputs than there are": (
-        expecting(**{"ISA.4.scores": ONE, "ISA.4.tokens_above": ONE}), "no answers to 4 inputs"
+        expecting(**{"ISA.4.scores": ONE, "ISA.4.tokens_above": ONE}),
+        "no answers to 4 inputs",
     ),
     "a row that is no number": (expecting(**{"ISA.x.scores": ONE}), "ISA.x.scores is no answer to an input"),
     "a row of other digits": (expecting(**{"ISA.01.scores": ONE}), "ISA.01.scores is no answer to an input"),
@@ -361,7 +368,7 @@ HOSTILE = {
     "a negative tolerance": (allowing({"scores": 1.0, "tokens_above": -1}), "no number, or negative"),
     "a tolerance of true": (allowing({"scores": 1.0, "tokens_above": True}), "no number, or negative"),
     "tolerances of a list": (allowing([1.0, 2.0]), "their tolerances are not of the outputs"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "why"), HOSTILE.values(), ids=HOSTILE)

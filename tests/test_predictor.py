@@ -37,8 +37,16 @@ def readings(noise: float, count: int = 40) -> list[dict]:
             figures[figure] *= 1 + noise * random.standard_normal()
         ratio = figures.pop("latency_ratio")
         run = {"size": 1, "work": asdict(own)}
-        made.append({"family": "f", "recipe": "static_int8", "name": str(number), **figures, "headline": run,
-                     "runs": [run | {"latency_ratio": ratio}]})  # fmt: skip
+        made.append(
+            {
+                "family": "f",
+                "recipe": "static_int8",
+                "name": str(number),
+                **figures,
+                "headline": run,
+                "runs": [run | {"latency_ratio": ratio}],
+            }
+        )
     return made
 
 
@@ -154,9 +162,19 @@ def test_measuring_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
         seen.append(str(shape))
         own = asdict(shape.work(shape.max_size))
         run = {"size": 1, "work": own}
-        return [{"family": family, "name": anchors._name(shape), "recipe": recipe, "memory_mib": 1.0, "headline": run,
-                 "artifact_mib": 1.0, "cold_start_ms": 1.0, "runs": [run | {"latency_ratio": 1.0}]}
-                for recipe in anchors.recipes(family)]  # fmt: skip
+        return [
+            {
+                "family": family,
+                "name": anchors._name(shape),
+                "recipe": recipe,
+                "memory_mib": 1.0,
+                "headline": run,
+                "artifact_mib": 1.0,
+                "cold_start_ms": 1.0,
+                "runs": [run | {"latency_ratio": 1.0}],
+            }
+            for recipe in anchors.recipes(family)
+        ]
 
     monkeypatch.setattr(anchors, "read", read)
     with pytest.raises(KeyboardInterrupt):

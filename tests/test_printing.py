@@ -16,14 +16,23 @@ from edgekd.cli.printing import one_line, print_json, visible
 
 # name, foreign text, as it is shown
 FOREIGN: list[tuple[str, str, str]] = [
-    ("a colour", "\x1b[31mred", "\\x1b[31mred"), ("the title", "\x1b]0;x\x07", "\\x1b]0;x\\x07"),
-    ("a bell", "\a", "\\x07"), ("backspaces", "good\b\b\b\bbad", "good\\x08\\x08\\x08\\x08bad"),
-    ("a return", "good\rbad", "good\\rbad"), ("delete", "\x7f", "\\x7f"), ("C1's introducer", "\x9b31m", "\\x9b31m"),
-    ("C1's next line", "a\x85b", "a\\x85b"), ("turned round", "a\u202eb", "a\\u202eb"),
-    ("isolated", "\u2066a\u2069", "\\u2066a\\u2069"), ("a mark", "a\u200fb", "a\\u200fb"),
-    ("a space of no width", "a\u200bb", "a\\u200bb"), ("a hidden tag", "a\U000e0041", "a\\U000e0041"),
-    ("a line separator", "a\u2028b", "a\\u2028b"), ("half a character", "a\udc80", "a\\udc80"), ("NUL", "\0", "\\x00"),
-]  # fmt: skip
+    ("a colour", "\x1b[31mred", "\\x1b[31mred"),
+    ("the title", "\x1b]0;x\x07", "\\x1b]0;x\\x07"),
+    ("a bell", "\a", "\\x07"),
+    ("backspaces", "good\b\b\b\bbad", "good\\x08\\x08\\x08\\x08bad"),
+    ("a return", "good\rbad", "good\\rbad"),
+    ("delete", "\x7f", "\\x7f"),
+    ("C1's introducer", "\x9b31m", "\\x9b31m"),
+    ("C1's next line", "a\x85b", "a\\x85b"),
+    ("turned round", "a\u202eb", "a\\u202eb"),
+    ("isolated", "\u2066a\u2069", "\\u2066a\\u2069"),
+    ("a mark", "a\u200fb", "a\\u200fb"),
+    ("a space of no width", "a\u200bb", "a\\u200bb"),
+    ("a hidden tag", "a\U000e0041", "a\\U000e0041"),
+    ("a line separator", "a\u2028b", "a\\u2028b"),
+    ("half a character", "a\udc80", "a\\udc80"),
+    ("NUL", "\0", "\\x00"),
+]
 PLAIN = ["café", "naïve [red] text", "日本語", "👩‍👧", "می‌خواهم", "a\tb", "क्षि", "a\\x1b", ""]
 
 
@@ -99,8 +108,14 @@ COMMANDS = [["targets", "show", "rpi4", "--json"], ["targets", "show", "nothing"
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_an_answer_that_nobody_reads_or_no_disk_takes(command: list[str]) -> None:
     def run(stdout: int) -> tuple[int, str]:
-        done = subprocess.run([sys.executable, "-m", "edgekd", *command], stdout=stdout, stderr=subprocess.PIPE,
-                              text=True, timeout=60, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "edgekd", *command],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         return done.returncode, done.stderr
 
     full = os.open("/dev/full", os.O_WRONLY)
@@ -136,8 +151,14 @@ def test_a_signal_ends_the_command_as_ctrl_c_does(number: signal.Signals, kept: 
         "cli.main()\n"
     )
     for arguments in ((), ("--json",)):
-        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60,
-                              check=False, env=os.environ | {"TMPDIR": str(tmp_path / "temporary")})  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
+        )
         assert done.returncode == 128 + number
         assert "Traceback" not in done.stderr
         if arguments:

@@ -85,14 +85,17 @@ def test_a_value_that_makes_no_sense_is_refused(values, problem):
 @pytest.mark.parametrize(
     ("provider", "recipe", "able"),
     [
-        ("CPUExecutionProvider", "float16",
-         "dynamic_int8, embeddings_int8, float32, static_int8, weight_int4, weight_int8"),
+        (
+            "CPUExecutionProvider",
+            "float16",
+            "dynamic_int8, embeddings_int8, float32, static_int8, weight_int4, weight_int8",
+        ),
         ("CUDAExecutionProvider", "dynamic_int8", "embeddings_int8, float16, float32, weight_int4, weight_int8"),
         ("CUDAExecutionProvider", "static_int8", "embeddings_int8, float16, float32, weight_int4, weight_int8"),
         ("TensorrtExecutionProvider", "dynamic_int8", "float16, float32, static_int8"),
         ("TensorrtExecutionProvider", "weight_int4", "float16, float32, static_int8"),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_that_the_provider_cannot_run_is_refused(provider, recipe, able):
     values = load_profile("rpi4").as_dict() | {"execution_provider": provider, "recipes": ["float32", recipe]}
     with pytest.raises(UsageError) as refusal:
@@ -105,8 +108,10 @@ def test_a_recipe_that_the_provider_cannot_run_is_refused(provider, recipe, able
 @pytest.mark.parametrize("recipe", ["dynamic_int8", "static_int8"])
 def test_settings_that_saturate_are_refused(recipe, activation_type):
     values = load_profile("cpu-avx2").as_dict() | {
-        "reduce_range": False, "recipes": ["float32", recipe], "activation_type": activation_type,
-    }  # fmt: skip
+        "reduce_range": False,
+        "recipes": ["float32", recipe],
+        "activation_type": activation_type,
+    }
     with pytest.raises(UsageError) as refusal:
         parse_profile(values, where="mine")
     assert refusal.value.message == (
@@ -118,10 +123,14 @@ def test_settings_that_saturate_are_refused(recipe, activation_type):
 @pytest.mark.parametrize(
     "change",
     [
-        {"isa": ["avx2", "avx_vnni"]}, {"isa": ["avx512_vnni"]}, {"weight_type": "uint8"}, {"reduce_range": True},
-        {"recipes": ["float32", "weight_int8"]}, {"arch": "aarch64", "isa": ["asimd"]},
+        {"isa": ["avx2", "avx_vnni"]},
+        {"isa": ["avx512_vnni"]},
+        {"weight_type": "uint8"},
+        {"reduce_range": True},
+        {"recipes": ["float32", "weight_int8"]},
+        {"arch": "aarch64", "isa": ["asimd"]},
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_saturate_are_not_refused(change):
     values = load_profile("cpu-avx2").as_dict() | {"reduce_range": False} | change
     assert not parse_profile(values, where="mine").saturates

@@ -25,9 +25,15 @@ from edgekd.onboard import RUNNER_FILES, machine, runner, verify
 
 ORT = versions("onnxruntime")["onnxruntime"]
 CLASSES = (
-    "float multiply-add", "integer multiply-add", "dot product", "other SIMD", "load and store", "integer", "branch",
+    "float multiply-add",
+    "integer multiply-add",
+    "dot product",
+    "other SIMD",
+    "load and store",
+    "integer",
+    "branch",
     "other",
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -141,16 +147,27 @@ def test_whoever_has_the_guest_fetches_nothing_more(place, monkeypatch, tmp_path
 def test_only_what_python_needs_is_unpacked(monkeypatch, tmp_path):
     depends = {
         "python3-minimal": "Depends: dpkg (>= 1.13.20), python3.11-minimal (>= 3.11.2-1~) | python\nPre-Depends: aa\n",
-        "python3.11-minimal": "Depends: libc6 (>= 2.33), nowhere\n", "libc6": "Depends: libc6\n", "aa": "", "dpkg": "",
-        "openssh-server": "Depends: aa\n", "libgomp1": "Depends: libc6:any\n", "libstdc++6": "",
+        "python3.11-minimal": "Depends: libc6 (>= 2.33), nowhere\n",
+        "libc6": "Depends: libc6\n",
+        "aa": "",
+        "dpkg": "",
+        "openssh-server": "Depends: aa\n",
+        "libgomp1": "Depends: libc6:any\n",
+        "libstdc++6": "",
         "libpython3-stdlib": "",
-    }  # fmt: skip
+    }
     for name in depends:
         (tmp_path / f"{name}_1.0_arm64.deb").touch()
     monkeypatch.setattr(_arm64, "run", lambda command, *words: depends[Path(command[2]).name.partition("_")[0]])
     assert [deb.name.partition("_")[0] for deb in _sysroot._needed(tmp_path)] == [
-        "aa", "libc6", "libgomp1", "libpython3-stdlib", "libstdc++6", "python3-minimal", "python3.11-minimal",
-    ]  # fmt: skip
+        "aa",
+        "libc6",
+        "libgomp1",
+        "libpython3-stdlib",
+        "libstdc++6",
+        "python3-minimal",
+        "python3.11-minimal",
+    ]
 
 
 def test_no_link_of_the_root_folder_leads_out_of_it(monkeypatch, tmp_path):
@@ -188,8 +205,12 @@ def test_a_core_says_what_it_is_as_arms_kernels_do(tmp_path, cpu):
     has_dot_products = cpu in ("cortex-a76", "cortex-a78ae", "neoverse-n1")
     assert told["isa"] == (["asimd", "asimddp", "fphp", "asimdhp"] if has_dot_products else ["asimd"])
     assert machine.state(tmp_path / "face") == {
-        "load": None, "governor": None, "temperature_c": None, "clock_mhz": None, "throttled": None,
-    }  # fmt: skip
+        "load": None,
+        "governor": None,
+        "temperature_c": None,
+        "clock_mhz": None,
+        "throttled": None,
+    }
 
 
 # the counter
@@ -267,10 +288,13 @@ def test_a_core_that_no_board_has_is_refused(cpu):
     ("mode", "why", "fix"),
     [
         ("time", "its time is the emulator's", "measure latency on the device itself"),
-        ("footprint", "its memory is the emulator's",
-         "measure memory in the arm64 guest (`edgekd doctor --fix guest`), or on the device itself"),
+        (
+            "footprint",
+            "its memory is the emulator's",
+            "measure memory in the arm64 guest (`edgekd doctor --fix guest`), or on the device itself",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_means_nothing_under_emulation_is_refused(qemu, mode, why, fix):
     qemu("exit 1")
     with Qemu().up() as device, pytest.raises(UsageError) as refusal:
@@ -284,50 +308,85 @@ def test_a_job_runs_on_the_core_asked_for_without_anything_of_the_hosts(qemu, tm
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     answer, outputs = {"n": 1, "row_sha256": ["0" * 64]}, str(tmp_path / "outputs.npz")
     runner.pack([{"y": np.zeros(2, np.float32)}], Path(outputs))  # as the runner would
-    qemu(f"echo \"$@\" > {tmp_path}/words; env > {tmp_path}/env; cat \"$9\" > {tmp_path}/job; "
-         f"echo '{json.dumps(answer)}'")  # fmt: skip
+    qemu(
+        f'echo "$@" > {tmp_path}/words; env > {tmp_path}/env; cat "$9" > {tmp_path}/job; echo \'{json.dumps(answer)}\''
+    )
     with Qemu(cpu="cortex-a76").up() as device:
         assert device.host == f"cortex-a76 under QEMU 7.2.1 in user mode, onnxruntime {ORT}"
         assert device.run("predict", model="m", inputs="i", threads=2, outputs=outputs) == answer
-        options, *rest = re.fullmatch(r"-L (\S+) -cpu (\S+) (\S+) -S -s (\S+) (\S+)\n",
-                                      (tmp_path / "words").read_text()).groups()  # fmt: skip
+        options, *rest = re.fullmatch(
+            r"-L (\S+) -cpu (\S+) (\S+) -S -s (\S+) (\S+)\n", (tmp_path / "words").read_text()
+        ).groups()
         assert rest[:3] == ["cortex-a76", f"{device.root}/{_sysroot.PYTHON}", runner.__file__]
         assert options == str(device.root)
     assert not device.root.exists()
     assert not Path(rest[3]).parent.exists()
     assert json.loads((tmp_path / "job").read_text()) == {
-        "mode": "predict", "model": "m", "inputs": "i", "threads": 2, "outputs": outputs,
+        "mode": "predict",
+        "model": "m",
+        "inputs": "i",
+        "threads": 2,
+        "outputs": outputs,
         "provider": "CPUExecutionProvider",
-    }  # fmt: skip
+    }
     assert "PYTHONHOME" not in (tmp_path / "env").read_text()
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "message", "fix"),
     [
-        ("kill -ILL $$", RuntimeCannotLoad, f"onnxruntime {ORT} does not run on cortex-a72: illegal instruction",
-         "install another version of onnxruntime; the profile's known_bad_ort is the place to note this one"),
-        ("kill -SEGV $$", RuntimeCannotLoad, f"onnxruntime {ORT} does not run on cortex-a72: segmentation fault",
-         "install another version of onnxruntime; the profile's known_bad_ort is the place to note this one"),
-        ("echo no such library >&2; exit 1", EdgeKDError,
-         "a facts run on the emulated cortex-a72 ended with code 1: no such library",
-         "run the same command again; if it repeats, run `edgekd doctor --fix emulator`"),
-        ("echo qemu-aarch64: unable to find CPU model >&2; exit 1", EdgeKDError, "QEMU 7.2.1 knows no cortex-a72",
-         "install a newer QEMU"),
-        ("echo Could not load plugin >&2; exit 1", EdgeKDError, "QEMU 7.2.1 does not take the instruction counter",
-         "run `edgekd doctor --fix emulator`, which says why"),
-        ("""echo '{"refused": "InvalidGraph: opset 99"}'""", RuntimeCannotLoad,
-         "ONNX Runtime on cortex-a72 refuses the model: InvalidGraph: opset 99",
-         "export it again with an opset and IR version that this runtime knows"),
-        ("exit 0", EdgeKDError, "a facts run on the emulated cortex-a72 ended without an answer: it said nothing",
-         "run the same command again; if it repeats, look for a package or a sitecustomize on that device "
-         "that prints or exits, and whether it is the device that you mean"),
-        ("""echo '{"n": 1}'; echo Goodbye""", EdgeKDError,
-         "a facts run on the emulated cortex-a72 ended without an answer: Goodbye",
-         "run the same command again; if it repeats, look for a package or a sitecustomize on that device "
-         "that prints or exits, and whether it is the device that you mean"),
+        (
+            "kill -ILL $$",
+            RuntimeCannotLoad,
+            f"onnxruntime {ORT} does not run on cortex-a72: illegal instruction",
+            "install another version of onnxruntime; the profile's known_bad_ort is the place to note this one",
+        ),
+        (
+            "kill -SEGV $$",
+            RuntimeCannotLoad,
+            f"onnxruntime {ORT} does not run on cortex-a72: segmentation fault",
+            "install another version of onnxruntime; the profile's known_bad_ort is the place to note this one",
+        ),
+        (
+            "echo no such library >&2; exit 1",
+            EdgeKDError,
+            "a facts run on the emulated cortex-a72 ended with code 1: no such library",
+            "run the same command again; if it repeats, run `edgekd doctor --fix emulator`",
+        ),
+        (
+            "echo qemu-aarch64: unable to find CPU model >&2; exit 1",
+            EdgeKDError,
+            "QEMU 7.2.1 knows no cortex-a72",
+            "install a newer QEMU",
+        ),
+        (
+            "echo Could not load plugin >&2; exit 1",
+            EdgeKDError,
+            "QEMU 7.2.1 does not take the instruction counter",
+            "run `edgekd doctor --fix emulator`, which says why",
+        ),
+        (
+            """echo '{"refused": "InvalidGraph: opset 99"}'""",
+            RuntimeCannotLoad,
+            "ONNX Runtime on cortex-a72 refuses the model: InvalidGraph: opset 99",
+            "export it again with an opset and IR version that this runtime knows",
+        ),
+        (
+            "exit 0",
+            EdgeKDError,
+            "a facts run on the emulated cortex-a72 ended without an answer: it said nothing",
+            "run the same command again; if it repeats, look for a package or a sitecustomize on that device "
+            "that prints or exits, and whether it is the device that you mean",
+        ),
+        (
+            """echo '{"n": 1}'; echo Goodbye""",
+            EdgeKDError,
+            "a facts run on the emulated cortex-a72 ended without an answer: Goodbye",
+            "run the same command again; if it repeats, look for a package or a sitecustomize on that device "
+            "that prints or exits, and whether it is the device that you mean",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_run_that_ends_badly_says_why(qemu, text, kind, message, fix):
     qemu(text)
     with pytest.raises(kind) as refusal:
@@ -447,8 +506,10 @@ def test_instructions_are_those_of_the_arithmetic_and_repeat_within_1_percent(a7
         assert first[name]["instructions"] == sum(first[name]["classes"].values())
         assert again[name]["instructions"] == pytest.approx(first[name]["instructions"], rel=0.01)
     macs = TOKENS * WIDTH * WIDTH + WIDTH * 4  # the layer on each token, and the head on their mean
-    vectors = {cpu: {name: count["classes"] for name, count in counts.items()}
-               for cpu, counts in {"a72": first, "a76": newer}.items()}  # fmt: skip
+    vectors = {
+        cpu: {name: count["classes"] for name, count in counts.items()}
+        for cpu, counts in {"a72": first, "a76": newer}.items()
+    }
     for cpu in vectors:
         assert vectors[cpu]["float32"]["float multiply-add"] == pytest.approx(macs / 4, rel=0.02)  # 4 in a vector
         assert vectors[cpu]["int8"]["float multiply-add"] < macs / 400
@@ -462,8 +523,10 @@ def test_instructions_are_those_of_the_arithmetic_and_repeat_within_1_percent(a7
 @pytest.mark.emulator
 def test_jobs_of_several_threads_do_not_meet(a72, lab, tmp_path):
     (job,) = [{"model": f"{lab}/float32.onnx", "inputs": f"{lab}/inputs.npz", "threads": 1}]
-    workers = [threading.Thread(target=a72.run, args=["predict"], kwargs=job | {"outputs": f"{tmp_path}/{n}.npz"})
-               for n in range(2)]  # fmt: skip
+    workers = [
+        threading.Thread(target=a72.run, args=["predict"], kwargs=job | {"outputs": f"{tmp_path}/{n}.npz"})
+        for n in range(2)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:

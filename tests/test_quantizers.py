@@ -162,8 +162,11 @@ def test_kept_nodes_stay_float_and_the_others_do_not(recipe, kept, model, tmp_pa
     values, kind = constant(tmp_path / "out.onnx", kept)
     assert kind == TensorProto.FLOAT
     assert np.array_equal(values, plain) or np.array_equal(values, plain.T)
-    floats = {tensor.name for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer
-              if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and min(tensor.dims) > 1}  # fmt: skip
+    floats = {
+        tensor.name
+        for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and min(tensor.dims) > 1
+    }
     scales = {name for name in floats if name.endswith("_scales")}  # of MatMulNBits, by block
     untouched = {"float32": 4, "embeddings_int8": 3 if kept in ("lookup", "second") else 2}
     assert len(floats - scales) == untouched.get(recipe, 1)

@@ -112,13 +112,19 @@ def test_a_folder_names_its_splits(tmp_path):
 @pytest.mark.parametrize(
     ("files", "problem", "fix"),
     [
-        (["val.csv", "valid.csv", "train.csv"],
-         "{folder}/val.csv and {folder}/valid.csv both name the validation split", "keep one of them"),
-        (["test.csv"], "{folder} has no training split",
-         "name the files train.csv, validation.csv, test.csv (or .tsv, .jsonl, .parquet); or give one file, "
-                "or a folder of .txt files for each class"),
+        (
+            ["val.csv", "valid.csv", "train.csv"],
+            "{folder}/val.csv and {folder}/valid.csv both name the validation split",
+            "keep one of them",
+        ),
+        (
+            ["test.csv"],
+            "{folder} has no training split",
+            "name the files train.csv, validation.csv, test.csv (or .tsv, .jsonl, .parquet); or give one file, "
+            "or a folder of .txt files for each class",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_folder_without_its_splits_is_refused(files, problem, fix, tmp_path):
     for name in files:
         (tmp_path / name).write_bytes(ONE)

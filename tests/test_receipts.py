@@ -63,10 +63,18 @@ def emulated(said, kind="user"):
     core = {"user": "qemu:cortex-a72", "system": "guest:cortex-a72"}[kind]
     timed = {"latency": "unknown", "cold_start": "unknown", "peak_rss": "unknown" if kind == "user" else "measured"}
     return said | {
-        "device": core, "emulated": kind, "arch": "aarch64", "microarch": "cortex-a72", "isa": ["asimd"],
-        "latency_ms": None, "aa_latency_ms": None, "cold_start_ms": None, "sustained": None,
-        "peak_rss_mib": None if kind == "user" else said["peak_rss_mib"], "kind": said["kind"] | timed,
-    }  # fmt: skip
+        "device": core,
+        "emulated": kind,
+        "arch": "aarch64",
+        "microarch": "cortex-a72",
+        "isa": ["asimd"],
+        "latency_ms": None,
+        "aa_latency_ms": None,
+        "cold_start_ms": None,
+        "sustained": None,
+        "peak_rss_mib": None if kind == "user" else said["peak_rss_mib"],
+        "kind": said["kind"] | timed,
+    }
 
 
 @pytest.mark.parametrize("kind", ["user", "system"])
@@ -95,10 +103,15 @@ def timed(said, change):
 
 
 def sustained(said, p50_ms, **changes):
-    points = [{"at_s": 10.0 * (i + 1), "p50_ms": ms, "temperature_c": 50.0, "clock_mhz": 1500}
-              for i, ms in enumerate(p50_ms)]  # fmt: skip
-    told = {"minutes": round(len(points) / 6, 2), "points": points, "throttled": True,
-            "slowdown": bench.slowdown(p50_ms)}  # fmt: skip
+    points = [
+        {"at_s": 10.0 * (i + 1), "p50_ms": ms, "temperature_c": 50.0, "clock_mhz": 1500} for i, ms in enumerate(p50_ms)
+    ]
+    told = {
+        "minutes": round(len(points) / 6, 2),
+        "points": points,
+        "throttled": True,
+        "slowdown": bench.slowdown(p50_ms),
+    }
     return said | {"sustained": told | changes, "seconds": 600.0}
 
 
@@ -115,9 +128,7 @@ def test_a_board_is_named_by_its_device_tree_where_cpuinfo_names_none(tmp_path):
     assert machine.identity(tmp_path)["cpu"] == "linux,dummy-virt"
     cpuinfo.write_text(cpuinfo.read_text() + "Model : Raspberry Pi 4 Model B Rev 1.4\n")
     told = machine.identity(tmp_path)
-    assert (told["cpu"], told["microarch"], told["isa"]) == (
-        "Raspberry Pi 4 Model B Rev 1.4", "cortex-a72", ["asimd"]
-    )  # fmt: skip
+    assert (told["cpu"], told["microarch"], told["isa"]) == ("Raspberry Pi 4 Model B Rev 1.4", "cortex-a72", ["asimd"])
 
 
 def two_outputs(said):
@@ -142,42 +153,52 @@ FORGED = {
     "the other isa": (lambda r: r | {"isa": [NEVER[r["arch"]]]}, "does not exist on"),
     "an unknown architecture": (lambda r: r | {"arch": "armv7l"}, "the architecture 'armv7l' is unknown"),
     "an arm core on x86": (
-        lambda r: r | {"arch": "x86_64", "isa": [], "microarch": "cortex-a72"}, "microarch cortex-a72 is no x86_64 core"
+        lambda r: r | {"arch": "x86_64", "isa": [], "microarch": "cortex-a72"},
+        "microarch cortex-a72 is no x86_64 core",
     ),
     "a real device, emulated": (lambda r: r | {"emulated": "user"}, "device 'local' contradicts emulated 'user'"),
     "an emulator, real": (lambda r: r | {"device": "qemu:cortex-a72"}, "device 'qemu:cortex-a72' contradicts emulated"),
     "a device of no kind": (lambda r: r | {"device": "toaster"}, "device 'toaster' contradicts emulated 'no'"),
     "emulated latency": (
-        lambda r: emulated(r) | {"latency_ms": r["latency_ms"]}, "times of an emulated machine: they are the emulator's"
+        lambda r: emulated(r) | {"latency_ms": r["latency_ms"]},
+        "times of an emulated machine: they are the emulator's",
     ),
     "an emulated cold start": (
-        lambda r: emulated(r, "system") | {"cold_start_ms": [300.0]}, "times of an emulated machine"
+        lambda r: emulated(r, "system") | {"cold_start_ms": [300.0]},
+        "times of an emulated machine",
     ),
     "memory under user mode": (
-        lambda r: emulated(r) | {"peak_rss_mib": [10.0]}, "peak RSS under user-mode emulation: it is the emulator's"
+        lambda r: emulated(r) | {"peak_rss_mib": [10.0]},
+        "peak RSS under user-mode emulation: it is the emulator's",
     ),
     "another core emulated": (
-        lambda r: emulated(r) | {"microarch": "cortex-a53"}, "device 'qemu:cortex-a72' cannot be a cortex-a53"
+        lambda r: emulated(r) | {"microarch": "cortex-a53"},
+        "device 'qemu:cortex-a72' cannot be a cortex-a53",
     ),
     "a kind that is not": (
-        lambda r: within(r, "kind", latency="unknown"), "kind says latency is unknown, which it is not"
+        lambda r: within(r, "kind", latency="unknown"),
+        "kind says latency is unknown, which it is not",
     ),
     "no memory of a real device": (
-        lambda r: within(r, "kind", peak_rss="unknown") | {"peak_rss_mib": None}, "one is missing"
+        lambda r: within(r, "kind", peak_rss="unknown") | {"peak_rss_mib": None},
+        "one is missing",
     ),
     "a zero latency": (lambda r: timed(r, lambda t: [[0.0, *t[0][1:]], *t[1:]]), "latency_ms.0.0 is 0"),
     "a negative latency": (lambda r: timed(r, lambda t: [[-1.0, *t[0][1:]], *t[1:]]), "latency_ms.0.0 is -1"),
     "too few rounds": (lambda r: timed(r, lambda t: t[1:]), "latency_ms has not the 8 x 16 samples of its protocol"),
     "too few samples": (lambda r: timed(r, lambda t: [t[0][1:], *t[1:]]), "latency_ms has not the 8 x 16 samples"),
     "a control of another shape": (
-        lambda r: r | {"aa_latency_ms": r["aa_latency_ms"][1:]}, "aa_latency_ms has not the 8 x 16 samples"
+        lambda r: r | {"aa_latency_ms": r["aa_latency_ms"][1:]},
+        "aa_latency_ms has not the 8 x 16 samples",
     ),
     "a control that is a copy": (
-        lambda r: r | {"aa_latency_ms": r["latency_ms"]}, "the A/A control is a copy of the latencies"
+        lambda r: r | {"aa_latency_ms": r["latency_ms"]},
+        "the A/A control is a copy of the latencies",
     ),
     "equal latencies": (lambda r: timed(r, lambda t: [[0.5] * 16] * 8), "all latencies are equal: no clock shows that"),
     "a protocol of its own": (
-        lambda r: within(r, "protocol", processes=1, rounds=8), "1 processes of 8 rounds are not the quick protocol"
+        lambda r: within(r, "protocol", processes=1, rounds=8),
+        "1 processes of 8 rounds are not the quick protocol",
     ),
     "less time than its samples": (lambda r: r | {"seconds": 0.0001}, "its samples alone take"),
     "a cold start like a warm run": (lambda r: r | {"cold_start_ms": [1e-9] * 3}, "a cold start that is shorter"),
@@ -187,16 +208,20 @@ FORGED = {
         "its outputs are not the values of their shapes: they are 1 values for shapes of 64",
     ),
     "outputs that are no base64": (
-        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"float32": "?"}}}, "not the values of their shapes"
+        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"float32": "?"}}},
+        "not the values of their shapes",
     ),
     "outputs of other shapes than values": (
-        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"shapes": [[5]] * 16}}}, "64 values for shapes of 80"
+        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"shapes": [[5]] * 16}}},
+        "64 values for shapes of 80",
     ),
     "negative shapes": (
-        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"shapes": [[-4]] * 16}}}, "outputs.y.shapes.0.0 is -4"
+        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"shapes": [[-4]] * 16}}},
+        "outputs.y.shapes.0.0 is -4",
     ),
     "a shape of a thousand axes": (
-        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"shapes": [[1] * 1000]}}}, "outputs.y.shapes.0 is"
+        lambda r: r | {"outputs": {"y": r["outputs"]["y"] | {"shapes": [[1] * 1000]}}},
+        "outputs.y.shapes.0 is",
     ),
     "an output more": (lambda r: r | two_outputs(r), "its outputs are not the golden ones: no outputs y of input 0"),
     "outputs of other numbers of inputs": (
@@ -205,7 +230,8 @@ FORGED = {
     ),
     "another output": (lambda r: outputs(r, lambda v: v, name="z"), "no outputs y of input 0"),
     "an output named for a terminal": (
-        lambda r: r | {"outputs": {"a\x1b[2J": r["outputs"]["y"]}}, "string should match pattern"
+        lambda r: r | {"outputs": {"a\x1b[2J": r["outputs"]["y"]}},
+        "string should match pattern",
     ),
     "no outputs": (lambda r: r | {"outputs": {}}, "outputs is {}"),
     "fewer outputs": (lambda r: outputs(r, lambda v: v[:8]), "outputs of 8 inputs; there are 16 golden ones"),
@@ -227,7 +253,8 @@ FORGED = {
     "a runtime that is none": (lambda r: r | {"ort_version": "latest"}, "onnxruntime 'latest' is no release"),
     "more than its memory": (lambda r: r | {"peak_rss_mib": [1e8]}, "peak RSS 100000000 MiB in"),
     "throttling left out": (
-        lambda r: sustained(r, [1.0] * 10 + [2.0] * 10, throttled=False), "2.00x slower at its end, yet not throttled"
+        lambda r: sustained(r, [1.0] * 10 + [2.0] * 10, throttled=False),
+        "2.00x slower at its end, yet not throttled",
     ),
     "a slowdown of its own": (lambda r: sustained(r, [1.0, 2.0], slowdown=1.0), "slowdown 1, but its points give 2"),
     "minutes without points": (lambda r: sustained(r, [1.0, 1.0], minutes=30.0), "2 points do not make 30 minutes"),
@@ -244,7 +271,7 @@ FORGED = {
         "its control was not the same model: its median is ",
     ),
     "an endless name": (lambda r: r | {"device": "x" * 501}, "device is 'xxx"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("forge", "reason"), FORGED.values(), ids=FORGED)
@@ -350,11 +377,14 @@ def first_schema(said):
     """The same as an edgekd of before wrote it."""
     values = values_of(said)
     raw = values.tobytes()
-    return sealed(said | {
-        "schema": 1,
-        "outputs": {"shape": list(values.shape), "float32": base64.b64encode(raw).decode()},
-        "output_sha256": hashlib.sha256(raw).hexdigest(),
-    })  # fmt: skip
+    return sealed(
+        said
+        | {
+            "schema": 1,
+            "outputs": {"shape": list(values.shape), "float32": base64.b64encode(raw).decode()},
+            "output_sha256": hashlib.sha256(raw).hexdigest(),
+        }
+    )
 
 
 @pytest.mark.parametrize("schema", [1, 2, 3])

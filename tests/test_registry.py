@@ -108,23 +108,43 @@ def test_options_reach_the_plugin():
 @pytest.mark.parametrize(
     ("kind", "name", "message", "fix"),
     [
-        ("quantizers", "dynamic_int", "there is no quantizer called 'dynamic_int'",
-         "did you mean 'dynamic_int8'? choose one of: dynamic_int8, embeddings_int8, float16, float32, static_int8, "
-         "weight_int4, weight_int8"),
-        ("tasks", "text-clasification", "there is no task called 'text-clasification'",
-         "did you mean 'text-classification'? choose one of: "
-         "feature-extraction, image-classification, multi-label-text-classification, text-classification, "
-         "time-series-classification"),
-        ("losses", "respnse", "there is no loss called 'respnse'",
-         f"did you mean 'response'? choose one of: {', '.join(names('losses'))}"),
+        (
+            "quantizers",
+            "dynamic_int",
+            "there is no quantizer called 'dynamic_int'",
+            "did you mean 'dynamic_int8'? choose one of: dynamic_int8, embeddings_int8, float16, float32, static_int8, "
+            "weight_int4, weight_int8",
+        ),
+        (
+            "tasks",
+            "text-clasification",
+            "there is no task called 'text-clasification'",
+            "did you mean 'text-classification'? choose one of: "
+            "feature-extraction, image-classification, multi-label-text-classification, text-classification, "
+            "time-series-classification",
+        ),
+        (
+            "losses",
+            "respnse",
+            "there is no loss called 'respnse'",
+            f"did you mean 'response'? choose one of: {', '.join(names('losses'))}",
+        ),
         ("searches", "x", "there is no search called 'x'", "choose one of: neural_compressor"),
         ("devices", "", "there is no device called ''", "choose one of: guest, local, qemu, ssh"),
-        ("quantizers", "_onnx", "there is no quantizer called '_onnx'",
-         "choose one of: dynamic_int8, embeddings_int8, float16, float32, static_int8, weight_int4, weight_int8"),
-        ("devices", "../losses/response", "there is no device called '../losses/response'",
-         "choose one of: guest, local, qemu, ssh"),
+        (
+            "quantizers",
+            "_onnx",
+            "there is no quantizer called '_onnx'",
+            "choose one of: dynamic_int8, embeddings_int8, float16, float32, static_int8, weight_int4, weight_int8",
+        ),
+        (
+            "devices",
+            "../losses/response",
+            "there is no device called '../losses/response'",
+            "choose one of: guest, local, qemu, ssh",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_name_is_refused_with_the_nearest(kind, name, message, fix):
     with pytest.raises(UsageError) as refusal:
         plugin(kind, name)

@@ -21,7 +21,7 @@ from made_up import (
     UNLABELLED,
     composed,
     model,
-)  # fmt: skip
+)
 
 from edgekd.cli import show
 from edgekd.compression.choose import Choice
@@ -73,8 +73,10 @@ def test_the_suggestion_is_the_selection_rows_and_what_it_gives_is_measured(full
     assert said["coverage"]["value"] == pytest.approx(own["above"]["coverage"])
     assert said["accuracy"]["n"] == own["above"]["n"] < len(LABELS)
     assert full["summary"]["threshold"] == {
-        "threshold": 0.6, "coverage": said["coverage"]["value"], "accuracy": said["accuracy"]["value"]
-    }  # fmt: skip
+        "threshold": 0.6,
+        "coverage": said["coverage"]["value"],
+        "accuracy": said["accuracy"]["value"],
+    }
     assert "96.0% of the answers are the teacher's too, 95% wanted." in said["says"]
 
 
@@ -113,10 +115,14 @@ def test_every_form_says_it(full, name):
         assert "too few to say" in text
 
 
-@pytest.mark.parametrize(("low", "high", "word"), [
-    (1.0, 3.0, "The teacher helped by +2.0 points"), (-3.0, -1.0, "The teacher hurt by -2.0 points"),
-    (-1.0, 3.0, "No effect shown (+1.0 points"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (1.0, 3.0, "The teacher helped by +2.0 points"),
+        (-3.0, -1.0, "The teacher hurt by -2.0 points"),
+        (-1.0, 3.0, "No effect shown (+1.0 points"),
+    ],
+)
 @pytest.mark.parametrize("name", ["report.md", "report.html", "card.md"])
 def test_every_form_says_whether_the_teacher_helped_or_hurt(full, name, low, high, word):
     effect = {"difference": (low + high) / 2, "low": low, "high": high, "seeds": 3}
@@ -316,8 +322,11 @@ def test_the_terminal_knows_every_form(form, tmp_path):
     text = show.summary(said["summary"], tmp_path, fresh=True)
     assert text.startswith(said["summary"]["verdict"])
     assert ("baseline" in text) is (said["baseline"] is not None)
-    proof = "not asked for: --evidence 5" if said["summary"]["distilled"] else (
-        "nothing was distilled: the teacher itself was compressed")  # fmt: skip
+    proof = (
+        "not asked for: --evidence 5"
+        if said["summary"]["distilled"]
+        else ("nothing was distilled: the teacher itself was compressed")
+    )
     assert f"proof   {proof}" in text
     if name == "none, embeddings":
         assert "static_int8  0.9957" in text

@@ -47,8 +47,10 @@ def test_instructions_rank_variants_and_are_no_milliseconds():
 
 def test_a_cosine_on_the_target_is_no_percentage():
     there = made_up.on_target()
-    there["selection"] |= {"agreement_here": dict.fromkeys(there["cost"], 0.9957), "agreement_there":
-                           {"float32": 0.9957, "dynamic_int8": 0.9941, "static_int8": 0.9803}}  # fmt: skip
+    there["selection"] |= {
+        "agreement_here": dict.fromkeys(there["cost"], 0.9957),
+        "agreement_there": {"float32": 0.9957, "dynamic_int8": 0.9941, "static_int8": 0.9803},
+    }
     said = composed(**FORMS["none, embeddings"]) | {"on_target": there}
     assert "▲ −1.54 points there" in render("report.html", said)
     assert "| static_int8 (ships) | 0.9957 | 0.9803 | **-1.54** |" in render("report.md", said)
@@ -142,8 +144,9 @@ def test_receipts_stand_beside_the_report_and_nothing_enters_the_bundle(measured
     assert shown.startswith((measured / "report.md").read_text("utf-8").rstrip())
     assert shown.endswith("Refused:\n- \\<b>.json: of another model; it is from the future\n")
     assert page.with_receipts(measured)["receipts"] == {
-        "held": [], "refused": [{"file": "<b>.json", "reasons": ["of another model", "it is from the future"]}]
-    }  # fmt: skip
+        "held": [],
+        "refused": [{"file": "<b>.json", "reasons": ["of another model", "it is from the future"]}],
+    }
     assert {path: path.read_bytes() for path in measured.iterdir()} == before
 
 
@@ -227,9 +230,14 @@ def test_the_command_shows_report_and_receipts_and_leaves_the_bundle_alone(tiny_
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "it has no report.json"), ("{", "is no whole JSON"), ("[]", "is no report"), ("{}", "is no report"),
-     ('{"summary": {}}', "no report.md")],
-)  # fmt: skip
+    [
+        (None, "it has no report.json"),
+        ("{", "is no whole JSON"),
+        ("[]", "is no report"),
+        ("{}", "is no report"),
+        ('{"summary": {}}', "no report.md"),
+    ],
+)
 def test_what_is_no_report_is_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "report.json").write_text(content)
@@ -248,8 +256,16 @@ def test_what_an_older_report_lacks_is_named(measured):
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(None, "–"), (0, "0"), (1234567, "1,234,567"), (0.12345, "0.123"), (1e-5, "0.00001"), (-2.5e-7, "-0.00000025"),
-     (999.6, "1,000"), (12.0, "12")],
-)  # fmt: skip
+    [
+        (None, "–"),
+        (0, "0"),
+        (1234567, "1,234,567"),
+        (0.12345, "0.123"),
+        (1e-5, "0.00001"),
+        (-2.5e-7, "-0.00000025"),
+        (999.6, "1,000"),
+        (12.0, "12"),
+    ],
+)
 def test_numbers_are_never_in_exponents(value, words):
     assert page.significant(value) == words

@@ -36,9 +36,13 @@ def pair(tmp_path: Path) -> Pair:
     def build(*arguments: str | Path) -> tuple[Path, Path]:
         for number, seed in enumerate(("1", "2")):
             done = run(
-                "build", *arguments, "--out", tmp_path / f"bundle-{number}", timeout=900,
+                "build",
+                *arguments,
+                "--out",
+                tmp_path / f"bundle-{number}",
+                timeout=900,
                 env={"EDGEKD_STORE": str(tmp_path / f"store-{number}"), "PYTHONHASHSEED": seed},
-            )  # fmt: skip
+            )
             assert done.returncode == 0, done.stderr
             assert "kept from an earlier run" not in done.stderr
         return tmp_path / "bundle-0", tmp_path / "bundle-1"
@@ -74,8 +78,21 @@ def check_same(first: Path, second: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("recipe", ["dynamic_int8", "static_int8"])
 def test_a_distilled_text_classifier(pair: Pair, tiny_teacher: Path, tiny_data: Path, tmp_path: Path, recipe: str):
-    check_same(*pair("--target", loose_target(tmp_path), "--teacher", tiny_teacher, "--data", tiny_data, *LOOSE,
-                     "--epochs", "2", "--force", recipe))  # fmt: skip
+    check_same(
+        *pair(
+            "--target",
+            loose_target(tmp_path),
+            "--teacher",
+            tiny_teacher,
+            "--data",
+            tiny_data,
+            *LOOSE,
+            "--epochs",
+            "2",
+            "--force",
+            recipe,
+        )
+    )
 
 
 def waves(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,16 +145,40 @@ def test_an_image_classifier_with_augmentation(pair: Pair, tmp_path: Path) -> No
     names = dict(enumerate(("dark", "bright")))
     torch.manual_seed(0)
     config = transformers.ViTConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8,
-        id2label=names, label2id={name: number for number, name in names.items()},
-    )  # fmt: skip
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=32,
+        patch_size=8,
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+    )
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
     pixels = np.random.default_rng(0).integers(0, 255, (240, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "pictures.npz", x=pixels, y=np.array(["dark", "bright"] * 120))
-    check_same(*pair("--task", "image-classification", "--target", loose_target(tmp_path, latency_ms=1000.0),
-                     "--teacher", tmp_path / "vit", "--data", tmp_path / "pictures.npz", *LOOSE, "--epochs", "1",
-                     "--min-agreement", "0", "--max-drop", "100", "--force", "static_int8"))  # fmt: skip
+    check_same(
+        *pair(
+            "--task",
+            "image-classification",
+            "--target",
+            loose_target(tmp_path, latency_ms=1000.0),
+            "--teacher",
+            tmp_path / "vit",
+            "--data",
+            tmp_path / "pictures.npz",
+            *LOOSE,
+            "--epochs",
+            "1",
+            "--min-agreement",
+            "0",
+            "--max-drop",
+            "100",
+            "--force",
+            "static_int8",
+        )
+    )
 
 
 def check_embeddings(bundle: Path) -> None:
@@ -174,9 +215,11 @@ def check_sentences(bundle: Path, dense_layer: dict[str, Any]) -> None:
     ids = np.array([[2, 10, 11, 12, 3]])
     tokens, embedding = session.run(
         ["last_hidden_state", "sentence_embedding"],
-        {name: ids if name == "input_ids" else np.ones_like(ids) * (name == "attention_mask")
-         for name in (one.name for one in session.get_inputs())},
-    )  # fmt: skip
+        {
+            name: ids if name == "input_ids" else np.ones_like(ids) * (name == "attention_mask")
+            for name in (one.name for one in session.get_inputs())
+        },
+    )
     made = np.tanh(tokens[:, 0] @ shipped["linear.weight"].T + shipped["linear.bias"])
     made /= np.linalg.norm(made)
     assert float((made * embedding).sum()) > 0.99, "int8 aside, the same embedding"
@@ -195,8 +238,22 @@ def test_a_teacher_that_is_compressed_alone(pair: Pair, tiny_teacher: Path, tmp_
     held = dense(teacher, inputs=64, outputs=8)
     rows = write_csv(tmp_path / "raw.csv", [(text,) for text, _ in texts(300, seed=3)], ("text",))
     target = loose_target(tmp_path, **(ARM if arm else {}))
-    first, second = pair("--task", "feature-extraction", "--student", "none", "--target", target, "--teacher",
-                         teacher, "--data", rows, "--force", "dynamic_int8", "--threads", "1")  # fmt: skip
+    first, second = pair(
+        "--task",
+        "feature-extraction",
+        "--student",
+        "none",
+        "--target",
+        target,
+        "--teacher",
+        teacher,
+        "--data",
+        rows,
+        "--force",
+        "dynamic_int8",
+        "--threads",
+        "1",
+    )
     check_same(first, second)
     check_embeddings(first)
     check_sentences(first, held)
@@ -212,8 +269,19 @@ def test_the_same_plan_again_on_an_empty_store(
     tiny_bundle: Path, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     """Beside the bundle that all tests share one more of the same plan: nothing is forced, the clock may decide."""
-    done = run("build", "--target", loose_target(tmp_path), "--teacher", tiny_teacher, "--data", tiny_data, *TINY,
-               "--out", tmp_path / "again", env={"EDGEKD_STORE": str(tmp_path / "store")})  # fmt: skip
+    done = run(
+        "build",
+        "--target",
+        loose_target(tmp_path),
+        "--teacher",
+        tiny_teacher,
+        "--data",
+        tiny_data,
+        *TINY,
+        "--out",
+        tmp_path / "again",
+        env={"EDGEKD_STORE": str(tmp_path / "store")},
+    )
     assert done.returncode == 0, done.stderr
     assert os.listdir(tmp_path / "store")
     if decided(tiny_bundle) != decided(tmp_path / "again"):

@@ -31,10 +31,12 @@ shapes = arrays.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5)
 def test_samples_come_back_as_they_were_packed(data, count, tmp_path_factory):
     types = {"input_ids": np.int64, "attention.mask": np.bool_, "pixels": np.float32}
     packed = [
-        {name: data.draw(arrays.arrays(kind, shapes, elements={"allow_nan": False} if kind is np.float32 else None))
-         for name, kind in types.items()}
+        {
+            name: data.draw(arrays.arrays(kind, shapes, elements={"allow_nan": False} if kind is np.float32 else None))
+            for name, kind in types.items()
+        }
         for _ in range(count)
-    ]  # fmt: skip
+    ]
     path = tmp_path_factory.getbasetemp() / "samples.npz"
     runner.pack(packed, path)
     unpacked = runner.unpack(path)
@@ -103,9 +105,14 @@ def test_a_prediction_is_what_the_model_says_of_each_sample_alone(lab, predicted
 def test_answers_go_on_until_there_are_enough(lab, tmp_path, limit_s, least, most_s, rows):
     out = tmp_path / "answers.npz"
     told = runner.answers(
-        {"own": {"model": f"{lab}/one.onnx", "inputs": f"{lab}/inputs.npz"}}, 1, "CPUExecutionProvider", str(out),
-        limit_s=limit_s, least=least, most_s=most_s,
-    )  # fmt: skip
+        {"own": {"model": f"{lab}/one.onnx", "inputs": f"{lab}/inputs.npz"}},
+        1,
+        "CPUExecutionProvider",
+        str(out),
+        limit_s=limit_s,
+        least=least,
+        most_s=most_s,
+    )
     assert told["n"] == len(runner.unpack(out)) == rows
 
 
@@ -171,8 +178,9 @@ def test_the_runner_needs_numpy_and_onnxruntime_alone():
 @pytest.fixture
 def call(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    return lambda name, timeout_s=60, **more: child.call(f"helpers:{name}", more.pop("arguments", {}),
-                                                         timeout_s=timeout_s, **more)  # fmt: skip
+    return lambda name, timeout_s=60, **more: child.call(
+        f"helpers:{name}", more.pop("arguments", {}), timeout_s=timeout_s, **more
+    )
 
 
 def test_a_call_brings_back_the_result_and_what_was_said(call):

@@ -46,8 +46,15 @@ def decoder(path):
         helper.make_node("MatMul", ["pooled", "v"], ["wide"], "up"),
         helper.make_node("MatMul", ["wide", "u"], ["logits"], "head"),
     ]
-    return save_graph(path, nodes, [1, 4], input_name="states", output_name="logits",
-                      v=random_weights(WIDTH, WIDTH, seed=1), u=random_weights(WIDTH, 4, seed=2))  # fmt: skip
+    return save_graph(
+        path,
+        nodes,
+        [1, 4],
+        input_name="states",
+        output_name="logits",
+        v=random_weights(WIDTH, WIDTH, seed=1),
+        u=random_weights(WIDTH, 4, seed=2),
+    )
 
 
 @pytest.fixture
@@ -62,25 +69,47 @@ def lab(tmp_path, monkeypatch):
 
     def search(*, quantizable=True, recipes=("float32", "dynamic_int8")):
         (tmp_path / "plain").mkdir()
-        plain = Model({
-            "encoder_model": encoder(tmp_path / "plain" / "encoder_model.onnx", quantizable=quantizable),
-            "decoder_model_merged": decoder(tmp_path / "plain" / "decoder_model_merged.onnx"),
-        })  # fmt: skip
+        plain = Model(
+            {
+                "encoder_model": encoder(tmp_path / "plain" / "encoder_model.onnx", quantizable=quantizable),
+                "decoder_model_merged": decoder(tmp_path / "plain" / "decoder_model_merged.onnx"),
+            }
+        )
         for file in plain.graphs.values():
             external.save(external.load(file), file)
         text = make("tasks", TASK)
         task = SimpleNamespace(
-            keep=text.keep, agrees=text.agrees, fidelity=AGREEMENT, metric=text.metric, one_of_classes=False,
-            headline_size=5, sized=lambda rows, size: rows[1],
-        )  # fmt: skip
-        target = profile(recipes=list(recipes), memory_mib=4000.0, artifact_mib=100.0, latency_ms=1000.0,
-                         max_drop_points=100.0, min_teacher_agreement=0.0)  # fmt: skip
+            keep=text.keep,
+            agrees=text.agrees,
+            fidelity=AGREEMENT,
+            metric=text.metric,
+            one_of_classes=False,
+            headline_size=5,
+            sized=lambda rows, size: rows[1],
+        )
+        target = profile(
+            recipes=list(recipes),
+            memory_mib=4000.0,
+            artifact_mib=100.0,
+            latency_ms=1000.0,
+            max_drop_points=100.0,
+            min_teacher_agreement=0.0,
+        )
         plan = SimpleNamespace(
-            target=target, search_limit_s=60.0, force=None, thorough=False, task=TASK, seed=0, golden="test",
-            student=SimpleNamespace(survey=SimpleNamespace(max_size=9)), name="two", version="1.0.0", digest="1" * 64,
+            target=target,
+            search_limit_s=60.0,
+            force=None,
+            thorough=False,
+            task=TASK,
+            seed=0,
+            golden="test",
+            student=SimpleNamespace(survey=SimpleNamespace(max_size=9)),
+            name="two",
+            version="1.0.0",
+            digest="1" * 64,
             teacher=SimpleNamespace(name="t", licence="none", folder=""),
             data=SimpleNamespace(name="d", licence="none", source=""),
-        )  # fmt: skip
+        )
         splits = SimpleNamespace(selection=ROWS, selection_labelled=False, classes=())
         reference = export.outputs(plain, ROWS, threads=1, keep=task.keep)
         judged = Judge(plan, splits, task, ROWS, reference, plain)
@@ -103,8 +132,11 @@ def names_in(folder):
 def test_each_recipe_is_tried_on_all_graphs_and_with_one_of_them_in_fp32(lab):
     one, _, work = lab()
     assert list(one.trials) == [
-        "float32", "dynamic_int8", "dynamic_int8-float32_encoder_model", "dynamic_int8-float32_decoder_model_merged",
-    ]  # fmt: skip
+        "float32",
+        "dynamic_int8",
+        "dynamic_int8-float32_encoder_model",
+        "dynamic_int8-float32_decoder_model_merged",
+    ]
     assert not [trial.failed for trial in one.trials.values() if trial.failed]
     assert names_in(work / "dynamic_int8") == ["decoder_model_merged_quantized.onnx", "encoder_model_quantized.onnx"]
     half = work / "dynamic_int8-float32_encoder_model"
@@ -171,10 +203,12 @@ def test_what_ships_of_two_graphs_verifies_with_its_weights_beside_it(lab, tmp_p
 
 
 def two_graphs(folder):
-    return Model({
-        "encoder_model": encoder(folder / "encoder_model.onnx", quantizable=True),
-        "decoder_model_merged": decoder(folder / "decoder_model_merged.onnx"),
-    })  # fmt: skip
+    return Model(
+        {
+            "encoder_model": encoder(folder / "encoder_model.onnx", quantizable=True),
+            "decoder_model_merged": decoder(folder / "decoder_model_merged.onnx"),
+        }
+    )
 
 
 def test_every_graph_is_folded_and_the_forms_are_held_against_the_export(tmp_path, monkeypatch):
@@ -192,8 +226,9 @@ def test_every_graph_is_folded_and_the_forms_are_held_against_the_export(tmp_pat
     said = graphs.read(tmp_path / "out")
     assert said["kept"] == "folded"
     assert [(one["name"], one["operators"], one["failed"]) for one in said["tried"]] == [
-        ("folded", 5, None), ("exported", 5, None),
-    ]  # fmt: skip
+        ("folded", 5, None),
+        ("exported", 5, None),
+    ]
 
 
 def test_sizing_quantizes_every_graph_on_what_it_is_fed(tmp_path):

@@ -238,8 +238,10 @@ def test_a_dense_layer_without_weights_or_with_damaged_ones(folder):
     (folder / "2_Dense" / "model.safetensors").unlink()
     with pytest.raises(TeacherError, match="has no weights"):
         inspect(folder)
-    save_file({"linear.weight": torch.full((4, HIDDEN), torch.nan), "linear.bias": torch.zeros(4)},
-              folder / "2_Dense" / "model.safetensors")  # fmt: skip
+    save_file(
+        {"linear.weight": torch.full((4, HIDDEN), torch.nan), "linear.bias": torch.zeros(4)},
+        folder / "2_Dense" / "model.safetensors",
+    )
     shutil.rmtree(folder / "2_Dense")
     (folder / "2_Dense").symlink_to("/etc")
     with pytest.raises(TeacherError, match="leads out of the teacher's folder"):
@@ -318,14 +320,16 @@ def pooled(tokens, mask, mode):
     for values, one in zip(tokens, mask.astype(bool), strict=True):
         own = values[one]
         places = np.arange(1, len(own) + 1, dtype=np.float32)[:, None]
-        rows.append({
-            "cls": own[0],
-            "max": own.max(axis=0),
-            "mean": own.mean(axis=0),
-            "mean_sqrt_len_tokens": own.sum(axis=0) / np.sqrt(len(own)),
-            "weightedmean": (own * places).sum(axis=0) / places.sum(),
-            "lasttoken": own[-1],
-        }[mode])  # fmt: skip
+        rows.append(
+            {
+                "cls": own[0],
+                "max": own.max(axis=0),
+                "mean": own.mean(axis=0),
+                "mean_sqrt_len_tokens": own.sum(axis=0) / np.sqrt(len(own)),
+                "weightedmean": (own * places).sum(axis=0) / places.sum(),
+                "lasttoken": own[-1],
+            }[mode]
+        )
     return np.stack(rows)
 
 
@@ -351,8 +355,13 @@ def test_a_graph_without_a_mask_counts_every_position():
     np.testing.assert_allclose(found["sentence_embedding"], both, rtol=1e-5, atol=1e-6)
 
 
-TORCH = {"Tanh": torch.tanh, "ReLU": torch.relu, "Sigmoid": torch.sigmoid, "GELU": torch.nn.functional.gelu,
-         "Identity": lambda values: values}  # fmt: skip
+TORCH = {
+    "Tanh": torch.tanh,
+    "ReLU": torch.relu,
+    "Sigmoid": torch.sigmoid,
+    "GELU": torch.nn.functional.gelu,
+    "Identity": lambda values: values,
+}
 
 
 @pytest.mark.parametrize("activation", TORCH)

@@ -152,9 +152,11 @@ def test_what_is_no_number_is_named(tmp_path: Path) -> None:
     said = refusal(tmp_path / "b.csv")
     assert "row 1: column 'sensor' holds 'left', not a number" in said
     assert "fix: remove the column, or name the label's with --label-column" in said
-    for cells, wanted in (([1.0, None] * 6, "step 2 holds None, not a number"),
-                          ([[1, 2]] * 9 + [[1]], "step 10 holds [1], not a list of 2 numbers"),
-                          ([[1, 2]] * 9 + [3], "step 10 holds 3, not a list of 2 numbers")):  # fmt: skip
+    for cells, wanted in (
+        ([1.0, None] * 6, "step 2 holds None, not a number"),
+        ([[1, 2]] * 9 + [[1]], "step 10 holds [1], not a list of 2 numbers"),
+        ([[1, 2]] * 9 + [3], "step 10 holds 3, not a list of 2 numbers"),
+    ):
         (tmp_path / "c.jsonl").write_text(json.dumps({"series": cells, "label": "a"}))
         assert wanted in refusal(tmp_path / "c.jsonl")
 

@@ -181,8 +181,19 @@ def test_golden_series_of_another_shape_are_refused_while_planning(tmp_path: Pat
 
 
 def test_a_series_model_of_ours_is_a_ready_teacher(tmp_path: Path) -> None:
-    shape = make("students", "conv1d", width=8, depth=1, kernel=7, stride=1, separable=False, dilated=False,
-                 steps=STEPS, channels=1, classes=3)  # fmt: skip
+    shape = make(
+        "students",
+        "conv1d",
+        width=8,
+        depth=1,
+        kernel=7,
+        stride=1,
+        separable=False,
+        dilated=False,
+        steps=STEPS,
+        channels=1,
+        classes=3,
+    )
     model = shape.random()
     model.name_classes(("fast", "growing", "slow"))
     (tmp_path / "own").mkdir()

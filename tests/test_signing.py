@@ -94,17 +94,25 @@ def envelope(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"payload": ...}, "other fields"), ({"extra": 1}, "other fields"), ({"signatures": ...}, "other fields"),
-        ({"payloadType": "application/json"}, "payloadType"), ({"payload": 5}, "no base64"),
-        ({"payload": "a b="}, ""), ({"payload": "eyJ"}, ""), ({"payload": "YR=="}, "stray bits"),
+        ({"payload": ...}, "other fields"),
+        ({"extra": 1}, "other fields"),
+        ({"signatures": ...}, "other fields"),
+        ({"payloadType": "application/json"}, "payloadType"),
+        ({"payload": 5}, "no base64"),
+        ({"payload": "a b="}, ""),
+        ({"payload": "eyJ"}, ""),
+        ({"payload": "YR=="}, "stray bits"),
         ({"payload": "Ω"}, "no base64"),
-        ({"signatures": []}, "1 to 32"), ({"signatures": [{}] * 33}, "1 to 32"), ({"signatures": {}}, "1 to 32"),
-        ({"signatures": [5]}, "keyid and sig"), ({"signatures": [{"sig": ""}]}, "keyid and sig"),
+        ({"signatures": []}, "1 to 32"),
+        ({"signatures": [{}] * 33}, "1 to 32"),
+        ({"signatures": {}}, "1 to 32"),
+        ({"signatures": [5]}, "keyid and sig"),
+        ({"signatures": [{"sig": ""}]}, "keyid and sig"),
         ({"signatures": [{"sig": "", "keyid": "0" * 64, "x": 1}]}, "keyid and sig"),
         ({"signatures": [{"sig": "", "keyid": "../x"}]}, "keyid and sig"),
         ({"signatures": [{"sig": "", "keyid": "0" * 64}] * 2}, "two signatures of one key"),
     ],
-)  # fmt: skip
+)
 def test_a_hostile_envelope_is_told(tmp_path, changes, words):
     path = tmp_path / "x.sig"
     path.write_bytes(envelope(tmp_path, **changes))
@@ -240,11 +248,16 @@ def test_a_disk_that_keeps_no_permissions_gets_no_key(tmp_path, monkeypatch):
 def broken(folder):
     good = pem(ed25519.Ed25519PrivateKey.generate())
     return {
-        "empty": b"", "text": b"secret words\n", "cut": good[:60],
+        "empty": b"",
+        "text": b"secret words\n",
+        "cut": good[:60],
         "other": pem(ec.generate_private_key(ec.SECP256R1())),
-        "two": good + good, "public": (folder / "good.pub").read_bytes(), "der": base64.b64decode(good.split(b"\n")[1]),
-        "large": good + b"x" * (20 << 10), "rubbish": b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-    }  # fmt: skip
+        "two": good + good,
+        "public": (folder / "good.pub").read_bytes(),
+        "der": base64.b64decode(good.split(b"\n")[1]),
+        "large": good + b"x" * (20 << 10),
+        "rubbish": b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    }
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "cut", "other", "two", "public", "der", "large", "rubbish"])
@@ -374,9 +387,24 @@ def test_a_folder_of_keys(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1", "1.0", "1.0.0.0", "v1.0.0", "1.0.0-rc1", "1.0.0+x", "01.0.0", "1.0.-1", " 1.0.0", "1.0.0\n", "1.0.٣",
-     "9999999999.0.0", "1e3.0.0", "nan"],
-)  # fmt: skip
+    [
+        "",
+        "1",
+        "1.0",
+        "1.0.0.0",
+        "v1.0.0",
+        "1.0.0-rc1",
+        "1.0.0+x",
+        "01.0.0",
+        "1.0.-1",
+        " 1.0.0",
+        "1.0.0\n",
+        "1.0.٣",
+        "9999999999.0.0",
+        "1e3.0.0",
+        "nan",
+    ],
+)
 def test_what_is_no_version_is_refused(text):
     with pytest.raises(UsageError, match="is no version"):
         versions.numbers(text)
@@ -395,8 +423,12 @@ def test_versions_compare_as_numbers(one, other):
 def run(*arguments, env=None, stdin=subprocess.DEVNULL):
     return subprocess.run(
         [sys.executable, "-m", "edgekd", *map(str, arguments)],
-        capture_output=True, text=True, check=False, env=os.environ | (env or {}), stdin=stdin,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | (env or {}),
+        stdin=stdin,
+    )
 
 
 def test_keygen_says_what_comes_next(tmp_path):
@@ -408,8 +440,9 @@ def test_keygen_says_what_comes_next(tmp_path):
     again = run("keygen", tmp_path / "k")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr.splitlines() == [
-        f"error: {tmp_path}/k is there already; a key is never overwritten", "  fix: give another PATH"
-    ]  # fmt: skip
+        f"error: {tmp_path}/k is there already; a key is never overwritten",
+        "  fix: give another PATH",
+    ]
 
 
 def test_keygen_with_a_passphrase_and_no_terminal(tmp_path):
@@ -427,9 +460,13 @@ def typed(words, *arguments):
     here, there = pty.openpty()
     # a session without a terminal: the passphrase is asked for on standard input
     with subprocess.Popen(
-        [sys.executable, "-m", "edgekd", *map(str, arguments)], stdin=there, stdout=there, stderr=there,
-        start_new_session=True, env={key: value for key, value in os.environ.items() if key != keys.PASSPHRASE},
-    ) as child:  # fmt: skip
+        [sys.executable, "-m", "edgekd", *map(str, arguments)],
+        stdin=there,
+        stdout=there,
+        stderr=there,
+        start_new_session=True,
+        env={key: value for key, value in os.environ.items() if key != keys.PASSPHRASE},
+    ) as child:
         os.close(there)
         seen = b""
         for line in words:

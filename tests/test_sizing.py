@@ -271,17 +271,33 @@ def test_the_parts_of_memory_add_up():
 @pytest.mark.parametrize(
     ("budgets", "error", "message", "fix"),
     [
-        ({"memory_mib": 10.0}, OverMemory, "budget 10 MiB of memory; {what} needs {memory:.0f} MiB: ",
-         "trim the vocabulary (--vocabulary 1250) or raise memory_mib to at least {more_memory:.0f}"),
-        ({"artifact_mib": 0.5}, ArtifactTooLarge, "budget 0.5 MiB of file; {what} takes {artifact:.1f} MiB",
-         "trim the vocabulary (--vocabulary 1250) or raise artifact_mib to at least {more_artifact:.1f}"),
-        ({"latency_ms": 0.01}, OverLatency,
-         "budget 0.01 ms; {what} takes {latency:.2f} ms at 12 tokens on this host",
-         "raise latency_ms to at least {more_latency:.2f}, give smaller inputs, or allow more threads in the profile"),
-        ({"cold_start_ms": 1.0}, OverLatency, "budget 1 ms of cold start; {what} takes {cold:.0f} ms on this host",
-         "raise cold_start_ms to at least {more_cold:.0f}"),
+        (
+            {"memory_mib": 10.0},
+            OverMemory,
+            "budget 10 MiB of memory; {what} needs {memory:.0f} MiB: ",
+            "trim the vocabulary (--vocabulary 1250) or raise memory_mib to at least {more_memory:.0f}",
+        ),
+        (
+            {"artifact_mib": 0.5},
+            ArtifactTooLarge,
+            "budget 0.5 MiB of file; {what} takes {artifact:.1f} MiB",
+            "trim the vocabulary (--vocabulary 1250) or raise artifact_mib to at least {more_artifact:.1f}",
+        ),
+        (
+            {"latency_ms": 0.01},
+            OverLatency,
+            "budget 0.01 ms; {what} takes {latency:.2f} ms at 12 tokens on this host",
+            "raise latency_ms to at least {more_latency:.2f}, give smaller inputs, "
+            "or allow more threads in the profile",
+        ),
+        (
+            {"cold_start_ms": 1.0},
+            OverLatency,
+            "budget 1 ms of cold start; {what} takes {cold:.0f} ms on this host",
+            "raise cold_start_ms to at least {more_cold:.0f}",
+        ),
     ],
-)  # fmt: skip
+)
 def test_no_room_even_for_the_smallest_is_refused_with_arithmetic(budgets, error, message, fix):
     among = candidates(profile(**ROOMY | budgets))
     with pytest.raises(error) as refusal:
@@ -289,11 +305,15 @@ def test_no_room_even_for_the_smallest_is_refused_with_arithmetic(budgets, error
     smallest = among.predict(LADDER[-1], "dynamic_int8")
     numbers = {
         "what": "the smallest transformer with 50 classes and 5,000 tokens",
-        "memory": smallest.memory_mib, "more_memory": smallest.memory_mib + 1,
-        "artifact": smallest.artifact_mib, "more_artifact": smallest.artifact_mib + 0.1,
-        "latency": smallest.latency_ms, "more_latency": smallest.latency_ms * 1.1,
-        "cold": smallest.cold_start_ms, "more_cold": smallest.cold_start_ms * 1.1,
-    }  # fmt: skip
+        "memory": smallest.memory_mib,
+        "more_memory": smallest.memory_mib + 1,
+        "artifact": smallest.artifact_mib,
+        "more_artifact": smallest.artifact_mib + 0.1,
+        "latency": smallest.latency_ms,
+        "more_latency": smallest.latency_ms * 1.1,
+        "cold": smallest.cold_start_ms,
+        "more_cold": smallest.cold_start_ms * 1.1,
+    }
     assert refusal.value.message.startswith(message.format(**numbers))
     assert refusal.value.fix == fix.format(**numbers)
 

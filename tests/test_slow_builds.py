@@ -70,8 +70,18 @@ def _holds_on_arm(bundle: Path, report: dict[str, Any]) -> None:
 
 def test_all_labels(tmp_path: Path) -> None:
     """The demo with every label: little is left for the teacher to add, and the student must not lose it."""
-    done = run("build", "--target", "rpi4", "--labels", "5000", "--out", tmp_path / "bundle", "--json",
-               env={"EDGEKD_STORE": str(tmp_path / "store")}, timeout=1400)  # fmt: skip
+    done = run(
+        "build",
+        "--target",
+        "rpi4",
+        "--labels",
+        "5000",
+        "--out",
+        tmp_path / "bundle",
+        "--json",
+        env={"EDGEKD_STORE": str(tmp_path / "store")},
+        timeout=1400,
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)["summary"]
     assert summary["retained"] >= asked.RETAINED
@@ -86,8 +96,20 @@ def test_the_other_demos(task: str, least: float, over_baseline: float, tmp_path
     """EfficientNet-Lite0 on Fashion-MNIST, and a teacher trained from FordA's labels: the same command."""
     out = tmp_path / "bundle"
     # the first demo is judged on ARM; here that would only take time
-    done = run("build", "--target", "rpi4", "--task", task, "--emulate-minutes", "0", "--out", out, "--json",
-               env={"EDGEKD_STORE": str(tmp_path / "store")}, timeout=1200)  # fmt: skip
+    done = run(
+        "build",
+        "--target",
+        "rpi4",
+        "--task",
+        task,
+        "--emulate-minutes",
+        "0",
+        "--out",
+        out,
+        "--json",
+        env={"EDGEKD_STORE": str(tmp_path / "store")},
+        timeout=1200,
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)["summary"]
     assert summary["retained"] >= 0.97
@@ -114,9 +136,17 @@ def test_movie_snippets(snippets: Path, target: str, tmp_path_factory: pytest.Te
     """The default teacher, fine-tuned on a user's CSV; the second target reuses teacher and outputs."""
     out = tmp_path_factory.mktemp(target) / "bundle"
     done = run(
-        "build", "--target", target, "--data", snippets, "--out", out, "--json",
-        env={"EDGEKD_STORE": str(snippets.parent / "store")}, timeout=1200,
-    )  # fmt: skip
+        "build",
+        "--target",
+        target,
+        "--data",
+        snippets,
+        "--out",
+        out,
+        "--json",
+        env={"EDGEKD_STORE": str(snippets.parent / "store")},
+        timeout=1200,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout)["summary"]
     assert summary["retained"] >= 0.9
@@ -140,15 +170,25 @@ def test_the_search_rescues_what_static_int8_over_every_operator_destroys(
     from edgekd.planning import Options, make_plan
 
     store = Store(tmp_path / "store")
-    options = Options("cpu-vnni", task="feature-extraction", student="none", min_agreement=0.98, max_drop=2.0,
-                      memory_mib=500, artifact_mib=200, latency_ms=100)  # fmt: skip
+    options = Options(
+        "cpu-vnni",
+        task="feature-extraction",
+        student="none",
+        min_agreement=0.98,
+        max_drop=2.0,
+        memory_mib=500,
+        artifact_mib=200,
+        latency_ms=100,
+    )
     plan, splits = make_plan(options, store)
     stages = pipeline.Stages(plan, splits, store, Quiet(), {})
     teacher = stages.teacher()
     files, exported = stages.files(teacher), stages.exported("teacher", teacher)
     task, longest = make("tasks", plan.task), plan.student.survey.max_size
-    rows = [task.encode(files, [row.input for row in part[:100]], longest)
-            for part in (splits.selection, splits.calibration)]  # fmt: skip
+    rows = [
+        task.encode(files, [row.input for row in part[:100]], longest)
+        for part in (splits.selection, splits.calibration)
+    ]
     reference = stages.said_of_selection(files, exported)[:100]
     plain = stages.model(exported)
     judge = Judge(plan, splits, task, rows[0], reference, plain)

@@ -43,8 +43,14 @@ def test_it_is_built_and_its_bundle_names_the_classes(task: str, config: dict[st
         (tmp_path / "config.json").write_text(json.dumps(config))
     target = loose_target(tmp_path, arch="aarch64", isa=["asimd"], microarch="cortex-a72")
     plan, splits = make_plan(
-        Options(str(target), task=task, student="none", teacher=str(teacher), data=str(rows_of(task, tmp_path)),
-                min_retained=0.01)
-    )  # fmt: skip
+        Options(
+            str(target),
+            task=task,
+            student="none",
+            teacher=str(teacher),
+            data=str(rows_of(task, tmp_path)),
+            min_retained=0.01,
+        )
+    )
     built = pipeline.build(plan, splits, Store(tmp_path / "store"), tmp_path / "bundle")
     assert json.loads((built.folder / "config.json").read_text())["id2label"] == NAMED["id2label"]

@@ -260,26 +260,56 @@ USABLE = {"train": rows(60), "validation": rows(9, start=100), "test": rows(20, 
 @pytest.mark.parametrize(
     ("changed", "classes", "problem", "fix"),
     [
-        ({"train": rows(60, labels="a")}, None, "all 60 training rows have one class, 'a'",
-         "give rows of at least two classes, or name the right column with --label-column"),
-        ({"train": rows(60, labels="")}, None, "no training row has a label",
-         "give labelled rows, or name the column: --label-column"),
-        ({"test": rows(20, start=200, labels="ax")}, None, "the test rows have labels that no training row has: 'x'",
-         "use the labels 'a', 'b', 'c'"),
-        ({"validation": rows(14, start=100, labels="qrstuvw")}, None,
-         "the validation rows have labels that no training row has: 'q', 'r', 's', 't', 'u' and 2 more",
-         "use the labels 'a', 'b', 'c'"),
-        ({}, ["b", "a"], "the training rows have labels that the teacher does not know: 'c'",
-         "use the labels 'a', 'b'; or give a base model as teacher, which is fine-tuned on your labels"),
-        ({"train": rows(7)}, None, "only 7 training rows are left after splitting; at least 8 are needed",
-         "give more rows; a figure on so few would mean nothing"),
-        ({"validation": rows(4, start=100)}, None,
-         "only 3 selection rows are left after splitting; at least 4 are needed",
-         "give more rows; a figure on so few would mean nothing"),
-        ({"test": rows(7, start=200)}, None, "only 7 test rows are left after splitting; at least 8 are needed",
-         "give more rows; a figure on so few would mean nothing"),
+        (
+            {"train": rows(60, labels="a")},
+            None,
+            "all 60 training rows have one class, 'a'",
+            "give rows of at least two classes, or name the right column with --label-column",
+        ),
+        (
+            {"train": rows(60, labels="")},
+            None,
+            "no training row has a label",
+            "give labelled rows, or name the column: --label-column",
+        ),
+        (
+            {"test": rows(20, start=200, labels="ax")},
+            None,
+            "the test rows have labels that no training row has: 'x'",
+            "use the labels 'a', 'b', 'c'",
+        ),
+        (
+            {"validation": rows(14, start=100, labels="qrstuvw")},
+            None,
+            "the validation rows have labels that no training row has: 'q', 'r', 's', 't', 'u' and 2 more",
+            "use the labels 'a', 'b', 'c'",
+        ),
+        (
+            {},
+            ["b", "a"],
+            "the training rows have labels that the teacher does not know: 'c'",
+            "use the labels 'a', 'b'; or give a base model as teacher, which is fine-tuned on your labels",
+        ),
+        (
+            {"train": rows(7)},
+            None,
+            "only 7 training rows are left after splitting; at least 8 are needed",
+            "give more rows; a figure on so few would mean nothing",
+        ),
+        (
+            {"validation": rows(4, start=100)},
+            None,
+            "only 3 selection rows are left after splitting; at least 4 are needed",
+            "give more rows; a figure on so few would mean nothing",
+        ),
+        (
+            {"test": rows(7, start=200)},
+            None,
+            "only 7 test rows are left after splitting; at least 8 are needed",
+            "give more rows; a figure on so few would mean nothing",
+        ),
     ],
-)  # fmt: skip
+)
 def test_rows_that_prove_nothing_are_refused(changed, classes, problem, fix):
     with pytest.raises(DataError) as refusal:
         split(USABLE | changed, labels=None, seed=0, classes=classes)

@@ -176,9 +176,14 @@ def test_a_bad_address_is_refused(url, problem):
 
 @pytest.mark.parametrize(
     "names",
-    [{"host": "-oProxyCommand=x"}, {"host": "-G"}, {"host": ""}, {"host": "rpi4", "user": "-oProxyCommand=x"},
-     {"host": "rpi4", "user": "a b"}],
-)  # fmt: skip
+    [
+        {"host": "-oProxyCommand=x"},
+        {"host": "-G"},
+        {"host": ""},
+        {"host": "rpi4", "user": "-oProxyCommand=x"},
+        {"host": "rpi4", "user": "a b"},
+    ],
+)
 def test_a_name_that_ssh_would_read_as_an_option_is_refused_without_a_url_too(names):
     with pytest.raises(UsageError) as refusal:
         make("devices", "ssh", **names)
@@ -221,8 +226,10 @@ def test_what_several_jobs_use_is_sent_once(bench, monkeypatch):
     with Ssh("board").up() as device:
         footprint(device, bench)
         matmul_model(bench / "other.onnx", seed=3)
-        models = {"a": {"model": f"{bench}/model.onnx", "inputs": f"{bench}/inputs.npz"},
-                  "b": {"model": f"{bench}/other.onnx", "inputs": f"{bench}/inputs.npz"}}  # fmt: skip
+        models = {
+            "a": {"model": f"{bench}/model.onnx", "inputs": f"{bench}/inputs.npz"},
+            "b": {"model": f"{bench}/other.onnx", "inputs": f"{bench}/inputs.npz"},
+        }
         device.run("time", models=models, threads=1, rounds=1, seed=0)
     assert sent == [set(), set(RUNNER_FILES), set(), {"model.onnx", "inputs.npz"}, {"other.onnx"}]
 
@@ -375,8 +382,10 @@ def test_a_connection_that_does_not_come_back_is_an_error(bench, monkeypatch):
         "ssh://board cannot be reached: connect to host board port 22: No route to host; "
         "it did not come back for a footprint run within 0 s of trying"
     )
-    assert refusal.value.fix == "see that the board runs and that this machine reaches it (`ping`), " \
-                                "then run the same command again"  # fmt: skip
+    assert (
+        refusal.value.fix == "see that the board runs and that this machine reaches it (`ping`), "
+        "then run the same command again"
+    )
 
 
 # what OpenSSH says; its own words, of 9.2
@@ -402,23 +411,40 @@ SILENT = "ssh: connect to host board port 22: Connection timed out"
     ("said", "problem", "fix"),
     [
         (REFUSED, "ssh://board refuses connections: nothing listens there", "start its ssh server"),
-        (UNKNOWN, "no machine is called 'board': Could not resolve hostname board: Name or service not known",
-         "check its spelling"),
-        (SILENT, "ssh://board cannot be reached: connect to host board port 22: Connection timed out",
-         "see that the board runs"),
-        ("pi@board: Permission denied (publickey).",
-         "ssh://board lets nobody in with the keys that ssh has here: pi@board: Permission denied (publickey).",
-         "add your public key there with `ssh-copy-id`"),
-        ("Host key verification failed.", "ssh does not know the host key of ssh://board",
-         "make sure which board it is, then connect once by hand with `ssh board` and accept its key"),
-        (CHANGED, "the host key of ssh://board is not the one in line 7 of /home/me/.ssh/known_hosts: another machine "
-         "answers, or this is an attack", "only if you know that the board was set up anew: run "
-         '`ssh-keygen -f "/home/me/.ssh/known_hosts" -R "[board]:22"`, then connect once by hand with `ssh board`'),
-        ("kex_exchange_identification: read: Connection reset by peer",
-         "ssh could not connect to ssh://board: kex_exchange_identification: read: Connection reset by peer",
-         "see what is wrong, then connect once by hand"),
+        (
+            UNKNOWN,
+            "no machine is called 'board': Could not resolve hostname board: Name or service not known",
+            "check its spelling",
+        ),
+        (
+            SILENT,
+            "ssh://board cannot be reached: connect to host board port 22: Connection timed out",
+            "see that the board runs",
+        ),
+        (
+            "pi@board: Permission denied (publickey).",
+            "ssh://board lets nobody in with the keys that ssh has here: pi@board: Permission denied (publickey).",
+            "add your public key there with `ssh-copy-id`",
+        ),
+        (
+            "Host key verification failed.",
+            "ssh does not know the host key of ssh://board",
+            "make sure which board it is, then connect once by hand with `ssh board` and accept its key",
+        ),
+        (
+            CHANGED,
+            "the host key of ssh://board is not the one in line 7 of /home/me/.ssh/known_hosts: another machine "
+            "answers, or this is an attack",
+            "only if you know that the board was set up anew: run "
+            '`ssh-keygen -f "/home/me/.ssh/known_hosts" -R "[board]:22"`, then connect once by hand with `ssh board`',
+        ),
+        (
+            "kex_exchange_identification: read: Connection reset by peer",
+            "ssh could not connect to ssh://board: kex_exchange_identification: read: Connection reset by peer",
+            "see what is wrong, then connect once by hand",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_keeps_ssh_out_is_named_with_a_way_out(bench, said, problem, fix):
     (bench / "said").write_text(said)
     program(bench / "bin" / "ssh", f'case " $* " in *" -G "*) exit 0;; esac\ncat {bench}/said >&2; exit 255')
@@ -439,8 +465,9 @@ def test_without_ssh_or_with_a_bad_configuration_it_says_so(bench, monkeypatch):
     with pytest.raises(EdgeKDError) as refusal, Ssh("board").up():
         pass
     assert (refusal.value.message, refusal.value.fix) == (
-        "there is no ssh program here", "run `apt-get install openssh-client`"
-    )  # fmt: skip
+        "there is no ssh program here",
+        "run `apt-get install openssh-client`",
+    )
 
 
 # what a board lacks
@@ -477,21 +504,29 @@ def test_what_travels_is_for_the_oldest_python_that_is_let_in():
 @pytest.mark.parametrize(
     ("text", "problem", "fix"),
     [
-        (ABSENT, "the python3 of ssh://board has no onnxruntime",
-         "let edgekd put them there with `--install`"),
-        ("raise ImportError(\"/lib/libm.so.6: version `GLIBC_2.38' not found (required by x.so)\")",
-         "onnxruntime on ssh://board wants GLIBC_2.38, which the C library there does not have",
-         "install a release that was built for an older system"),
-        ("raise ImportError('Error relocating x.so: __fprintf_chk: symbol not found')",
-         "onnxruntime on ssh://board was built for glibc, and the system there has another C library (musl)",
-         "install a system with glibc there"),
-        ("import os; os.kill(os.getpid(), 4)",
-         "onnxruntime on ssh://board has instructions that its core does not know, and dies of them on import",
-         "install another release there"),
-        ("raise ImportError('something else')",
-         "the python3 of ssh://board cannot load onnxruntime (code 1): ImportError: something else", "let edgekd put"),
+        (ABSENT, "the python3 of ssh://board has no onnxruntime", "let edgekd put them there with `--install`"),
+        (
+            'raise ImportError("/lib/libm.so.6: version `GLIBC_2.38\' not found (required by x.so)")',
+            "onnxruntime on ssh://board wants GLIBC_2.38, which the C library there does not have",
+            "install a release that was built for an older system",
+        ),
+        (
+            "raise ImportError('Error relocating x.so: __fprintf_chk: symbol not found')",
+            "onnxruntime on ssh://board was built for glibc, and the system there has another C library (musl)",
+            "install a system with glibc there",
+        ),
+        (
+            "import os; os.kill(os.getpid(), 4)",
+            "onnxruntime on ssh://board has instructions that its core does not know, and dies of them on import",
+            "install another release there",
+        ),
+        (
+            "raise ImportError('something else')",
+            "the python3 of ssh://board cannot load onnxruntime (code 1): ImportError: something else",
+            "let edgekd put",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_runtime_that_does_not_load_is_named(bench, monkeypatch, text, problem, fix):
     stub(bench, monkeypatch, text)
     with pytest.raises(NoRuntime) as refusal, Ssh("board").up():
@@ -585,9 +620,17 @@ def test_wheels_are_chosen_for_the_boards_python_and_c_library(tmp_path, monkeyp
 # edgekd targets probe
 
 A72 = {
-    "arch": "aarch64", "cpu": "Raspberry Pi 4 Model B Rev 1.4", "microarch": "cortex-a72", "isa": ["asimd"], "cores": 4,
-    "clock_mhz": 1500, "memory_mib": 906, "os": "Linux 6.6", "python": "3.11.2", "ort_version": "1.17.1",
-}  # fmt: skip
+    "arch": "aarch64",
+    "cpu": "Raspberry Pi 4 Model B Rev 1.4",
+    "microarch": "cortex-a72",
+    "isa": ["asimd"],
+    "cores": 4,
+    "clock_mhz": 1500,
+    "memory_mib": 906,
+    "os": "Linux 6.6",
+    "python": "3.11.2",
+    "ort_version": "1.17.1",
+}
 
 
 def test_a_probed_profile_is_sober():
@@ -595,8 +638,9 @@ def test_a_probed_profile_is_sober():
     assert (found["emulator_cpu"], found["memory_mib"], found["artifact_mib"]) == ("cortex-a72", 28.0, 14.0)
     assert (found["max_opset"], found["max_ir_version"], found["known_bad_ort"]) == (18, 9, ["1.21.0"])
     assert found["reduce_range"]
-    large = probed(A72 | {"memory_mib": 8000, "microarch": "cortex-a78ae", "isa": ["asimd", "asimddp"]}, name="x",
-                   title="x")  # fmt: skip
+    large = probed(
+        A72 | {"memory_mib": 8000, "microarch": "cortex-a78ae", "isa": ["asimd", "asimddp"]}, name="x", title="x"
+    )
     assert (large["emulator_cpu"], large["memory_mib"], large["known_bad_ort"]) == ("cortex-a76", 64.0, [])
 
 
@@ -618,8 +662,9 @@ def test_probe_prints_a_profile_that_check_takes(bench, monkeypatch):
 def test_probe_refuses_what_it_cannot_probe():
     done = invoke("targets", "probe", "--device", "qemu")
     assert (done.returncode, done.stderr) == (
-        2, "error: there is no device 'qemu' to probe\n  fix: give local, or ssh://user@host:port\n"
-    )  # fmt: skip
+        2,
+        "error: there is no device 'qemu' to probe\n  fix: give local, or ssh://user@host:port\n",
+    )
     assert invoke("targets", "probe", "--name", "A b").returncode == 2
 
 
@@ -700,7 +745,7 @@ def test_every_mode_runs_through_a_real_sshd(board):
         ({"known": "changed"}, r"the host key of ssh://board is not the one in line 1 of \S+changed: another machine"),
         ({"port": 1}, r"ssh://board refuses connections: nothing listens there$"),
     ],
-)  # fmt: skip
+)
 def test_a_real_refusal_is_named(board, change, problem):
     folder = board.config.parent
     port = int(re.search(r"Port (\d+)", board.config.read_text())[1])
@@ -740,15 +785,19 @@ def test_a_connection_that_is_cut_in_a_job_is_made_again(board, server):
 @pytest.mark.slow
 def test_a_full_disk_there_is_named(board, server):
     folder, _ = server
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "small", folder / "tmp"],
-                                           check=False).returncode != 0:  # fmt: skip
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "small", folder / "tmp"], check=False).returncode
+        != 0
+    ):
         pytest.skip("a small disk takes root to mount")
     try:
         runner.pack(samples(40_000), folder / "large.npz")
         with board.up() as device:
             with pytest.raises(EdgeKDError) as refusal:
-                device.run("predict", model=f"{folder}/model.onnx", inputs=f"{folder}/large.npz", threads=1,
-                           outputs="x.npz")  # fmt: skip
+                device.run(
+                    "predict", model=f"{folder}/model.onnx", inputs=f"{folder}/large.npz", threads=1, outputs="x.npz"
+                )
             assert re.fullmatch(
                 rf"cannot write 5 MiB to {folder}/tmp of ssh://board: No space left on device, \d MiB free",
                 refusal.value.message,

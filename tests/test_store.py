@@ -269,8 +269,10 @@ def test_without_a_seal_nothing_of_a_users_is_replaced(tmp_path):
     place.mkdir()
     with writing(place, seal=False) as fresh:
         (fresh / "a").write_text("first")
-    with pytest.raises(StoreError, match="was filled by another command meanwhile") as refusal, \
-            writing(place, seal=False) as fresh:  # fmt: skip
+    with (
+        pytest.raises(StoreError, match="was filled by another command meanwhile") as refusal,
+        writing(place, seal=False) as fresh,
+    ):
         (fresh / "a").write_text("second")
     assert "--out" in refusal.value.fix
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"]

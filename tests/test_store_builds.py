@@ -47,9 +47,13 @@ def test_each_stage_is_made_once(builds, record_property):
     assert set(entries.values()) == {1}, "one entry a stage"
     assert not any(one.is_work for one in kept(store))
     for began in (
-        "size: measure finalists", "teach: train the teacher", "teach: the teacher's", "distill: the student learns",
-        "compress: search over recipes", "measure: teacher and variants",
-    ):  # fmt: skip
+        "size: measure finalists",
+        "teach: train the teacher",
+        "teach: the teacher's",
+        "distill: the student learns",
+        "compress: search over recipes",
+        "measure: teacher and variants",
+    ):
         assert sum(f"] {began}" in text for text in said) == 1, began
     assert not any("damaged" in text or "Traceback" in text for text in said)
     waited = sum("waits for another build that makes it (process " in text for text in said)
@@ -68,9 +72,10 @@ def test_all_get_identical_artifacts(builds, record_property):
         for name in listed:
             assert (out / name).read_bytes() == (outs[0] / name).read_bytes(), name
     differing = sorted(
-        path.relative_to(outs[0]).as_posix() for path in outs[0].rglob("*") if path.is_file()
-        and len({(out / path.relative_to(outs[0])).read_bytes() for out in outs}) > 1
-    )  # fmt: skip
+        path.relative_to(outs[0]).as_posix()
+        for path in outs[0].rglob("*")
+        if path.is_file() and len({(out / path.relative_to(outs[0])).read_bytes() for out in outs}) > 1
+    )
     record_property("files of the evidence that differ", differing)
     assert set(differing) <= {"manifest.json", *manifests[0]["evidence"]["files"]}
     assert not [path for path in outs[0].parent.iterdir() if ".new-" in path.name], "no litter beside the bundles"
@@ -82,8 +87,10 @@ def test_builds_of_one_plan_into_one_folder_end_well(builds, tmp_path):
     store, outs, _, arguments = builds
     command = [sys.executable, "-m", "edgekd", *map(str, arguments), "--out", str(tmp_path / "out")]
     environment = os.environ | {"EDGEKD_STORE": str(store)}
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-            for _ in range(2)]  # fmt: skip
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
     said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -127,8 +134,9 @@ def test_a_build_that_is_over_the_cap_keeps_what_it_used(builds, tmp_path):
     os.utime(unused / ".seal.json", (0, 0))
     done = run(*arguments, "--out", tmp_path / "out", env={"EDGEKD_STORE": str(copy), "EDGEKD_STORE_MIB": "0.5"})
     assert done.returncode == 0, done.stderr
-    assert re.search(r"store: \d+ least recently used results removed, [\d.]+ MiB \(\$EDGEKD_STORE_MIB is 0.5\): ",
-                     done.stderr)  # fmt: skip
+    assert re.search(
+        r"store: \d+ least recently used results removed, [\d.]+ MiB \(\$EDGEKD_STORE_MIB is 0.5\): ", done.stderr
+    )
     assert not unused.exists()
     left = {one.stage for one in kept(copy)}
     assert {"teacher", "student", "compress", "measure"} <= left

@@ -77,8 +77,10 @@ def test_what_lies_there_the_least_recently_used_first(root):
     assert code == 0
     assert (told["cap_mib"], told["total_mib"]) == (None, pytest.approx(3, abs=0.01))
     assert [(one["stage"], one["kind"]) for one in told["entries"]] == [
-        ("teacher", "result"), ("outputs", "work"), ("student", "result"),
-    ]  # fmt: skip
+        ("teacher", "result"),
+        ("outputs", "work"),
+        ("student", "result"),
+    ]
     lines = edgekd("list").stdout.splitlines()
     assert lines[0].split() == ["stage", "key", "MiB", "last", "used", "edgekd", "of"]
     assert lines[1].endswith("a teacher; some data")
@@ -107,8 +109,9 @@ def test_verify_names_what_is_damaged(root):
     (cut / SEAL).write_text('{"files"')
     wrong, count = verify(root)
     assert {one.path: why for one, why in wrong.items()} == {
-        changed: "a.bin is changed", cut: "its seal is missing or damaged",
-    }  # fmt: skip
+        changed: "a.bin is changed",
+        cut: "its seal is missing or damaged",
+    }
     assert count == 2
     done = edgekd("verify")
     assert done.exit_code == 1
@@ -152,9 +155,11 @@ def test_damage_only(root):
 
 def test_by_age_stage_and_size(root):
     oldest, older, other, newest = (
-        make(root, "teacher", days_ago=40), make(root, "student", days_ago=20),
-        make(root, "student", seed=1, days_ago=19), make(root, "measure"),
-    )  # fmt: skip
+        make(root, "teacher", days_ago=40),
+        make(root, "student", days_ago=20),
+        make(root, "student", seed=1, days_ago=19),
+        make(root, "measure"),
+    )
     assert names(prune(root, Which(older_than_days=30), dry_run=True).removed) == [oldest]
     assert names(prune(root, Which(older_than_days=10, stage="student"), dry_run=True).removed) == [older, other]
     assert names(prune(root, Which(to_mib=2.1), dry_run=True).removed) == [oldest, older]
@@ -202,9 +207,11 @@ def test_by_itself_it_sweeps_what_nobody_can_use(root):
     spent = result.with_suffix(".work")
     spent.mkdir()
     litter = [
-        root / "teacher" / f".{'0' * 32}.new-99999999-1", root / "teacher" / f"{'1' * 32}.lock",
-        root / "teacher" / f"{'1' * 32}.using", root / "outputs" / f".{'0' * 32}.new-99999999-2.lock",
-    ]  # fmt: skip
+        root / "teacher" / f".{'0' * 32}.new-99999999-1",
+        root / "teacher" / f"{'1' * 32}.lock",
+        root / "teacher" / f"{'1' * 32}.using",
+        root / "outputs" / f".{'0' * 32}.new-99999999-2.lock",
+    ]
     litter[0].mkdir()
     for path in litter[1:]:
         path.touch()
@@ -218,11 +225,16 @@ def test_by_itself_it_sweeps_what_nobody_can_use(root):
 def test_only_what_has_a_stores_names_is_touched(root):
     """A store in a folder of a user's, and the folders of it that hold no stages."""
     mine = [
-        root / "notes.txt", root / "thesis" / "a.tex", root / "thesis" / "old.lock", root / "thesis" / "a.work" / "b",
-        root / "thesis" / ".chapter.new-99999999-1", root / "calibration" / f"{'0' * 32}" / "a",
-        root / "measured" / f"{'0' * 32}.lock", root / "guest" / "image" / f"{'0' * 32}" / "kernel",
+        root / "notes.txt",
+        root / "thesis" / "a.tex",
+        root / "thesis" / "old.lock",
+        root / "thesis" / "a.work" / "b",
+        root / "thesis" / ".chapter.new-99999999-1",
+        root / "calibration" / f"{'0' * 32}" / "a",
+        root / "measured" / f"{'0' * 32}.lock",
+        root / "guest" / "image" / f"{'0' * 32}" / "kernel",
         root / "guest" / f"{'0' * 32}" / "a",
-    ]  # fmt: skip
+    ]
     for path in mine:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")

@@ -115,8 +115,9 @@ def test_a_disk_without_locks_still_builds_and_is_never_pruned(tmp_path, monkeyp
 def test_a_stage_that_is_a_file(tmp_path):
     (tmp_path / "teach").write_text("mine")
     assert refused(Store(tmp_path)) in (
-        f"cannot use {tmp_path}/teach: File exists", f"cannot use {tmp_path}/teach: Not a directory",
-    )  # fmt: skip
+        f"cannot use {tmp_path}/teach: File exists",
+        f"cannot use {tmp_path}/teach: Not a directory",
+    )
     assert (tmp_path / "teach").read_text() == "mine"
 
 

@@ -220,9 +220,12 @@ sys.stdin.read()
 def test_a_command_holds_what_any_part_of_it_read(store):
     """A teacher is unpacked by a part that opens the store for itself, and used by all that follow."""
     with subprocess.Popen(
-        [sys.executable, "-c", _PASSING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", _PASSING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"EDGEKD_STORE": str(store.root)},
-    ) as command:  # fmt: skip
+    ) as command:
         assert command.stdout.readline() == "read it\n"
         assert prune(store.root, Which(older_than_days=0)).removed == ()
         command.kill()

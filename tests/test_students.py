@@ -27,9 +27,13 @@ def teacher_of(model_type: str, folder: Path):
     names = {"dim": WIDTH, "n_layers": 4, "n_heads": 4, "hidden_dim": WIDE}
     usual = {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": WIDE}
     config = AutoConfig.for_model(
-        model_type, vocab_size=VOCABULARY, max_position_embeddings=64 + 2 * padded, num_labels=CLASSES,
-        pad_token_id=1 if padded else 0, **(names if model_type == "distilbert" else usual),
-    )  # fmt: skip
+        model_type,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=64 + 2 * padded,
+        num_labels=CLASSES,
+        pad_token_id=1 if padded else 0,
+        **(names if model_type == "distilbert" else usual),
+    )
     model = AutoModelForSequenceClassification.from_config(config).eval()
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text("{}")
@@ -42,9 +46,14 @@ def test_student_starts_as_a_cut_of_its_teacher(model_type: str, tmp_path: Path)
     found = Huggingface().inspect(str(tmp_path), "text-classification")
     assert found["ready"]
     assert found["architecture"] == {
-        "model_type": model_type, "layers": 4, "hidden": WIDTH, "heads": 4, "feed_forward": WIDE,
-        "vocabulary": VOCABULARY, "max_tokens": 64,
-    }  # fmt: skip
+        "model_type": model_type,
+        "layers": 4,
+        "hidden": WIDTH,
+        "heads": 4,
+        "feed_forward": WIDE,
+        "vocabulary": VOCABULARY,
+        "max_tokens": 64,
+    }
     shape = Transformer(2, WIDTH, 4, 64, len(KEPT), TOKENS, CLASSES)
     student = shape.start_from(teacher, tmp_path, kept=KEPT, samples=SAMPLES)
     words = teacher.get_input_embeddings().weight[KEPT]

@@ -33,12 +33,15 @@ def _parquet(path: Path) -> None:
 
 ROWS = {"all": [{"text": "a", "label": "x"}]}
 KINDS: list[tuple[str, Callable[[Path], object], Callable[[str], object]]] = [
-    ("rows.CSV", _write("text,label\na,x\n"), read_tables), ("rows.Tsv", _write("text\tlabel\na\tx\n"), read_tables),
-    ("rows.JSONL", _write('{"text": "a", "label": "x"}\n'), read_tables), ("rows.PARQUET", _parquet, read_tables),
-    ("SERIES.NPZ", _npz((3, 9)), read_series), ("SERIES.TSV", _write("1" + "\t0" * 9 + "\n"), read_series),
+    ("rows.CSV", _write("text,label\na,x\n"), read_tables),
+    ("rows.Tsv", _write("text\tlabel\na\tx\n"), read_tables),
+    ("rows.JSONL", _write('{"text": "a", "label": "x"}\n'), read_tables),
+    ("rows.PARQUET", _parquet, read_tables),
+    ("SERIES.NPZ", _npz((3, 9)), read_series),
+    ("SERIES.TSV", _write("1" + "\t0" * 9 + "\n"), read_series),
     ("IMAGES.NPZ", _npz((3, 4, 4)), read_images),
     ("MINE.YAML", _write((targets_folder() / "rpi4.yaml").read_text(encoding="utf-8")), load_profile),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "build", "read"), KINDS, ids=[row[0] for row in KINDS])

@@ -31,7 +31,7 @@ REFUSED: list[tuple[str, str, Builder, str]] = [
     ("a key twice", ".jsonl", lambda: '{"text": "a", "label": 1}\n{"text": "a", "text": "b"}\n', "line 2: not JSON"),
     ("a number of 5,000 digits", ".jsonl", lambda: f'{{"text": {"9" * 5000}}}\n', "line 1: not JSON"),
     ("a line of 17 MB", ".jsonl", lambda: json.dumps({"text": "x" * (17 << 20)}), "line 1: 17,825"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("suffix", "build", "reason"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])

@@ -80,8 +80,11 @@ def test_texts(model_type: str, tmp_path: Path) -> None:
     assert Huggingface().gives(architecture) == ("logits", "features", "embedding", "attention", "text")
     batch, wanted = texts(), Wanted(layers=(0, 3), attention=2, embedding=True, positions=16)
     seen: list[torch.Tensor] = []
-    key = next(m for name, m in model.named_modules() if name.endswith(("2.attention.self.key", "2.attention.k_lin",
-                                                                         "2.attention.attn.k")))  # fmt: skip
+    key = next(
+        m
+        for name, m in model.named_modules()
+        if name.endswith(("2.attention.self.key", "2.attention.k_lin", "2.attention.attn.k"))
+    )
     hook = key.register_forward_hook(lambda _module, inputs, output: seen.extend((inputs[0], output)))
     with Taps(model, wanted) as taps:
         given = taps(batch)

@@ -110,10 +110,15 @@ def test_a_runtime_that_loads_too_little_holds_up_no_other_target(waves: Path, t
     assert error.value.exit_code == 7
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("rpi4,rpi4", "--targets names 'rpi4' twice"), ("rpi4, rpi5 ,rpi4", "--targets names 'rpi4' twice"),
-    ("rpi4,", "--targets 'rpi4,' has an empty name"), ("", "--targets '' has an empty name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rpi4,rpi4", "--targets names 'rpi4' twice"),
+        ("rpi4, rpi5 ,rpi4", "--targets names 'rpi4' twice"),
+        ("rpi4,", "--targets 'rpi4,' has an empty name"),
+        ("", "--targets '' has an empty name"),
+    ],
+)
 def test_lists_that_name_nothing_or_one_twice_are_refused(text: str, message: str):
     with pytest.raises(UsageError) as error:
         target_names(text)
@@ -315,8 +320,11 @@ def test_plan_tells_the_shared_part_once_and_each_target_beside_its_refusal(
     assert commands._plan_several(found, Store(tmp_path), measure=False, as_json=True) == 3
     said = json.loads(capsys.readouterr().out)
     assert {name: one["exit"] for name, one in said["targets"].items()} == {
-        "rpi4": 0, "rpi5": 3, "old": 7, "cpu-vnni": 0,
-    }  # fmt: skip
+        "rpi4": 0,
+        "rpi5": 3,
+        "old": 7,
+        "cpu-vnni": 0,
+    }
     assert said["shared_sha256"] == said["targets"]["rpi4"]["shared_sha256"] == found.shared.shared_digest
 
 

@@ -162,13 +162,15 @@ def test_names_of_classes_that_are_no_contradiction(tmp_path, config):
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 1, "yes": 0}},
-         "'no' is 0 in id2label and 1 in label2id"),
+        (
+            {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 1, "yes": 0}},
+            "'no' is 0 in id2label and 1 in label2id",
+        ),
         ({"id2label": {"1": "no", "2": "yes"}}, "id2label has the numbers [1, 2], not 0, 1, 2 ..."),
         ({"id2label": {"first": "no"}}, "they are not numbers with names, and names with numbers"),
         ({"id2label": ["no", "yes"]}, "they are not numbers with names, and names with numbers"),
     ],
-)  # fmt: skip
+)
 def test_names_of_classes_that_give_no_one_order(tmp_path, config, text):
     with pytest.raises(TeacherError) as refusal:
         check_labels(config, tmp_path)

@@ -93,8 +93,13 @@ def test_a_tokenizer_that_gives_types_is_left_as_it_is(tmp_path):
 def test_a_folders_tokenizer_gives_zeros_and_is_saved_so(names, tmp_path):
     settings = {"tokenizer_class": "DistilBertTokenizerFast", "pad_token": "[PAD]", "model_max_length": 16}
     settings |= {"model_input_names": names} if names else {}
-    lower = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
-             "lowercase": True}  # fmt: skip
+    lower = {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": True,
+        "strip_accents": None,
+        "lowercase": True,
+    }
     files = {
         "tokenizer_config.json": json.dumps(settings),
         "tokenizer.json": json.dumps(TOKENIZER | {"normalizer": lower}),

@@ -34,8 +34,9 @@ def test_what_models_get_is_what_the_tokenizer_says(tiny_teacher, monkeypatch, l
     assert_samples(found, expected)
     assert found.lengths.tolist() == [len(row) for row in said["input_ids"]]
     assert {name for name, values in found.columns.items() if isinstance(values, int)} == {
-        "attention_mask", "token_type_ids",
-    }  # fmt: skip
+        "attention_mask",
+        "token_type_ids",
+    }
 
 
 @pytest.mark.parametrize(
@@ -70,11 +71,13 @@ def test_inputs_that_differ_from_token_to_token_are_kept(monkeypatch, tmp_path):
     monkeypatch.setattr("transformers.AutoTokenizer", SimpleNamespace(from_pretrained=lambda _, **__: encode))
     first, second = tokenize(tmp_path, ["a bb ccc", "dd"], 64)
     assert {name: values.tolist() for name, values in first.items()} == {
-        "input_ids": [[1, 2, 3]], "token_type_ids": [[0, 0, 2]],
-    }  # fmt: skip
+        "input_ids": [[1, 2, 3]],
+        "token_type_ids": [[0, 0, 2]],
+    }
     assert {name: values.tolist() for name, values in second.items()} == {
-        "input_ids": [[2]], "token_type_ids": [[2]],
-    }  # fmt: skip
+        "input_ids": [[2]],
+        "token_type_ids": [[2]],
+    }
     assert first["token_type_ids"].dtype == np.int64
 
 

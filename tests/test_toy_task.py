@@ -58,9 +58,21 @@ def lab(outside, tmp_path_factory):
             place = folder / name
             place.mkdir()
             return (
-                "--target", loose_target(place, recipes=recipes, **floors), "--task", "notes", "--student", "none",
-                "--teacher", self.teacher, "--data", rows or self.data, "--threads", "1", "--name", name,
-            )  # fmt: skip
+                "--target",
+                loose_target(place, recipes=recipes, **floors),
+                "--task",
+                "notes",
+                "--student",
+                "none",
+                "--teacher",
+                self.teacher,
+                "--data",
+                rows or self.data,
+                "--threads",
+                "1",
+                "--name",
+                name,
+            )
 
         def build(self, name, recipes, *words, **more):
             asked = self.words(name, recipes, **more)
@@ -108,8 +120,10 @@ def test_what_is_better_than_its_teacher_ships_and_says_so(better):
     report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
     summary = report["summary"]
     assert {key: said[key] for key in ("metric", "higher_is_better", "task")} == {
-        "metric": "note_error_rate", "higher_is_better": False, "task": "notes",
-    }  # fmt: skip
+        "metric": "note_error_rate",
+        "higher_is_better": False,
+        "task": "notes",
+    }
     assert summary["shipped"]["recipe"] == "hushed"
     assert summary["teacher"]["metric_value"] == pytest.approx(2.0, abs=0.1)
     assert summary["shipped"]["metric_value"] < 1
@@ -135,8 +149,9 @@ def test_recipes_are_tried_on_both_graphs_and_judged_by_their_errors(better):
     assert trials["dynamic_int8"]["artifact_mib"] < trials["float32"]["artifact_mib"]
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     assert {name: one["recipe"] for name, one in manifest["model"]["graphs"].items()} == {
-        "encoder_model": "float32", "decoder_model": "hushed",
-    }  # fmt: skip
+        "encoder_model": "float32",
+        "decoder_model": "hushed",
+    }
     assert manifest["model"]["outputs"] == {"notes": "as_is"}
 
 
@@ -193,8 +208,10 @@ def test_a_device_gives_a_receipt_of_whole_numbers(lab, better):
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout)
     assert said["golden"] == {
-        "within_tolerance": True, "flips": said["golden"]["flips"], "says": said["golden"]["says"],
-    }  # fmt: skip
+        "within_tolerance": True,
+        "flips": said["golden"]["flips"],
+        "says": said["golden"]["says"],
+    }
     assert said["accuracy_of"] == "golden inputs, all of what the float32 model gives"
     assert said["accuracy"] == pytest.approx(1 - said["golden"]["flips"] / said["accuracy_n"])
 

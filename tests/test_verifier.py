@@ -23,10 +23,19 @@ def seal(folder):
     files = listed(folder)
     evidence = {"report.md": files.pop("report.md")}
     manifest = {
-        "schema": 2, "self_sha256": "", "name": "tiny", "version": "1.0.0", "task": "any", "recipe": "float32",
-        "model": "onnx/model.onnx", "compatible": ["here"], "min": {"ort_version": ">=1.17"}, "plan_sha256": "1" * 64,
-        "artifact": {"files": files}, "evidence": {"files": evidence},
-    }  # fmt: skip
+        "schema": 2,
+        "self_sha256": "",
+        "name": "tiny",
+        "version": "1.0.0",
+        "task": "any",
+        "recipe": "float32",
+        "model": "onnx/model.onnx",
+        "compatible": ["here"],
+        "min": {"ort_version": ">=1.17"},
+        "plan_sha256": "1" * 64,
+        "artifact": {"files": files},
+        "evidence": {"files": evidence},
+    }
     write_manifest(folder, manifest)
     return manifest
 
@@ -119,12 +128,15 @@ CHANGES = {
     "a link to itself": (lambda b: (b / "again").symlink_to(b), "again: not part of the bundle"),
     "a dangling link": (lambda b: (b / "none").symlink_to("nowhere"), "none: not part of the bundle"),
     "a pipe too many": (lambda b: os.mkfifo(b / "pipe"), "pipe: not part of the bundle"),
-    "a name with control characters": (lambda b: (b / "a\n\x1b[2J").write_text(""),
-                                       "'a\\n\\x1b[2J': not part of the bundle"),
-}  # fmt: skip
+    "a name with control characters": (
+        lambda b: (b / "a\n\x1b[2J").write_text(""),
+        "'a\\n\\x1b[2J': not part of the bundle",
+    ),
+}
 ALONE = {  # they would be in each other's way
     "a pipe in place of a file": (
-        lambda b: ((b / "report.md").unlink(), os.mkfifo(b / "report.md")), [f"report.md: {LINK}"]
+        lambda b: ((b / "report.md").unlink(), os.mkfifo(b / "report.md")),
+        [f"report.md: {LINK}"],
     ),
     "a folder in place of a file": (lambda b: _folder(b / "report.md"), [f"report.md: {LINK}"]),
     "a file in place of a folder": (
@@ -136,9 +148,10 @@ ALONE = {  # they would be in each other's way
         ["onnx/model.onnx: missing", f"onnx: {LINK}"],
     ),
     "another case": (
-        lambda b: _other_case(b / "report.md"), ["report.md: missing", "REPORT.MD: not part of the bundle"]
+        lambda b: _other_case(b / "report.md"),
+        ["report.md: missing", "REPORT.MD: not part of the bundle"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "problem"), CHANGES.values(), ids=CHANGES)
@@ -198,9 +211,15 @@ def test_a_hard_link_is_a_file_whose_content_counts(bundle, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [("onnx/model.onnx", 0o755), ("report.md", 0o666), ("verify.py", 0o4644), ("golden", 0o777), ("onnx", 0o1755),
-     (".", 0o775)],
-)  # fmt: skip
+    [
+        ("onnx/model.onnx", 0o755),
+        ("report.md", 0o666),
+        ("verify.py", 0o4644),
+        ("golden", 0o777),
+        ("onnx", 0o1755),
+        (".", 0o775),
+    ],
+)
 def test_odd_modes_are_named_and_ignored_where_a_card_keeps_none(bundle, capsys, name, mode):
     (bundle / name).chmod(mode)
     assert verify.changed_files(bundle, manifest_of(bundle)) == []
@@ -288,8 +307,10 @@ HOSTILE = {
     "NaN": (text(lambda was: was.replace('"schema": 2', '"schema": NaN')), "NaN is no number"),
     "a giant file": (text(b" " * (5 << 20)), "manifest.json has 5242880 bytes"),
     "a key twice": (text(lambda was: was.replace("{", '{"schema": 2, ', 1)), "a key stands in it twice"),
-    "a file twice": (text(lambda was: was.replace('"report.md": {', '"report.md": {}, "report.md": {')),
-                     "a key stands in it twice"),
+    "a file twice": (
+        text(lambda was: was.replace('"report.md": {', '"report.md": {}, "report.md": {')),
+        "a key stands in it twice",
+    ),
     "a link": (replaced(lambda path: path.symlink_to("report.md")), "a link, folder or device"),
     "a folder": (replaced(lambda path: path.mkdir()), "a link, folder or device"),
     "a pipe": (replaced(os.mkfifo), "a link, folder or device"),
@@ -298,8 +319,10 @@ HOSTILE = {
     "true": (changed(schema=True), "its schema is none"),
     "its own hash": (text(lambda was: was.replace('"float32"', '"float64"')), "self_sha256 is another"),
     "no own hash": (text(lambda was: was.replace("self_sha256", "self_sha255")), "self_sha256 is missing"),
-    "its own hash twice": (text(lambda was: was.replace('"1.0.0"', '"' + json.loads(was)["self_sha256"] + '"')),
-                           "self_sha256 is missing"),
+    "its own hash twice": (
+        text(lambda was: was.replace('"1.0.0"', '"' + json.loads(was)["self_sha256"] + '"')),
+        "self_sha256 is missing",
+    ),
     "files a list": (changed(artifact={"files": []}), "its artifact has no files"),
     "no files": (changed(evidence={}), "its evidence has no files"),
     "evidence a number": (changed(evidence=3), "its evidence is missing"),
@@ -331,7 +354,7 @@ HOSTILE = {
     "a size of true": (listing("x", size=True), "no size and SHA-256"),
     "a hash of another kind": (listing("x", sha256=5), "no size and SHA-256"),
     "a hash in capitals": (listing("x", sha256="A" * 64), "no size and SHA-256"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "words"), HOSTILE.values(), ids=HOSTILE)
@@ -423,7 +446,7 @@ GOLDEN = {
     "no inputs": arrays("inputs.npz"),
     "inputs of objects": arrays("inputs.npz", **{"0.x": np.array([{}], dtype=object)}),
     "an input missing": lambda b: (b / "golden/inputs.npz").unlink(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change", GOLDEN.values(), ids=GOLDEN)

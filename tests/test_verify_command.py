@@ -64,9 +64,13 @@ def verify_apart(lab, *arguments, **environment):
     """The same in a fresh process."""
     return subprocess.run(
         [sys.executable, "-m", "edgekd", "verify", *map(str, arguments)],
-        capture_output=True, text=True, check=False, cwd=lab.root, stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=lab.root,
+        stdin=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment,
-    )  # fmt: skip
+    )
 
 
 # one fresh process that verifies many bundles: each line of stdin is a folder to stand in and the words of the command
@@ -308,7 +312,7 @@ def profile(lab, **values):
         ({"isa": ["avx2", "fma"]}, {"isa": ["fma"]}, "the bundle needs the instructions avx2, which here has not"),
         ({"isa": "avx2"}, {"isa": ["fma"]}, "the bundle needs the instructions avx2, which here has not"),
     ],
-)  # fmt: skip
+)
 def test_a_target_is_held_to_its_profile(lab, needs, has, words):
     least = {"ort_version": ">=1.17", "arch": "x86_64", "opset": 17, "ir_version": 8, "isa": []} | needs
     relist(lab.bundle, min=least)
@@ -341,9 +345,13 @@ def test_all_is_well(lab):
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert [line[8:28] for line in lines] == [
-        "7 files are those th", "signed by release.pu", "version 1.1.0 is new", "built for here",
-        "onnx/model.onnx load", "golden vectors: larg",
-    ]  # fmt: skip
+        "7 files are those th",
+        "signed by release.pu",
+        "version 1.1.0 is new",
+        "built for here",
+        "onnx/model.onnx load",
+        "golden vectors: larg",
+    ]
     assert {line[:8] for line in lines} == {"ok      "}
 
 
@@ -648,8 +656,19 @@ def test_a_signed_build_and_no_trace_of_its_keys(tiny_bundle, command, store, tm
     out = tmp_path / "out" / "things"
     before = os.umask(0)  # modes are plain whatever it is: the verifier looks at them
     try:
-        done = run(*command, "--out", out, "--bundle-version", "2.0.1", "--sign", release, "--sign", locked, "--json",
-                   env={"EDGEKD_PASSPHRASE": "correct horse battery"})  # fmt: skip
+        done = run(
+            *command,
+            "--out",
+            out,
+            "--bundle-version",
+            "2.0.1",
+            "--sign",
+            release,
+            "--sign",
+            locked,
+            "--json",
+            env={"EDGEKD_PASSPHRASE": "correct horse battery"},
+        )
     finally:
         os.umask(before)
     assert done.returncode == 0, done.stderr

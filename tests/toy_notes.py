@@ -60,8 +60,14 @@ def save_teacher(folder: Path) -> Path:
         helper.make_node("MatMul", ["heard", "w"], ["mixed"], "mix"),
         helper.make_node("Relu", ["mixed"], ["states"], "relu"),
     ]
-    _save(folder, "encoder_model", encoder, ("heard", PITCHES), ("states", TensorProto.FLOAT, [1, "frames", 2 * WIDTH]),
-          w=both)  # fmt: skip
+    _save(
+        folder,
+        "encoder_model",
+        encoder,
+        ("heard", PITCHES),
+        ("states", TensorProto.FLOAT, [1, "frames", 2 * WIDTH]),
+        w=both,
+    )
     decoder = [
         helper.make_node("MatMul", ["states", "head_weight"], ["plain"], "head"),
         helper.make_node("Add", ["plain", "bias"], ["scores"], "bias_of_notes"),
@@ -73,23 +79,36 @@ def save_teacher(folder: Path) -> Path:
         helper.make_node("Cast", ["each"], ["sounds"], "sounds", to=TensorProto.BOOL),
         helper.make_node("Compress", ["each", "sounds"], ["notes"], "spoken", axis=0),
     ]
-    _save(folder, "decoder_model", decoder, ("states", 2 * WIDTH), ("notes", TensorProto.INT64, ["notes"]),
-          head_weight=np.ascontiguousarray(both.T), bias=np.zeros(PITCHES, np.float32),
-          wide=random.standard_normal((2 * WIDTH, IDLE)).astype(np.float32),
-          nothing=np.zeros((IDLE, PITCHES), np.float32), flat=np.array([-1], np.int64))  # fmt: skip
+    _save(
+        folder,
+        "decoder_model",
+        decoder,
+        ("states", 2 * WIDTH),
+        ("notes", TensorProto.INT64, ["notes"]),
+        head_weight=np.ascontiguousarray(both.T),
+        bias=np.zeros(PITCHES, np.float32),
+        wide=random.standard_normal((2 * WIDTH, IDLE)).astype(np.float32),
+        nothing=np.zeros((IDLE, PITCHES), np.float32),
+        flat=np.array([-1], np.int64),
+    )
     return folder
 
 
 def _save(
-    folder: Path, name: str, nodes: list[Any], takes: tuple[str, int], gives: tuple[str, int, list[int | str]],
+    folder: Path,
+    name: str,
+    nodes: list[Any],
+    takes: tuple[str, int],
+    gives: tuple[str, int, list[int | str]],
     **weights: np.ndarray[Any, Any],
-) -> None:  # fmt: skip
+) -> None:
     graph = helper.make_graph(
-        nodes, name,
+        nodes,
+        name,
         [helper.make_tensor_value_info(takes[0], TensorProto.FLOAT, [1, "frames", takes[1]])],
         [helper.make_tensor_value_info(*gives)],
         [numpy_helper.from_array(value, key) for key, value in weights.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     onnx.save(model, folder / f"{name}.onnx")
@@ -213,10 +232,14 @@ class TuneGraphs:
         """What the folder says."""
         files = [Path(source) / f"{name}.onnx" for name in NAMES]
         return {
-            "folder": str(Path(source).absolute()), "ready": True, "labels": (), "licence": "none",
-            "architecture": {"model_type": "onnx", "operators": 7}, "checks": (),
+            "folder": str(Path(source).absolute()),
+            "ready": True,
+            "labels": (),
+            "licence": "none",
+            "architecture": {"model_type": "onnx", "operators": 7},
+            "checks": (),
             "sha256": sha256(b"".join(file.read_bytes() for file in files)).hexdigest(),
-        }  # fmt: skip
+        }
 
     def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
         """It is never trained."""
@@ -248,9 +271,13 @@ class TuneGraphs:
         """There are no classes."""
 
     def export(
-        self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path,
+        self,
+        folder: Path,
+        architecture: Mapping[str, Any],
+        task: str,
+        out: Path,
         finish: Callable[[Any, Path], object],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """One of the graphs, as it is."""
         finish(onnx.load(folder / out.name), out)
 
@@ -297,9 +324,14 @@ class Hushed:
         return ()
 
     def quantize(
-        self, model: Path, out: Path, calibration: Sequence[Any], *, keep: Sequence[str] = (),
+        self,
+        model: Path,
+        out: Path,
+        calibration: Sequence[Any],
+        *,
+        keep: Sequence[str] = (),
         cache: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Write the decoder. Raises EdgeKDError of another graph."""
         _without_idle_work(model, out, silence=self.silence)
 

@@ -50,14 +50,41 @@ def builds(folder: Path) -> dict[str, list[str | Path]]:
     rows = write_csv(folder / "texts.csv", texts(600, seed=1))
     raw = write_csv(folder / "raw.csv", [(text,) for text, _ in texts(300, seed=3)], ("text",))
     return {
-        "text-classification": ["--teacher", teacher, "--data", rows, *few, "--force", "dynamic_int8",
-                                "--loss", "response=0.9", "--loss", "hard_labels=0.1", "--loss", "hidden_states=0.1"],
-        "image-classification": ["--teacher", "labels", "--data", images(folder / "images.npz"), *few,
-                                 "--force", "static_int8"],
-        "time-series-classification": ["--teacher", "labels", "--data", series(folder / "series.npz"), *few,
-                                       "--force", "static_int8"],
+        "text-classification": [
+            "--teacher",
+            teacher,
+            "--data",
+            rows,
+            *few,
+            "--force",
+            "dynamic_int8",
+            "--loss",
+            "response=0.9",
+            "--loss",
+            "hard_labels=0.1",
+            "--loss",
+            "hidden_states=0.1",
+        ],
+        "image-classification": [
+            "--teacher",
+            "labels",
+            "--data",
+            images(folder / "images.npz"),
+            *few,
+            "--force",
+            "static_int8",
+        ],
+        "time-series-classification": [
+            "--teacher",
+            "labels",
+            "--data",
+            series(folder / "series.npz"),
+            *few,
+            "--force",
+            "static_int8",
+        ],
         "feature-extraction": ["--student", "none", "--teacher", teacher, "--data", raw, "--force", "dynamic_int8"],
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -28,9 +28,11 @@ def write(name: str, figures: dict[str, Any]) -> None:
     from edgekd.planning import PACKAGES
 
     said = made_by() | {
-        "figures": figures, "host": asdict(this_host()), "versions": versions(*PACKAGES),
+        "figures": figures,
+        "host": asdict(this_host()),
+        "versions": versions(*PACKAGES),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    }
     (FOLDER / f"{name}.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
@@ -83,9 +85,11 @@ def _problem(name: str, said: dict[str, Any], root: Path | None, grace: frozense
     if not shallow and _git(root, "merge-base", "--is-ancestor", commit, "HEAD") is None:
         return f"commit {commit[:12]} is no ancestor of this one"
     script = f"benchmarks/{command[1]}.py"
-    return None if _git(root, "cat-file", "-e", f"{commit}:{script}") is not None else (
-        f"commit {commit[:12]} does not hold {script}"
-    )  # fmt: skip
+    return (
+        None
+        if _git(root, "cat-file", "-e", f"{commit}:{script}") is not None
+        else (f"commit {commit[:12]} does not hold {script}")
+    )
 
 
 def _git(root: Path, *arguments: str) -> str | None:

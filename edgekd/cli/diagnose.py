@@ -15,16 +15,19 @@ _WORST = 5
 # of a what-if's figures: title, factor, format
 _CHANGES = {
     "agreement": ("agreement, points", 100.0, "+.1f"),
-    "decision_f1": ("F1 of decisions, points", 100.0, "+.1f"), "cosine": ("cosine", 1.0, "+.4f"),
-    "output_sqnr_db": ("output SQNR, dB", 1.0, "+.1f"), "artifact_mib": ("file, MiB", 1.0, "+.1f"),
+    "decision_f1": ("F1 of decisions, points", 100.0, "+.1f"),
+    "cosine": ("cosine", 1.0, "+.4f"),
+    "output_sqnr_db": ("output SQNR, dB", 1.0, "+.1f"),
+    "artifact_mib": ("file, MiB", 1.0, "+.1f"),
     "speed": ("speed over fp32", 1.0, "+.2f"),
-}  # fmt: skip
+}
 
 
 @click.command()
 @click.argument("source", metavar="BUNDLE|MODEL", type=click.Path(path_type=Path))
-@click.option("--recipe", metavar="NAME", help="How to quantize MODEL, with options NAME,OPTION=VALUE.  "
-              "[default: static_int8]")  # fmt: skip
+@click.option(
+    "--recipe", metavar="NAME", help="How to quantize MODEL, with options NAME,OPTION=VALUE.  [default: static_int8]"
+)
 @click.option("--quantized", metavar="FILE", type=click.Path(path_type=Path), help="The quantized form of MODEL.")
 @click.option("--data", help="The inputs: rows as --task reads them, or an .npz of packed samples.")
 @click.option("--task", default=default("tasks"), show_default=True, help="Hugging Face's task name.")
@@ -35,10 +38,17 @@ _CHANGES = {
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def diagnose(
-    source: Path, recipe: str | None, quantized: Path | None, data: str | None, task: str, samples: int,
-    max_tokens: int, threads: int, as_json: bool,
+    source: Path,
+    recipe: str | None,
+    quantized: Path | None,
+    data: str | None,
+    task: str,
+    samples: int,
+    max_tokens: int,
+    threads: int,
+    as_json: bool,
     **columns: str | None,
-) -> None:  # fmt: skip
+) -> None:
     """Which layers a quantized model loses most in, and what each in float would buy and cost.
 
     A bundle's diagnosis was made when it was built; a float32 .onnx MODEL is quantized and run on --data.
@@ -56,8 +66,17 @@ def diagnose(
     else:
         if data is None:
             raise UsageError("the diagnosis of a model needs real inputs", fix="give them: --data FILE")
-        given = examine.Given(source, data, task, recipe, quantized, samples, max_tokens, threads,
-                              {name: one for name, one in columns.items() if one is not None})  # fmt: skip
+        given = examine.Given(
+            source,
+            data,
+            task,
+            recipe,
+            quantized,
+            samples,
+            max_tokens,
+            threads,
+            {name: one for name, one in columns.items() if one is not None},
+        )
         with shown_on_stderr() as progress:
             found = examine.examine(given, progress)
     if as_json:
@@ -88,10 +107,14 @@ def _text(found: dict[str, Any]) -> str:
     total = found["total_weight_mib"] or 1.0
     worst = sorted(found["layers"], key=lambda layer: layer["sqnr_db"])[:_WORST]
     rows = [
-        [layer["name"], f"{layer['sqnr_db']:.1f}", f"{layer['accumulated_sqnr_db']:.1f}",
-         f"{layer['weight_mib'] / total:.1%}"]
+        [
+            layer["name"],
+            f"{layer['sqnr_db']:.1f}",
+            f"{layer['accumulated_sqnr_db']:.1f}",
+            f"{layer['weight_mib'] / total:.1%}",
+        ]
         for layer in worst
-    ]  # fmt: skip
+    ]
     lines = [
         f"{found.get('of', 'the model')}: {len(found['layers'])} quantized layers, {found['samples']} samples; "
         f"SQNR of the output {found['output_sqnr_db']:.1f} dB",
@@ -101,8 +124,10 @@ def _text(found: dict[str, Any]) -> str:
     if tried := found["what_if"]:
         shown = [name for name in _CHANGES if name in tried[0]["change"]]
         titles = [_CHANGES[name][0] for name in shown]
-        rows = [[one["label"], str(len(one["nodes"])), *(_change(name, one["change"][name]) for name in shown)]
-                for one in tried]  # fmt: skip
+        rows = [
+            [one["label"], str(len(one["nodes"])), *(_change(name, one["change"][name]) for name in shown)]
+            for one in tried
+        ]
         if candidate := found.get("candidate"):
             rows.insert(0, ["(as it is)", "0", *(_change(name, candidate[name]).lstrip("+") for name in shown)])
         lines += ["", table(["left in float", "nodes", *titles], rows)]

@@ -57,8 +57,11 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
     groups = {one.name: group for group in GROUPS for one in fields(group)}
     for name, declared, field in reversed(list(declarations())):
         command = _click_option(groups[name], name, declared, field.default)(command)
-    command = main_option("--targets", metavar="NAMES", help="Several of them, with commas between: one teacher, a "
-                          "bundle each, and a page that compares them.")(command)  # fmt: skip
+    command = main_option(
+        "--targets",
+        metavar="NAMES",
+        help="Several of them, with commas between: one teacher, a bundle each, and a page that compares them.",
+    )(command)
     return main_option("--target", help="The device: a profile's name (edgekd targets list) or a YAML file.")(command)
 
 

@@ -97,10 +97,16 @@ def store_prune(
         _check_stage(stage, root)
     done = prune(root, Which(older_than, to_mib, damaged, stage), dry_run=dry_run)
     if as_json:
-        print_json({
-            "store": str(root), "dry_run": dry_run, "mib": round(done.mib, 3), "litter": len(done.litter),
-            "removed": [one.as_dict() for one in done.removed], "in_use": [one.as_dict() for one in done.in_use],
-        })  # fmt: skip
+        print_json(
+            {
+                "store": str(root),
+                "dry_run": dry_run,
+                "mib": round(done.mib, 3),
+                "litter": len(done.litter),
+                "removed": [one.as_dict() for one in done.removed],
+                "in_use": [one.as_dict() for one in done.in_use],
+            }
+        )
         return
     if done.removed:
         echo(_table(done.removed))
@@ -131,7 +137,9 @@ def _table(found: Sequence[Kept]) -> str:
     widths = [max(len(row[column]) for row in lines_of) for column in range(5)]
     lines = []
     for row in lines_of:
-        cells = [cell.rjust(width) if column == 2 else cell.ljust(width)
-                 for column, (cell, width) in enumerate(zip(row, widths, strict=False))]  # fmt: skip
+        cells = [
+            cell.rjust(width) if column == 2 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
         lines.append("  ".join((*cells, row[5])).rstrip())
     return "\n".join(lines)

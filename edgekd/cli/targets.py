@@ -63,8 +63,7 @@ def targets_check(file: str, as_json: bool) -> None:
 
 
 @targets.command("probe")
-@click.option("--device", default="local", show_default=True, metavar="DEVICE",
-              help="local, or ssh://user@host:port.")  # fmt: skip
+@click.option("--device", default="local", show_default=True, metavar="DEVICE", help="local, or ssh://user@host:port.")
 @click.option("--name", help="The profile's name.  [default: local, or the board's host name]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def targets_probe(device: str, name: str | None, as_json: bool) -> None:

@@ -18,19 +18,33 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", "trusted", multiple=True, metavar="PUB", type=click.Path(path_type=Path),
-              help="A trusted public key, or a folder of *.pub; more than once: one that signed is enough.",
-)  # fmt: skip
-@click.option("--revoked", multiple=True, metavar="PUB|KEYID",
-              help="A key that is trusted no more, by its file or id; more than once.")  # fmt: skip
+@click.option(
+    "--key",
+    "trusted",
+    multiple=True,
+    metavar="PUB",
+    type=click.Path(path_type=Path),
+    help="A trusted public key, or a folder of *.pub; more than once: one that signed is enough.",
+)
+@click.option(
+    "--revoked",
+    multiple=True,
+    metavar="PUB|KEYID",
+    help="A key that is trusted no more, by its file or id; more than once.",
+)
 @click.option("--after", metavar="VERSION", help="Refuse a bundle that is not newer than this version.")
 @click.option("--target", metavar="NAME|FILE", help="The device: refuse a bundle that was not built for it.")
 @click.option("--ignore-modes", is_flag=True, help="For a card formatted as FAT, which keeps no permissions.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def verify(
-    bundle: Path, trusted: tuple[Path, ...], revoked: tuple[str, ...], after: str | None, target: str | None,
-    ignore_modes: bool, as_json: bool,
-) -> None:  # fmt: skip
+    bundle: Path,
+    trusted: tuple[Path, ...],
+    revoked: tuple[str, ...],
+    after: str | None,
+    target: str | None,
+    ignore_modes: bool,
+    as_json: bool,
+) -> None:
     """Check a bundle: files, signature, version, target, answers.
 
     ONNX Runtime sees the model only after all else is well. Without --key this finds damage, not malice.
@@ -64,5 +78,10 @@ def _lines(checked: Checked, after: str | None, target: str | None) -> list[str]
 def _values(checked: Checked) -> dict[str, Any]:
     signed = [{"name": key.name, "key_id": key.key_id} for key in checked.signed_by]
     told = {key: checked.manifest[key] for key in ("name", "version", "compatible")}
-    return {"bundle": str(checked.folder), **told, "files": checked.count, "signed_by": signed,
-            "notes": list(checked.notes)}  # fmt: skip
+    return {
+        "bundle": str(checked.folder),
+        **told,
+        "files": checked.count,
+        "signed_by": signed,
+        "notes": list(checked.notes),
+    }

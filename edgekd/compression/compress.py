@@ -180,9 +180,12 @@ class _Search:
             return {agreement: trial.agreement, "speed": trial.speed, "artifact_mib": trial.artifact_mib}
 
         return diagnose.what_if(
-            found, figures(self.trials[base.name]), quantize, lambda model: figures(self.judge.trial(base, model)),
+            found,
+            figures(self.trials[base.name]),
+            quantize,
+            lambda model: figures(self.judge.trial(base, model)),
             keep=base.keep,
-        )  # fmt: skip
+        )
 
     def note(self, stopped: str | None = None) -> None:
         """What was found so far, on disk at once."""

@@ -144,8 +144,9 @@ class Diagnosis:
     def read(cls, said: Mapping[str, Any]) -> Diagnosis:
         """From what `as_dict` gives, JSON in between or not; other keys are passed over."""
         layers = tuple(Layer(**{**each, "nodes": tuple(each["nodes"])}) for each in said["layers"])
-        groups = tuple(Group(**{**each, "layers": tuple(each["layers"]), "nodes": tuple(each["nodes"])})
-                       for each in said["groups"])  # fmt: skip
+        groups = tuple(
+            Group(**{**each, "layers": tuple(each["layers"]), "nodes": tuple(each["nodes"])}) for each in said["groups"]
+        )
         return cls(layers, groups, said["output_sqnr_db"], said["total_weight_mib"], said["samples"])
 
 
@@ -162,8 +163,9 @@ def diagnose(plain: Path, quantized: Path, samples: Sequence[Sample], *, threads
     layers = tuple(_layer(site, ratios, count) for site in merged.sites)
     grouped = _grouped(merged.sites)
     # own SQNR pooled over the members: the mean of their noise
-    pooled = {label: sum(noise(layers[at].sqnr_db) for at in members) / len(members)
-              for label, members in grouped.items()}  # fmt: skip
+    pooled = {
+        label: sum(noise(layers[at].sqnr_db) for at in members) / len(members) for label, members in grouped.items()
+    }
     order = sorted(grouped, key=lambda label: -pooled[label])
     few = [samples[at] for at in range(0, count, math.ceil(count / ALONE_SAMPLES))]
     tried = {label: [merged.sites[at] for at in grouped[label]] for label in order[:ALONE_GROUPS]}

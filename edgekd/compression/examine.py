@@ -160,9 +160,13 @@ def _first_run(model: Path, samples: Sequence[Sample]) -> None:
         inputs = Path(folder, "inputs.npz")
         pack([largest], inputs)
         _onnx_apart.call(
-            "_onnx_smoke:run", {"source": str(model), "inputs": str(inputs)}, model, "run under ONNX Runtime",
-            mib_per_s=_onnx_smoke.MIB_PER_S, fix=_onnx_smoke.FIX,
-        )  # fmt: skip
+            "_onnx_smoke:run",
+            {"source": str(model), "inputs": str(inputs)},
+            model,
+            "run under ONNX Runtime",
+            mib_per_s=_onnx_smoke.MIB_PER_S,
+            fix=_onnx_smoke.FIX,
+        )
 
 
 def stored(bundle: Path) -> dict[str, Any] | None:

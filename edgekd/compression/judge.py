@@ -46,7 +46,7 @@ class Judge:
         selection: Sequence[Sample],
         reference: Sequence[Prediction],
         plain: Model,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.plan, self.task, self.selection = plan, task, selection
         self.reference, self.plain = reference, plain
         self.truth = truth_of(task, splits.selection, splits.classes, labelled=splits.selection_labelled)

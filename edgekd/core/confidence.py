@@ -91,8 +91,10 @@ def fit_temperature(logits: Array, targets: Array) -> float:
     # convex in 1 / temperature, so that there is one minimum along the logarithm too
     found = minimize_scalar(
         lambda log: _surprise(logits, targets, np.exp(log)).mean(),
-        bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-6},
-    )  # fmt: skip
+        bounds=(np.log(COLDEST), np.log(HOTTEST)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
     return float(np.exp(found.x))
 
 
@@ -212,10 +214,16 @@ def class_gains(counts: Mapping[str, int], teacher: Sequence[Any], shipped: Sequ
     `counts` holds each class's test rows by name; the two models' `recalls` are in the same order.
     """
     rows: list[dict[str, Any]] = [
-        {"name": name, "n": n, "teacher": before, "shipped": after, "few": n < FEWEST_OF_CLASS,
-         "difference": 100 * (after - before) if n else None}
+        {
+            "name": name,
+            "n": n,
+            "teacher": before,
+            "shipped": after,
+            "few": n < FEWEST_OF_CLASS,
+            "difference": 100 * (after - before) if n else None,
+        }
         for (name, n), before, after in zip(counts.items(), teacher, shipped, strict=True)
-    ]  # fmt: skip
+    ]
     rows.sort(key=lambda row: (row["few"], row["difference"] or 0.0, -row["n"]))
     sure = [row for row in rows if not row["few"]]
     return {

@@ -40,17 +40,23 @@ _TEXTS = (  # what a licence's text begins with or must contain: its SPDX id, or
     (r"permission is hereby granted, free of charge", "MIT"),
 )
 _TERMS = (  # a licence's words, and what they ask of whoever passes a model on
-    (r"\bgemma\b", "Gemma's terms: a model made from it may be passed on only with those terms and their use "
-     "restrictions, a copy of them and a notice"),
-    (r"\bllama[\d.]*\b", "Llama's community licence: a model made from it carries its notice and its name, and large "
-     "services need Meta's leave"),
+    (
+        r"\bgemma\b",
+        "Gemma's terms: a model made from it may be passed on only with those terms and their use "
+        "restrictions, a copy of them and a notice",
+    ),
+    (
+        r"\bllama[\d.]*\b",
+        "Llama's community licence: a model made from it carries its notice and its name, and large "
+        "services need Meta's leave",
+    ),
     (r"\bcc[- ]?by[-a-z]*-nd\b|no ?derivat", "no derivatives: a model made from it may not be passed on"),
     (r"\bcc[- ]?by-nc\b|non-?commercial", "no commercial use"),
     (r"\bresearch\b", "for research use"),
     (r"never redistributed", "its rows are not passed on: golden inputs that are real rows would be"),
     (r"rail\b", "use restrictions of an OpenRAIL licence go with every model made from it"),
     (r"gpl", "a copyleft licence: whether it reaches a model made from it is for your counsel"),
-)  # fmt: skip
+)
 _UNSTATED = ("not stated in", "none stated")
 
 
@@ -110,8 +116,11 @@ def _said(folder: Path, card: str, file: str) -> str:
     for path in files(folder):
         if not path.name.upper().startswith("NOTICE"):
             known = _recognised(_text(path))
-            return f"{known} (as {file.format(_plain(path.name))} says)" if known else (
-                f"its own terms (see {file.format(_plain(path.name))})")  # fmt: skip
+            return (
+                f"{known} (as {file.format(_plain(path.name))} says)"
+                if known
+                else (f"its own terms (see {file.format(_plain(path.name))})")
+            )
     return ""
 
 

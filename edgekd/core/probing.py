@@ -47,19 +47,27 @@ def probed_text(values: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     core = "QEMU's name of such a core" if values["emulator_cpu"] else "no core that edgekd emulates"
     notes = {
         "microarch": "the core, where the kernel tells its part number; else the processor",
-        "clock_mhz": clock, "emulator_cpu": core, "ort_version": version,
+        "clock_mhz": clock,
+        "emulator_cpu": core,
+        "ort_version": version,
         "memory_mib": f"peak RSS above the import baseline: 1/32 of the {memory} that it has, at most 64",
-        "artifact_mib": "half of it", "latency_ms": "not the machine's: what your application allows",
-        "cold_start_ms": "process start to first output", "max_drop_points": "quantized over the fp32 student",
+        "artifact_mib": "half of it",
+        "latency_ms": "not the machine's: what your application allows",
+        "cold_start_ms": "process start to first output",
+        "max_drop_points": "quantized over the fp32 student",
         "max_opset": "ceilings of the export: no more than that release loads",
         "reduce_range": "7-bit weights, where 8-bit products could saturate: no VNNI, no dotprod",
-    }  # fmt: skip
+    }
     sections = {
         "schema": "A target profile, probed. Budgets and floors are defaults: make them your own, then\n"
-                  "# `edgekd targets check FILE` and `edgekd plan --target FILE`.",
-        "arch": "cpu", "gpu": "gpu: not probed", "memory_mib": "budgets: the share of it that one inference process "
-        "may take; sober defaults", "max_drop_points": "accuracy", "ort_version": "runtime", "recipes": "quantization",
-    }  # fmt: skip
+        "# `edgekd targets check FILE` and `edgekd plan --target FILE`.",
+        "arch": "cpu",
+        "gpu": "gpu: not probed",
+        "memory_mib": "budgets: the share of it that one inference process may take; sober defaults",
+        "max_drop_points": "accuracy",
+        "ort_version": "runtime",
+        "recipes": "quantization",
+    }
     lines: list[str] = []
     for key, value in values.items():
         if key in sections:

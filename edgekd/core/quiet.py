@@ -13,8 +13,15 @@ from collections.abc import Iterator
 from edgekd.core.cpus import set_thread_defaults
 
 _TALKATIVE = (
-    "", "accelerate", "neural_compressor", "optimum", "torch.onnx", "torch.utils._pytree", "torchao", "transformers",
-)  # fmt: skip
+    "",
+    "accelerate",
+    "neural_compressor",
+    "optimum",
+    "torch.onnx",
+    "torch.utils._pytree",
+    "torchao",
+    "transformers",
+)
 
 
 @contextlib.contextmanager

@@ -23,9 +23,19 @@ if TYPE_CHECKING:
 
 # what a damaged archive of arrays raises; RuntimeError where it is encrypted, or packed in a way that Python has not
 BROKEN = (
-    OSError, ValueError, EOFError, RuntimeError, SyntaxError, TypeError, KeyError, struct.error, zipfile.BadZipFile,
-    zlib.error, lzma.LZMAError, tokenize.TokenError,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    tokenize.TokenError,
+)
 _IDX = {"train": "train", "t10k": "test", "test": "test", "validation": "validation"}
 _IDX_NAME = re.compile(r"(train|t10k|test|validation)-images[-.]idx3-ubyte(\.gz)?")
 _NPZ = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}

@@ -23,8 +23,17 @@ from edgekd.data.arrays import read_idx
 TEST_ROWS = 1000
 FASHION_ROWS = {"train": 12_000, "test": 2_000}  # so that a build takes minutes on two cores
 _FASHION_NAMES = (
-    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 def demo_teacher(task: str) -> str:

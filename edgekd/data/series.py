@@ -25,8 +25,29 @@ SERIES, LABEL = "series", "label"
 _USUAL = ("series", "values", "past_values", "signal", "x", "sequence")
 _LEAST_STEPS = 8
 _TIMES = ("time", "timestamp", "datetime", "date", "ts", "time_stamp")  # of a log, whose rows are steps
-_COUNTERS = ("sec", "secs", "second", "seconds", "s", "ms", "millis", "us", "step", "steps", "t", "index", "idx", "id",
-             "row", "frame", "sample", "tick", "elapsed", "sec_elapsed", "seconds_elapsed")  # fmt: skip
+_COUNTERS = (
+    "sec",
+    "secs",
+    "second",
+    "seconds",
+    "s",
+    "ms",
+    "millis",
+    "us",
+    "step",
+    "steps",
+    "t",
+    "index",
+    "idx",
+    "id",
+    "row",
+    "frame",
+    "sample",
+    "tick",
+    "elapsed",
+    "sec_elapsed",
+    "seconds_elapsed",
+)
 _COUNTED, _COUNTED_LONG = 3, 8  # rows that tell it: of values from 0 to 255 so many are even by chance once in 10^15
 _UNEVEN = 0.05  # of the mean: a log's times are rounded
 _PARTS = ("train", "validation", "test", "unlabelled")
@@ -173,8 +194,11 @@ def _table(table: Table, where: str, label_column: str | None, part: str) -> Tab
         if label_column is not None and part not in ("all", "unlabelled"):
             raise
         label = None  # of unlabelled series; where labels are needed, the task refuses
-    lists = [name for name in present if name != label and isinstance(table[0][name], Sequence)
-             and not isinstance(table[0][name], str)]  # fmt: skip
+    lists = [
+        name
+        for name in present
+        if name != label and isinstance(table[0][name], Sequence) and not isinstance(table[0][name], str)
+    ]
     usual = [name for name in lists if name.lower() in _USUAL]
     if len(lists) > 1 and len(usual) != 1:
         raise DataError(

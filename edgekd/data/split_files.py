@@ -11,10 +11,17 @@ from edgekd.data import unpacked
 
 READERS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 SPLIT_NAMES = {
-    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
-    "dev": "validation", "test": "test", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "unlabelled": "unlabelled",
+    "unlabeled": "unlabelled",
     "unsupervised": "unlabelled",
-}  # fmt: skip
+}
 # as the hub's dataset repositories name their files; older ones end in a part of the content's hash
 _SHARD = re.compile(r"(.+?)-([0-9]{5})-of-([0-9]{5})(-[0-9a-f]{8,})?")
 _PART = re.compile(r"(.+?)[-_.](?:part[-_.]?)?[0-9]{1,6}")  # a part whose name does not tell how many there are

@@ -114,9 +114,13 @@ def truth_of(task: Task, rows: Sequence[Example], classes: Sequence[str], *, lab
 
 
 def split(
-    given: dict[str, list[Example]], *, labels: int | None, seed: int, classes: Sequence[str] | None = None,
+    given: dict[str, list[Example]],
+    *,
+    labels: int | None,
+    seed: int,
+    classes: Sequence[str] | None = None,
     calibration: Sequence[Example] = (),
-) -> Splits:  # fmt: skip
+) -> Splits:
     """Divide rows as DESIGN's contract says. `given` has `all`, or named splits; `labels` keeps that many, stratified.
 
     Where `calibration` is given, no row is held back for that.
@@ -158,9 +162,15 @@ def split(
     check_calibration(calibration, selection, "selection")
     enough(training=train, selection=selection, test=test)
     return Splits(
-        tuple(train), tuple(loose), tuple(selection), tuple(calibration or validation[:cut]), tuple(test), known,
-        labelled, notes=tuple(notes),
-    )  # fmt: skip
+        tuple(train),
+        tuple(loose),
+        tuple(selection),
+        tuple(calibration or validation[:cut]),
+        tuple(test),
+        known,
+        labelled,
+        notes=tuple(notes),
+    )
 
 
 def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Example], ...]:

@@ -88,8 +88,13 @@ class _Time(Form):
 
 
 _FORMS: dict[str, type[Form]] = {
-    "facts": _Facts, "footprint": _Footprint, "predict": _Predict, "answers": _Answers, "count": _Count, "time": _Time,
-}  # fmt: skip
+    "facts": _Facts,
+    "footprint": _Footprint,
+    "predict": _Predict,
+    "answers": _Answers,
+    "count": _Count,
+    "time": _Time,
+}
 
 
 def answer_of(said: bytes, mode: str, job: dict[str, Any], *, run: str, runtime: str) -> dict[str, Any]:

@@ -27,9 +27,14 @@ from edgekd.core.store import Store
 
 SUITE, PYTHON = "bookworm", "3.11"  # Debian's release, and the Python that it brings
 PACKAGES = (  # of the guest, the emulator's among them: one fetch serves both
-    "busybox-static", "libgomp1", "libpython3-stdlib", "libstdc++6", "linux-image-cloud-arm64", "openssh-server",
+    "busybox-static",
+    "libgomp1",
+    "libpython3-stdlib",
+    "libstdc++6",
+    "linux-image-cloud-arm64",
+    "openssh-server",
     "python3-minimal",
-)  # fmt: skip
+)
 PYTHON_PACKAGES = "usr/lib/python3/dist-packages"
 # what dependencies bring for installing and configuring, which never happens here
 UNUSED_PACKAGES = re.compile(r"(coreutils|dpkg|initramfs-tools|klibc|libklibc|libperl|linux-base|perl|udev)")
@@ -109,8 +114,11 @@ def open_entry(step: str, key: Mapping[str, object], state: tuple[str, str], *, 
 
 def unpack_deb(deb: Path, root: Path) -> None:
     """A package's files under `root`; its scripts are not run."""
-    run(["dpkg-deb", "--extract", str(deb), str(root)], f"cannot unpack {deb.name}",
-        "see whether the disk is full, then run the same command again")  # fmt: skip
+    run(
+        ["dpkg-deb", "--extract", str(deb), str(root)],
+        f"cannot unpack {deb.name}",
+        "see whether the disk is full, then run the same command again",
+    )
 
 
 def unpack_wheels(folder: Path, root: Path) -> None:
@@ -130,8 +138,13 @@ def compile_python(root: Path) -> bool:
     import py_compile
 
     for folder in (f"usr/lib/python{PYTHON}", "usr/lib/python3"):
-        compileall.compile_dir(root / folder, quiet=2, stripdir=str(root), prependdir="/",
-                               invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)  # fmt: skip
+        compileall.compile_dir(
+            root / folder,
+            quiet=2,
+            stripdir=str(root),
+            prependdir="/",
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
     return True
 
 
@@ -151,8 +164,11 @@ def debian_mirror(targets: str) -> str:
 def _fetch_debs(folder: Path) -> None:
     """The packages and all that they depend on, by apt with folders of its own: the machine's state stays."""
     fix = "check the network and apt's sources; what was finished is kept"
-    targets = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"],
-                  "apt cannot list its sources", fix)  # fmt: skip
+    targets = run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"],
+        "apt cannot list its sources",
+        fix,
+    )
     keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
     signed = f" signed-by={keyring}" if keyring.exists() else ""
     with tempfile.TemporaryDirectory(prefix="edgekd-apt-") as place:
@@ -162,15 +178,25 @@ def _fetch_debs(folder: Path) -> None:
         (apt / "status").touch()  # nothing is installed: every dependency comes
         (apt / "sources.list").write_text(f"deb [arch=arm64{signed}] {debian_mirror(targets)} {SUITE} main\n")
         settings = {
-            "APT::Architecture": "arm64", "APT::Architectures": "arm64", "APT::Sandbox::User": "root",
-            "Dir::State": apt, "Dir::State::status": apt / "status", "Dir::State::lists": apt / "lists",
-            "Dir::Cache": apt, "Dir::Cache::archives": apt / "archives", "Dir::Etc::SourceParts": "/dev/null",
+            "APT::Architecture": "arm64",
+            "APT::Architectures": "arm64",
+            "APT::Sandbox::User": "root",
+            "Dir::State": apt,
+            "Dir::State::status": apt / "status",
+            "Dir::State::lists": apt / "lists",
+            "Dir::Cache": apt,
+            "Dir::Cache::archives": apt / "archives",
+            "Dir::Etc::SourceParts": "/dev/null",
             "Dir::Etc::SourceList": apt / "sources.list",
-        }  # fmt: skip
+        }
         (apt / "apt.conf").write_text("".join(f'{key} "{value}";\n' for key, value in settings.items()))
         for words in (["update"], ["install", "--yes", "--no-install-recommends", "--download-only", *PACKAGES]):
-            run(["apt-get", "--quiet", *words], f"apt-get {words[0]} for arm64 failed", fix,
-                APT_CONFIG=str(apt / "apt.conf"))  # fmt: skip
+            run(
+                ["apt-get", "--quiet", *words],
+                f"apt-get {words[0]} for arm64 failed",
+                fix,
+                APT_CONFIG=str(apt / "apt.conf"),
+            )
         for deb in (apt / "archives").glob("*.deb"):
             shutil.move(deb, folder / deb.name)
 
@@ -179,7 +205,24 @@ def _fetch_wheels(folder: Path) -> None:
     """The installed onnxruntime for arm64, and the host's numpy or the newest before it that has a wheel."""
     platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
     wanted = [f"onnxruntime=={runtime()}", f"numpy<={versions('numpy')['numpy']}"]
-    run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--implementation",
-         "cp", "--python-version", PYTHON, *platforms, "--dest", str(folder), *wanted],
+    run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--implementation",
+            "cp",
+            "--python-version",
+            PYTHON,
+            *platforms,
+            "--dest",
+            str(folder),
+            *wanted,
+        ],
         "pip cannot fetch the wheels for aarch64",
-        f"check the network, and that {wanted[0]} has a wheel for Python {PYTHON} on aarch64")  # fmt: skip
+        f"check the network, and that {wanted[0]} has a wheel for Python {PYTHON} on aarch64",
+    )

@@ -55,9 +55,14 @@ class Ends(threading.Thread):
 
 
 def run(
-    command: Sequence[str], *, timeout_s: float, most: int = MOST_ANSWER, into: Path | None = None,
-    stdin: IO[bytes] | None = None, env: Mapping[str, str] | None = None,
-) -> Done:  # fmt: skip
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    most: int = MOST_ANSWER,
+    into: Path | None = None,
+    stdin: IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Done:
     """Run a program to its end; its stdout of at most so many bytes is kept, or written to the file `into`.
 
     It is killed, with all that it started, where it says more than that or than MOST_ERRORS on stderr. Raises
@@ -65,9 +70,13 @@ def run(
     """
     timed_out, full = threading.Event(), threading.Event()
     with subprocess.Popen(
-        command, stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+        command,
+        stdin=stdin or subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
         start_new_session=True,
-    ) as program:  # fmt: skip
+    ) as program:
         assert program.stdout is not None
         assert program.stderr is not None
 

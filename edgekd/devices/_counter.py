@@ -41,11 +41,16 @@ def build_counter(root: Path) -> None:
     def produce(folder: Path) -> None:
         if shutil.which("gcc") is None:
             raise EdgeKDError("counting instructions needs gcc", fix=f"run `{_GCC}`, then `{_BUILD}` again")
-        _arm64.run(["gcc", "-O2", "-shared", "-fPIC", "-o", str(folder / _NAME), str(_SOURCE)],
-                   "gcc cannot compile the instruction counter", f"run `{_GCC}`, then `{_BUILD}` again")  # fmt: skip
-        _arm64.run(["qemu-aarch64", *options(folder / _NAME, Path(os.devnull)), str(root / _PROGRAM), "--version"],
-                   "QEMU does not take the instruction counter",
-                   "install QEMU 6, 7 or 8, as Debian 12 has it: later ones speak to plug-ins otherwise")  # fmt: skip
+        _arm64.run(
+            ["gcc", "-O2", "-shared", "-fPIC", "-o", str(folder / _NAME), str(_SOURCE)],
+            "gcc cannot compile the instruction counter",
+            f"run `{_GCC}`, then `{_BUILD}` again",
+        )
+        _arm64.run(
+            ["qemu-aarch64", *options(folder / _NAME, Path(os.devnull)), str(root / _PROGRAM), "--version"],
+            "QEMU does not take the instruction counter",
+            "install QEMU 6, 7 or 8, as Debian 12 has it: later ones speak to plug-ins otherwise",
+        )
 
     _arm64.store().stage("instructions", _key(), produce)
 

@@ -23,9 +23,13 @@ READY = "edgekd guest: ready"
 BUILD = "edgekd doctor --fix guest"
 WHO = "an arm64 guest"
 TOOLS = {  # program: the Debian package that holds it
-    "qemu-system-aarch64": "qemu-system-arm", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
-    "apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux",
-}  # fmt: skip
+    "qemu-system-aarch64": "qemu-system-arm",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "apt-get": "apt",
+    "dpkg-deb": "dpkg",
+    "setpriv": "util-linux",
+}
 _DRIVERS = ("virtio_pci", "virtio_net")
 _FILES = {
     "etc/passwd": "root:*:0:0:root:/root:/bin/sh\nsshd:*:100:65534::/run/sshd:/bin/false\n",
@@ -124,8 +128,14 @@ def build_image(progress: Progress | None = None) -> Image:
 
 
 def _image_key() -> dict[str, object]:
-    return {"onnxruntime": _arm64.runtime(), "suite": _arm64.SUITE, "packages": _arm64.PACKAGES, "files": _FILES,
-            "drivers": _DRIVERS, "unused": [_arm64.UNUSED_PACKAGES.pattern, _arm64.UNUSED_FILES.pattern]}  # fmt: skip
+    return {
+        "onnxruntime": _arm64.runtime(),
+        "suite": _arm64.SUITE,
+        "packages": _arm64.PACKAGES,
+        "files": _FILES,
+        "drivers": _DRIVERS,
+        "unused": [_arm64.UNUSED_PACKAGES.pattern, _arm64.UNUSED_FILES.pattern],
+    }
 
 
 def _assemble(folder: Path, debs: Path, wheels: Path) -> None:
@@ -155,8 +165,11 @@ def _configure(root: Path, image: Image) -> None:
     (root / "bin" / "sh").symlink_to("busybox")
     host_key = root / "etc" / "ssh" / "host_key"
     for key in (image.key, host_key):
-        _arm64.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "edgekd-guest", "-f", str(key)],
-                   "cannot make a key", "see whether the disk is full")  # fmt: skip
+        _arm64.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "edgekd-guest", "-f", str(key)],
+            "cannot make a key",
+            "see whether the disk is full",
+        )
     shutil.move(image.key.with_suffix(".pub"), root / "root" / ".ssh" / "authorized_keys")
     public = host_key.with_suffix(".pub").read_text(encoding="utf-8")
     image.known_hosts.write_text(f"edgekd-guest {public}", encoding="utf-8")

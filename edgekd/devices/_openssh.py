@@ -84,10 +84,16 @@ class Address:
         if shutil.which("ssh") is None:
             raise EdgeKDError("there is no ssh program here", fix="run `apt-get install openssh-client`")
         options = {
-            "BatchMode": "yes", "ConnectTimeout": _CONNECT_S, "ServerAliveInterval": 15, "ServerAliveCountMax": 4,
-            "LogLevel": "ERROR", "ControlMaster": "no", "ClearAllForwardings": "yes", "ForwardAgent": "no",
+            "BatchMode": "yes",
+            "ConnectTimeout": _CONNECT_S,
+            "ServerAliveInterval": 15,
+            "ServerAliveCountMax": 4,
+            "LogLevel": "ERROR",
+            "ControlMaster": "no",
+            "ClearAllForwardings": "yes",
+            "ForwardAgent": "no",
             "RemoteCommand": "none",
-        }  # fmt: skip
+        }
         if self._trusts_anyone():
             options["StrictHostKeyChecking"] = "accept-new"  # new boards as the user wishes, changed ones never
         words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
@@ -116,8 +122,9 @@ class Session:
         self.address = address
         command = address.command()
         # a session of its own: Ctrl-C reaches us alone, and we end it
-        self._ssh = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                     stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+        self._ssh = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
         assert self._ssh.stdin is not None
         assert self._ssh.stdout is not None
         assert self._ssh.stderr is not None
@@ -137,9 +144,13 @@ class Session:
             raise
 
     def ask(
-        self, request: dict[str, Any], files: dict[str, Path] | None = None, *, timeout_s: float = 600.0,
+        self,
+        request: dict[str, Any],
+        files: dict[str, Path] | None = None,
+        *,
+        timeout_s: float = 600.0,
         outputs: Path | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """The board's answer to a request; `files` go with it, by name; what it outputs is written to `outputs`."""
         there = files or {}
         sizes = [(name, path.stat().st_size) for name, path in there.items()]
@@ -260,8 +271,8 @@ def refusal(said: str, address: Address) -> EdgeKDError:
         return EdgeKDError(
             f"{address.url} lets nobody in with the keys that ssh has here: {_last(said)}",
             fix="add your public key there with `ssh-copy-id`, or name the user and the key in ~/.ssh/config; "
-                "passwords are never asked for",
-        )  # fmt: skip
+            "passwords are never asked for",
+        )
     if "Could not resolve hostname" in said:
         return Lost(
             f"no machine is called {address.host!r}: {_last(said)}",
@@ -284,8 +295,8 @@ def disk_full(url: str, *, cannot_write: str, place: str, free_mib: float, wante
     return EdgeKDError(
         f"cannot write {wanted}to {folder} of {url}: {cannot_write}, {free_mib:.0f} MiB free",
         fix=f"free space in {folder} there, or have its ssh server name another folder (`SetEnv TMPDIR=...` in its "
-            "sshd_config)",
-    )  # fmt: skip
+        "sshd_config)",
+    )
 
 
 def _no_python(code: int, said: str, address: Address) -> EdgeKDError:

@@ -19,8 +19,12 @@ from edgekd.devices import _arm64, _counter
 BUILD = "edgekd doctor --fix emulator"
 WHO = "an aarch64 emulator"
 TOOLS = {  # program: the Debian package that holds it
-    "qemu-aarch64": "qemu-user", "apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux", "prlimit": "util-linux",
-}  # fmt: skip
+    "qemu-aarch64": "qemu-user",
+    "apt-get": "apt",
+    "dpkg-deb": "dpkg",
+    "setpriv": "util-linux",
+    "prlimit": "util-linux",
+}
 PYTHON = f"usr/bin/python{_arm64.PYTHON}"
 _IMPORTS = "hashlib, json, platform, random, statistics, numpy.lib.npyio, onnxruntime"  # by what runs onboard
 _PACKAGES = ("libgomp1", "libpython3-stdlib", "libstdc++6", "python3-minimal")
@@ -28,11 +32,14 @@ _ARMV8_0 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
 _ARMV8_2 = f"{_ARMV8_0} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"  # the last are dot products
 # MIDR_EL1's part, variant and revision (Arm's Technical Reference Manuals) as QEMU sets them, and the kernel's flags
 CORES = {
-    "cortex-a35": (0xD04, 0, 4, _ARMV8_0), "cortex-a53": (0xD03, 0, 4, _ARMV8_0),
-    "cortex-a57": (0xD07, 1, 0, _ARMV8_0), "cortex-a72": (0xD08, 0, 3, _ARMV8_0),
-    "cortex-a76": (0xD0B, 4, 1, _ARMV8_2), "cortex-a78ae": (0xD42, 0, 1, f"{_ARMV8_2} uscat ilrcpc"),
+    "cortex-a35": (0xD04, 0, 4, _ARMV8_0),
+    "cortex-a53": (0xD03, 0, 4, _ARMV8_0),
+    "cortex-a57": (0xD07, 1, 0, _ARMV8_0),
+    "cortex-a72": (0xD08, 0, 3, _ARMV8_0),
+    "cortex-a76": (0xD0B, 4, 1, _ARMV8_2),
+    "cortex-a78ae": (0xD42, 0, 1, f"{_ARMV8_2} uscat ilrcpc"),
     "neoverse-n1": (0xD0C, 4, 1, _ARMV8_2),
-}  # fmt: skip
+}
 
 
 def state() -> tuple[Literal["ok", "missing", "stale"], str]:
@@ -94,9 +101,11 @@ def face(place: Path, root: Path, cpu: str) -> None:
         # for each CPU of the host, by its number: a program under QEMU may be moved to any of them
         "proc/cpuinfo": "\n".join(_cpuinfo(cpu, number) for number in range(os.cpu_count() or 1)),
         # in place of the host's own clock and heat: a core that is emulated has neither
-        f"{clock}/scaling_governor": "", f"{clock}/scaling_cur_freq": "", f"{clock}/cpuinfo_max_freq": "0\n",
+        f"{clock}/scaling_governor": "",
+        f"{clock}/scaling_cur_freq": "",
+        f"{clock}/cpuinfo_max_freq": "0\n",
         "sys/class/thermal/none": "",
-    }  # fmt: skip
+    }
     for name, text in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text, encoding="utf-8")
@@ -111,8 +120,12 @@ def _cpuinfo(cpu: str, number: int) -> str:
 
 
 def _key() -> dict[str, object]:
-    return {"onnxruntime": _arm64.runtime(), "suite": _arm64.SUITE, "packages": _PACKAGES,
-            "unused": [_arm64.UNUSED_PACKAGES.pattern, _arm64.UNUSED_FILES.pattern]}  # fmt: skip
+    return {
+        "onnxruntime": _arm64.runtime(),
+        "suite": _arm64.SUITE,
+        "packages": _PACKAGES,
+        "unused": [_arm64.UNUSED_PACKAGES.pattern, _arm64.UNUSED_FILES.pattern],
+    }
 
 
 def _unpack(root: Path, debs: Path, wheels: Path) -> None:
@@ -134,8 +147,11 @@ def _compile_there(root: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="edgekd-emulator-") as place:
         face(Path(place), root, "cortex-a72")
         code = f"import sys; sys.path.append('{place}/{_arm64.PYTHON_PACKAGES}'); import {_IMPORTS}"
-        _arm64.run(["qemu-aarch64", "-L", place, "-cpu", "cortex-a72", f"{place}/{PYTHON}", "-I", "-S", "-c", code],
-                   "the emulated Python does not run", f"run `{BUILD}` again")  # fmt: skip
+        _arm64.run(
+            ["qemu-aarch64", "-L", place, "-cpu", "cortex-a72", f"{place}/{PYTHON}", "-I", "-S", "-c", code],
+            "the emulated Python does not run",
+            f"run `{BUILD}` again",
+        )
 
 
 def _needed(debs: Path) -> list[Path]:
@@ -148,8 +164,11 @@ def _needed(debs: Path) -> list[Path]:
         if name in found or name not in files or _arm64.UNUSED_PACKAGES.match(name):
             continue
         found[name] = files[name]
-        fields = _arm64.run(["dpkg-deb", "--field", str(files[name]), "Depends", "Pre-Depends"],
-                            f"cannot read {files[name].name}", f"run `{BUILD}` again")  # fmt: skip
+        fields = _arm64.run(
+            ["dpkg-deb", "--field", str(files[name]), "Depends", "Pre-Depends"],
+            f"cannot read {files[name].name}",
+            f"run `{BUILD}` again",
+        )
         for line in fields.splitlines():
             ahead += re.findall(r"(?:^|[,|]) *([a-z0-9][a-z0-9+.-]+)", line.partition(":")[2])
     return sorted(found.values())

@@ -74,10 +74,14 @@ class Guest:
         """For `edgekd doctor`: the tools, and the image; looks at names alone."""
         condition, said = images.state()
         return (
-            _arm64.check_tools("guest-tools", images.TOOLS, "QEMU, ssh, apt and dpkg are there",
-                               without="memory on ARM stays predicted"),
+            _arm64.check_tools(
+                "guest-tools",
+                images.TOOLS,
+                "QEMU, ssh, apt and dpkg are there",
+                without="memory on ARM stays predicted",
+            ),
             Check("guest", condition, said, "" if condition == "ok" else images.BUILD),
-        )  # fmt: skip
+        )
 
     @classmethod
     def build(cls, progress: Progress | None = None) -> None:
@@ -121,12 +125,36 @@ class Guest:
         kernel += " transparent_hugepage=madvise"  # as Raspberry Pi's kernels; Debian says `always`
         kernel += " mitigations=off nokaslr"  # nobody attacks it, and each costs an emulated CPU much
         return [
-            "setpriv", "--pdeathsig", "KILL", "qemu-system-aarch64", "-nodefaults", "-no-user-config", "-no-reboot",
-            "-M", "virt", "-cpu", self.cpu, "-m", str(self.memory_mib), "-display", "none", "-monitor", "none",
-            "-serial", f"file:{console}", "-kernel", str(image.kernel), "-initrd", str(image.root), "-append", kernel,
-            "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
-            "-device", "virtio-net-pci,netdev=net,romfile=",
-        ]  # fmt: skip
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "qemu-system-aarch64",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-M",
+            "virt",
+            "-cpu",
+            self.cpu,
+            "-m",
+            str(self.memory_mib),
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-serial",
+            f"file:{console}",
+            "-kernel",
+            str(image.kernel),
+            "-initrd",
+            str(image.root),
+            "-append",
+            kernel,
+            "-netdev",
+            f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
+            "-device",
+            "virtio-net-pci,netdev=net,romfile=",
+        ]
 
     def _wait(self, qemu: subprocess.Popen[bytes], console: Path, said: IO[bytes]) -> str:
         """Until the guest's sshd listens; the system that it says it is."""
@@ -196,9 +224,14 @@ class Running:
     def ssh(self, command: str) -> list[str]:
         """The command line that runs a shell command in the guest."""
         options = {
-            "IdentitiesOnly": "yes", "UserKnownHostsFile": self.image.known_hosts, "HostKeyAlias": "edgekd-guest",
-            "StrictHostKeyChecking": "yes", "BatchMode": "yes", "LogLevel": "ERROR", "ServerAliveInterval": 30,
-        }  # fmt: skip
+            "IdentitiesOnly": "yes",
+            "UserKnownHostsFile": self.image.known_hosts,
+            "HostKeyAlias": "edgekd-guest",
+            "StrictHostKeyChecking": "yes",
+            "BatchMode": "yes",
+            "LogLevel": "ERROR",
+            "ServerAliveInterval": 30,
+        }
         words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         return ["ssh", "-F", "none", "-i", str(self.image.key), *words, "-p", str(self.port), "root@127.0.0.1", command]
 
@@ -240,9 +273,12 @@ class Running:
         with sent.open("rb") as stdin:
             try:
                 done = _bounded.run(
-                    self.ssh(script), timeout_s=self.guest.timeout_s + 120, most=_guest_tar.MOST_BACK, into=back,
+                    self.ssh(script),
+                    timeout_s=self.guest.timeout_s + 120,
+                    most=_guest_tar.MOST_BACK,
+                    into=back,
                     stdin=stdin,
-                )  # fmt: skip
+                )
             except subprocess.TimeoutExpired as error:
                 raise _too_slow(self.guest) from error
         if done.too_much:

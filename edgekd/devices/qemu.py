@@ -33,16 +33,25 @@ _Counts = dict[str, Annotated[int, Field(ge=0)]]
 _RUNNER = Path(__file__).parents[1] / "onboard" / "runner.py"
 _REFUSED = {  # mode: why, and where to do it instead
     "time": ("its time is the emulator's", "measure latency on the device itself"),
-    "footprint": ("its memory is the emulator's",
-                  "measure memory in the arm64 guest (`edgekd doctor --fix guest`), or on the device itself"),
-}  # fmt: skip
+    "footprint": (
+        "its memory is the emulator's",
+        "measure memory in the arm64 guest (`edgekd doctor --fix guest`), or on the device itself",
+    ),
+}
 _CRASHES: dict[int, str] = {  # by signal
-    signal.SIGILL: "illegal instruction", signal.SIGSEGV: "segmentation fault", signal.SIGBUS: "bus error",
-}  # fmt: skip
+    signal.SIGILL: "illegal instruction",
+    signal.SIGSEGV: "segmentation fault",
+    signal.SIGBUS: "bus error",
+}
 _ENVIRONMENT = {  # of the host's only the PATH; and no work that an emulator would take seconds for
-    "LC_ALL": "C.UTF-8", "PYTHONPATH": f"/{_arm64.PYTHON_PACKAGES}", "PYTHONHASHSEED": "0",
-    "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1",
-}  # fmt: skip
+    "LC_ALL": "C.UTF-8",
+    "PYTHONPATH": f"/{_arm64.PYTHON_PACKAGES}",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,10 @@ class Qemu:
 
     def __post_init__(self) -> None:
         if self.cpu not in _sysroot.CORES:
-            raise UsageError(f"the emulator's cpu must be a core that boards have, not {self.cpu!r}",
-                             fix=suggestion(self.cpu, _sysroot.CORES))  # fmt: skip
+            raise UsageError(
+                f"the emulator's cpu must be a core that boards have, not {self.cpu!r}",
+                fix=suggestion(self.cpu, _sysroot.CORES),
+            )
 
     @classmethod
     def cores(cls) -> tuple[str, ...]:
@@ -83,10 +94,14 @@ class Qemu:
         """For `edgekd doctor`: the tools, and the files; looks at names alone."""
         condition, said = _sysroot.state()
         return (
-            _arm64.check_tools("emulator-tools", _sysroot.TOOLS, "QEMU's user-mode emulation, apt and dpkg are there",
-                               without="accuracy on ARM stays predicted"),
+            _arm64.check_tools(
+                "emulator-tools",
+                _sysroot.TOOLS,
+                "QEMU's user-mode emulation, apt and dpkg are there",
+                without="accuracy on ARM stays predicted",
+            ),
             Check("emulator", condition, said, "" if condition == "ok" else _sysroot.BUILD),
-        )  # fmt: skip
+        )
 
     @classmethod
     def build(cls, progress: Progress | None = None) -> None:
@@ -135,8 +150,10 @@ class Running:
             reason, fix = _REFUSED[mode]
             raise UsageError(f"an emulated core cannot do a {mode} run: {reason}", fix=fix)
         if mode == "count" and job["threads"] != 1:
-            raise UsageError(f"instructions are counted on one thread, not on {job['threads']}",
-                             fix="count with threads=1: more threads execute the same, and some to wait")  # fmt: skip
+            raise UsageError(
+                f"instructions are counted on one thread, not on {job['threads']}",
+                fix="count with threads=1: more threads execute the same, and some to wait",
+            )
         with tempfile.TemporaryDirectory(prefix="edgekd-job-") as folder:
             path, counted = Path(folder, "job.json"), Path(folder, "counted")
             path.write_text(json.dumps(job | {"mode": mode, "provider": "CPUExecutionProvider"}), encoding="utf-8")
@@ -148,9 +165,22 @@ class Running:
         """Run Python with these arguments on the emulated core; `options` are QEMU's. Raises as `run` does."""
         # setpriv has the kernel end it when this process dies, however it dies; a crash leaves no core file
         command = [
-            "setpriv", "--pdeathsig", "KILL", "prlimit", "--core=0", "qemu-aarch64", "-L", str(self.root),
-            "-cpu", self.qemu.cpu, *options, str(self.root / _sysroot.PYTHON), "-S", "-s", *arguments,
-        ]  # fmt: skip
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "prlimit",
+            "--core=0",
+            "qemu-aarch64",
+            "-L",
+            str(self.root),
+            "-cpu",
+            self.qemu.cpu,
+            *options,
+            str(self.root / _sysroot.PYTHON),
+            "-S",
+            "-s",
+            *arguments,
+        ]
         try:
             done = run(command, timeout_s=self.qemu.timeout_s, env=_ENVIRONMENT | {"PATH": os.environ["PATH"]})
         except subprocess.TimeoutExpired as error:
@@ -163,8 +193,10 @@ class Running:
 
             raise too_much(f"a run on the emulated {self.qemu.cpu}", done.too_much)
         if "Could not load plugin" in done.stderr:
-            raise EdgeKDError(f"QEMU {self.version} does not take the instruction counter",
-                              fix=f"run `{_sysroot.BUILD}`, which says why")  # fmt: skip
+            raise EdgeKDError(
+                f"QEMU {self.version} does not take the instruction counter",
+                fix=f"run `{_sysroot.BUILD}`, which says why",
+            )
         if "unable to find CPU model" in done.stderr:
             raise EdgeKDError(f"QEMU {self.version} knows no {self.qemu.cpu}", fix="install a newer QEMU")
         if crash := _CRASHES.get(-done.returncode):

@@ -40,7 +40,7 @@ class _Told(Form):
     identity: Identity
     libc: list[_Path] | tuple[_Path, ...]
     folder: _Path
-    installed: dict[_Path, _Path]  # fmt: skip
+    installed: dict[_Path, _Path]
 
 
 class _Installed(Form):
@@ -53,7 +53,7 @@ class _Job(Form):
     said: str
     outputs: int
     errors: Annotated[str, Field(max_length=100000)]
-    free_mib: Annotated[float, Field(ge=0, lt=1000000000000.0)]  # fmt: skip
+    free_mib: Annotated[float, Field(ge=0, lt=1000000000000.0)]
 
 
 _KILLED, _ILLEGAL = -9, -4  # a process's code where the kernel ended it
@@ -228,11 +228,14 @@ class Board:
         there, files = _translated(job, session.folder)
         fresh = {name: path for name, path in files.items() if name not in self._sent}
         request = {
-            "do": "job", "job": {"provider": self.ssh.provider, **there, "mode": mode}, "packages": self._packages,
+            "do": "job",
+            "job": {"provider": self.ssh.provider, **there, "mode": mode},
+            "packages": self._packages,
             "timeout_s": self.ssh.timeout_s,
-        }  # fmt: skip
-        answer = session.ask(request, fresh, timeout_s=self.ssh.timeout_s + _GRACE_S,
-                             outputs=Path(outputs) if outputs else None)  # fmt: skip
+        }
+        answer = session.ask(
+            request, fresh, timeout_s=self.ssh.timeout_s + _GRACE_S, outputs=Path(outputs) if outputs else None
+        )
         self._sent |= set(fresh)
         said = self._judged(mode, job, session.held(answer, _Job))
         if outputs:
@@ -249,8 +252,9 @@ class Board:
                 fix="look for a loop in the model, or give fewer inputs",
             )
         if "No space left" in refused + errors or (code > 0 and answer["free_mib"] < 1):
-            raise disk_full(url, cannot_write="No space left on device", place=self.told["folder"],
-                            free_mib=answer["free_mib"])  # fmt: skip
+            raise disk_full(
+                url, cannot_write="No space left on device", place=self.told["folder"], free_mib=answer["free_mib"]
+            )
         if code == _KILLED or re.search(r"MemoryError|bad_alloc|Failed to allocate memory", refused + errors):
             whole = self.told["identity"]["memory_mib"]
             raise EdgeKDError(

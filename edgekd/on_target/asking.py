@@ -47,9 +47,14 @@ def answers(
             pack([samples[row] for row in shard], inputs)
             jobs = {name: model.job | {"inputs": str(inputs), "keep": rule} for name, model in models.items()}
             running.run(
-                "answers", models=jobs, threads=plan.target.threads, outputs=str(said), limit_s=limit_s,
-                least=math.ceil(FEWEST / count), most_s=_PATIENCE * limit_s,
-            )  # fmt: skip
+                "answers",
+                models=jobs,
+                threads=plan.target.threads,
+                outputs=str(said),
+                limit_s=limit_s,
+                least=math.ceil(FEWEST / count),
+                most_s=_PATIENCE * limit_s,
+            )
             return by_model(unpack(said), models)
 
         with device.up() as running, ThreadPoolExecutor(count) as workers:
@@ -59,8 +64,13 @@ def answers(
     # a process that was quicker than another went further: rows behind the first that is missing are no stratified part
     n = min(shard[rows] if rows < len(shard) else len(samples) for shard, rows in zip(shards, done, strict=True))
     joined = {name: [parts[row % count][name][row // count] for row in range(n)] for name in models}
-    return joined, {"n": n, "of": len(samples), "cpu": plan.target.emulator_cpu, "host": host,
-                    "seconds": time.monotonic() - started}  # fmt: skip
+    return joined, {
+        "n": n,
+        "of": len(samples),
+        "cpu": plan.target.emulator_cpu,
+        "host": host,
+        "seconds": time.monotonic() - started,
+    }
 
 
 def refused(
@@ -108,6 +118,11 @@ def golden(plan: Plan, model: Model, samples: Sequence[Sample], out: Path) -> No
         pack(list(samples), inputs)
         own = model.job | {"inputs": str(inputs), "keep": dict(plugin("tasks", plan.task).keep)}
         with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
-            device.run("answers", models={"own": own, "plain": own | {"optimize": False}}, threads=1,
-                       outputs=str(out / "said.npz"), limit_s=_GOLDEN_S)  # fmt: skip
+            device.run(
+                "answers",
+                models={"own": own, "plain": own | {"optimize": False}},
+                threads=1,
+                outputs=str(out / "said.npz"),
+                limit_s=_GOLDEN_S,
+            )
             (out / "host.txt").write_text(device.host, encoding="utf-8")

@@ -83,9 +83,15 @@ def contenders(trials: Sequence[Trial], plan: Plan) -> list[str]:
 
 
 def judge(
-    plan: Plan, splits: Splits, trials: Sequence[Trial], folder: Path, variants: Path,
-    reference: Sequence[Prediction], out: Path, progress: Progress,
-) -> None:  # fmt: skip
+    plan: Plan,
+    splits: Splits,
+    trials: Sequence[Trial],
+    folder: Path,
+    variants: Path,
+    reference: Sequence[Prediction],
+    out: Path,
+    progress: Progress,
+) -> None:
     """Write `selection.json` into `out`: each contender's figures on the target's kernels, and its instructions.
 
     `reference` is what the teacher says of the selection rows. A variant that the target's runtime refuses is told
@@ -114,19 +120,27 @@ def judge(
     asked = [splits.selection[row] for row in rows]
     truth = truth_of(task, asked, splits.classes, labelled=splits.selection_labelled)
     scored = {
-        name: _Scored(task, there[name], outputs(model, subset, threads=plan.target.threads, keep=task.keep),
-                      [reference[row] for row in rows], truth)
+        name: _Scored(
+            task,
+            there[name],
+            outputs(model, subset, threads=plan.target.threads, keep=task.keep),
+            [reference[row] for row in rows],
+            truth,
+        )
         for name, model in models.items()
-    }  # fmt: skip
+    }
     counted = _typical(subset)
     costs, why = asking.costs(plan, models, counted)
     known = {trial.name: trial for trial in trials}
     said = told | {
-        "cost": costs, "cost_note": why, "cost_n": len(counted), "refused": refused,
+        "cost": costs,
+        "cost_note": why,
+        "cost_n": len(counted),
+        "refused": refused,
         "trials": {name: asdict(_on_target(known[name], scored[name], scored[PLAIN], costs)) for name in models},
         "agreement_here": {name: task.fidelity.value(scored[name].agreed_here) for name in models},
         "agreement_there": {name: task.fidelity.value(scored[name].agreed_there) for name in models},
-    }  # fmt: skip
+    }
     (out / SELECTION).write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
@@ -196,9 +210,14 @@ def says(plan: Plan, found: Mapping[str, Any] | None) -> str:
             f"{found['of']:,} selection rows, stratified{few}.{sure}"
         )
     if (why := why_not(plan)) is None:
-        return f"This host's kernels are {arch}, as the target's." if plan.target.runs_here else (
-            f"Nothing was run on {arch} kernels: the emulator failed. Accuracy is this host's, and int8 answers "
-            f"differ there.")  # fmt: skip
+        return (
+            f"This host's kernels are {arch}, as the target's."
+            if plan.target.runs_here
+            else (
+                f"Nothing was run on {arch} kernels: the emulator failed. Accuracy is this host's, and int8 answers "
+                f"differ there."
+            )
+        )
     return f"Nothing was run on {arch} kernels: {why}. Accuracy is this host's, and int8 answers differ there."
 
 
@@ -234,9 +253,13 @@ class _Scored:
     """One variant's answers to the same rows, here and there: its metric's statistics, by labels or the reference."""
 
     def __init__(
-        self, task: Any, there: Sequence[Prediction], here: Sequence[Prediction], reference: Sequence[Prediction],
+        self,
+        task: Any,
+        there: Sequence[Prediction],
+        here: Sequence[Prediction],
+        reference: Sequence[Prediction],
         truth: Any | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.agreed_there, self.agreed_here = agreement(task, there, reference), agreement(task, here, reference)
         self.fidelity: Metric = task.fidelity
         self.metric: Metric = task.fidelity if truth is None else task.metric
@@ -264,10 +287,15 @@ def _on_target(trial: Trial, own: _Scored, plain: _Scored, costs: Mapping[str, A
         further = own.metric.lost_further((own.there, here), (plain.there, plain.here if enough else plain.there))
         drop, drops = _moved(trial.drop_points, trial.drop_interval, further)
     return OnTarget(
-        n=len(own.there), agreement=min(1.0, agreement), agreement_interval=(max(0.0, low), min(1.0, high)),
-        drop_points=drop, drop_interval=drops, flips=own.flips, largest_difference=own.largest_difference,
+        n=len(own.there),
+        agreement=min(1.0, agreement),
+        agreement_interval=(max(0.0, low), min(1.0, high)),
+        drop_points=drop,
+        drop_interval=drops,
+        flips=own.flips,
+        largest_difference=own.largest_difference,
         cost=costs[trial.name]["relative"] if costs else None,
-    )  # fmt: skip
+    )
 
 
 def _moved(

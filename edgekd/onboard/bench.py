@@ -40,8 +40,17 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_DAMAGED = (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError,
-            zipfile.BadZipFile, zlib.error)  # fmt: skip
+_DAMAGED = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 Run = Callable[..., dict[str, Any]]  # run(mode, **job): the runner's answer
 
 CHECKS = "checks"  # of the byproducts in provenance.json
@@ -85,10 +94,17 @@ def steps(protocol: str, emulated: str, rows: Rows | None = None) -> int:
 
 
 def receipt(
-    bundle: Path, run: Run, *, device: str, emulated: str = "", protocol: str = "quick", minutes: float = 0.0,
-    rows: Rows | None = None, say: Callable[[str], None] = lambda line: None,
+    bundle: Path,
+    run: Run,
+    *,
+    device: str,
+    emulated: str = "",
+    protocol: str = "quick",
+    minutes: float = 0.0,
+    rows: Rows | None = None,
+    say: Callable[[str], None] = lambda line: None,
     accept: Callable[[dict[str, Any]], None] = lambda facts: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The receipt of one device for a bundle, as `docs/receipts.md` describes it.
 
     `emulated` is "", "user" or "system": there nothing is timed. `accept` may refuse a device by its facts, before
@@ -117,30 +133,54 @@ def receipt(
     found = {
         "schema": SCHEMA,
         "bundle": {
-            "name": manifest["name"], "version": manifest["version"], "target": manifest["compatible"][0],
+            "name": manifest["name"],
+            "version": manifest["version"],
+            "target": manifest["compatible"][0],
             "manifest_sha256": _sha256(bundle / "manifest.json"),
         },
-        "model": verify["model_name"](manifest), "model_sha256": verify["model_sha256"](manifest),
-        "device": device, "emulated": emulated,
-        **{key: before[key] for key in ("arch", "cpu", "microarch", "isa", "cores", "clock_mhz", "memory_mib", "os",
-                                        "python", "numpy_version", "ort_version")},
-        "provider": provider, "threads": threads,
+        "model": verify["model_name"](manifest),
+        "model_sha256": verify["model_sha256"](manifest),
+        "device": device,
+        "emulated": emulated,
+        **{
+            key: before[key]
+            for key in (
+                "arch",
+                "cpu",
+                "microarch",
+                "isa",
+                "cores",
+                "clock_mhz",
+                "memory_mib",
+                "os",
+                "python",
+                "numpy_version",
+                "ort_version",
+            )
+        },
+        "provider": provider,
+        "threads": threads,
         **said,
-        "latency_ms": latency and latency["model"], "aa_latency_ms": latency and latency["aa"],
+        "latency_ms": latency and latency["model"],
+        "aa_latency_ms": latency and latency["aa"],
         "latency_note": _EMULATED if emulated else f"over {lab.timed_rows} {lab.timed_of}, batch 1, each run warm",
         "peak_rss_mib": [one["peak_rss_mib"][0] for one in footprints] or None,
         "cold_start_ms": None if emulated else [one["cold_start_ms"] for one in footprints],
         "load": {"before": before["state"]["load"], "after": after["state"]["load"]},
         "governor": after["state"]["governor"],
         "temperature_c": {"before": before["state"]["temperature_c"], "after": after["state"]["temperature_c"]},
-        "throttled": after["state"]["throttled"], "sustained": sustained,
+        "throttled": after["state"]["throttled"],
+        "sustained": sustained,
         "protocol": {
-            "name": protocol, "processes": PROTOCOLS[protocol][0], "rounds": PROTOCOLS[protocol][1],
+            "name": protocol,
+            "processes": PROTOCOLS[protocol][0],
+            "rounds": PROTOCOLS[protocol][1],
             "samples": lab.timed_rows,
         },
-        "started": started, "seconds": round(time.monotonic() - began, 1),
+        "started": started,
+        "seconds": round(time.monotonic() - began, 1),
         "kind": {figure: "measured" if known else "unknown" for figure, known in kind.items()},
-    }  # fmt: skip
+    }
     return found | {"digest": digest(found)}
 
 
@@ -302,8 +342,9 @@ class _Lab:
 
         inputs, outputs = self.folder / f"{name}.npz", self.folder / f"{name}.outputs.npz"
         _pack(samples, inputs)
-        job = self.run("predict", **self.job, inputs=str(inputs), threads=self.threads, outputs=str(outputs),
-                       keep=self.keep)  # fmt: skip
+        job = self.run(
+            "predict", **self.job, inputs=str(inputs), threads=self.threads, outputs=str(outputs), keep=self.keep
+        )
         self.say(f"answers to {len(samples)} {of}")
         chosen = _evenly(len(samples), TIMED_ROWS)
         _pack([samples[row] for row in chosen], self.folder / "timed.npz")
@@ -345,8 +386,14 @@ class _Lab:
                 state = job["state"]
                 held_down |= bool(state["throttled"])
                 p50_ms = statistics.median(ms for turn in job["latency_ms"]["model"] for ms in turn)
-                points.append({"at_s": round(time.monotonic() - began, 2), "p50_ms": round(p50_ms, 6),
-                               "temperature_c": state["temperature_c"], "clock_mhz": state["clock_mhz"]})  # fmt: skip
+                points.append(
+                    {
+                        "at_s": round(time.monotonic() - began, 2),
+                        "p50_ms": round(p50_ms, 6),
+                        "temperature_c": state["temperature_c"],
+                        "clock_mhz": state["clock_mhz"],
+                    }
+                )
                 warm = "" if state["temperature_c"] is None else f", {state['temperature_c']:.0f} °C"
                 self.say(f"sustained, {points[-1]['at_s']:.0f} of {60 * minutes:.0f} s: {p50_ms:.3f} ms{warm}")
         except KeyboardInterrupt:
@@ -356,9 +403,11 @@ class _Lab:
             return None
         slower = slowdown([point["p50_ms"] for point in points])
         return {
-            "minutes": max(0.01, round(points[-1]["at_s"] / 60, 2)), "points": points,
-            "throttled": held_down or slower > SLOWDOWN, "slowdown": slower,
-        }  # fmt: skip
+            "minutes": max(0.01, round(points[-1]["at_s"] / 60, 2)),
+            "points": points,
+            "throttled": held_down or slower > SLOWDOWN,
+            "slowdown": slower,
+        }
 
     def _time(self, rounds: int, seed: int) -> dict[str, Any]:
         models = {"model": {**self.job, "inputs": str(self.folder / "timed.npz"), "keep": self.keep}}
@@ -462,8 +511,9 @@ def main() -> int:
         _check(bundle)
         wanted = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["min"]["ort_version"]
         run = partial(_here, provider=made_by(bundle)["plan"]["target"]["execution_provider"])
-        made = receipt(bundle, run, device="by hand", protocol="full" if given.full else "quick",
-                       minutes=given.minutes, say=say)  # fmt: skip
+        made = receipt(
+            bundle, run, device="by hand", protocol="full" if given.full else "quick", minutes=given.minutes, say=say
+        )
     except Refused as error:
         say(f"FAILED  {error}")
         return error.code

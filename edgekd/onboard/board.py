@@ -45,8 +45,11 @@ def main() -> None:
         return answer
 
     does: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-        "settle": settle, "files": _identity, "job": _job, "install": _install,
-    }  # fmt: skip
+        "settle": settle,
+        "files": _identity,
+        "job": _job,
+        "install": _install,
+    }
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))  # by way of what follows
     try:
@@ -128,9 +131,11 @@ def _identity(_: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = machine.identity()
     versions = [info.name.split("-")[1] for info in _packages().glob("onnxruntime-*.dist-info")]
     return {
-        "identity": told, "libc": platform.libc_ver(), "folder": str(Path.cwd()),
+        "identity": told,
+        "libc": platform.libc_ver(),
+        "folder": str(Path.cwd()),
         "installed": {version: str(_packages()) for version in versions},
-    }  # fmt: skip
+    }
 
 
 def _free_mib() -> float:
@@ -188,9 +193,13 @@ def _job(request: dict[str, Any]) -> dict[str, Any]:
     lines = _end_of("said", _MOST_SAID).strip().splitlines()
     sizes = [path.stat().st_size for path in Path("out").iterdir()]
     return {
-        "code": runner.returncode, "over": over, "said": lines[-1] if lines else "", "outputs": sum(sizes),
-        "errors": _end_of("errors", 8000), "free_mib": _free_mib(),
-    }  # fmt: skip
+        "code": runner.returncode,
+        "over": over,
+        "said": lines[-1] if lines else "",
+        "outputs": sum(sizes),
+        "errors": _end_of("errors", 8000),
+        "free_mib": _free_mib(),
+    }
 
 
 def _end_of(name: str, most: int) -> str:

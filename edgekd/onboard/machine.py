@@ -12,18 +12,38 @@ from typing import Any
 
 # What ONNX Runtime's kernels choose between; the names that target profiles use, and the kernel's flags.
 _ISA_FLAGS = {
-    "sse4_2": "sse4_2", "avx": "avx", "avx2": "avx2", "fma": "fma", "avx512f": "avx512f",
-    "avx512_vnni": "avx512_vnni", "avx_vnni": "avx_vnni", "asimd": "asimd", "asimddp": "asimddp",
-    "fphp": "fphp", "asimdhp": "asimdhp", "i8mm": "i8mm", "bf16": "bf16",
-}  # fmt: skip
+    "sse4_2": "sse4_2",
+    "avx": "avx",
+    "avx2": "avx2",
+    "fma": "fma",
+    "avx512f": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "avx_vnni": "avx_vnni",
+    "asimd": "asimd",
+    "asimddp": "asimddp",
+    "fphp": "fphp",
+    "asimdhp": "asimdhp",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+}
 # MIDR_EL1: implementer and part number (Arm's Technical Reference Manuals), and what profiles call such a core
 _ARM_CORES = {
-    (0x41, 0xD03): "cortex-a53", (0x41, 0xD04): "cortex-a35", (0x41, 0xD05): "cortex-a55", (0x41, 0xD07): "cortex-a57",
-    (0x41, 0xD08): "cortex-a72", (0x41, 0xD09): "cortex-a73", (0x41, 0xD0A): "cortex-a75", (0x41, 0xD0B): "cortex-a76",
-    (0x41, 0xD0C): "neoverse-n1", (0x41, 0xD0D): "cortex-a77", (0x41, 0xD41): "cortex-a78",
-    (0x41, 0xD42): "cortex-a78ae", (0x41, 0xD44): "cortex-x1", (0x41, 0xD46): "cortex-a510",
+    (0x41, 0xD03): "cortex-a53",
+    (0x41, 0xD04): "cortex-a35",
+    (0x41, 0xD05): "cortex-a55",
+    (0x41, 0xD07): "cortex-a57",
+    (0x41, 0xD08): "cortex-a72",
+    (0x41, 0xD09): "cortex-a73",
+    (0x41, 0xD0A): "cortex-a75",
+    (0x41, 0xD0B): "cortex-a76",
+    (0x41, 0xD0C): "neoverse-n1",
+    (0x41, 0xD0D): "cortex-a77",
+    (0x41, 0xD41): "cortex-a78",
+    (0x41, 0xD42): "cortex-a78ae",
+    (0x41, 0xD44): "cortex-x1",
+    (0x41, 0xD46): "cortex-a510",
     (0x41, 0xD47): "cortex-a710",
-}  # fmt: skip
+}
 _CPUS = "sys/devices/system/cpu"
 
 
@@ -48,11 +68,16 @@ def identity(root: Path = Path("/")) -> dict[str, Any]:
     board = _text(root / "proc/device-tree/model").rstrip("\0")  # where the kernel's cpuinfo names no board
     model = model or board or core or platform.processor() or platform.machine()
     return {
-        "arch": platform.machine(), "cpu": model, "microarch": core or model,
-        "isa": [name for name, flag in _ISA_FLAGS.items() if flag in flags], "cores": os.cpu_count() or 1,
-        "clock_mhz": _clock_mhz(root), "memory_mib": _memory_mib(root),
-        "os": f"{platform.system()} {platform.release()}", "python": platform.python_version(),
-    }  # fmt: skip
+        "arch": platform.machine(),
+        "cpu": model,
+        "microarch": core or model,
+        "isa": [name for name, flag in _ISA_FLAGS.items() if flag in flags],
+        "cores": os.cpu_count() or 1,
+        "clock_mhz": _clock_mhz(root),
+        "memory_mib": _memory_mib(root),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
 
 
 def state(root: Path = Path("/")) -> dict[str, Any]:

@@ -133,9 +133,13 @@ def open_session(
 
 
 def open_model(
-    model: Model, threads: int, provider: str = "CPUExecutionProvider", *, program: str = "forward",
+    model: Model,
+    threads: int,
+    provider: str = "CPUExecutionProvider",
+    *,
+    program: str = "forward",
     optimize: bool = True,
-) -> Any:  # fmt: skip
+) -> Any:
     """The program over a session of each graph: one file's, or a mapping's in its order."""
     files = {"model": model} if isinstance(model, str) else model
     sessions = {name: open_session(file, threads, provider, optimize=optimize) for name, file in files.items()}
@@ -146,9 +150,15 @@ class Predictor:
     """One opened model, and what is kept of its outputs."""
 
     def __init__(
-        self, model: Model, threads: int, provider: str, *, program: str = "forward", keep: Keep = None,
+        self,
+        model: Model,
+        threads: int,
+        provider: str,
+        *,
+        program: str = "forward",
+        keep: Keep = None,
         optimize: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.program = open_model(model, threads, provider, program=program, optimize=optimize)
         rule = _beside("programs")
         self.rules, self.kept, self.digest = rule["rules_of"](keep, self.program.outputs), rule["kept"], rule["digest"]
@@ -209,9 +219,14 @@ def predict(
 
 
 def answers(
-    models: dict[str, dict[str, Any]], threads: int, provider: str, outputs: str, limit_s: float,
-    least: int = 1, most_s: float = 0.0,
-) -> dict[str, Any]:  # fmt: skip
+    models: dict[str, dict[str, Any]],
+    threads: int,
+    provider: str,
+    outputs: str,
+    limit_s: float,
+    least: int = 1,
+    most_s: float = 0.0,
+) -> dict[str, Any]:
     """The kept outputs of each model on each row, row by row, until `limit_s` is over; at least one row is done.
 
     A slow machine goes on until `least` rows are done, but not beyond `most_s`.
@@ -275,9 +290,12 @@ def facts(provider: str) -> dict[str, Any]:
     machine = _beside("machine")
     told: dict[str, Any] = machine["identity"]()
     return told | {
-        "state": machine["state"](), "ort_version": ort.__version__, "numpy_version": np.__version__,
-        "providers": ort.get_available_providers(), "provider": provider,
-    }  # fmt: skip
+        "state": machine["state"](),
+        "ort_version": ort.__version__,
+        "numpy_version": np.__version__,
+        "providers": ort.get_available_providers(),
+        "provider": provider,
+    }
 
 
 @cache
@@ -345,9 +363,13 @@ class _Timed:
 
 
 MODES: dict[str, Callable[..., dict[str, Any]]] = {
-    "footprint": footprint, "predict": predict, "answers": answers, "time": timed, "count": count,
+    "footprint": footprint,
+    "predict": predict,
+    "answers": answers,
+    "time": timed,
+    "count": count,
     "facts": facts,
-}  # fmt: skip
+}
 
 
 def main() -> None:

@@ -42,9 +42,17 @@ DATA = "_data"  # follows the name of a graph's file: its external data
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
 MOST_SHOWN = 20  # problems
 KINDS = {
-    "name": str, "version": str, "task": str, "recipe": str, "model": str, "plan_sha256": str,
-    "compatible": list, "min": dict, "artifact": dict, "evidence": dict,
-}  # fmt: skip
+    "name": str,
+    "version": str,
+    "task": str,
+    "recipe": str,
+    "model": str,
+    "plan_sha256": str,
+    "compatible": list,
+    "min": dict,
+    "artifact": dict,
+    "evidence": dict,
+}
 NEWER = "install a newer edgekd"
 PLAIN_MODES = "chmod -R a-xst,u=rwX,go=rX"
 USAGE = "usage: python verify.py [--ignore-modes]"

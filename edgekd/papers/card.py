@@ -39,11 +39,16 @@ def variables(plan: Plan, said: dict[str, Any], model: Model, folder: Path) -> d
     files = {f"onnx/{name}": words for name, words in _described(model)} | beside
     outputs = list(plugin("tasks", plan.task).keep)
     return {
-        "graphs": [file.name for file in model.graphs.values()], "outputs": outputs,
-        "model": next(iter(model.graphs.values())).name, "bundle": f"{plan.name}-{plan.target.name}",
+        "graphs": [file.name for file in model.graphs.values()],
+        "outputs": outputs,
+        "model": next(iter(model.graphs.values())).name,
+        "bundle": f"{plan.name}-{plan.target.name}",
         "survey": asdict(plan.student.survey),
-        "front": front_matter(plan, said), "purpose": purpose(plan), "limits": limits(plan, said), "files": files,
-    }  # fmt: skip
+        "front": front_matter(plan, said),
+        "purpose": purpose(plan),
+        "limits": limits(plan, said),
+        "files": files,
+    }
 
 
 def _described(model: Model) -> Iterator[tuple[str, str]]:
@@ -61,9 +66,15 @@ def front_matter(plan: Plan, said: dict[str, Any]) -> str:
 
     kind = plugin("tasks", plan.task)
     stated = licences.spdx(plan.teacher.licence) if plan.compresses_only else None
-    known = {"license": stated.lower()} if stated and " " not in stated else {
-        "license": "other", "license_name": "of-its-teacher-and-data", "license_link": "LICENSES",
-    }  # fmt: skip
+    known = (
+        {"license": stated.lower()}
+        if stated and " " not in stated
+        else {
+            "license": "other",
+            "license_name": "of-its-teacher-and-data",
+            "license_link": "LICENSES",
+        }
+    )
     tags = ["onnx", "onnxruntime", "edge", "quantization" if plan.compresses_only else "distillation", plan.target.name]
     summary = said["summary"]
     values = {
@@ -73,17 +84,25 @@ def front_matter(plan: Plan, said: dict[str, Any]) -> str:
         "tags": [*tags, *(["transformers.js"] if kind.hub.in_javascript else [])],
         **({"base_model": plan.teacher.name} if is_hub_id(plan) else {}),
         "metrics": [summary["metric"]],
-        "model-index": [{
-            "name": f"{plan.name}-{plan.target.name}",
-            "results": [{
-                "task": {"type": kind.hub.task or plan.task},
-                "dataset": {"type": "custom", "name": plan.data.name, "split": "test"},
-                "metrics": [{
-                    "type": summary["metric"], "value": round(summary["shipped"]["metric_value"], 6), "verified": False,
-                }],
-            }],
-        }],
-    }  # fmt: skip
+        "model-index": [
+            {
+                "name": f"{plan.name}-{plan.target.name}",
+                "results": [
+                    {
+                        "task": {"type": kind.hub.task or plan.task},
+                        "dataset": {"type": "custom", "name": plan.data.name, "split": "test"},
+                        "metrics": [
+                            {
+                                "type": summary["metric"],
+                                "value": round(summary["shipped"]["metric_value"], 6),
+                                "verified": False,
+                            }
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000).strip()
 
 
@@ -102,8 +121,10 @@ def purpose(plan: Plan) -> str:
 
 def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
     """What to keep in mind of it, each in a sentence: nothing that was not looked at is claimed."""
-    found = [f"Its figures are of {said['data']['counts']['test']} held-out rows of the same data; other data may fare "
-             "worse."]  # fmt: skip
+    found = [
+        f"Its figures are of {said['data']['counts']['test']} held-out rows of the same data; other data may fare "
+        "worse."
+    ]
     if said["summary"]["evidence"]:
         found.append(f"Against the same student without its teacher: {said['evidence']['says']}.")
     elif said["summary"]["distilled"]:

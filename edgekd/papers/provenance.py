@@ -33,7 +33,9 @@ def compose(about: Dossier) -> dict[str, Any]:
                 "buildType": BUILD_TYPE,
                 "externalParameters": {"plan": shown(plan)},
                 "internalParameters": {
-                    "plan_sha256": plan.digest, "decided": decided(about.said), "host": asdict(this_host()),
+                    "plan_sha256": plan.digest,
+                    "decided": decided(about.said),
+                    "host": asdict(this_host()),
                 },
                 "resolvedDependencies": [*_inputs(plan), *_packages(plan)],
             },
@@ -46,7 +48,7 @@ def compose(about: Dossier) -> dict[str, Any]:
                 ],
             },
         },
-    }  # fmt: skip
+    }
 
 
 def decided(said: dict[str, Any]) -> dict[str, Any]:
@@ -84,10 +86,16 @@ def packages(plan: Plan) -> dict[str, str]:
 
 def _inputs(plan: Plan) -> list[dict[str, Any]]:
     covers = "names and SHA-256 of the weights, config.json and the tokenizer or preprocessing"
-    teacher = {"name": f"teacher: {plan.teacher.name}", "digest": {"sha256": plan.teacher.sha256},
-               "annotations": {"kind": plan.teacher.kind, "digest_covers": teacher_covers(plan) or covers}}  # fmt: skip
-    data = {"name": f"data: {plan.data.name}", "digest": {"sha256": plan.data.digest},
-            "annotations": {"digest_covers": "the rows by role, as read"}}  # fmt: skip
+    teacher = {
+        "name": f"teacher: {plan.teacher.name}",
+        "digest": {"sha256": plan.teacher.sha256},
+        "annotations": {"kind": plan.teacher.kind, "digest_covers": teacher_covers(plan) or covers},
+    }
+    data = {
+        "name": f"data: {plan.data.name}",
+        "digest": {"sha256": plan.data.digest},
+        "annotations": {"digest_covers": "the rows by role, as read"},
+    }
     given = [teacher, data]
     if plan.golden_digest:
         given.append({"name": "golden inputs", "digest": {"sha256": plan.golden_digest}})

@@ -20,9 +20,11 @@ from edgekd.plan import Plan
 NAMESPACE = UUID("5f1c1d1e-8f0a-5c61-9d0b-3c1f6f6a2b7e")  # of our serial numbers: drawn once
 RUN_TIME = ("onnxruntime", "numpy")  # what runs the model; all else only made it
 _MEASURES = {  # of the report's figures: their names in the bill, those that have a 95% interval
-    "latency_p50": "median latency, ms", "peak_rss": "peak memory above import, MiB", "artifact": "ONNX file, MiB",
+    "latency_p50": "median latency, ms",
+    "peak_rss": "peak memory above import, MiB",
+    "artifact": "ONNX file, MiB",
     "ece": "expected calibration error",
-}  # fmt: skip
+}
 _HAVE_INTERVALS = ("latency_p50", "ece")  # others' are from the lowest to the highest of a few runs
 
 
@@ -42,15 +44,21 @@ def compose(about: Dossier) -> dict[str, Any]:
         "metadata": {
             "timestamp": about.said["created"],
             "lifecycles": [{"phase": "build"}],
-            "tools": {"components": [
-                {"type": "application", "name": "edgekd", "version": plan.versions["edgekd"],
-                 "licenses": choice("Apache-2.0")},
-            ]},
+            "tools": {
+                "components": [
+                    {
+                        "type": "application",
+                        "name": "edgekd",
+                        "version": plan.versions["edgekd"],
+                        "licenses": choice("Apache-2.0"),
+                    },
+                ]
+            },
             "component": model,
         },
         "components": [_teacher(plan), _data(plan), *made_with],
         "dependencies": [{"ref": ref, "dependsOn": depends.get(ref, [])} for ref in known],
-    }  # fmt: skip
+    }
 
 
 def choice(words: str) -> list[dict[str, Any]]:
@@ -88,22 +96,29 @@ def _model(about: Dossier) -> dict[str, Any]:
         "licenses": choice(stated),
         "modelCard": {
             "modelParameters": parameters,
-            "quantitativeAnalysis": {"performanceMetrics": [
-                *_metrics(said, said["choice"]["recipe"], "this model"), *_metrics(said, "teacher", "the teacher"),
-            ]},
+            "quantitativeAnalysis": {
+                "performanceMetrics": [
+                    *_metrics(said, said["choice"]["recipe"], "this model"),
+                    *_metrics(said, "teacher", "the teacher"),
+                ]
+            },
             "considerations": {
                 "useCases": [purpose(plan)],
                 "technicalLimitations": limits(plan, said),
                 "performanceTradeoffs": [said["summary"]["verdict"]],
             },
         },
-        "properties": _properties({
-            "file": ", ".join(about.listed(file) for file in about.model.graphs.values()),
-            "recipe": said["choice"]["recipe"], "target": plan.target.name,
-            "ort_version": plan.target.ort_version, "plan_sha256": plan.digest,
-            "artifact_sha256": about.artifact_sha256,
-        }),
-    }  # fmt: skip
+        "properties": _properties(
+            {
+                "file": ", ".join(about.listed(file) for file in about.model.graphs.values()),
+                "recipe": said["choice"]["recipe"],
+                "target": plan.target.name,
+                "ort_version": plan.target.ort_version,
+                "plan_sha256": plan.digest,
+                "artifact_sha256": about.artifact_sha256,
+            }
+        ),
+    }
 
 
 def _hashes(about: Dossier) -> dict[str, Any]:
@@ -121,15 +136,20 @@ def _teacher(plan: Plan) -> dict[str, Any]:
     covers = teacher_covers(plan)
     parameters = {"task": plan.task, "architectureFamily": _family(plan), "modelArchitecture": plan.teacher.words}
     made = {
-        "type": "machine-learning-model", "bom-ref": "teacher", "name": plan.teacher.name,
-        "hashes": [_hash(plan.teacher.sha256)], "licenses": choice(plan.teacher.licence),
+        "type": "machine-learning-model",
+        "bom-ref": "teacher",
+        "name": plan.teacher.name,
+        "hashes": [_hash(plan.teacher.sha256)],
+        "licenses": choice(plan.teacher.licence),
         "modelCard": {"modelParameters": parameters},
-        "properties": _properties({
-            "kind": plan.teacher.kind,
-            "sha256_covers": covers or "a list of its files with their SHA-256",
-            "used": "as it was" if plan.teacher.ready else "trained on the labelled rows",
-        }),
-    }  # fmt: skip
+        "properties": _properties(
+            {
+                "kind": plan.teacher.kind,
+                "sha256_covers": covers or "a list of its files with their SHA-256",
+                "used": "as it was" if plan.teacher.ready else "trained on the labelled rows",
+            }
+        ),
+    }
     if plan.teacher.kind == "labels":
         del made["hashes"]  # there was no file
     return made
@@ -140,17 +160,24 @@ def _data(plan: Plan) -> dict[str, Any]:
     about = {"rows_sha256": plan.data.digest, "classes": len(plan.data.classes), **counts}
     inside = {"type": "dataset", "name": plan.data.name, "contents": {"properties": _properties(about)}}
     return {
-        "type": "data", "bom-ref": "data", "name": plan.data.name, "licenses": choice(plan.data.licence),
+        "type": "data",
+        "bom-ref": "data",
+        "name": plan.data.name,
+        "licenses": choice(plan.data.licence),
         "data": [inside],
-    }  # fmt: skip
+    }
 
 
 def _package(name: str, version: str, plan: Plan) -> dict[str, Any]:
     at = purl(name, version)
     made: dict[str, Any] = {
-        "type": "library", "bom-ref": at, "name": name, "version": version, "purl": at,
+        "type": "library",
+        "bom-ref": at,
+        "name": name,
+        "version": version,
+        "purl": at,
         "scope": "required" if name in RUN_TIME else "excluded",
-    }  # fmt: skip
+    }
     if words := _licence_of(name):
         made["licenses"] = choice(words)
     if name == "onnxruntime":
@@ -183,9 +210,10 @@ def _metrics(said: dict[str, Any], who: str, name: str) -> list[dict[str, Any]]:
         if figure is None or figure["value"] is None or (who == "teacher" and key == "agreement"):
             continue
         one: dict[str, Any] = {
-            "type": words, "value": f"{figure['value']:.6g}",
+            "type": words,
+            "value": f"{figure['value']:.6g}",
             "slice": f"{name}; {figure['how']}; n = {figure['n']}; {figure['host']}",
-        }  # fmt: skip
+        }
         if figure["interval"] and (key in _HAVE_INTERVALS or key in (metric, "agreement")):
             low, high = figure["interval"]
             one["confidenceInterval"] = {"lowerBound": f"{low:.6g}", "upperBound": f"{high:.6g}"}

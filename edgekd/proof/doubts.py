@@ -32,7 +32,7 @@ from edgekd.onboard.bench import (
     likeness_says,
     made_by,
     slowdown,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,9 +41,19 @@ if TYPE_CHECKING:
 
 OUTSIDE = "outputs outside the bundle's tolerance"  # the one doubt that tells of the device, not of the receipt
 _UNREADABLE = (  # all that a damaged or forged file of a bundle can cause while it is read
-    OSError, ValueError, KeyError, IndexError, TypeError, EOFError, RecursionError, MemoryError, NotImplementedError,
-    AttributeError, BadZipFile, OverflowError,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    EOFError,
+    RecursionError,
+    MemoryError,
+    NotImplementedError,
+    AttributeError,
+    BadZipFile,
+    OverflowError,
+)
 _CLOCKS_APART = timedelta(minutes=5)
 _NEVER = {  # what the other architecture has
     "x86_64": {"asimd", "asimddp", "fphp", "asimdhp", "i8mm"},
@@ -117,8 +127,16 @@ def made(bundle: Path) -> Made:
         _ = expected["float32"]
         rows = max(max(answers, default=-1) for answers in expected.values()) + 1
         created = datetime.strptime(report["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        found = Made(manifest, sha256(raw).hexdigest(), created, provenance["plan"], provenance["checks"],
-                     golden["tolerance"], expected, golden.get("count", rows))  # fmt: skip
+        found = Made(
+            manifest,
+            sha256(raw).hexdigest(),
+            created,
+            provenance["plan"],
+            provenance["checks"],
+            golden["tolerance"],
+            expected,
+            golden.get("count", rows),
+        )
         _check_plan(found)
         _check_golden(found)
         return found
@@ -153,10 +171,16 @@ def doubts(receipt: Receipt, of: Made, now: datetime | None = None) -> list[str]
     """Every reason not to believe a receipt for that bundle; none where it holds."""
     now = now or datetime.now(UTC)
     return [
-        *_of_bundle(receipt, of), *_of_machine(receipt), *release_doubts(receipt.ort_version, of),
-        *_of_session(receipt, of), *_of_outputs(receipt, of), *_of_kinds(receipt), *_of_latency(receipt),
-        *_of_sustained(receipt), *_of_time(receipt, of, now),
-    ]  # fmt: skip
+        *_of_bundle(receipt, of),
+        *_of_machine(receipt),
+        *release_doubts(receipt.ort_version, of),
+        *_of_session(receipt, of),
+        *_of_outputs(receipt, of),
+        *_of_kinds(receipt),
+        *_of_latency(receipt),
+        *_of_sustained(receipt),
+        *_of_time(receipt, of, now),
+    ]
 
 
 def _of_bundle(receipt: Receipt, of: Made) -> Iterator[str]:

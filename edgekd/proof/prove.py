@@ -58,20 +58,32 @@ class Proof:
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
         return {
-            "receipt": str(self.path), "device": self.receipt.device, "emulated": self.receipt.emulated,
+            "receipt": str(self.path),
+            "device": self.receipt.device,
+            "emulated": self.receipt.emulated,
             "golden": {"within_tolerance": self.well, "says": self.golden_says, "flips": self.flips},
-            "accuracy": self.receipt.accuracy, "accuracy_n": self.receipt.accuracy_n,
+            "accuracy": self.receipt.accuracy,
+            "accuracy_n": self.receipt.accuracy_n,
             "accuracy_of": self.receipt.accuracy_of,
             "latency": None if self.latency is None else self.latency.as_dict(),
-            "latency_note": self.receipt.latency_note, "sustained": _plain(self.receipt),
-            "budgets": [vars(one) for one in self.budgets], "calibrates": self.calibrates,
-        }  # fmt: skip
+            "latency_note": self.receipt.latency_note,
+            "sustained": _plain(self.receipt),
+            "budgets": [vars(one) for one in self.budgets],
+            "calibrates": self.calibrates,
+        }
 
 
 def prove(
-    folder: Path, progress: Progress, store: Store, *, device: str = "local", full: bool = False, minutes: float = 0.0,
-    data: DataFile | None = None, install: bool = False,
-) -> Proof:  # fmt: skip
+    folder: Path,
+    progress: Progress,
+    store: Store,
+    *,
+    device: str = "local",
+    full: bool = False,
+    minutes: float = 0.0,
+    data: DataFile | None = None,
+    install: bool = False,
+) -> Proof:
     """Measure a bundle on a device, and write the receipt beside it.
 
     Raises UsageError for what is no bundle or no device and for minutes of an emulated one, StoreError where no receipt
@@ -95,18 +107,23 @@ def prove(
     with opened.up() as running:
         try:
             said = bench.receipt(
-                folder, running.run, device=name, emulated=opened.emulated, protocol=protocol, minutes=minutes,
-                rows=rows, say=_counted(progress, total, minutes), accept=partial(_check_release, bundle, name),
-            )  # fmt: skip
+                folder,
+                running.run,
+                device=name,
+                emulated=opened.emulated,
+                protocol=protocol,
+                minutes=minutes,
+                rows=rows,
+                say=_counted(progress, total, minutes),
+                accept=partial(_check_release, bundle, name),
+            )
         except bench.Refused as error:
             kind = RuntimeCannotLoad if error.code == RuntimeCannotLoad.exit_code else EdgeKDError
             raise kind(str(error), fix="report the model's operators and this CPU, or take another device") from error
     return _judged(bundle, target, said, store, timed=rows.samples if rows else bundle.golden())
 
 
-def _judged(
-    bundle: Shipped, target: Profile, said: dict[str, Any], store: Store, timed: Sequence[Sample]
-) -> Proof:  # fmt: skip
+def _judged(bundle: Shipped, target: Profile, said: dict[str, Any], store: Store, timed: Sequence[Sample]) -> Proof:
     try:
         receipt, believed = receipts.check(said, bundle.folder), True
     except ReceiptRefused as error:
@@ -125,10 +142,17 @@ def _judged(
         assert made is not None, "a reading was kept just now"
         calibrates = f"predictions for {target.microarch} are now {made.says}: {made.factor:.2f} times the roofline's"
     return Proof(
-        bundle=bundle, receipt=receipt, path=path, well=well, golden_says=words, flips=_flips(bundle, receipt),
-        latency=latency, budgets=budgets, broken=tuple(_broken(well, words, budgets)),
+        bundle=bundle,
+        receipt=receipt,
+        path=path,
+        well=well,
+        golden_says=words,
+        flips=_flips(bundle, receipt),
+        latency=latency,
+        budgets=budgets,
+        broken=tuple(_broken(well, words, budgets)),
         calibrates=calibrates,
-    )  # fmt: skip
+    )
 
 
 def _check_release(bundle: Shipped, device: str, facts: dict[str, Any]) -> None:
@@ -190,14 +214,22 @@ def _budgets(receipt: Receipt, latency: receipts.Latency | None, target: Profile
 def _broken(well: bool, words: str, budgets: Sequence[Budget]) -> list[EdgeKDError]:
     found: list[EdgeKDError] = []
     if not well:
-        found.append(BelowAccuracy(f"the device's outputs are outside the bundle's tolerance: {words}",
-                                   fix="look for another onnxruntime there, or build with another recipe"))  # fmt: skip
+        found.append(
+            BelowAccuracy(
+                f"the device's outputs are outside the bundle's tolerance: {words}",
+                fix="look for another onnxruntime there, or build with another recipe",
+            )
+        )
     for budget in budgets:
         if budget.held is False:
             kind = OverMemory if budget.unit == "MiB" else OverLatency
             key = {"memory": "memory_mib", "cold start": "cold_start_ms"}.get(budget.name, "latency_ms")
-            found.append(kind(f"{budget.name} on the device is {budget.value:.2f} {budget.unit} > {budget.limit:g}",
-                              fix=f"build a smaller or faster one, or raise {key} in the profile"))  # fmt: skip
+            found.append(
+                kind(
+                    f"{budget.name} on the device is {budget.value:.2f} {budget.unit} > {budget.limit:g}",
+                    fix=f"build a smaller or faster one, or raise {key} in the profile",
+                )
+            )
     return found
 
 

@@ -44,11 +44,15 @@ class Latency:
     def as_dict(self) -> dict[str, Any]:
         """Plain values; the keys that `core.latency.held_to` takes."""
         return {
-            "latency_p50_ms": self.p50_ms, "latency_interval": list(self.interval),
-            "latency_p90_ms": self.p90.value, "latency_p99_ms": self.p99.value,
+            "latency_p50_ms": self.p50_ms,
+            "latency_interval": list(self.interval),
+            "latency_p90_ms": self.p90.value,
+            "latency_p99_ms": self.p99.value,
             "latency_notes": {str(one.percent): one.says for one in (self.p90, self.p99)},
-            "latency_n": self.n, "aa": self.aa, "stable": self.stable,
-        }  # fmt: skip
+            "latency_n": self.n,
+            "aa": self.aa,
+            "stable": self.stable,
+        }
 
 
 def latency(receipt: Receipt) -> Latency | None:

@@ -154,9 +154,13 @@ class DataFile:
 
 
 def device_at(
-    words: str, target: dict[str, Any], *, install: bool = False, timed: bool = False,
+    words: str,
+    target: dict[str, Any],
+    *,
+    install: bool = False,
+    timed: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> tuple[str, Device]:  # fmt: skip
+) -> tuple[str, Device]:
     """The device that a user names, and its name in receipts; `target` is the bundle's profile.
 
     `qemu` and `guest` alone take the profile's core. `say` is told where a connection is made anew. Raises UsageError

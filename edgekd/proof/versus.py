@@ -74,9 +74,14 @@ class Comparison:
 
 
 def compare(
-    folders: Sequence[Path], progress: Progress, *, device: str = "local", full: bool = False,
-    data: DataFile | None = None, install: bool = False,
-) -> Comparison:  # fmt: skip
+    folders: Sequence[Path],
+    progress: Progress,
+    *,
+    device: str = "local",
+    full: bool = False,
+    data: DataFile | None = None,
+    install: bool = False,
+) -> Comparison:
     """Time bundles on one device, row by row in random order.
 
     Raises UsageError for fewer than two bundles, other tasks or an emulated device, EdgeKDError for a damaged bundle.
@@ -194,9 +199,14 @@ class _Lab:
 
 
 def _found(
-    sides: dict[str, Shipped], latency: dict[str, np.ndarray[Any, Any]], peaks: dict[str, float], *, rows: int,
-    rows_of: str, host: str,
-) -> Comparison:  # fmt: skip
+    sides: dict[str, Shipped],
+    latency: dict[str, np.ndarray[Any, Any]],
+    peaks: dict[str, float],
+    *,
+    rows: int,
+    rows_of: str,
+    host: str,
+) -> Comparison:
     import numpy as np
 
     each = {name: np.median(turns, axis=0) for name, turns in latency.items()}  # a figure a row
@@ -217,11 +227,16 @@ def _found(
 def _side(label: str, one: Shipped, p50_ms: float, peak_rss_mib: float) -> Side:
     summary = one.report["summary"]
     return Side(
-        label=label, name=one.name, recipe=one.of.manifest["recipe"],
-        metric=summary["metric"], metric_unit=unit_of(summary),
-        metric_value=summary["shipped"]["metric_value"], p50_ms=p50_ms, peak_rss_mib=peak_rss_mib,
+        label=label,
+        name=one.name,
+        recipe=one.of.manifest["recipe"],
+        metric=summary["metric"],
+        metric_unit=unit_of(summary),
+        metric_value=summary["shipped"]["metric_value"],
+        p50_ms=p50_ms,
+        peak_rss_mib=peak_rss_mib,
         artifact_mib=one.model.size_mib,
-    )  # fmt: skip
+    )
 
 
 def verdict(
@@ -235,8 +250,14 @@ def verdict(
     apart = 1 + max(AA_LIMIT, *(abs(value - 1) for value in control))
     low, high = low / apart, high * apart
     if low <= 1 <= high:
-        return Verdict(label, ratio, low, high, "no difference shown",
-                       f"{label} against A: no difference shown ({ratio:.2f}x [{low:.2f}, {high:.2f}])")  # fmt: skip
+        return Verdict(
+            label,
+            ratio,
+            low,
+            high,
+            "no difference shown",
+            f"{label} against A: no difference shown ({ratio:.2f}x [{low:.2f}, {high:.2f}])",
+        )
     word = "faster" if ratio > 1 else "slower"
     times, least, most = (ratio, low, high) if ratio > 1 else (1 / ratio, 1 / high, 1 / low)
     return Verdict(label, ratio, low, high, word, f"{label} is {word} than A by {times:.2f}x [{least:.2f}, {most:.2f}]")

@@ -112,13 +112,21 @@ def compose(
         "classes": class_gains(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ()))
         | {"says": recall_says(summary)},
         "training": (training or {}) | {"says": training_says(plan, training)},
-        "evidence": {"says": evidence_says(effect, distilled=fit is not None), "arms": [], "control": None,
-                     "n_test": None} | (evidence or {}),
+        "evidence": {
+            "says": evidence_says(effect, distilled=fit is not None),
+            "arms": [],
+            "control": None,
+            "n_test": None,
+        }
+        | (evidence or {}),
         "price_per_hour": plan.price_per_hour,
         "aa": {"ratio": aa, "interval": measured["aa"]["ratio_interval"], "stable": is_stable(aa)},
         "choice": {
-            "recipe": choice.name, "why": choice.why, "passed_over": choice.passed_over,
-            "forced": choice.forced, "against": against,
+            "recipe": choice.name,
+            "why": choice.why,
+            "passed_over": choice.passed_over,
+            "forced": choice.forced,
+            "against": against,
         },
         "trials": found["trials"],
         "pareto": list(found["pareto"]),
@@ -141,12 +149,19 @@ def compose(
             "held": [one.as_dict() for one in held],
         },
         "data": {
-            "name": plan.data.name, "counts": plan.data.counts, "notes": list(plan.data.notes),
-            "classes": len(plan.data.classes), "licence": plan.data.licence,
+            "name": plan.data.name,
+            "counts": plan.data.counts,
+            "notes": list(plan.data.notes),
+            "classes": len(plan.data.classes),
+            "licence": plan.data.licence,
         },
         "teacher": {
-            "name": plan.teacher.name, "ready": plan.teacher.ready, "licence": plan.teacher.licence,
-            "sha256": plan.teacher.sha256, "words": plan.teacher.words, "checks": list(plan.teacher.checks),
+            "name": plan.teacher.name,
+            "ready": plan.teacher.ready,
+            "licence": plan.teacher.licence,
+            "sha256": plan.teacher.sha256,
+            "words": plan.teacher.words,
+            "checks": list(plan.teacher.checks),
         },
         "inputs": _inputs(plan),
         "golden": plan.golden,
@@ -154,7 +169,7 @@ def compose(
         "seed": plan.seed,
         "versions": plan.versions,
         "plugins": plan.plugins,
-    }  # fmt: skip
+    }
 
 
 def _constant(plan: Plan, measured: dict[str, Any], interval: Sequence[float]) -> dict[str, Any] | None:
@@ -172,9 +187,13 @@ def _on_target(found: dict[str, Any]) -> dict[str, Any] | None:
     costs = {key: there[key] for key in ("cost", "cost_note", "cost_n")}
     selection = {key: there[key] for key in ("n", "of", "seconds", "trials", "agreement_here", "agreement_there")}
     return {
-        "cpu": there["cpu"], "emulated": "user", "host": there["host"], "selection": selection,
-        "held_out": found["held_out"], **costs,
-    }  # fmt: skip
+        "cpu": there["cpu"],
+        "emulated": "user",
+        "host": there["host"],
+        "selection": selection,
+        "held_out": found["held_out"],
+        **costs,
+    }
 
 
 def ships_says(choice: Choice) -> str:

@@ -46,8 +46,11 @@ class Axis:
         if self.high <= self.low:  # all values are one: the middle
             return round((self.start + self.end) / 2, 2)
         value = min(max(value, self.low), self.high)
-        part = log10(value / self.low) / log10(self.high / self.low) if self.log else (
-            (value - self.low) / (self.high - self.low))  # fmt: skip
+        part = (
+            log10(value / self.low) / log10(self.high / self.low)
+            if self.log
+            else ((value - self.low) / (self.high - self.low))
+        )
         return round(self.start + part * (self.end - self.start), 2)
 
     def ticks(self, most: int) -> list[float]:
@@ -122,8 +125,9 @@ def placed(marks: Sequence[Mark], bounds: Box) -> list[Label]:
     taken = [box for mark in marks for box in _drawn(mark)]
     labels: list[Label] = []
     for mark in marks:
-        tries = [(cost + _dear(label, taken, bounds, labels), at, label)
-                 for at, (cost, label) in enumerate(_tries(mark))]  # fmt: skip
+        tries = [
+            (cost + _dear(label, taken, bounds, labels), at, label) for at, (cost, label) in enumerate(_tries(mark))
+        ]
         best = min(tries, key=lambda one: one[:2])[2]
         labels.append(best)
         taken.append(best.box)
@@ -154,10 +158,20 @@ def _tries(mark: Mark) -> Iterator[tuple[float, Label]]:
     else:
         for far in (5, 14, 24, 42, 64, 90, 120):
             for turn, (dx, dy) in enumerate(_AROUND):
-                x = mark.x - width / 2 if not dx else (right + far if dx > 0 else left - far - width) if not dy else (
-                    mark.x + dx * (mark.r + far) - (width if dx < 0 else 0))  # fmt: skip
-                y = (mark.y if not dy else (bottom + far + 6 if dy > 0 else top - far - 6) if not dx
-                     else mark.y + dy * (mark.r + far)) - high / 2  # fmt: skip
+                x = (
+                    mark.x - width / 2
+                    if not dx
+                    else (right + far if dx > 0 else left - far - width)
+                    if not dy
+                    else (mark.x + dx * (mark.r + far) - (width if dx < 0 else 0))
+                )
+                y = (
+                    mark.y
+                    if not dy
+                    else (bottom + far + 6 if dy > 0 else top - far - 6)
+                    if not dx
+                    else mark.y + dy * (mark.r + far)
+                ) - high / 2
                 box = (x, y, x + width, y + high)
                 end = min(max(mark.x, x), x + width), min(max(mark.y, y), y + high)
                 anchor = "middle" if not dx else "start" if dx > 0 else "end"

@@ -55,41 +55,72 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
 
     price = plan.price_per_hour
     cost, low, high = (cost_per_million(ms, price) for ms in (values["latency_p50_ms"], *values["latency_interval"]))
-    dear = Figure(cost, "USD", "predicted", f"a million queries one by one, each of this host's median latency, at "
-                  f"${price:g} an hour (declared)", values["latency_n"], (low, high), host)  # fmt: skip
+    dear = Figure(
+        cost,
+        "USD",
+        "predicted",
+        f"a million queries one by one, each of this host's median latency, at ${price:g} an hour (declared)",
+        values["latency_n"],
+        (low, high),
+        host,
+    )
     direction = "" if metric.higher_is_better else ", above 0 where it is better: less"
     against = f"{metric.name} in points against the teacher, paired{direction}"
     points = (against, values["n"], values["difference_interval"])
-    agreed = "same class as the teacher, held-out samples" if task.one_of_classes else (
-        f"{task.fidelity.of_teacher} the teacher's, mean over the held-out samples" if task.fidelity.reduce is None
-        else f"{task.fidelity.of_teacher} the teacher, held-out samples")  # fmt: skip
+    agreed = (
+        "same class as the teacher, held-out samples"
+        if task.one_of_classes
+        else (
+            f"{task.fidelity.of_teacher} the teacher's, mean over the held-out samples"
+            if task.fidelity.reduce is None
+            else f"{task.fidelity.of_teacher} the teacher, held-out samples"
+        )
+    )
     return {
-        metric.name: measured(values["metric_value"], metric.unit, "held-out samples, one by one", values["n"],
-                         values["metric_interval"]),
-        "agreement": measured(values["agreement"], task.fidelity.unit, agreed, values["n"],
-                              values["agreement_interval"]),
+        metric.name: measured(
+            values["metric_value"], metric.unit, "held-out samples, one by one", values["n"], values["metric_interval"]
+        ),
+        "agreement": measured(
+            values["agreement"], task.fidelity.unit, agreed, values["n"], values["agreement_interval"]
+        ),
         "difference": measured(values["difference_points"], "points", *points),
-        "ece": measured(values["ece"], "fraction", f"expected calibration error, {BINS} bins of the top class's "
-                        "probability, held-out samples", values["n"], values["ece_interval"]),
-        "latency_p50": measured(values["latency_p50_ms"], "ms", timing, values["latency_n"],
-                                values["latency_interval"]),
+        "ece": measured(
+            values["ece"],
+            "fraction",
+            f"expected calibration error, {BINS} bins of the top class's probability, held-out samples",
+            values["n"],
+            values["ece_interval"],
+        ),
+        "latency_p50": measured(
+            values["latency_p50_ms"], "ms", timing, values["latency_n"], values["latency_interval"]
+        ),
         "latency_p90": upper(90),
         "latency_p99": upper(99),
-        "speedup": measured(values["speedup"], "x", "teacher's median over this one's, same run",
-                            values["latency_n"], values["ratio_interval"]),
+        "speedup": measured(
+            values["speedup"],
+            "x",
+            "teacher's median over this one's, same run",
+            values["latency_n"],
+            values["ratio_interval"],
+        ),
         "peak_rss": measured(values["peak_rss_mib"], "MiB", peak, 3, values["peak_rss_interval"]),
-        "peak_rss_longest": measured(values["peak_rss_longest_mib"], "MiB",
-                                     f"the same at {longest} {task.unit}", 3),
+        "peak_rss_longest": measured(values["peak_rss_longest_mib"], "MiB", f"the same at {longest} {task.unit}", 3),
         "cold_start": measured(values["cold_start_ms"], "ms", "process start to first output, median", 3),
         "artifact": measured(values["artifact_mib"], "MiB", _size_says(plan), 1),
         "cost_per_million": dear.as_dict(),
-    }  # fmt: skip
+    }
 
 
 def target_figures(
-    plan: Plan, fit: Fit | None, name: str, shipped: dict[str, Any], n: int, guest: dict[str, Any] | None,
-    held_out: dict[str, Any] | None = None, readings: Sequence[Reading] = (),
-) -> dict[str, Any]:  # fmt: skip
+    plan: Plan,
+    fit: Fit | None,
+    name: str,
+    shipped: dict[str, Any],
+    n: int,
+    guest: dict[str, Any] | None,
+    held_out: dict[str, Any] | None = None,
+    readings: Sequence[Reading] = (),
+) -> dict[str, Any]:
     """What holds for the target itself: measured only where this host has its architecture, or an emulator has.
 
     `name` is the variant's, `accuracy` the plan's metric on `n` held-out samples, `guest` what an arm64 guest showed,
@@ -99,12 +130,20 @@ def target_figures(
     artifact = Figure(shipped["artifact_mib"], "MiB", "measured", _size_says(plan), 1, None, host.name)
     if target.runs_here:
         how = f"on this host, of the target's architecture ({host.arch})"
-        latency = Figure(shipped["latency_p50_ms"], "ms", "measured", how, shipped["latency_n"],
-                         tuple(shipped["latency_interval"]), host.name)  # fmt: skip
+        latency = Figure(
+            shipped["latency_p50_ms"],
+            "ms",
+            "measured",
+            how,
+            shipped["latency_n"],
+            tuple(shipped["latency_interval"]),
+            host.name,
+        )
         above = f"{how}, {_above_baseline(shipped)}"
         memory = Figure(shipped["peak_rss_mib"], "MiB", "measured", above, 3, None, host.name)
-        accuracy = Figure(shipped["metric_value"], unit, "measured", how, n, tuple(shipped["metric_interval"]),
-                          host.name)  # fmt: skip
+        accuracy = Figure(
+            shipped["metric_value"], unit, "measured", how, n, tuple(shipped["metric_interval"]), host.name
+        )
     else:
         latency = _latency_elsewhere(plan, fit, name, readings)
         how = f"peak RSS on {host.arch}, {_above_baseline(shipped)}; packing and allocator differ on {target.arch}"
@@ -113,14 +152,23 @@ def target_figures(
             peaks = guest["peak_rss_mib"]
             how = "highest of fresh processes in an arm64 guest (full-system emulation), above the import baseline"
             memory = Figure(max(peaks), "MiB", "measured", how, len(peaks), (min(peaks), max(peaks)), guest["host"])
-        accuracy = Figure(shipped["metric_value"], unit, "predicted",
-                          f"measured on {host.arch} kernels; int8 outputs differ on {target.arch}", n,
-                          tuple(shipped["metric_interval"]), host.name)  # fmt: skip
+        accuracy = Figure(
+            shipped["metric_value"],
+            unit,
+            "predicted",
+            f"measured on {host.arch} kernels; int8 outputs differ on {target.arch}",
+            n,
+            tuple(shipped["metric_interval"]),
+            host.name,
+        )
         if held_out is not None:
-            how = (f"{target.arch} kernels, user-mode emulation: {held_out['n']} of {held_out['of']} held-out samples, "
-                   f"stratified; the same ones on {host.arch}: {plan.metric.spell(held_out['here'])}")  # fmt: skip
-            accuracy = Figure(held_out["value"], unit, "measured", how, held_out["n"], tuple(held_out["interval"]),
-                              held_out["host"])  # fmt: skip
+            how = (
+                f"{target.arch} kernels, user-mode emulation: {held_out['n']} of {held_out['of']} held-out samples, "
+                f"stratified; the same ones on {host.arch}: {plan.metric.spell(held_out['here'])}"
+            )
+            accuracy = Figure(
+                held_out["value"], unit, "measured", how, held_out["n"], tuple(held_out["interval"]), held_out["host"]
+            )
     named = {"accuracy": accuracy, "latency_p50": latency, "peak_rss": memory, "artifact": artifact}
     return {name: figure.as_dict() for name, figure in named.items()}
 
@@ -167,17 +215,36 @@ def sureness(plan: Plan, shipped: dict[str, Any], scaling: dict[str, Any] | None
     if not plugin("tasks", plan.task).one_of_classes:
         return None
     said: dict[str, Any] = {
-        "scaling": scaling, "judged_by": "labels" if plan.data.selection_labelled else "teacher",
-        "tested_by": "labels" if plan.data.test_labelled else "teacher", "wanted": WANTED,
-        "suggestion": None, "coverage": None, "accuracy": None, "missed": None,
-    }  # fmt: skip
+        "scaling": scaling,
+        "judged_by": "labels" if plan.data.selection_labelled else "teacher",
+        "tested_by": "labels" if plan.data.test_labelled else "teacher",
+        "wanted": WANTED,
+        "suggestion": None,
+        "coverage": None,
+        "accuracy": None,
+        "missed": None,
+    }
     above, n, host = shipped["above"], shipped["n"], this_host().name
     if above is not None:
         right = "the right ones" if plan.data.test_labelled else "those that are the teacher's too"
-        coverage = Figure(above["coverage"], "fraction", "measured", "held-out samples answered at that confidence", n,
-                          tuple(above["coverage_interval"]), host)  # fmt: skip
-        accuracy = Figure(above["accuracy"], "fraction", "measured", f"of those, {right}", above["n"],
-                          tuple(above["accuracy_interval"]) if above["n"] else None, host)  # fmt: skip
+        coverage = Figure(
+            above["coverage"],
+            "fraction",
+            "measured",
+            "held-out samples answered at that confidence",
+            n,
+            tuple(above["coverage_interval"]),
+            host,
+        )
+        accuracy = Figure(
+            above["accuracy"],
+            "fraction",
+            "measured",
+            f"of those, {right}",
+            above["n"],
+            tuple(above["accuracy_interval"]) if above["n"] else None,
+            host,
+        )
         if delivers(above, plan):
             said |= {"suggestion": above["suggestion"], "coverage": coverage.as_dict(), "accuracy": accuracy.as_dict()}
         else:

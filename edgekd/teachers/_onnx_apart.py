@@ -23,9 +23,15 @@ _FIX = "give an undamaged model that onnxruntime runs by itself; this one may be
 
 
 def call(
-    function: str, job: dict[str, Any], path: Path, what: str, *, base_s: float = _READ_S,
-    mib_per_s: float = _READ_MIB_PER_S, fix: str = _FIX,
-) -> Any:  # fmt: skip
+    function: str,
+    job: dict[str, Any],
+    path: Path,
+    what: str,
+    *,
+    base_s: float = _READ_S,
+    mib_per_s: float = _READ_MIB_PER_S,
+    fix: str = _FIX,
+) -> Any:
     """A function of this package on the file `path`, in a limited process.
 
     It may take `base_s` (of the clock, and of each CPU), a second more for each `mib_per_s` of the file and the data

@@ -96,10 +96,11 @@ def _checks_made(data_files: list[Path], loops: int) -> list[str]:
     """What was looked into, for the report."""
     return [
         "ONNX: parsed and checked in a process with limits on memory and time; operators, sizes and values of weights",
-        f"external data: {', '.join(file.name for file in data_files)}, inside its folder" if data_files else
-        "external data: none",
+        f"external data: {', '.join(file.name for file in data_files)}, inside its folder"
+        if data_files
+        else "external data: none",
         f"loops and branches: {loops}, allowed by --allow-loops" if loops else "loops and branches: none",
-    ]  # fmt: skip
+    ]
 
 
 def read_json(file: Path) -> dict[str, Any]:

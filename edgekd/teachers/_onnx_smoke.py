@@ -32,9 +32,16 @@ def shapes(architecture: Mapping[str, Any]) -> list[list[int]]:
 
 
 def compare(
-    original: str, written: str, names: dict[str, str], output: str, given: str, left_out: str,
-    shapes: list[list[int]], gives: list[int | None], tokens: int,
-) -> float:  # fmt: skip
+    original: str,
+    written: str,
+    names: dict[str, str],
+    output: str,
+    given: str,
+    left_out: str,
+    shapes: list[list[int]],
+    gives: list[int | None],
+    tokens: int,
+) -> float:
     """Run both files on random inputs of these shapes (in a child process); the largest difference of outputs.
 
     Raises TeacherError where one of them does not run, gives NaN or infinity, something else at each run, another

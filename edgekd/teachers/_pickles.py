@@ -161,9 +161,17 @@ def _checked(state: Mapping[Any, Any], path: Path) -> Iterator[tuple[str, torch.
     import torch
 
     plain = (
-        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-        torch.uint8, torch.bool,
-    )  # fmt: skip
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    )
     room = _STATE_MOST * path.stat().st_size
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):

@@ -20,9 +20,20 @@ if TYPE_CHECKING:
 Header = dict[str, Any]
 
 _BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
-    "U8": 1, "BOOL": 1,
-}  # fmt: skip
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+}
 _HEADER_MOST = 16 << 20  # bytes: a hundred thousand tensors; as Python objects it is twenty times as large
 _DIMENSIONS_MOST = 64  # torch's own
 _SIZE_MOST = 1 << 63  # JSON's numbers have thousands of digits, and a product of many such takes hours

@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 # Lite0 to Lite4: width, depth, pixels (github.com/tensorflow/tpu, efficientnet_lite_builder.py)
 _VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
 _OURS = {
-    "_conv_stem": "body.stem.conv", "_bn0": "body.stem.norm", "_conv_head": "body.top.conv", "_bn1": "body.top.norm",
-}  # fmt: skip
+    "_conv_stem": "body.stem.conv",
+    "_bn0": "body.stem.norm",
+    "_conv_head": "body.top.conv",
+    "_bn1": "body.top.norm",
+}
 _IN_BLOCK = {
-    "_expand_conv": "expand.conv", "_bn0": "expand.norm", "_depthwise_conv": "depthwise.conv",
-    "_bn1": "depthwise.norm", "_project_conv": "project.conv", "_bn2": "project.norm",
-}  # fmt: skip
+    "_expand_conv": "expand.conv",
+    "_bn0": "expand.norm",
+    "_depthwise_conv": "depthwise.conv",
+    "_bn1": "depthwise.norm",
+    "_project_conv": "project.conv",
+    "_bn2": "project.norm",
+}
 _HEAD = "_fc."
 _MOST_BYTES = 1 << 30
 

@@ -133,10 +133,17 @@ class OnnxModel:
             _sentences.append(folder, architecture, graph)
         finish(graph, out)
         job = names | {
-            "original": str(path), "written": str(out), "shapes": _onnx_smoke.shapes(architecture),
+            "original": str(path),
+            "written": str(out),
+            "shapes": _onnx_smoke.shapes(architecture),
             "tokens": architecture.get("vocabulary", 2),
-        }  # fmt: skip
+        }
         _onnx_apart.call(
-            "_onnx_smoke:compare", job, path, "run under ONNX Runtime",
-            base_s=self.timeout_s, mib_per_s=_onnx_smoke.MIB_PER_S, fix=_onnx_smoke.FIX,
-        )  # fmt: skip
+            "_onnx_smoke:compare",
+            job,
+            path,
+            "run under ONNX Runtime",
+            base_s=self.timeout_s,
+            mib_per_s=_onnx_smoke.MIB_PER_S,
+            fix=_onnx_smoke.FIX,
+        )

@@ -59,9 +59,13 @@ def arms(plan: Plan, splits: Splits) -> dict[str, StudentPlan]:
 
 
 def gather(
-    plan: Plan, splits: Splits, compared: Mapping[str, StudentPlan], train: Callable[[Plan], Path], out: Path,
+    plan: Plan,
+    splits: Splits,
+    compared: Mapping[str, StudentPlan],
+    train: Callable[[Plan], Path],
+    out: Path,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     """Train every arm with every seed by `train(plan)`, and write `evidence.json` into `out`.
 
     The last of `compared` is the control. Differences are paired by seed and by held-out sample.
@@ -90,11 +94,15 @@ def said(
         difference, low, high = metric.gained_over_seeds(base, rows[name])
         arms_found.append(
             {
-                "name": name, "losses": " + ".join(map(str, compared[name].losses)),
-                "accuracy": [metric.value(own) for own in rows[name]], "difference": difference,
-                "low": low, "high": high, "seeds": len(base),
+                "name": name,
+                "losses": " + ".join(map(str, compared[name].losses)),
+                "accuracy": [metric.value(own) for own in rows[name]],
+                "difference": difference,
+                "low": low,
+                "high": high,
+                "seeds": len(base),
             }
-        )  # fmt: skip
+        )
     how = "random weights, the labels alone, as many optimizer steps, its best epoch picked as the others' are"
     return {
         "arms": arms_found,
