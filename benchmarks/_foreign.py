@@ -16,8 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from edgekd.core import child
 from edgekd.core.errors import EdgeKDError, TeacherError
+from edgekd.security import child
 
 HANG_S = 20.0
 _BATCH, _BATCH_S = 40, 120.0

@@ -22,8 +22,8 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks._foreign import HANG_S, command, room
-from edgekd.core import child
 from edgekd.core.errors import EdgeKDError
+from edgekd.security import child
 
 MOST_MIB = 1024
 _LIMIT_MIB, _CPU_S, _WALL_S = 4096, 120, 400
@@ -237,7 +237,7 @@ def yaml(_made: Path) -> Iterator[Case]:
     from strange_yaml import REFUSED, TEXTS
 
     from edgekd.core import plain_yaml
-    from edgekd.core.profile import load_profile
+    from edgekd.hardware.profile import load_profile
 
     def prepare(build: Callable[[], bytes], by_command: bool, place: Path) -> Callable[[], object]:
         path = place / "mine.yaml"

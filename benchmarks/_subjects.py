@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgekd.core.profile import load_profile
 from edgekd.core.registry import make
 from edgekd.core.statistics import cosines, same_class
 from edgekd.data import demos
+from edgekd.hardware.profile import load_profile
 from edgekd.onboard.runner import pack
 
 Row = TypeVar("Row")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks._foreign import command, room, some
-from edgekd.core import child
 from edgekd.core.errors import EdgeKDError
+from edgekd.security import child
 
 _WEIGHTS_MB = 25
 _FLIPPED_BY_COMMAND = 5
@@ -29,7 +29,7 @@ def _signed_bundle(**told: Any) -> Iterator[tuple[Path, Path]]:
     from made_bundle import make_bundle
     from tampering import sign
 
-    from edgekd.core import keys
+    from edgekd.security import keys
 
     with room() as folder:
         made = make_bundle(folder / "tiny-here", onboard=True, **told)
@@ -51,7 +51,7 @@ def bit_flips(count: int, seed: int) -> dict[str, Any]:
 def flip(bundle: str, key: str, count: int, seed: int) -> dict[str, Any]:
     """In a child that has no ONNX Runtime: flips and refusals by file."""
     sys.modules["onnxruntime"] = None  # type: ignore[assignment]  # importing it is an error from here on
-    from edgekd.proof import trust
+    from edgekd.receipts import trust
 
     asked = trust.Asked(trust.Trust.of([Path(key)]))
     trust.check(Path(bundle), asked)  # as it is, it is well

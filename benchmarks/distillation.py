@@ -21,13 +21,13 @@ from typing import Any
 
 from benchmarks import results
 from edgekd import stages
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.core.registry import plugin
-from edgekd.core.store import Store
 from edgekd.data import demos
 from edgekd.data.splits import Splits
-from edgekd.plan import Plan, StudentPlan
-from edgekd.planning import Options, make_plan
+from edgekd.plan.plan import Plan, StudentPlan
+from edgekd.plan.planning import Options, make_plan
+from edgekd.store.store import Store
 from edgekd.training import evidence, objective
 
 SEEDS = {"few": 5, "all": 3}
@@ -99,11 +99,13 @@ def setting(task: str, labels: int | None, root: str) -> dict[str, Any]:
     os.environ["EDGEKD_STORE"] = root
     store = Store(Path(root))
     plan, splits, shape = made(task, labels, store)
-    build = stages.Stages(plan, stages.augmented(plan, splits), store, Quiet(), shape)
+    build = stages.Stages(plan, stages.augmented(plan, splits), store, NullProgress(), shape)
     teacher = build.teacher()
     arms = compared(plan, splits)
     with tempfile.TemporaryDirectory(prefix="edgekd-evidence-") as name:
-        evidence.gather(plan, splits, arms, lambda one: replace(build, plan=one).student(teacher), Path(name), Quiet())
+        evidence.gather(
+            plan, splits, arms, lambda one: replace(build, plan=one).student(teacher), Path(name), NullProgress()
+        )
         said = evidence.read_evidence(Path(name))
     right = plugin("tasks", plan.task).metric.value(evidence.statistics(plan, splits, teacher))
     return said | {

@@ -14,13 +14,13 @@ from typing import Any
 
 from benchmarks import results
 from edgekd.compression.candidates import variant
-from edgekd.core.profile import Profile, load_profile
 from edgekd.core.registry import make
+from edgekd.hardware.profile import Profile, load_profile
 from edgekd.onboard.runner import pack
 from edgekd.sizing.bench import CALIBRATION, Bench, random_model, random_samples
 
 TARGETS = ("rpi4", "rpi5")
-PLAIN, RECIPES = "float32", ("float32", "static_int8", "dynamic_int8")
+FP32, RECIPES = "float32", ("float32", "static_int8", "dynamic_int8")
 TOKENS = 32  # of a text
 TRAINED = "transformer 3 x 384, trained"
 SHAPES = {
@@ -87,7 +87,7 @@ def counted(target: Profile, folder: Path, trained: Path | None) -> dict[str, An
     bench = Bench(folder, threads=1)
     jobs = {name: variants(shape, bench, target) for name, shape in SHAPES.items()}
     if trained:
-        inputs = jobs[TRAINED.partition(",")[0]][PLAIN]["inputs"]
+        inputs = jobs[TRAINED.partition(",")[0]][FP32]["inputs"]
         made = {recipe: variant(trained, recipe, "text-classification") for recipe in RECIPES}
         jobs[TRAINED] = {recipe: model.job | {"inputs": inputs} for recipe, model in made.items()}
     flat = {f"{name}/{recipe}": job for name, kinds in jobs.items() for recipe, job in kinds.items()}
@@ -97,7 +97,7 @@ def counted(target: Profile, folder: Path, trained: Path | None) -> dict[str, An
     apart = max(abs(second[name]["instructions"] / one["instructions"] - 1) for name, one in first.items())
     models: dict[str, Any] = {}
     for name, kinds in jobs.items():
-        plain = first[f"{name}/{PLAIN}"]["instructions"]
+        plain = first[f"{name}/{FP32}"]["instructions"]
         models[name] = {recipe: _folded(first[f"{name}/{recipe}"], plain) for recipe in kinds}
     return {"target": target.name, "host": host, "largest_difference_of_two_runs": apart, "models": models}
 

@@ -219,7 +219,7 @@ def main() -> None:
 
 
 def _has_vnni() -> bool:
-    from edgekd.core.profile import probe_local
+    from edgekd.hardware.profile import probe_local
 
     return any("vnni" in one for one in probe_local().get("isa", ()))
 

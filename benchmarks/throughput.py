@@ -23,14 +23,14 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.distillation import made
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.core.registry import make
-from edgekd.core.store import Store
 from edgekd.core.tensors import Outputs, Targets
 from edgekd.data.augment import augment
 from edgekd.data.splits import Splits
 from edgekd.onboard.runner import peak_rss_mib
-from edgekd.plan import Plan
+from edgekd.plan.plan import Plan
+from edgekd.store.store import Store
 from edgekd.training import batches, engine, models, teach, teacher_outputs
 from edgekd.training.learner import Learner
 from edgekd.training.teacher_outputs import TRAINED_ON, TeacherOutputs
@@ -59,7 +59,7 @@ class Work:
     def student(self) -> Any:
         engine.prepare(0, self.plan.threads)
         few = self.encode(self.teacher_folder)[:64]
-        return self.shape.start_from(
+        return self.shape.init_from_teacher(
             models.load(self.teacher_folder, TASK), self.teacher_folder, kept=self.kept, samples=few
         )
 
@@ -71,7 +71,7 @@ def ours(work: Work, student: Any, spent: dict[str, float]) -> None:
         with timed(spent, "cache"):
             wanted = work.plan.matched(work.shape.as_dict()).teacher
             names = teacher_outputs.pieces(wanted)
-            teacher_outputs.compute(work.plan, work.splits, wanted, names, work.teacher_folder, out, Quiet())
+            teacher_outputs.compute(work.plan, work.splits, wanted, names, work.teacher_folder, out, NullProgress())
             kept = {name: out / name for name in names}
             said = TeacherOutputs(kept, TRAINED_ON, len(work.splits.classes))
         with timed(spent, "tokens"):
@@ -82,7 +82,7 @@ def ours(work: Work, student: Any, spent: dict[str, float]) -> None:
 
         learner = Learner(student, work.plan.student.losses, targets)
         with timed(spent, "training"):
-            engine.fit(learner, samples, work.plan.student.training, seed=0, progress=Quiet())
+            engine.fit(learner, samples, work.plan.student.training, seed=0, progress=NullProgress())
 
 
 def plain(work: Work, student: Any, *, bucketed: bool = False) -> None:
@@ -168,7 +168,7 @@ def prepared(store: Store, rows: int | None = None, times: int = 1) -> Work:
     plan, splits, shape = made(TASK, 1000, store)
     training = replace(plan.student.training, epochs=EPOCHS if rows else TIMES // times)  # memory: on as many steps
     plan = replace(plan, student=replace(plan.student, training=training))
-    teacher = Stages(plan, splits, store, Quiet(), {}).teacher()
+    teacher = Stages(plan, splits, store, NullProgress(), {}).teacher()
     if rows is not None:
         splits = replace(splits, train=splits.train[:rows], unlabelled=(), selection=(), calibration=())
     if times > 1:

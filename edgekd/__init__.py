@@ -12,7 +12,7 @@ __all__ = ["__version__", "build", "make_plan"]
 
 if TYPE_CHECKING:
     from edgekd.pipeline import build
-    from edgekd.planning import make_plan
+    from edgekd.plan.planning import make_plan
 
 
 def __getattr__(name: str) -> Any:
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 
         return build
     if name == "make_plan":
-        from edgekd.planning import make_plan
+        from edgekd.plan.planning import make_plan
 
         return make_plan
     raise AttributeError(f"module 'edgekd' has no attribute {name!r}")

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekd import bundle
-from edgekd.core import signing
+from edgekd.bundle import write
 from edgekd.core.errors import DataError, EdgeKDError, StoreError, TeacherError, UsageError
 from edgekd.core.files import write_file
-from edgekd.core.protocols import Progress, Quiet
-from edgekd.core.signing import Signer
-from edgekd.core.store import Store
+from edgekd.core.protocols import NullProgress, Progress
 from edgekd.pipeline import Built, build
-from edgekd.planning import Planned
-from edgekd.proof import receipts
+from edgekd.plan.planning import Planned
+from edgekd.receipts import files
 from edgekd.report import targets_page
+from edgekd.security import signing
+from edgekd.security.signing import Signer
 from edgekd.sizing import fitting
+from edgekd.store.store import Store
 
 PAGES = ("index.html", "index.md")
 OF_ALL = (DataError, StoreError, TeacherError)  # the next target would meet them, too
@@ -80,7 +80,7 @@ def build_targets(
     UsageError where `out` holds anything but bundles of these plans, before anything is built; DataError, TeacherError
     or StoreError where what all targets share cannot be used.
     """
-    progress = progress or Quiet()
+    progress = progress or NullProgress()
     folders = {target.name: out / f"{planned.shared.name}-{target.name}" for target in planned.targets}
     check_free(planned, folders, out, store)
     shapes, refused = _sized(planned, folders, store, progress)
@@ -107,7 +107,7 @@ def _sized(
     if "features" not in planned.shared.needs or planned.shared.student.tries > 1:
         return (), {}
     for target, plan in planned.plans.items():
-        if bundle.is_finished(folders[target], plan.digest):
+        if write.is_finished(folders[target], plan.digest):
             continue
         try:
             shapes.append(fitting.fit(plan, store, progress).chosen.shape)
@@ -142,12 +142,12 @@ def _outcome(
 def check_free(planned: Planned, folders: dict[str, Path], out: Path, store: Store) -> None:
     """Raise UsageError where `out` holds what these plans did not write, or a bundle's place is taken."""
     for target, plan in planned.plans.items():
-        if not bundle.is_finished(folders[target], plan.digest):
-            bundle.check_free(folders[target], plan_sha256=plan.digest, store=store.root)
+        if not write.is_finished(folders[target], plan.digest):
+            write.check_free(folders[target], plan_sha256=plan.digest, store=store.root)
     if not out.is_dir():
         return
     ours = {
-        place.name for folder in folders.values() for place in (folder, signing.beside(folder), receipts.folder(folder))
+        place.name for folder in folders.values() for place in (folder, signing.beside(folder), files.folder(folder))
     }
     ours |= {name for name in PAGES if targets_page.is_ours(out / name)}
     for path in sorted(out.iterdir()):

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires
 from typing import TYPE_CHECKING
 
-from edgekd.core import child
 from edgekd.core.errors import UsageError, suggestion
-from edgekd.core.protocols import Check, Quiet
+from edgekd.core.protocols import Check, NullProgress
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import versions
-from edgekd.core.store import open_store
 from edgekd.data import demos
 from edgekd.devices.guest import Guest
 from edgekd.devices.qemu import Qemu
+from edgekd.security import child
 from edgekd.sizing import predictor
+from edgekd.store.store import open_store
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -136,7 +136,7 @@ def _measure_anchors(progress: Progress | None) -> None:
     """Measure every family's anchors on this machine, and fit; what is measured already is kept."""
     from edgekd.sizing import anchors
 
-    shown = progress or Quiet()
+    shown = progress or NullProgress()
     shown.stage("predictor: measure anchor shapes", anchors.SHAPES * len(names("students")))
 
     def said(line: str) -> None:

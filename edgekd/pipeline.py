@@ -10,29 +10,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd import bundle, loads
-from edgekd.core import calibration, upkeep
+from edgekd.bundle import write
 from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory
 from edgekd.core.latency import held_to
 from edgekd.core.predictions import main_output, unstacked
-from edgekd.core.protocols import Progress, Quiet
-from edgekd.core.quiet import hush
+from edgekd.core.protocols import NullProgress, Progress
+from edgekd.core.quiet import silence_libraries
 from edgekd.core.registry import plugin
-from edgekd.core.signing import Signer
 from edgekd.core.statistics import Retained
-from edgekd.core.store import Store
 from edgekd.data.splits import Splits
-from edgekd.emulated import Emulated
-from edgekd.on_target import judging
-from edgekd.plan import Plan
+from edgekd.emulation import evaluate, preflight
+from edgekd.emulation.target_stages import Emulated
+from edgekd.hardware import latency_correction
+from edgekd.plan.plan import Plan
 from edgekd.report import compose, page
+from edgekd.security.signing import Signer
 from edgekd.sizing import apart, fitting
 from edgekd.stages import Stages, augmented
+from edgekd.store import upkeep
+from edgekd.store.store import Store
 
 if TYPE_CHECKING:
     from edgekd.core.predictions import Prediction
     from edgekd.sizing.costs import Fit
-    from edgekd.sizing.tryout import Tried
+    from edgekd.sizing.successive_halving import Tried
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,11 @@ def build(
 
     Raises EdgeKDError, by whose exit code scripts tell which budget or floor was missed. The store is kept to its cap.
     """
-    hush()
-    progress = progress or Quiet()
-    with upkeep.tended(store, progress.say):
+    silence_libraries()
+    progress = progress or NullProgress()
+    with upkeep.collected_afterwards(store, progress.say):
         built = _build(plan, splits, replace(store, say=progress.say), out, progress, tuple(shapes_beside))
-    bundle.sign(out, signers)
+    write.sign(out, signers)
     return built
 
 
@@ -90,19 +91,19 @@ def _build(
     progress: Progress,
     shapes_beside: tuple[dict[str, Any], ...],
 ) -> Built:
-    if bundle.is_finished(out, plan.digest):
+    if write.is_finished(out, plan.digest):
         said = page.read(out)
-        if plan.target.needs_guest and not said.get("on_target") and not judging.why_not(plan):
+        if plan.target.needs_guest and not said.get("on_target") and not evaluate.why_not(plan):
             progress.say(
                 "this bundle was built without the emulator that is here now: another --out has it judged there"
             )
         return Built(out, said["summary"], said.get("on_target_says", ""), fresh=False)
-    bundle.check_free(out, plan_sha256=plan.digest, store=store.root)
+    write.check_free(out, plan_sha256=plan.digest, store=store.root)
     # fine-tuning, exporting and sizing write the teacher a few times over
-    bundle.check_space([store.root, out], 500 + 6 * apart.size_mib(plan.teacher.folder) + _cache_mib(plan))
-    if unused := judging.unused(plan):
+    write.check_space([store.root, out], 500 + 6 * apart.size_mib(plan.teacher.folder) + _cache_mib(plan))
+    if unused := evaluate.unused(plan):
         progress.say(unused)
-    loads.check(plan, store, progress)
+    preflight.check(plan, store, progress)
     stages = Stages(plan, augmented(plan, splits), store, progress, {}, shapes_beside)
     if plan.compresses_only:
         teacher = stages.teacher()
@@ -139,7 +140,7 @@ def _build(
         guest,
         confidence=subject.confidence,
         training=subject.training,
-        readings=calibration.load(store.root, plan.target.microarch),
+        readings=latency_correction.load(store.root, plan.target.microarch),
     )
     said = composed()
     if not choice.forced:
@@ -149,9 +150,9 @@ def _build(
         said = composed(evidence=stages.evidence(teacher))
     progress.stage("ship: write the bundle")
     try:
-        bundle.write(plan, splits, said, subject.folder, variants, choice.name, out, golden_there=golden.result())
+        write.write(plan, splits, said, subject.folder, variants, choice.name, out, golden_there=golden.result())
     except EdgeKDError:
-        if not bundle.is_finished(out, plan.digest):
+        if not write.is_finished(out, plan.digest):
             raise
         progress.say("another build of the same plan wrote this bundle meanwhile, every file whole")
         return Built(out, said["summary"], said["on_target_says"], fresh=False)

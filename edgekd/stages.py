@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
 from edgekd.core.predictions import metric_input
-from edgekd.core.profile import Profile
 from edgekd.core.protocols import MULTI_LABEL, GraphTeacher, PackedTeacher, Progress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host, versions
-from edgekd.core.store import Store
 from edgekd.data.augment import augment
 from edgekd.data.splits import Splits, truth_of
-from edgekd.plan import PROCESSOR, Plan
+from edgekd.hardware.profile import Profile
+from edgekd.plan.plan import PROCESSOR, Plan
+from edgekd.store.store import Store
 
 if TYPE_CHECKING:
     from edgekd.compression.choose import Choice
     from edgekd.core.predictions import Prediction
     from edgekd.sizing.costs import Cost, Fit
-    from edgekd.sizing.tryout import Tried
+    from edgekd.sizing.successive_halving import Tried
 
 
 _WORTH_TIMING = 0.5  # of fp32's speed: dynamic int8 of convolutions is eight times slower, and holds up the others
@@ -152,7 +152,7 @@ class Stages:
 
     def tried(self, fit: Fit, teacher: Path) -> tuple[Fit, tuple[Tried, ...]]:
         """The fit with the best of `tries` finalists as its choice, each trained briefly; as it is for one try."""
-        from edgekd.sizing import tryout
+        from edgekd.sizing import successive_halving
         from edgekd.training import distill
 
         if self.plan.student.tries == 1 or len(fit.finalists) == 1:
@@ -164,7 +164,9 @@ class Stages:
             stages = replace(self, plan=short, shape=cost.shape)
             return distill.score(self.plan, self.splits, stages.student(teacher), stages.outputs(teacher))
 
-        best, runs = tryout.halve(fit.finalists, self.plan.student.schedule.epochs, score, self.plan.selected_by.sign)
+        best, runs = successive_halving.halve(
+            fit.finalists, self.plan.student.schedule.epochs, score, self.plan.selected_by.sign
+        )
         return replace(fit, chosen=best), runs
 
     def student(self, teacher: Path) -> Path:
@@ -210,23 +212,23 @@ class Stages:
 
     def files(self, teacher: Path) -> Path:
         """What a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
-        from edgekd import export
+        from edgekd.inference import predict
 
         of = {**self.plan.compressing, "classes": self.plan.data.classes, "processor": PROCESSOR}
-        return self.stage("files", of, lambda out: export.files(self.plan, teacher, out))
+        return self.stage("files", of, lambda out: predict.files(self.plan, teacher, out))
 
     def said_of_selection(self, folder: Path, exported: Path) -> list[Prediction]:
         """What an exported teacher says of the selection rows.
 
         Raises TeacherError where labels show that its classes stand in another order than theirs.
         """
-        from edgekd import export
         from edgekd.data import orders
+        from edgekd.inference import predict
 
         task = make("tasks", self.plan.task)
         rows = [row.input for row in self.splits.selection]
         samples = task.encode(folder, rows, self.plan.student.survey.max_size)
-        said = export.outputs(self.model(exported), samples, threads=self.plan.target.threads, keep=task.keep)
+        said = predict.outputs(self.model(exported), samples, threads=self.plan.target.threads, keep=task.keep)
         if task.problem_type == MULTI_LABEL:
             orders.check_decides(self.plan.teacher.name, metric_input(task, said))
         if self.splits.selection_labelled and task.problem_type:
@@ -249,7 +251,7 @@ class Stages:
 
     def exported(self, who: str, folder: Path) -> Path:
         """The folder of the teacher's or student's fp32 ONNX."""
-        from edgekd import export
+        from edgekd.inference import predict
 
         self.progress.stage(f"export: the {who} to ONNX")
         own = self.plan.teaching if who == "teacher" else self.student_key()
@@ -257,7 +259,7 @@ class Stages:
         key: dict[str, Any] = {"of": own, **_graph_facts(target)}
         key |= self._exporters()
         inputs = [row.input for row in self.splits.known]
-        return self.stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, inputs, out))
+        return self.stage(f"export-{who}", key, lambda out: predict.export(self.plan, folder, inputs, out))
 
     def improved(self, who: str, folder: Path, exported: Path) -> Path:
         """The exported graph folded, or in another form where that was found to be faster."""
@@ -315,15 +317,15 @@ class Stages:
         """What ships, decided on the selection rows; and all that the search found, and of the graph before it."""
         from edgekd.compression import compress, graphs
         from edgekd.compression.choose import choose
-        from edgekd.on_target import judging
+        from edgekd.emulation import evaluate
 
         found = compress.read(variants) | {
             "diagnosis": compress.read_diagnosis(variants),
             "graph": graphs.read(exported),
             "on_target": found_there,
-            "on_target_says": judging.says(self.plan, found_there),
+            "on_target_says": evaluate.says(self.plan, found_there),
         }
-        trials = judging.applied(compress.read_trials(variants), found_there, self.plan)
+        trials = evaluate.applied(compress.read_trials(variants), found_there, self.plan)
         return choose(trials, self.plan.target, self.plan.force), found
 
     def measured(
@@ -336,10 +338,10 @@ class Stages:
         before_timing: Callable[[], object],
     ) -> dict[str, Any]:
         """The teacher, what ships and the plain recipes that are no crawl, on the held-out samples."""
-        from edgekd import measure
         from edgekd.compression.choose import recipe_of
         from edgekd.compression.compress import read_trials
         from edgekd.core.confidence import Suggestion
+        from edgekd.inference import benchmark
 
         models = {"teacher": (self.model(teacher_onnx), teacher)}
         suggested = {}
@@ -352,11 +354,11 @@ class Stages:
         place = self.stage(
             "measure",
             self._measuring_key()
-            | {"schema": measure.SCHEMA, "measuring": asdict(self.plan.measuring), "suggested": suggested}
+            | {"schema": benchmark.SCHEMA, "measuring": asdict(self.plan.measuring), "suggested": suggested}
             | {"models": {name: one.sha256 for name, (one, _) in models.items()}},
-            lambda out: measure.measure(self.plan, self.splits, models, out, self.progress, before_timing, suggested),
+            lambda out: benchmark.measure(self.plan, self.splits, models, out, self.progress, before_timing, suggested),
         )
-        return measure.read_measured(place)
+        return benchmark.read_measured(place)
 
     def student_key(self) -> dict[str, Any]:
         """Of what is compressed: the student, or the teacher itself."""

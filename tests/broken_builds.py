@@ -27,7 +27,7 @@ PAGE = 4096  # bytes: what a tmpfs takes for any part of it
 ENTRY = re.compile(r"[0-9a-f]{32}")
 _STAGE = re.compile(r"\s*\d+ s  (\[\d/7\] .*)")
 # the command itself, but for its look at the free space: as if another program filled the disk right after it
-_UNWARNED = "import edgekd.bundle as b; b.check_space = lambda *_: None; from edgekd.cli import main; main()"
+_UNWARNED = "import edgekd.bundle.write as b; b.check_space = lambda *_: None; from edgekd.cli import main; main()"
 
 
 @dataclass(frozen=True)

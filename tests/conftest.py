@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from edgekd.core.quiet import hush
+from edgekd.core.quiet import silence_libraries
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: the others have the other cores
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-hush()
+silence_libraries()
 
 CLASSES = {
     "colour": "red green blue white black",
@@ -189,7 +189,7 @@ def call_here(function: str, arguments: dict[str, Any], *, said: Callable[[str],
 @pytest.fixture(scope="session", autouse=True)
 def looks_are_here() -> Iterator[None]:
     """The children of `LOOKS` are none in the tests' own process; commands that `run` starts have them."""
-    from edgekd.core import child
+    from edgekd.security import child
 
     apart = child.call
 
@@ -204,7 +204,7 @@ def looks_are_here() -> Iterator[None]:
 @pytest.fixture
 def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever edgekd asks of a child process is done in this one, which has loaded torch."""
-    from edgekd.core import child
+    from edgekd.security import child
 
     monkeypatch.setattr(child, "call", call_here)
 
@@ -245,7 +245,7 @@ def loose_target(folder: Path, **changes: object) -> Path:
     """A copy of the cpu-avx2 profile with floors that a toy model can meet, and `changes`."""
     import yaml
 
-    from edgekd.core.profile import targets_folder
+    from edgekd.hardware.profile import targets_folder
 
     values = yaml.safe_load((targets_folder() / "cpu-avx2.yaml").read_text(encoding="utf-8"))
     values |= {

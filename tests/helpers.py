@@ -12,8 +12,8 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.core.errors import UsageError
-from edgekd.core.profile import Profile, load_profile, parse_profile
 from edgekd.core.results import this_host
+from edgekd.hardware.profile import Profile, load_profile, parse_profile
 from edgekd.onboard import runner
 
 fast = settings(max_examples=40, deadline=None, derandomize=True, database=None)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from helpers import WIDTH, matmul_model, samples
 
-from edgekd.core.profile import load_profile
 from edgekd.core.results import this_host
+from edgekd.hardware.profile import load_profile
 from edgekd.onboard import RUNNER_FILES, bench, verify
 from edgekd.onboard.runner import MODES, open_session, pack, unpack
 

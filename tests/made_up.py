@@ -12,8 +12,8 @@ from edgekd.compression.choose import Choice, Trial, pareto
 from edgekd.core import confidence as sure
 from edgekd.core import statistics
 from edgekd.core.metrics import ACCURACY, AGREEMENT, COSINE
-from edgekd.core.protocols import Survey
-from edgekd.measure import above
+from edgekd.core.protocols import InputSpec
+from edgekd.inference.benchmark import above
 from edgekd.report import compose
 from edgekd.sizing.costs import Cost, Fit
 
@@ -192,7 +192,7 @@ def composed(
         compresses_only=not distilled,
         search_limit_s=600.0,
         student=SimpleNamespace(
-            family="conv1d" if distilled else "none", survey=Survey(500, (500,)), min_speedup=5.0, exit=None
+            family="conv1d" if distilled else "none", survey=InputSpec(500, (500,)), min_speedup=5.0, exit=None
         ),
         data=SimpleNamespace(
             name="d",

@@ -64,7 +64,7 @@ def core_and_path():
 
 
 def nest(depth):
-    from edgekd.core import child
+    from edgekd.security import child
 
     return child.call("strange_children:be_killed", {}, timeout_s=10)
 

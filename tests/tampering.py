@@ -13,7 +13,7 @@ import numpy as np
 from helpers import matmul_model
 from made_bundle import listed, make_bundle, write_manifest
 
-from edgekd.core import keys, signing
+from edgekd.security import keys, signing
 
 
 @dataclass(frozen=True)

@@ -360,12 +360,12 @@ def test_latency_that_nothing_meets(tiny_teacher, tiny_data, tmp_path: Path, sto
 
 
 def test_no_space(tiny_teacher: Path, tiny_data: Path, tmp_path: Path, store: Path, monkeypatch) -> None:
-    from edgekd import bundle
+    from edgekd.bundle import write
     from edgekd.core.errors import StoreError
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10 << 20))
     with pytest.raises(StoreError, match=r"no space: .* has 10 MiB free, a build of this teacher may take 500 MiB"):
-        bundle.check_space([tmp_path / "new" / "folder"], 500)
+        write.check_space([tmp_path / "new" / "folder"], 500)
 
 
 def test_a_file_in_the_stores_place(tiny_teacher: Path, tiny_data: Path, tmp_path: Path) -> None:

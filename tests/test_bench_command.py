@@ -15,7 +15,6 @@ import pytest
 from conftest import invoke, run
 from made_bundle import Board, make_bundle, seal, write_manifest
 
-from edgekd.core import calibration
 from edgekd.core.errors import (
     BelowAccuracy,
     EdgeKDError,
@@ -25,15 +24,16 @@ from edgekd.core.errors import (
     StoreError,
     UsageError,
 )
-from edgekd.core.profile import load_profile
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.core.results import this_host
-from edgekd.core.roofline import predict_latency, work_of
-from edgekd.core.store import Store
+from edgekd.hardware import latency_correction
+from edgekd.hardware.profile import load_profile
+from edgekd.hardware.roofline import predict_latency, work_of
 from edgekd.onboard import bench, verify
-from edgekd.proof import prove as proving
-from edgekd.proof import receipts, versus
-from edgekd.proof.shipped import DataFile, device_at, open_bundle
+from edgekd.receipts import benchmark_on_device as proving
+from edgekd.receipts import compare, files
+from edgekd.receipts.shipped import DataFile, device_at, open_bundle
+from edgekd.store.store import Store
 
 PI = {"arch": "aarch64", "cpu": "Raspberry Pi 4 Model B Rev 1.4", "microarch": "cortex-a72", "isa": ["asimd"]}
 SHAPE = {
@@ -56,7 +56,7 @@ def prove(tmp_path, monkeypatch):
     def on(board, bundle=None, progress=None, **options):
         monkeypatch.setattr(proving, "device_at", lambda words, target, **options: ("ssh://pi@board", board))
         folder = bundle or make_bundle(tmp_path / "tiny-here")
-        return proving.prove(folder, progress or Quiet(), Store(tmp_path / "store"), **options)
+        return proving.prove(folder, progress or NullProgress(), Store(tmp_path / "store"), **options)
 
     return on
 
@@ -71,7 +71,7 @@ def test_a_proof_lies_beside_its_bundle_and_holds_its_budgets(prove, tmp_path):
         "median latency": True,
         "cold start": True,
     }
-    assert [receipt.digest for _, receipt in receipts.read_all(tmp_path / "tiny-here")[0]] == [proof.receipt.digest]
+    assert [receipt.digest for _, receipt in files.read_all(tmp_path / "tiny-here")[0]] == [proof.receipt.digest]
     assert json.dumps(proof.as_dict())
     assert open_bundle(tmp_path / "tiny-here"), "nothing was written into the bundle"
 
@@ -91,7 +91,7 @@ def test_what_a_device_breaks_is_kept_and_told(prove, tmp_path, board, kind, say
     assert broken.message.startswith(says)
     assert broken.exit_code == code
     assert proof.path.exists()
-    good, refused = receipts.read_all(tmp_path / "tiny-here")
+    good, refused = files.read_all(tmp_path / "tiny-here")
     assert (len(good), len(refused)) == ((0, 1) if kind is BelowAccuracy else (1, 0))
 
 
@@ -166,7 +166,7 @@ def test_a_receipt_from_a_board_of_the_profile_s_core_calibrates_predictions(pro
     assert proof.calibrates.startswith(
         "predictions for cortex-a72 are now calibrated by 1 receipt from Raspberry Pi 4 Model B Rev 1.4: 3.00 times"
     )
-    (reading,) = calibration.load(tmp_path / "store", "cortex-a72")
+    (reading,) = latency_correction.load(tmp_path / "store", "cortex-a72")
     assert (reading.ratio, reading.digest) == (pytest.approx(3.0, rel=0.001), proof.receipt.digest)
     found = predict_latency(work, target, "float32", [reading])
     assert found.value == pytest.approx(3 * plain.value, rel=0.001)
@@ -198,11 +198,11 @@ def test_what_calibrates_nothing(prove, tmp_path, board):
         tmp_path / "tiny-rpi4", fit={"chosen": {"shape": SHAPE}}, arch="aarch64", microarch="cortex-a72"
     )
     assert prove(Board(latency_ms=0.04, **board), bundle).calibrates == ""
-    assert calibration.load(tmp_path / "store", "cortex-a72") == ()
+    assert latency_correction.load(tmp_path / "store", "cortex-a72") == ()
 
 
 def test_a_sustained_run_tells_latency_over_time(prove):
-    said, progress = [], Quiet()
+    said, progress = [], NullProgress()
     progress.step = lambda done, note="": said.append(note)
     told = prove(Board(), progress=progress, minutes=0.02).receipt.sustained
     assert told.points
@@ -257,7 +257,7 @@ def test_an_emulated_device_has_no_minutes_and_nothing_fuller(prove, tmp_path):
     with pytest.raises(UsageError, match="--minutes means nothing on ssh://pi@board: its time is the emulator's"):
         prove(board, bundle, minutes=1.0)
     assert board.jobs == []
-    said, progress = [], Quiet()
+    said, progress = [], NullProgress()
     progress.say = said.append
     with pytest.raises(EdgeKDError, match="contradicts emulated"):
         prove(board, bundle, progress=progress, full=True)
@@ -266,7 +266,7 @@ def test_an_emulated_device_has_no_minutes_and_nothing_fuller(prove, tmp_path):
 
 def test_a_folder_that_takes_no_receipt_is_told_before_anything_is_measured(prove, tmp_path):
     bundle, board = make_bundle(tmp_path / "tiny-here"), Board()
-    receipts.folder(bundle).write_text("no folder")
+    files.folder(bundle).write_text("no folder")
     with pytest.raises(StoreError, match="no receipt can be written to ") as refusal:
         prove(board, bundle)
     assert refusal.value.fix == "make that folder writable, or copy the bundle to where you may write"
@@ -280,7 +280,7 @@ def test_ctrl_c_keeps_nothing_and_says_so(monkeypatch, tmp_path, capsys, command
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    for module, name in ((proving, "prove"), (versus, "compare")):
+    for module, name in ((proving, "prove"), (compare, "compare")):
         monkeypatch.setattr(module, name, stopped)
     monkeypatch.setattr(sys, "argv", ["edgekd", command, *[str(tmp_path)] * bundles])
     with pytest.raises(SystemExit) as end:
@@ -361,7 +361,7 @@ def by_hand(bundle, *arguments):
 def test_a_receipt_by_hand_is_the_same_and_leaves_the_bundle_as_it_was(carried):
     done = by_hand(carried)
     assert done.returncode == 0, done.stderr
-    receipt = receipts.check(done.stdout.encode(), carried)
+    receipt = files.check(done.stdout.encode(), carried)
     assert (receipt.device, receipt.emulated, receipt.protocol.name) == ("by hand", "", "quick")
     assert len(done.stderr.splitlines()) == bench.steps("quick", "")
     assert verify.changed_files(carried, json.loads((carried / "manifest.json").read_text())) == []
@@ -382,7 +382,7 @@ def test_by_hand_the_profile_s_provider_runs_the_model(tmp_path):
 
 
 def test_a_receipt_by_hand_in_full(carried):
-    receipt = receipts.check(by_hand(carried, "--full").stdout.encode(), carried)
+    receipt = files.check(by_hand(carried, "--full").stdout.encode(), carried)
     assert (receipt.protocol.processes, len(receipt.latency_ms)) == (10, 30)
     assert 10 * 3 * 16 >= 459, "enough for p99"
 
@@ -470,7 +470,7 @@ def test_the_command_takes_rows_with_labels(tiny_bundle, tiny_data, tmp_path):
     said = json.loads(done.stdout)
     assert said["accuracy_of"] == "labels of things.csv"
     assert (said["accuracy_n"], said["latency"]["latency_n"]) == (600, 800)
-    (good,), refused = receipts.read_all(bundle)
+    (good,), refused = files.read_all(bundle)
     assert refused == []
     assert good[1].protocol.samples == 100
 

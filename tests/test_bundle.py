@@ -17,7 +17,7 @@ import pytest
 from conftest import run, texts
 from helpers import matmul_model, relu_model, samples
 
-from edgekd import bundle, golden
+from edgekd.bundle import golden
 from edgekd.core.model import Model
 from edgekd.onboard import verify as verifier
 from edgekd.onboard.runner import pack
@@ -169,7 +169,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 
     def make(write: Callable[[Path], Path], name: str, folder: Path) -> Path:
         for variant in ("float32", name):
-            file = bundle.variant(tmp_path / "variants", variant, "text-classification").file
+            file = write.variant(tmp_path / "variants", variant, "text-classification").file
             file.parent.mkdir(parents=True)
             write(file)
         plan = SimpleNamespace(
@@ -186,7 +186,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         out.mkdir()
         monkeypatch.setattr(golden, "make", lambda *_: Task())
         monkeypatch.setattr(golden, "plugin", lambda *_: Task)
-        bundle._artifact(plan, splits, folder, tmp_path / "variants", name, None, out)
+        write._artifact(plan, splits, folder, tmp_path / "variants", name, None, out)
         return out
 
     return make

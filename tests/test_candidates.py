@@ -9,9 +9,9 @@ from edgekd.compression.candidates import (
     foundations,
     ladder,
     recipes,
+    recoverable,
     settings,
     variant,
-    worth_mending,
 )
 from edgekd.compression.choose import Trial, best_so_far, choose, pareto, recipe_of
 from edgekd.core.errors import UsageError
@@ -75,7 +75,7 @@ def test_fp32_comes_first_and_a_forced_recipe_is_tried():
     ],
 )
 def test_what_is_worth_mending(trials, names):
-    assert [one.name for one in worth_mending(trials, TARGET)] == names
+    assert [one.name for one in recoverable(trials, TARGET)] == names
 
 
 def test_one_setting_of_a_recipe_is_mended():

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.core import child, errors
+from edgekd.core import errors
+from edgekd.security import child
 
 LIMITS = child.Limits(memory_mib=256, cpu_s=1)
 

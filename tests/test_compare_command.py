@@ -10,9 +10,9 @@ from made_bundle import Board, make_bundle
 from onnx import helper
 
 from edgekd.core.errors import EdgeKDError, UsageError
-from edgekd.core.protocols import Quiet
-from edgekd.proof import versus
-from edgekd.proof.shipped import DataFile
+from edgekd.core.protocols import NullProgress
+from edgekd.receipts import compare
+from edgekd.receipts.shipped import DataFile
 
 LAYERS = 40
 ROWS = 0.5 + np.random.default_rng(0).random(100)  # in ms: inputs of many sizes
@@ -44,7 +44,7 @@ def heavy(tmp_path_factory):
 @pytest.fixture
 def here(monkeypatch):
     """Bundles are timed in this process."""
-    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("board", Board()))
+    monkeypatch.setattr(compare, "device_at", lambda *words, **options: ("board", Board()))
 
 
 def noise(size):
@@ -63,7 +63,7 @@ def noise(size):
     ids=["faster", "slower", "equal", "within 1%", "within the control's own"],
 )
 def test_a_verdict_is_paired_and_widened_by_what_a_model_differs_from_itself(factor, control, says):
-    found = versus.verdict("B", ROWS, ROWS / factor * noise(len(ROWS)), control)
+    found = compare.verdict("B", ROWS, ROWS / factor * noise(len(ROWS)), control)
     assert found.says.startswith(says)
     assert found.ratio == pytest.approx(factor, rel=0.02)
     assert found.low < found.ratio < found.high
@@ -71,20 +71,20 @@ def test_a_verdict_is_paired_and_widened_by_what_a_model_differs_from_itself(fac
 
 
 def test_the_interval_of_a_verdict_holds_its_ratio():
-    found = versus.verdict("B", ROWS, 2 * ROWS * noise(len(ROWS)), STEADY)
+    found = compare.verdict("B", ROWS, 2 * ROWS * noise(len(ROWS)), STEADY)
     assert found.ratio == pytest.approx(0.5, rel=0.05)
     assert found.says == f"B is slower than A by {1 / found.ratio:.2f}x [{1 / found.high:.2f}, {1 / found.low:.2f}]"
 
 
 def test_a_bundle_against_itself_shows_no_difference(heavy):
-    found = versus.compare([heavy, heavy], Quiet())
+    found = compare.compare([heavy, heavy], NullProgress())
     (verdict,) = found.verdicts
     assert verdict.verdict == "no difference shown", verdict.says
     assert (found.rows, found.runs, len(found.sides)) == (16, 4 * 5 * 16, 2)
 
 
 def test_a_heavier_bundle_is_slower_and_each_side_has_its_figures(light, heavy, here):
-    found = versus.compare([light, heavy, light], Quiet())
+    found = compare.compare([light, heavy, light], NullProgress())
     slow, same = found.verdicts
     assert slow.says.startswith("B is slower than A by ")
     assert slow.ratio < 0.7
@@ -99,21 +99,21 @@ def test_a_heavier_bundle_is_slower_and_each_side_has_its_figures(light, heavy, 
 def test_what_cannot_be_compared_is_refused(light, tmp_path):
     other = make_bundle(tmp_path / "other", task="image-classification")
     with pytest.raises(UsageError, match="A is for time-series-classification, B for image-classification"):
-        versus.compare([light, other], Quiet())
+        compare.compare([light, other], NullProgress())
     with pytest.raises(UsageError, match="A and B are built for other sessions: threads 1"):
-        versus.compare([light, make_bundle(tmp_path / "threads", threads=2)], Quiet())
+        compare.compare([light, make_bundle(tmp_path / "threads", threads=2)], NullProgress())
     with pytest.raises(UsageError, match="takes two bundles at least"):
-        versus.compare([light], Quiet())
+        compare.compare([light], NullProgress())
     for device in ("qemu:cortex-a72", "guest"):
         with pytest.raises(UsageError, match=f"{device} is emulated: its time is the emulator's"):
-            versus.compare([light, light], Quiet(), device=device)
+            compare.compare([light, light], NullProgress(), device=device)
     with pytest.raises(UsageError, match="there is no device 'foo'") as refusal:
-        versus.compare([light, light], Quiet(), device="foo")
+        compare.compare([light, light], NullProgress(), device="foo")
     assert refusal.value.fix == "give one of: local, ssh://USER@HOST:PORT"
     damaged = make_bundle(tmp_path / "damaged")
     (damaged / "onnx" / "model.onnx").write_bytes(b"")
     with pytest.raises(EdgeKDError, match=r"damaged is not the bundle that was shipped: onnx/model\.onnx: 0 bytes"):
-        versus.compare([light, damaged], Quiet())
+        compare.compare([light, damaged], NullProgress())
 
 
 def test_an_unstable_host_is_called_so(light, monkeypatch):
@@ -124,8 +124,8 @@ def test_an_unstable_host_is_called_so(light, monkeypatch):
                 answer["latency_ms"]["aa"] = [[1.1 * ms for ms in turn] for turn in answer["latency_ms"]["A"]]
             return answer
 
-    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("local", Swaying(latency_ms=1.0)))
-    found = versus.compare([light, light], Quiet())
+    monkeypatch.setattr(compare, "device_at", lambda *words, **options: ("local", Swaying(latency_ms=1.0)))
+    found = compare.compare([light, light], NullProgress())
     assert (found.stable, found.aa) == (False, pytest.approx(1 / 1.1, rel=0.001))
 
 
@@ -135,28 +135,28 @@ def test_a_virtual_machine_is_called_so(light, monkeypatch, host, said):
 
     board = Board(latency_ms=1.0)
     board.host = host
-    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("ssh://pi@board", board))
-    found = versus.compare([light, light], Quiet())
+    monkeypatch.setattr(compare, "device_at", lambda *words, **options: ("ssh://pi@board", board))
+    found = compare.compare([light, light], NullProgress())
     assert found.remark == ("a virtual machine's time is no board's" if said else "")
     assert ("; a virtual machine's time is no board's; " in _compared(found)) == said
 
 
 def test_texts_are_compared_by_size_or_on_a_user_s_rows(tiny_bundle, tiny_data, here):
-    by_size = versus.compare([tiny_bundle, tiny_bundle], Quiet())
+    by_size = compare.compare([tiny_bundle, tiny_bundle], NullProgress())
     assert (by_size.rows, by_size.rows_of) == (16, "inputs of the sizes of A's golden ones")
-    on_rows = versus.compare([tiny_bundle, tiny_bundle], Quiet(), data=DataFile(str(tiny_data)))
+    on_rows = compare.compare([tiny_bundle, tiny_bundle], NullProgress(), data=DataFile(str(tiny_data)))
     assert (on_rows.rows, on_rows.rows_of) == (100, "rows of things.csv")
     assert on_rows.verdicts[0].verdict == "no difference shown", on_rows.verdicts[0].says
 
 
 def test_a_user_s_rows_are_taken_from_the_whole_file(light, here, monkeypatch):
     monkeypatch.setattr(DataFile, "_read", lambda self, bundle, labelled: list(range(2000)))
-    bundle = versus.open_bundle(light)
+    bundle = compare.open_bundle(light)
     rows = DataFile("rows.csv").rows(bundle, labelled=False, most=100)
     assert (len(rows), rows[0], rows[-1]) == (100, 0, 1980)
     asked = []
     monkeypatch.setattr(type(bundle), "encoded", lambda self, rows: asked.append(rows) or self.golden())
-    versus.compare([light, light], Quiet(), data=DataFile("rows.csv"))
+    compare.compare([light, light], NullProgress(), data=DataFile("rows.csv"))
     assert asked == [rows, rows]
 
 
@@ -170,5 +170,5 @@ def test_the_command_prints_verdict_and_table(light, heavy, monkeypatch):
     assert all(float(side.split()[-2]) > 0 for side in (first, second)), "memory of fresh processes"
     assert rows.startswith("16 inputs of the sizes of A's golden ones, 320 runs of each; A/A ")
     assert where.startswith("timed on ")
-    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("board", Board()))
+    monkeypatch.setattr(compare, "device_at", lambda *words, **options: ("board", Board()))
     assert invoke("compare", light, light, "--json").stdout.startswith('{\n "sides": [')

@@ -10,12 +10,12 @@ from helpers import profile
 
 from edgekd.compression import compress
 from edgekd.compression.candidates import Candidate, variant
-from edgekd.compression.choose import PLAIN, PROCESSES, Trial
+from edgekd.compression.choose import FP32, PROCESSES, Trial
 from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.metrics import AGREEMENT
 from edgekd.core.model import Model
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 
 TARGET = profile(
     memory_mib=32.0,
@@ -44,8 +44,8 @@ class Bench:
     speeds: dict = field(default_factory=dict)  # what several processes show where it is not what one showed
 
     def confirm(self, files):
-        self.confirmed.append([PLAIN, *files])
-        known = {name: self.made[name].speed if name in self.made else 1.0 for name in (PLAIN, *files)}
+        self.confirmed.append([FP32, *files])
+        known = {name: self.made[name].speed if name in self.made else 1.0 for name in (FP32, *files)}
         return {name: (*self.speeds.get(name, (speed,) * 3), 5.0) for name, speed in known.items()}
 
     def trial(self, candidate, file):
@@ -68,7 +68,7 @@ def search(tmp_path, monkeypatch):
     def made(says, *, limit_s=60.0, force=None):
         plan = SimpleNamespace(target=TARGET, search_limit_s=limit_s, force=force, task="text-classification")
         bench = Bench(says)
-        return compress._Search(plan, bench, Model.of(tmp_path / "plain.onnx"), [{}], tmp_path, Quiet()), bench
+        return compress._Search(plan, bench, Model.of(tmp_path / "plain.onnx"), [{}], tmp_path, NullProgress()), bench
 
     return made
 

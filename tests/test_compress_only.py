@@ -16,8 +16,8 @@ from conftest import loose_target, run, texts, write_csv
 
 from edgekd import pipeline
 from edgekd.compression.judge import Judge
-from edgekd.core.store import Store
-from edgekd.planning import Options, make_plan
+from edgekd.plan.planning import Options, make_plan
+from edgekd.store.store import Store
 
 EMBEDDINGS = ("--task", "feature-extraction", "--student", "none")
 
@@ -47,7 +47,9 @@ def test_an_onnx_file_goes_the_same_way(
     plan, splits = make_plan(
         Options(str(target), task="feature-extraction", student="none", teacher=str(tiny_teacher), data=str(rows))
     )
-    exported = pipeline.Stages(plan, splits, Store(store), pipeline.Quiet(), {}).exported("teacher", tiny_teacher)
+    exported = pipeline.Stages(plan, splits, Store(store), pipeline.NullProgress(), {}).exported(
+        "teacher", tiny_teacher
+    )
     folder = tmp_path / "own"
     shutil.copytree(tiny_teacher, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     (folder / "onnx").mkdir()

@@ -24,9 +24,9 @@ from edgekd.core.errors import DataError, EdgeKDError, TeacherError, UsageError
 from edgekd.core.registry import make
 from edgekd.data.splits import Example
 from edgekd.data.untrained import split_untrained
-from edgekd.inputs import read_splits
-from edgekd.plan import Plan
-from edgekd.planning import Options, make_plan
+from edgekd.plan.inputs import read_splits
+from edgekd.plan.plan import Plan
+from edgekd.plan.planning import Options, make_plan
 from edgekd.students.convnet import Convnet
 
 LABELS = ("animal", "colour", "food")

@@ -14,10 +14,10 @@ import torch
 
 from edgekd.core.model import Model
 from edgekd.core.predictions import stacked
-from edgekd.core.profile import load_profile
-from edgekd.core.protocols import Survey
-from edgekd.export import outputs
+from edgekd.core.protocols import InputSpec
 from edgekd.exporters.torchscript import Torchscript
+from edgekd.hardware.profile import load_profile
+from edgekd.inference.predict import outputs
 from edgekd.quantizers.static_int8 import StaticInt8
 from edgekd.students.conv1d import Conv1d
 from edgekd.training.models import load
@@ -136,7 +136,7 @@ def test_standardisation_is_that_of_the_training_rows() -> None:
 def test_whole_student_is_its_teacher(tmp_path: Path) -> None:
     teacher, rows = trained(WHOLE), samples(WHOLE)
     teacher.name_classes("abcd")
-    student = WHOLE.start_from(teacher, tmp_path, kept=None, samples=rows)
+    student = WHOLE.init_from_teacher(teacher, tmp_path, kept=None, samples=rows)
     assert student.config.id2label == dict(enumerate("abcd"))
     assert torch.equal(logits(student, rows), logits(teacher, rows))
 
@@ -149,20 +149,20 @@ def test_channels_that_matter_are_kept(tmp_path: Path) -> None:
         for norm in (module for module in teacher.modules() if isinstance(module, torch.nn.BatchNorm1d)):
             norm.weight[silent] = 0
             norm.bias[silent] = 0
-    student = replace(WHOLE, width=8).start_from(teacher, tmp_path, kept=None, samples=rows)
+    student = replace(WHOLE, width=8).init_from_teacher(teacher, tmp_path, kept=None, samples=rows)
     torch.testing.assert_close(logits(student, rows), logits(teacher, rows))
 
 
 def test_blocks_are_those_of_the_teacher(tmp_path: Path) -> None:
     teacher, rows = trained(WHOLE), samples(WHOLE)
-    student = replace(WHOLE, depth=2).start_from(teacher, tmp_path, kept=None, samples=rows)
+    student = replace(WHOLE, depth=2).init_from_teacher(teacher, tmp_path, kept=None, samples=rows)
     for own, theirs in ((0, 0), (1, 3)):  # the first and the last
         assert torch.equal(student.body.blocks[own].body[0].weight, teacher.body.blocks[theirs].body[0].weight)
         assert torch.equal(
             student.body.blocks[own].body[1].running_var, teacher.body.blocks[theirs].body[1].running_var
         )
     dilated = replace(WHOLE, dilated=True)
-    student = replace(dilated, depth=2).start_from(trained(dilated), tmp_path, kept=None, samples=rows)
+    student = replace(dilated, depth=2).init_from_teacher(trained(dilated), tmp_path, kept=None, samples=rows)
     teacher = trained(dilated)
     assert torch.equal(student.body.blocks[1].body[0].weight, teacher.body.blocks[1].body[0].weight)  # dilations stay
 
@@ -174,19 +174,19 @@ def test_separable_student_of_a_dense_teacher_is_its_best_product(tmp_path: Path
         for block in teacher.body.blocks:
             weight = block.body[0].weight  # (out, in, kernel)
             weight.copy_(torch.einsum("oi,ik->oik", weight[:, :, 0].clone(), weight[0].clone()))
-    student = replace(WHOLE, separable=True).start_from(teacher, tmp_path, kept=None, samples=rows)
+    student = replace(WHOLE, separable=True).init_from_teacher(teacher, tmp_path, kept=None, samples=rows)
     torch.testing.assert_close(logits(student, rows), logits(teacher, rows), atol=1e-4, rtol=1e-4)
 
 
 def test_other_kernels_start_at_random_but_take_the_standardisation(tmp_path: Path) -> None:
     teacher, rows = trained(WHOLE), samples(WHOLE)
-    student = replace(WHOLE, kernel=3).start_from(teacher, tmp_path, kept=None, samples=rows)
+    student = replace(WHOLE, kernel=3).init_from_teacher(teacher, tmp_path, kept=None, samples=rows)
     assert torch.equal(student.body.inputs[0].mean, teacher.body.inputs[0].mean)
     assert student.body.stem[0].weight.shape == (16, 3, 5)
 
 
 def test_ladder_goes_from_the_teacher_to_a_few_hundred_weights() -> None:
-    survey = Survey(500, (500,))
+    survey = InputSpec(500, (500,))
     teacher = Conv1d.of_labels(survey, classes=2)
     architecture = {"family": "conv1d", "shape": teacher.as_dict()}
     assert Conv1d.of_teacher(architecture, survey, classes=2) == teacher
@@ -201,7 +201,7 @@ def test_ladder_goes_from_the_teacher_to_a_few_hundred_weights() -> None:
 
 @pytest.mark.parametrize(("steps", "stride"), [(24, 1), (96, 1), (200, 2), (500, 4), (5000, 32)])
 def test_long_series_are_strided_early(steps: int, stride: int) -> None:
-    shape = Conv1d.of_labels(Survey(steps, (steps,)), classes=2)
+    shape = Conv1d.of_labels(InputSpec(steps, (steps,)), classes=2)
     assert shape.stride == stride
     assert shape.stem_kernel > stride
 

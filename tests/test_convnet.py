@@ -10,9 +10,9 @@ import onnx
 import pytest
 import torch
 
-from edgekd.core.profile import load_profile
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.exporters.torchscript import Torchscript
+from edgekd.hardware.profile import load_profile
 from edgekd.quantizers.static_int8 import StaticInt8
 from edgekd.students.convnet import Convnet, Convolution
 
@@ -22,7 +22,7 @@ SHAPES = (
     Convnet(28, 1, 10, width=0.5, depth=0.5, stages=5, stem_stride=1),
     Convnet(25, 3, 2, width=0.25, depth=0.25, stages=2, expand=3),
 )
-SURVEY = Survey(64, (64,), channels=3)
+SURVEY = InputSpec(64, (64,), channels=3)
 
 
 def images(shape: Convnet, count: int = 2) -> torch.Tensor:
@@ -138,8 +138,8 @@ def test_lite_models_are_shapes() -> None:
     ]
 
 
-@pytest.mark.parametrize("survey", [SURVEY, Survey(28, (28,), channels=1), Survey(224, (224,), channels=3)])
-def test_ladder_falls_from_the_teacher_to_some_thousand_weights(survey: Survey) -> None:
+@pytest.mark.parametrize("survey", [SURVEY, InputSpec(28, (28,), channels=1), InputSpec(224, (224,), channels=3)])
+def test_ladder_falls_from_the_teacher_to_some_thousand_weights(survey: InputSpec) -> None:
     top = Convnet(survey.max_size, survey.channels, 7, width=1.1, depth=1.2)
     architecture = {"family": "convnet", "shape": (top.as_dict() | {"classes": 1000})}
     ladder = Convnet.ladder(architecture, survey, classes=7)
@@ -153,15 +153,15 @@ def test_ladder_falls_from_the_teacher_to_some_thousand_weights(survey: Survey) 
 
 def test_ladder_keeps_to_the_images_that_the_user_asks_for() -> None:
     own = {"family": "convnet", "shape": Convnet(64, 3, 7).as_dict()}
-    assert Convnet.ladder(own, Survey(32, (32,), channels=3), classes=7)[0] == Convnet(32, 3, 7)
-    assert Convnet.of_teacher(own, Survey(32, (32,), channels=3), classes=7) == Convnet(64, 3, 7)
+    assert Convnet.ladder(own, InputSpec(32, (32,), channels=3), classes=7)[0] == Convnet(32, 3, 7)
+    assert Convnet.of_teacher(own, InputSpec(32, (32,), channels=3), classes=7) == Convnet(64, 3, 7)
 
 
 def test_ladder_of_another_teacher_starts_at_lite0() -> None:
     architecture = {"model_type": "vit", "layers": 12, "hidden": 192, "max_size": 224, "channels": 3}
     assert Convnet.of_teacher(architecture, SURVEY, classes=5) is None
     assert Convnet.ladder(architecture, SURVEY, classes=5)[0] == Convnet(64, 3, 5)
-    assert Convnet.ladder({}, Survey(28, (28,)), classes=5)[0] == Convnet(28, 1, 5, stem_stride=1)
+    assert Convnet.ladder({}, InputSpec(28, (28,)), classes=5)[0] == Convnet(28, 1, 5, stem_stride=1)
 
 
 def test_shape_survives_json() -> None:
@@ -174,7 +174,7 @@ def cut(teacher, shape: Convnet):
     random = np.random.default_rng(5)
     samples = [teacher.shape.sample(0, random) for _ in range(4)]
     torch.manual_seed(9)
-    return shape.start_from(teacher, Path(), kept=None, samples=samples)
+    return shape.init_from_teacher(teacher, Path(), kept=None, samples=samples)
 
 
 def test_whole_cut_is_the_teacher_bit_for_bit() -> None:
@@ -231,5 +231,5 @@ def test_another_teacher_gives_only_its_classes() -> None:
     class Other:
         config = type("config", (), {"id2label": {1: "b", 0: "a"}})
 
-    student = SHAPES[3].start_from(Other(), Path(), kept=None, samples=[])
+    student = SHAPES[3].init_from_teacher(Other(), Path(), kept=None, samples=[])
     assert student.config.id2label == {0: "a", 1: "b"}

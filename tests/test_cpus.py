@@ -166,7 +166,7 @@ def test_torch_starts_as_many_threads_as_it_may():
 
 
 def test_children_are_told_as_well(monkeypatch):
-    from edgekd.core import child
+    from edgekd.security import child
 
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)

@@ -19,11 +19,11 @@ from conftest import TINY, loose_target, run
 from test_series_task import waves
 
 from edgekd.core.errors import TeacherError, UsageError
-from edgekd.core.protocols import Quiet
-from edgekd.core.store import Store
-from edgekd.core.tensors import Wanted
-from edgekd.planning import Options, make_plan
+from edgekd.core.protocols import NullProgress
+from edgekd.core.tensors import RequestedOutputs
+from edgekd.plan.planning import Options, make_plan
 from edgekd.stages import Stages, augmented
+from edgekd.store.store import Store
 from edgekd.training import teach, teacher_outputs
 from edgekd.training.teacher_outputs import TRAINED_ON, TeacherOutputs, pieces
 
@@ -62,7 +62,7 @@ def stages_of(series: Path, folder: Path, **options: Any) -> Stages:
     }
     teacher = replace(plan.teacher, training=replace(plan.teacher.training, epochs=20))
     plan = replace(plan, teacher=teacher)
-    return Stages(plan, augmented(plan, splits), Store(folder / "store"), Quiet(), shape)
+    return Stages(plan, augmented(plan, splits), Store(folder / "store"), NullProgress(), shape)
 
 
 ALL = (
@@ -175,9 +175,9 @@ def test_a_teacher_whose_outputs_do_not_fit_is_stopped_at_the_first_shard(
     trained: tuple[Stages, Path, Path], tmp_path: Path
 ) -> None:
     stages, teacher, _ = trained
-    plan, deep = replace(stages.plan, cache_mib=0.1), Wanted((0, 2, 5), None, False, 16)
+    plan, deep = replace(stages.plan, cache_mib=0.1), RequestedOutputs((0, 2, 5), None, False, 16)
     with pytest.raises(UsageError, match=r"takes \d.\d+ MiB on disk or more, above 0.1") as raised:
-        teacher_outputs.compute(plan, stages.splits, deep, pieces(deep), teacher, tmp_path, Quiet())
+        teacher_outputs.compute(plan, stages.splits, deep, pieces(deep), teacher, tmp_path, NullProgress())
     assert "--cache-mib" in raised.value.fix
 
 
@@ -186,24 +186,24 @@ def test_outputs_go_on_after_a_kill_to_the_same_bytes(
 ) -> None:
     stages, teacher, _ = trained
     monkeypatch.setattr(teacher_outputs, "DEEP_SHARD_ROWS", 50)
-    wanted = Wanted((0, 1), None, True, 4)
+    wanted = RequestedOutputs((0, 1), None, True, 4)
 
-    class Killed(Quiet):
+    class Killed(NullProgress):
         def step(self, done: int, note: str = "") -> None:
             if done > 100:
                 raise KeyboardInterrupt
 
-    def compute(place: str, progress: Quiet) -> None:
+    def compute(place: str, progress: NullProgress) -> None:
         parts = stages.plan, stages.splits, wanted, pieces(wanted), teacher, tmp_path / place
         teacher_outputs.compute(*parts, progress)
 
-    compute("whole", Quiet())
+    compute("whole", NullProgress())
     with pytest.raises(KeyboardInterrupt):
         compute("again", Killed())
     (tmp_path / "again" / "features.1" / "train" / "00000.safetensors").unlink()  # as if killed between two pieces
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "again" / "features.0").rglob("*.safetensors")}
     assert kept
-    compute("again", Quiet())
+    compute("again", NullProgress())
     for file in (tmp_path / "whole").rglob("*.[js]*"):
         assert file.read_bytes() == (tmp_path / "again" / file.relative_to(tmp_path / "whole")).read_bytes()
     assert {file: file.stat().st_mtime_ns for file in kept} == kept

@@ -11,7 +11,7 @@ import pytest
 
 from edgekd.cli import cli
 from edgekd.core import errors
-from edgekd.core.profile import Profile
+from edgekd.hardware.profile import Profile
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgekd.core.errors import TeacherError, UsageError
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.data import demos, pixels
 from edgekd.students.convnet import Convnet
 from edgekd.teachers.efficientnet_lite import EfficientnetLite
@@ -59,7 +59,7 @@ def test_variant_is_known_by_names_and_sizes(tmp_path: Path, lite1: OrderedDict,
     assert found["architecture"]["family"] == "convnet"
     assert Convnet(**shape) == Convnet(240, 3, 1000, width=1.0, depth=1.1)
     assert (found["ready"], found["labels"], len(found["sha256"])) == (False, None, 64)
-    smaller = TEACHER.shaped(found, TASK, Survey(64, (64,)), classes=3)["architecture"]
+    smaller = TEACHER.shaped(found, TASK, InputSpec(64, (64,)), classes=3)["architecture"]
     network = TEACHER.base(tmp_path / "lite1.pth", smaller, TASK, ["cat", "dog"])
     assert network.shape == Convnet(64, 3, 2, depth=1.1)
     assert network.config.id2label == {0: "cat", 1: "dog"}

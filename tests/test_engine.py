@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.core.tensors import NO_LABEL, Outputs, Targets, TopLogits
-from edgekd.plan import LossTerm, Training
+from edgekd.plan.plan import LossTerm, Training
 from edgekd.students.conv1d import Conv1d
 from edgekd.students.convnet import Convnet
 from edgekd.training import batches, engine
@@ -74,7 +74,7 @@ def test_a_network_that_ends_at_one_pixel_trains_on_65_rows() -> None:
     assert engine.steps_of(samples, training, 0) == 2
 
 
-class Watched(Quiet):
+class Watched(NullProgress):
     """Remembers steps, and stops the run after some of them, as a kill does."""
 
     def __init__(self, stop_after: int | None = None) -> None:
@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step() -> None:
 
     training = Training(epochs=1, batch_size=8, learning_rate=1e-2)
     with pytest.raises(EdgeKDError, match="diverged: the loss is nan at step 1 of 5") as raised:
-        engine.fit(Bad(), series(40), training, seed=0, progress=Quiet())
+        engine.fit(Bad(), series(40), training, seed=0, progress=NullProgress())
     assert "--learning-rate" in raised.value.fix
 
 
@@ -255,7 +255,7 @@ def test_logits_of_positions_are_scored_where_neither_of_two_models_has_padding(
 
 def test_a_losss_own_weights_are_trained() -> None:
     shape = Conv1d(8, 1, 3, 1, separable=False, dilated=False, steps=16, channels=1, classes=2)
-    from edgekd.core.tensors import Wanted
+    from edgekd.core.tensors import RequestedOutputs
 
     engine.prepare(0, 1)
     theirs = torch.randn(40, 4, 6)
@@ -263,13 +263,13 @@ def test_a_losss_own_weights_are_trained() -> None:
         shape.random(),
         (LossTerm("hidden_states", 1.0),),
         lambda rows: Targets(Outputs(torch.zeros(len(rows), 2), features=(theirs[rows],)), torch.tensor(rows) % 2),
-        Wanted((0,), None, False, 4),
+        RequestedOutputs((0,), None, False, 4),
     )
     samples = series(40)
     learner.begin(batches.padded(samples, [0, 1], 0, torch.device("cpu")), [0, 1])
     before = {name: value.clone() for name, value in learner.named_parameters() if name.startswith("learned.")}
     assert before
-    engine.fit(learner, samples, Training(epochs=1, batch_size=8, learning_rate=1e-2), seed=0, progress=Quiet())
+    engine.fit(learner, samples, Training(epochs=1, batch_size=8, learning_rate=1e-2), seed=0, progress=NullProgress())
     after = dict(learner.named_parameters())
     assert all(not torch.equal(value, after[name]) for name, value in before.items())
 

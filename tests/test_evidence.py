@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from test_series_task import waves
 
 from edgekd.core.statistics import seeded_difference
-from edgekd.core.store import Store
 from edgekd.data.splits import Example
-from edgekd.plan import LossTerm, StudentPlan, Training
-from edgekd.planning import Options, make_plan
+from edgekd.plan.plan import LossTerm, StudentPlan, Training
+from edgekd.plan.planning import Options, make_plan
+from edgekd.store.store import Store
 from edgekd.training import distill, evidence
 
 RESPONSE, LABELS, FEATURES = LossTerm("response", 0.9), LossTerm("hard_labels", 0.1), LossTerm("hidden_states", 1.0)

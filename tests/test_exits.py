@@ -10,12 +10,12 @@ import torch
 from test_students import CLASSES, KEPT, SAMPLES, TOKENS, WIDTH, teacher_of
 from test_taps import OWN, batch_of
 
-from edgekd.core.tensors import Wanted
+from edgekd.core.tensors import RequestedOutputs
 from edgekd.students.convnet import Convnet
 from edgekd.students.transformer import Transformer
 from edgekd.teachers._types import MODEL_TYPES
 from edgekd.training import models
-from edgekd.training.taps import Taps
+from edgekd.training.feature_extractor import FeatureExtractor
 
 LABELS = ("cat", "dog", "eel")
 
@@ -33,12 +33,12 @@ def disturbed(module: torch.nn.Module) -> torch.nn.Module:
 def check(shape, model, batch, folder: Path, task: str) -> None:
     """Every exit of the model, before and after its cut is written to the folder."""
     heads = {layer: disturbed(shape.exit_head(model, layer)).eval() for layer in shape.exits}
-    with torch.no_grad(), Taps(model, Wanted(), heads) as taps:
+    with torch.no_grad(), FeatureExtractor(model, RequestedOutputs(), heads) as taps:
         given = taps(batch)
     assert len(given.exits) == len(shape.exits) > 0
     for layer, said in zip(shape.exits, given.exits, strict=True):
         assert (said - given.logits).abs().max() > 1e-3
-        cut = shape.cut_at(model, layer, heads[layer])
+        cut = shape.truncate_at(model, layer, heads[layer])
         out = folder / str(layer)
         out.mkdir()
         cut.save_pretrained(out)
@@ -56,7 +56,7 @@ def test_a_text_students_exits(model_type: str, tmp_path: Path) -> None:
     teacher = teacher_of(model_type, tmp_path)
     teacher.config.id2label = dict(enumerate(LABELS))
     shape = Transformer(4, WIDTH, 4, 64, len(KEPT), TOKENS, CLASSES)
-    student = disturbed(shape.start_from(teacher, tmp_path, kept=KEPT, samples=SAMPLES)).eval()
+    student = disturbed(shape.init_from_teacher(teacher, tmp_path, kept=KEPT, samples=SAMPLES)).eval()
     pad = student.config.pad_token_id
     ids = torch.tensor([[2, *range(6, 16), 3], [2, *range(16, 20), 3, *[pad] * 6]])
     batch = {"input_ids": ids, "attention_mask": torch.tensor([[1] * 12, [1] * 6 + [0] * 6])}
@@ -71,10 +71,10 @@ def test_a_fresh_exit_starts_as_the_models_own_head(tmp_path: Path) -> None:
     shape = Transformer(4, WIDTH, 4, 128, 120, 64, CLASSES)
     heads = {3: shape.exit_head(model, 3)}
     ids = torch.arange(2, 12)[None]
-    given = Taps(model, Wanted(), heads)({"input_ids": ids})
+    given = FeatureExtractor(model, RequestedOutputs(), heads)({"input_ids": ids})
     torch.testing.assert_close(given.exits[0], given.logits)
     disturbed(heads[3])
-    again = Taps(model, Wanted(), heads)({"input_ids": ids})
+    again = FeatureExtractor(model, RequestedOutputs(), heads)({"input_ids": ids})
     assert torch.equal(again.logits, given.logits)
     for shape in (OWN[0], OWN[2]):
         network = shape.random()
@@ -99,7 +99,7 @@ def test_exits_come_in_order_and_learn() -> None:
     assert all(head.training for head in heads.values())
     assert not shape.exit_head(model.eval(), 0).training
     model.train()
-    given = Taps(model, Wanted(), heads)(batch_of(shape))
+    given = FeatureExtractor(model, RequestedOutputs(), heads)(batch_of(shape))
     assert len(given.exits) == 3
     given.exits[0].sum().backward()
     assert heads[0].head.weight.grad.abs().sum() > 0
@@ -126,5 +126,5 @@ def test_a_convnet_ends_where_shapes_of_its_family_end() -> None:
     assert replace(whole, stages=2).exits == ()
     model = whole.random()
     for layer in whole.exits:
-        cut = whole.cut_at(model, layer, whole.exit_head(model, layer))
+        cut = whole.truncate_at(model, layer, whole.exit_head(model, layer))
         assert cut.shape == replace(whole, stages=layer + 1)

@@ -9,7 +9,6 @@ import onnx
 import pytest
 from helpers import matmul_model, profile
 
-from edgekd import export
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.model import Model
@@ -18,6 +17,7 @@ from edgekd.core.registry import make
 from edgekd.exporters._onnx import finish
 from edgekd.exporters.dynamo import Dynamo
 from edgekd.exporters.optimum import Optimum
+from edgekd.inference import predict
 from edgekd.sizing import bench
 
 TARGET = profile()
@@ -201,7 +201,7 @@ def test_optimum_opens_a_bundle_of_each_task_of_texts(bert, tiny_teacher, export
     assert loader == {TEXT: "ORTModelForSequenceClassification", EMBEDDINGS: "ORTModelForFeatureExtraction"}[task]
     kind = make("tasks", task)
     keep = network_outputs(kind)
-    expected = export.outputs(Model.of(exports[task][0]), kind.encode(tmp_path, texts, 32), threads=1, keep=keep)
+    expected = predict.outputs(Model.of(exports[task][0]), kind.encode(tmp_path, texts, 32), threads=1, keep=keep)
     (name,) = keep
     ours, theirs = stacked(expected, name), stacked(said, name)
     assert theirs.shape == ours.shape == ((2, 2) if task == TEXT else (2, 64))
@@ -247,9 +247,9 @@ def test_an_export_is_held_against_torch_row_by_row(bert, tiny_teacher, tmp_path
     texts = ["what is the red town", "a dog", "a kind of soup that people in this town like"]
     teacher = shutil.copytree(tiny_teacher, tmp_path / "teacher")
     bert(task).save_pretrained(teacher)
-    export.export(plan, teacher, texts, tmp_path)
+    predict.export(plan, teacher, texts, tmp_path)
     kind = make("tasks", task)
     assert names(tmp_path / "model.onnx")[1] == list(dict.fromkeys([*network_outputs(kind), *kind.keep]))
-    monkeypatch.setattr(export, "PARITY_LIMIT", 1e-12)
+    monkeypatch.setattr(predict, "PARITY_LIMIT", 1e-12)
     with pytest.raises(RuntimeCannotLoad, match=r"the exported model disagrees with torch by \S+ on 3 real inputs"):
-        export.export(plan, teacher, texts, tmp_path)
+        predict.export(plan, teacher, texts, tmp_path)

@@ -15,7 +15,7 @@ from edgekd.compression.examine import Given, Judge, examine
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, TeacherError
 from edgekd.core.model import Model
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.core.registry import make, names
 from edgekd.exporters._onnx import finish
 from edgekd.onboard.runner import open_session, pack
@@ -180,7 +180,7 @@ def test_the_command_diagnoses_a_model_with_weights_beside_it(tmp_path):
     )
     pack([{"x": row["x"]} for row in ROWS], tmp_path / "rows.npz")
     given = Given(path, str(tmp_path / "rows.npz"), "time-series-classification", recipe="dynamic_int8")
-    said = examine(given, Quiet())
+    said = examine(given, NullProgress())
     assert [layer["name"] for layer in said["layers"]] == ["layer", "head"]
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", "rows.npz", "source.onnx", "weights.bin"]
     whole = Judge(Model.of(tmp_path / "source.onnx"), ROWS, make("tasks", "time-series-classification"), 1)

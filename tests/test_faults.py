@@ -28,8 +28,9 @@ from broken_builds import (
 from build_faults import filled, finished, killed
 from conftest import run, write_csv
 
-from edgekd.core import child, store
-from edgekd.core.store import Store
+from edgekd.security import child
+from edgekd.store import store
+from edgekd.store.store import Store
 
 needs_mounts = pytest.mark.skipif(bool(may_mount()), reason=may_mount())
 _NO_NETWORK = ("unshare", "--map-root-user", "--net")

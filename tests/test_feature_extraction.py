@@ -15,7 +15,7 @@ from edgekd.core.errors import DataError, TeacherError, UsageError
 from edgekd.core.predictions import network_outputs
 from edgekd.core.registry import make
 from edgekd.core.statistics import cosines
-from edgekd.planning import Options, make_plan
+from edgekd.plan.planning import Options, make_plan
 from edgekd.tasks.text_classification import TextClassification
 from edgekd.teachers.huggingface import Huggingface
 from edgekd.training import models

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from edgekd.core.errors import DataError
-from edgekd.core.store import Store
 from edgekd.data import unpacked
 from edgekd.data.images import read_images
 from edgekd.data.read import read_file, read_tables
 from edgekd.data.series import read_series
+from edgekd.store.store import Store
 from edgekd.tasks.image_classification import ImageClassification
 
 ROWS = [{"text": f"good, row {n}", "label": "ab"[n % 2]} for n in range(6)]

@@ -14,7 +14,7 @@ from made_bundle import make_bundle
 
 from edgekd.cli import cli
 from edgekd.core.errors import EdgeKDError, UsageError
-from edgekd.proof.shipped import device_at
+from edgekd.receipts.shipped import device_at
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_each_device_that_a_refusal_names_is_one(words):
 
 def test_a_passphrase_that_nobody_can_type_is_taken_from_the_environment(place, monkeypatch):
     from edgekd.cli.keygen import ask_passphrase
-    from edgekd.core.keys import make_key, open_signer
+    from edgekd.security.keys import make_key, open_signer
 
     path = Path("key")
     make_key(path, "secret words")

@@ -12,9 +12,9 @@ import pytest
 from edgekd.compression import graphs
 from edgekd.compression.examine import Given, _task
 from edgekd.core.errors import DataError, EdgeKDError, UsageError
-from edgekd.core.profile import load_profile
 from edgekd.data.columns import find_column
 from edgekd.data.read import read_file
+from edgekd.hardware.profile import load_profile
 
 TEXT = "text,label\ncafé à la carte,food\nein Straßencafé,food\nfoo bar,none\n"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.core.errors import UsageError
-from edgekd.core.keys import PASSPHRASE, make_key, open_signer, read_public, read_publics
+from edgekd.security.keys import PASSPHRASE, make_key, open_signer, read_public, read_publics
 
 NAMES = ("release.key", "my key (1)", "it's", "-rf", "$HOME", "a;b")
 

@@ -13,10 +13,10 @@ from helpers import profile
 from edgekd import pipeline
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.floors import Floor
-from edgekd.core.options import declarations
 from edgekd.core.registry import make
-from edgekd.planning import Options
-from edgekd.resolve import SIZES, sizes_asked, student_family
+from edgekd.plan.options import declarations
+from edgekd.plan.planning import Options
+from edgekd.plan.resolve import SIZES, sizes_asked, student_family
 
 TASKS = ("text-classification", "image-classification", "time-series-classification", "feature-extraction")
 

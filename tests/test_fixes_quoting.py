@@ -18,7 +18,7 @@ from edgekd.cli.keygen import keygen
 from edgekd.core.errors import EdgeKDError
 from edgekd.data import clean
 from edgekd.data.images import read_images
-from edgekd.proof import receipts
+from edgekd.receipts import files
 from edgekd.teachers import _files
 
 ODD = "it's $HOME; touch evil"
@@ -57,9 +57,9 @@ def test_a_teachers_links_are_copied(odd, read):
 def test_a_linked_folder_of_receipts_is_replaced(odd):
     odd.mkdir()
     (odd.parent / "other").mkdir()
-    receipts.folder(odd).symlink_to(odd.parent / "other")
-    obeyed(fix_of(lambda: receipts.writable_folder(odd)))
-    assert receipts.writable_folder(odd).is_dir()
+    files.folder(odd).symlink_to(odd.parent / "other")
+    obeyed(fix_of(lambda: files.writable_folder(odd)))
+    assert files.writable_folder(odd).is_dir()
     assert (odd.parent / "other").is_dir()
 
 

@@ -20,10 +20,10 @@ from hostile_pickles import HOSTILE as PICKLES
 from onnx import helper
 from onnx_files import answer
 
-from edgekd.core import child
 from edgekd.core.errors import EdgeKDError, TeacherError
-from edgekd.core.store import Store
 from edgekd.exporters._onnx import finish
+from edgekd.security import child
+from edgekd.store.store import Store
 from edgekd.teachers import _files, _onnx_inspect, _pickles, _safetensors
 from edgekd.teachers.huggingface import Huggingface
 from edgekd.teachers.onnx_model import OnnxModel

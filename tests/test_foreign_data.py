@@ -18,11 +18,11 @@ from conftest import invoke
 from PIL import Image
 
 from edgekd.core.errors import DataError
-from edgekd.core.store import Store
 from edgekd.data import limits
 from edgekd.data.images import read_images
 from edgekd.data.read import read_tables
 from edgekd.data.series import read_series
+from edgekd.store.store import Store
 
 
 def why(read, source, **options):

@@ -8,9 +8,10 @@ import torch
 from foreign_weights import HARMLESS, LABELS, STRANGE, WORDS, WRAPPED, classifier, configure, rewrite, saved, without
 from safetensors.torch import load_file
 
-from edgekd.core import child, loading
+from edgekd.core import loading
 from edgekd.core.errors import TeacherError
-from edgekd.inputs import read_teacher, settle
+from edgekd.plan.inputs import read_teacher, settle
+from edgekd.security import child
 from edgekd.teachers.huggingface import Huggingface
 from edgekd.training import models
 

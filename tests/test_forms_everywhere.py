@@ -21,8 +21,8 @@ from edgekd.data import limits
 from edgekd.data.given import read_given, read_inputs
 from edgekd.data.splits import split
 from edgekd.data.untrained import split_untrained
-from edgekd.proof.shipped import DataFile
-from edgekd.resolve import GOLDEN_MOST, _golden
+from edgekd.plan.resolve import GOLDEN_MOST, _golden
+from edgekd.receipts.shipped import DataFile
 from edgekd.tasks.image_classification import ImageClassification
 from edgekd.tasks.text_classification import TextClassification
 from edgekd.tasks.time_series_classification import TimeSeriesClassification

@@ -23,23 +23,23 @@ from made_bundle import make_bundle
 from mutations import damaged, mutated
 from tampering import make_lab
 
-from edgekd.core import keys, signing
 from edgekd.core.errors import DataError, EdgeKDError, TeacherError, UsageError
-from edgekd.core.profile import load_profile, parse_profile, targets_folder
 from edgekd.core.receipt import Receipt, ReceiptRefused, parse
 from edgekd.core.registry import make
 from edgekd.core.seals import is_whole
-from edgekd.core.shards import read_header
-from edgekd.core.store import Store
 from edgekd.data import vocabulary
 from edgekd.data.arrays import read_idx, read_npz
 from edgekd.data.given import read_given
 from edgekd.data.images import decode, read_images
 from edgekd.data.series import read_series
 from edgekd.devices.local import Local
+from edgekd.hardware.profile import load_profile, parse_profile, targets_folder
 from edgekd.onboard import bench, verify
-from edgekd.proof import doubts, receipts, shipped, trust
+from edgekd.receipts import files, shipped, trust, validate
 from edgekd.report import page
+from edgekd.security import keys, signing
+from edgekd.store.shards import read_header
+from edgekd.store.store import Store
 
 seeds = st.integers(0, 2**32 - 1).map(Random)
 REPORT = json.loads(json.dumps(made_up.composed()))
@@ -141,22 +141,22 @@ def test_receipts(bundle, genuine, random):
         else mutated(genuine, random).encode("utf-8", "surrogatepass")
     )
     raw = sealed(raw.decode("utf-8", "surrogatepass")) if kind == 1 else raw
-    error = refusal(ReceiptRefused, receipts.check, raw, bundle)
+    error = refusal(ReceiptRefused, files.check, raw, bundle)
     if error is None:
         assert isinstance(parse(raw), Receipt)
 
 
 def test_a_receipt_of_a_billion_processes_is_refused_by_its_form(bundle, genuine):
     protocol = genuine["protocol"] | {"processes": 2**40}
-    error = refusal(ReceiptRefused, receipts.check, sealed(json.dumps(genuine | {"protocol": protocol})), bundle)
+    error = refusal(ReceiptRefused, files.check, sealed(json.dumps(genuine | {"protocol": protocol})), bundle)
     assert "protocol.processes is 1099511627776" in error.message
 
 
 @fast
 @given(random=seeds)
 def test_receipts_beside_a_bundle_are_held_or_refused_with_reasons(bundle, genuine, random):
-    write(receipts.folder(bundle) / "mutated.json", sealed(mutated(genuine, random)))
-    held, refused = receipts.read_all(bundle)
+    write(files.folder(bundle) / "mutated.json", sealed(mutated(genuine, random)))
+    held, refused = files.read_all(bundle)
     assert len(held) + len(refused) == 1
     assert all(reasons for _, reasons in refused)
 
@@ -209,10 +209,10 @@ def test_bundles_are_opened_or_refused(bundle, name, random):
         _ = opened.name, opened.model, opened.task, opened.survey, opened.classes, opened.golden()
 
     with changed(bundle, name, random):
-        refusal(EdgeKDError, doubts.made, bundle)
+        refusal(EdgeKDError, validate.made, bundle)
         refusal(EdgeKDError, used)
         refusal(EdgeKDError, page.read, bundle)
-        refusal(EdgeKDError, receipts.read_all, bundle)
+        refusal(EdgeKDError, files.read_all, bundle)
 
 
 @settings(fast, max_examples=6)  # a page takes half a second
@@ -220,7 +220,7 @@ def test_bundles_are_opened_or_refused(bundle, name, random):
 def test_reports_are_shown_or_refused(bundle, genuine, random):
     """A whole report, with a receipt beside its bundle, as text and as a page."""
     whole = (bundle / "report.json").read_bytes()
-    write(receipts.folder(bundle) / "mutated.json", sealed(json.dumps(genuine)))
+    write(files.folder(bundle) / "mutated.json", sealed(json.dumps(genuine)))
     write(bundle / "report.md", damaged(b"# A report\n\x1b[31min red\n", random))
     write(bundle / "report.json", mutated(REPORT, random))
     try:

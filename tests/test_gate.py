@@ -18,16 +18,17 @@ from onnx_files import EMBED, TEXT, save, text_model
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from edgekd import gate, loads, pipeline
-from edgekd.core import releases
+from edgekd import pipeline
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
-from edgekd.core.profile import load_profile, parse_profile, target_names
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
-from edgekd.core.store import Store
-from edgekd.on_target import judging
-from edgekd.planning import Options, make_plan
+from edgekd.emulation import evaluate, preflight
+from edgekd.hardware import ort_releases
+from edgekd.hardware.profile import load_profile, parse_profile, target_names
+from edgekd.plan import compatibility
+from edgekd.plan.planning import Options, make_plan
+from edgekd.store.store import Store
 
 HERE = this_host().ort_version
 FAMILIES = ("transformer", "convnet", "conv1d", "mlp")
@@ -35,7 +36,7 @@ FAMILIES = ("transformer", "convnet", "conv1d", "mlp")
 
 def checked(installed=HERE, exporters=("optimum",), recipes=None, **values):
     target = profile(**values)
-    gate.check(target, installed, recipes=target.recipes if recipes is None else recipes, exporters=exporters)
+    compatibility.check(target, installed, recipes=target.recipes if recipes is None else recipes, exporters=exporters)
 
 
 def refused(**more):
@@ -50,14 +51,17 @@ def test_every_shipped_target_passes_with_what_is_installed_and_costs_nothing(na
     target = load_profile(name)
     begun = time.perf_counter()
     for family in FAMILIES:
-        gate.check(target, HERE, recipes=target.recipes, exporters=gate.exporters(family, "huggingface", {}))
+        compatibility.check(
+            target, HERE, recipes=target.recipes, exporters=compatibility.exporters(family, "huggingface", {})
+        )
     assert time.perf_counter() - begun < 0.5  # a plan is to stay quick; milliseconds, on a machine that is not busy
 
 
 def test_the_gate_is_decided_without_loading_anything_large():
     child = python(
-        "import sys; from edgekd import gate; from edgekd.core.profile import load_profile; t = load_profile('rpi4'); "
-        f"gate.check(t, {HERE!r}, recipes=t.recipes, exporters=['optimum', 'torchscript']); "
+        "import sys; from edgekd.hardware.profile import load_profile; from edgekd.plan import compatibility; "
+        "t = load_profile('rpi4'); "
+        f"compatibility.check(t, {HERE!r}, recipes=t.recipes, exporters=['optimum', 'torchscript']); "
         "print([name for name in ('onnx', 'onnxruntime', 'numpy', 'torch', 'transformers') if name in sys.modules])"
     )
     assert child.stdout.strip() == "[]", child.stderr
@@ -174,7 +178,7 @@ def test_what_it_loads(values):
 @given(minor=st.integers(15, 40), patch=st.integers(0, 9), opset=st.integers(14, 30), ir=st.integers(7, 20))
 def test_a_profile_passes_just_where_its_oldest_release_loads_both(minor, patch, opset, ir):
     version = Version(f"1.{minor}.{patch}")
-    row = releases.loads(version)
+    row = ort_releases.loads(version)
     able = opset <= row.opset and ir <= row.ir_version
     values = {"ort_version": f">={version}", "max_opset": opset, "max_ir_version": ir, "known_bad_ort": []}
     with contextlib.nullcontext() if able else pytest.raises(RuntimeCannotLoad):
@@ -182,12 +186,12 @@ def test_a_profile_passes_just_where_its_oldest_release_loads_both(minor, patch,
 
 
 def test_the_table_rises_and_the_installed_release_loads_what_it_says(tmp_path):
-    for older, newer in zip(releases.RELEASES, releases.RELEASES[1:], strict=False):
+    for older, newer in zip(ort_releases.RELEASES, ort_releases.RELEASES[1:], strict=False):
         assert Version(older.version) < Version(newer.version)
         assert (older.opset, older.ir_version) < (newer.opset, newer.ir_version)
         assert older.ir_version <= newer.ir_version
-    row = releases.loads(Version(HERE))
-    graph = onnx.load(loads.probe(tmp_path / "probe.onnx", text=True, opset=17, ir_version=8)).graph
+    row = ort_releases.loads(Version(HERE))
+    graph = onnx.load(preflight.probe(tmp_path / "probe.onnx", text=True, opset=17, ir_version=8)).graph
     relu = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["input"], ["y"])],
         "g",
@@ -197,8 +201,8 @@ def test_the_table_rises_and_the_installed_release_loads_what_it_says(tmp_path):
     for made, opset, ir in ((relu, row.opset, row.ir_version), (graph, 17, row.ir_version)):
         model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=ir)
         ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    assert releases.loads(Version("1.14.1")) is None
-    assert releases.oldest(SpecifierSet(">=1.17"), (Version("1.17.0"),), Version(HERE)) == Version("1.17.1")
+    assert ort_releases.loads(Version("1.14.1")) is None
+    assert ort_releases.oldest(SpecifierSet(">=1.17"), (Version("1.17.0"),), Version(HERE)) == Version("1.17.1")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +231,7 @@ def test_versions_that_are_none_are_a_mistake_in_the_profile(values, problem):
     ],
 )
 def test_who_exports(family, kind, architecture, expected):
-    assert gate.exporters(family, kind, architecture) == expected
+    assert compatibility.exporters(family, kind, architecture) == expected
 
 
 @pytest.mark.parametrize(
@@ -291,7 +295,7 @@ class Planned:
     emulate_minutes: float = 0.5
 
 
-class Heard(Quiet):
+class Heard(NullProgress):
     def __init__(self):
         self.lines = []
 
@@ -318,8 +322,8 @@ def there(monkeypatch):
     def up():
         yield SimpleNamespace(run=answer, host="an emulator")
 
-    monkeypatch.setattr(judging, "why_not", lambda plan: None)
-    monkeypatch.setattr(loads, "make", lambda kind, name, cpu: SimpleNamespace(up=up))
+    monkeypatch.setattr(evaluate, "why_not", lambda plan: None)
+    monkeypatch.setattr(preflight, "make", lambda kind, name, cpu: SimpleNamespace(up=up))
     return emulator
 
 
@@ -329,12 +333,12 @@ PLANNED = Planned(elsewhere(emulator_cpu="cortex-a72"))
 def test_each_recipe_runs_on_the_core_once(there, tmp_path):
     heard = Heard()
     for _ in range(2):
-        loads.check(replace(PLANNED, force="weight_int4"), Store(tmp_path), heard)
+        preflight.check(replace(PLANNED, force="weight_int4"), Store(tmp_path), heard)
     assert [(mode, list(job["models"])) for mode, job in there.jobs] == [
         ("answers", ["float32", "dynamic_int8", "static_int8", "weight_int4"])
     ]
     assert heard.lines == ["runtime gate: the recipes' operators on cortex-a72"]
-    loads.check(replace(PLANNED, task="image-classification"), Store(tmp_path), heard)
+    preflight.check(replace(PLANNED, task="image-classification"), Store(tmp_path), heard)
     assert len(there.jobs) == 2
 
 
@@ -342,7 +346,7 @@ def test_a_recipe_that_the_core_refuses_is_named_and_asked_again_the_next_time(t
     there.bad = ("static_int8",)
     for _ in range(2):
         with pytest.raises(RuntimeCannotLoad) as refusal:
-            loads.check(PLANNED, Store(tmp_path), Quiet())
+            preflight.check(PLANNED, Store(tmp_path), NullProgress())
         assert refusal.value.message == "Raspberry Pi 4 Model B will not run what static_int8 writes: it dies"
         assert refusal.value.fix == (
             "install another onnxruntime and note this one in the profile's known_bad_ort; or leave static_int8 out"
@@ -353,14 +357,14 @@ def test_a_recipe_that_the_core_refuses_is_named_and_asked_again_the_next_time(t
 def test_a_runtime_that_dies_on_the_core_is_no_recipes_fault(there, tmp_path):
     there.bad = ("float32", "dynamic_int8", "static_int8")
     with pytest.raises(RuntimeCannotLoad) as refusal:
-        loads.check(PLANNED, Store(tmp_path), Quiet())
+        preflight.check(PLANNED, Store(tmp_path), NullProgress())
     assert refusal.value.fix == "install another onnxruntime and note this one in the profile's known_bad_ort"
 
 
 def test_an_emulator_that_fails_costs_no_build(there, tmp_path):
     there.bad, there.refuses = ("float32",), EdgeKDError("it took too long", fix="wait")
     heard = Heard()
-    loads.check(PLANNED, Store(tmp_path), heard)
+    preflight.check(PLANNED, Store(tmp_path), heard)
     assert heard.lines[1:] == [
         "runtime gate: no recipe was run on the target's core, the emulator failed: it took too long"
     ]
@@ -376,7 +380,7 @@ def test_an_emulator_that_fails_costs_no_build(there, tmp_path):
 )
 def test_where_nothing_is_run_there_it_says_so_and_why(plan, says, tmp_path):
     heard = Heard()
-    loads.check(plan, Store(tmp_path), heard)
+    preflight.check(plan, Store(tmp_path), heard)
     assert heard.lines == [f"runtime gate: no recipe was run on the target's core: {why}" for why in says]
     assert list(tmp_path.iterdir()) == []
 
@@ -399,14 +403,14 @@ def test_a_build_asks_before_it_sizes_or_teaches(tmp_path, tiny_teacher, tiny_da
 def test_the_probes_run_here_and_hold_what_the_recipes_write(task, opset, tmp_path):
     able = [name for name in names("quantizers") if "CPUExecutionProvider" in plugin("quantizers", name).providers]
     text = task == "text-classification"
-    made = loads._probes(Planned(profile(recipes=able, max_opset=opset), task=task), tmp_path)
+    made = preflight._probes(Planned(profile(recipes=able, max_opset=opset), task=task), tmp_path)
     assert set(made) == set(able) - (set() if text else {"embeddings_int8"})
     said = {}
     for name, file in made.items():
         model = onnx.load(file)
         assert max(entry.version for entry in model.opset_import) == opset
         session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
-        said[name] = session.run(None, loads._sample(text=text))[0]
+        said[name] = session.run(None, preflight._sample(text=text))[0]
         assert name == "float32" or {"MatMulInteger", "ConvInteger", "DequantizeLinear", "MatMulNBits"} & {
             node.op_type for node in model.graph.node
         }
@@ -420,8 +424,8 @@ def test_the_real_runtime_runs_the_recipes_on_the_real_core(emulator, tmp_path):
     for task in ("text-classification", "image-classification"):
         heard = Heard()
         begun = time.monotonic()
-        loads.check(Planned(target, task=task), Store(tmp_path), heard)
+        preflight.check(Planned(target, task=task), Store(tmp_path), heard)
         first, begun = time.monotonic() - begun, time.monotonic()
-        loads.check(Planned(target, task=task), Store(tmp_path), heard)
+        preflight.check(Planned(target, task=task), Store(tmp_path), heard)
         assert heard.lines == ["runtime gate: the recipes' operators on cortex-a72"]
         assert time.monotonic() - begun < first / 4

@@ -13,13 +13,13 @@ from onnx import helper
 from edgekd.core import external
 from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.core.receipt import ReceiptRefused
 from edgekd.core.results import file_sha256
 from edgekd.exporters._onnx import finish
 from edgekd.onboard import bench, programs, verify
-from edgekd.proof import receipts, trust, versus
-from edgekd.proof.shipped import open_bundle
+from edgekd.receipts import compare, files, trust
+from edgekd.receipts.shipped import open_bundle
 
 SCHEMAS = [1, 2, 3]
 
@@ -49,7 +49,7 @@ def test_bundles_of_every_schema_verify_and_their_receipts_hold(originals, schem
     folder = originals[schema]
     assert verify.main(folder) == 0
     assert "ok      onnx/model.onnx loads and runs" in capsys.readouterr().out
-    receipt = receipts.check(bench.receipt(folder, Board(latency_ms=1.0).run, device="local"), folder)
+    receipt = files.check(bench.receipt(folder, Board(latency_ms=1.0).run, device="local"), folder)
     assert (receipt.model, receipt.model_sha256) == ("onnx/model.onnx", file_sha256(folder / "onnx" / "model.onnx"))
     assert open_bundle(folder).model == Model.of(folder / "onnx" / "model.onnx")
     checked = trust.check(folder)
@@ -57,8 +57,8 @@ def test_bundles_of_every_schema_verify_and_their_receipts_hold(originals, schem
 
 
 def test_bundles_of_different_schemas_are_compared(originals, monkeypatch):
-    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("board", Board()))
-    found = versus.compare([originals[2], originals[3]], Quiet())
+    monkeypatch.setattr(compare, "device_at", lambda *words, **options: ("board", Board()))
+    found = compare.compare([originals[2], originals[3]], NullProgress())
     assert found.sides[0].artifact_mib == found.sides[1].artifact_mib > 0
 
 
@@ -182,16 +182,16 @@ def test_a_bundle_of_two_graphs_verifies_and_its_receipts_hold(two, originals, m
     assert verify.main(two) == 0
     assert "ok      onnx/encoder_model.onnx, onnx/decoder_model.onnx loads and runs" in capsys.readouterr().out
     made = bench.receipt(two, Board(latency_ms=1.0).run, device="local")
-    receipt = receipts.check(made, two)
+    receipt = files.check(made, two)
     assert receipt.model == "onnx/encoder_model.onnx, onnx/decoder_model.onnx"
     assert receipt.model_sha256 == verify.model_sha256(verify.read_manifest(two))
-    monkeypatch.setattr(versus, "device_at", lambda *words, **options: ("board", Board()))
-    found = versus.compare([originals[2], two], Quiet())
+    monkeypatch.setattr(compare, "device_at", lambda *words, **options: ("board", Board()))
+    found = compare.compare([originals[2], two], NullProgress())
     assert found.sides[1].artifact_mib == open_bundle(two).model.size_mib
     (two / "onnx" / "decoder_model.onnx").write_bytes((two / "onnx" / "encoder_model.onnx").read_bytes())
     relisted(two)
     with pytest.raises(ReceiptRefused, match="of another"):
-        receipts.check(made, two)
+        files.check(made, two)
 
 
 # ---- external data
@@ -213,7 +213,7 @@ def test_weights_beside_a_graph_are_the_models(apart, capsys):
     assert verify.model_files(manifest) == ["onnx/model.onnx", "onnx/model.onnx_data"]
     assert verify.model_sha256(manifest) not in {one["sha256"] for one in listed(apart).values()}
     assert open_bundle(apart).model.size == sum((apart / name).stat().st_size for name in verify.model_files(manifest))
-    receipts.check(bench.receipt(apart, Board(latency_ms=1.0).run, device="local"), apart)
+    files.check(bench.receipt(apart, Board(latency_ms=1.0).run, device="local"), apart)
 
 
 def test_a_flipped_bit_of_the_weights_is_found_and_missing_ones_are_named(apart, capsys):

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edgekd import planning
 from edgekd.cli import cli
-from edgekd.core import hashes
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.results import file_sha256
-from edgekd.core.store import Store
 from edgekd.data import vocabulary
+from edgekd.plan import planning
+from edgekd.store import file_hashes
+from edgekd.store.store import Store
 from edgekd.teachers import _safetensors
 
 BEFORE = time.time() - 3600
@@ -39,9 +39,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         done.append(path)
         return file_sha256(path)
 
-    monkeypatch.setattr(hashes, "file_sha256", counted)
+    monkeypatch.setattr(file_hashes, "file_sha256", counted)
     # a file that a test has just written would not be believed: its clock goes on by a minute
-    monkeypatch.setattr(hashes.time, "time", lambda now=time.time: now() + 60)
+    monkeypatch.setattr(file_hashes.time, "time", lambda now=time.time: now() + 60)
     return done
 
 
@@ -53,16 +53,16 @@ def large(path: Path, byte: bytes = b"a") -> Path:
 
 def test_a_plan_hashes_a_large_file_once(tmp_path: Path, read: list[Path]):
     file = large(tmp_path / "weights")
-    with hashes.believed():
-        assert {hashes.sha256_of(file) for _ in range(3)} == {file_sha256(file)}
+    with file_hashes.believed():
+        assert {file_hashes.sha256_of(file) for _ in range(3)} == {file_sha256(file)}
     assert read == [file]
 
 
 def test_everything_else_reads_every_byte(tmp_path: Path, read: list[Path]):
     file = large(tmp_path / "weights")
-    with hashes.believed():
-        hashes.sha256_of(file)
-    assert hashes.sha256_of(file) == hashes.sha256_of(file) == file_sha256(file)
+    with file_hashes.believed():
+        file_hashes.sha256_of(file)
+    assert file_hashes.sha256_of(file) == file_hashes.sha256_of(file) == file_sha256(file)
     assert len(read) == 3
 
 
@@ -70,13 +70,13 @@ def test_a_file_that_was_written_over_is_read_again_though_its_size_and_time_are
     tmp_path: Path, read: list[Path]
 ):
     file = large(tmp_path / "weights")
-    with hashes.believed():
-        first = hashes.sha256_of(file)
+    with file_hashes.believed():
+        first = file_hashes.sha256_of(file)
         time.sleep(0.02)
         large(file, b"b")
-        assert hashes.sha256_of(file) == file_sha256(file) != first
+        assert file_hashes.sha256_of(file) == file_sha256(file) != first
         os.replace(large(tmp_path / "other", b"c"), file)
-        assert hashes.sha256_of(file) == file_sha256(file)
+        assert file_hashes.sha256_of(file) == file_sha256(file)
 
 
 def test_small_files_and_those_of_this_moment_are_always_read(
@@ -84,11 +84,11 @@ def test_small_files_and_those_of_this_moment_are_always_read(
 ):
     small, fresh = tmp_path / "small", large(tmp_path / "fresh")
     small.write_bytes(b"a")
-    monkeypatch.setattr(hashes.time, "time", lambda: fresh.stat().st_ctime + 1)
-    with hashes.believed():
+    monkeypatch.setattr(file_hashes.time, "time", lambda: fresh.stat().st_ctime + 1)
+    with file_hashes.believed():
         for _ in range(2):
-            hashes.sha256_of(small)
-            hashes.sha256_of(fresh)
+            file_hashes.sha256_of(small)
+            file_hashes.sha256_of(fresh)
     assert len(read) == 4
     assert not (own_store / "hash").exists()
 
@@ -98,13 +98,13 @@ def test_only_plan_believes(command: str, believes: bool, monkeypatch: pytest.Mo
     seen: list[bool] = []
 
     def make_plans(*_: Any) -> None:
-        seen.append(hashes._believed.get())
+        seen.append(file_hashes._believed.get())
         raise UsageError("enough", fix="none")
 
     monkeypatch.setattr(planning, "make_plans", make_plans)
     CliRunner().invoke(cli.commands[command], ["--target", "rpi4"])
     assert seen == [believes]
-    assert not hashes._believed.get()
+    assert not file_hashes._believed.get()
 
 
 def weights(path: Path, values: np.ndarray) -> Path:

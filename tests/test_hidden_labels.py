@@ -132,7 +132,7 @@ def test_bench_measures_on_the_split_that_has_labels(tmp_path):
     from types import SimpleNamespace
 
     from edgekd.core.errors import DataError
-    from edgekd.proof.shipped import DataFile
+    from edgekd.receipts.shipped import DataFile
 
     bundle = SimpleNamespace(task="text-classification", classes=("0", "1"), name="a bundle")
     rows = rows_of([-1] * 12) | {"validation": [(f"a row of validation {n}", n % 2) for n in range(9)]}

@@ -13,11 +13,11 @@ from PIL import Image
 
 from edgekd.core.errors import EdgeKDError, TeacherError, UsageError
 from edgekd.core.predictions import stacked
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import make
-from edgekd.core.store import Store
 from edgekd.data import pixels
 from edgekd.data.splits import Example
+from edgekd.store.store import Store
 from edgekd.students.convnet import Convnet
 
 TASK = make("tasks", "image-classification")
@@ -97,7 +97,7 @@ def test_teachers_inputs_are_its_processors(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_students_inputs_are_the_ecosystems(tmp_path: Path, channels: int) -> None:
     shape = Convnet(48, channels, 5)
-    assert TASK.student_files(Path(), [], Survey(48, (48,), channels), shape, tmp_path) is None
+    assert TASK.student_files(Path(), [], InputSpec(48, (48,), channels), shape, tmp_path) is None
     config = json.loads((tmp_path / "preprocessor_config.json").read_text(encoding="utf-8"))
     assert config["image_processor_type"] == "ViTImageProcessor"
     assert config["size"] == {"height": 48, "width": 48}
@@ -116,7 +116,7 @@ def test_student_is_normalized_as_its_teacher(tmp_path: Path) -> None:
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     student.mkdir()
     PROCESSORS["vit"].save_pretrained(teacher)
-    TASK.student_files(teacher, [], Survey(24, (24,), 3), Convnet(24, 3, 5), student)
+    TASK.student_files(teacher, [], InputSpec(24, (24,), 3), Convnet(24, 3, 5), student)
     config = pixels.read_config(student)
     assert (config["image_mean"], config["image_std"], config["resample"]) == ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4], 3)
     assert config["size"] == {"height": 24, "width": 24}
@@ -197,14 +197,14 @@ def test_rows_become_examples() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_optimum_opens_a_students_folder(tmp_path: Path, channels: int) -> None:
     """The folder as a bundle has it, fed with ordinary images, gives the logits of our own inputs."""
-    from edgekd.core.profile import load_profile
     from edgekd.exporters.optimum import Optimum
     from edgekd.exporters.torchscript import Torchscript
+    from edgekd.hardware.profile import load_profile
 
     network = Convnet(24, channels, 3, width=0.25, depth=0.25, stages=2).random()
     network.name_classes(["a", "b", "c"])
     network.save_pretrained(tmp_path)
-    TASK.student_files(Path(), [], Survey(24, (24,), channels), network.shape, tmp_path)
+    TASK.student_files(Path(), [], InputSpec(24, (24,), channels), network.shape, tmp_path)
     Torchscript().export(network, tmp_path / "onnx", task="image-classification", target=load_profile("rpi4"))
     images = pictures(3, 30, 33, channels)
     loader, said = Optimum().open(tmp_path, "model.onnx", TASK.ordinary(tmp_path, images), task="image-classification")

@@ -12,9 +12,9 @@ import transformers
 from transformers import AutoConfig
 
 from edgekd.core.errors import TeacherError, UsageError
-from edgekd.core.profile import load_profile
 from edgekd.core.registry import make
 from edgekd.exporters.optimum import Optimum
+from edgekd.hardware.profile import load_profile
 from edgekd.students.convnet import Convnet
 from edgekd.students.mlp import IMAGE, Mlp
 from edgekd.teachers._types import IMAGE_TYPES

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from edgekd.core.errors import DataError
-from edgekd.core.store import Store
 from edgekd.data import images
 from edgekd.data.images import ImageFile, decode, is_grey, read_images, sides
 from edgekd.data.splits import Example
+from edgekd.store.store import Store
 from tests.conftest import write_csv
 
 

@@ -19,7 +19,7 @@ from edgekd.losses.hard_labels import HardLabels
 from edgekd.losses.response import Response
 from edgekd.losses.self_distillation import SelfDistillation
 from edgekd.onboard import bench
-from edgekd.plan import LossTerm, TeacherPlan
+from edgekd.plan.plan import LossTerm, TeacherPlan
 from edgekd.tasks import _label_sets
 from edgekd.training import objective
 

@@ -335,7 +335,7 @@ def test_numbers_become_a_teachers_names_and_hidden_labels_none():
 
 
 def test_the_order_for_an_emulated_core_has_each_label_early():
-    from edgekd.on_target.judging import stratified_order
+    from edgekd.emulation.evaluate import stratified_order
 
     pool = with_rare(60, 6)
     order = stratified_order([row.label for row in pool], None, seed=0)

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from edgekd.core.errors import UsageError
-from edgekd.core.protocols import Quiet, Survey
+from edgekd.core.protocols import InputSpec, NullProgress
 from edgekd.core.registry import make, plugin
 from edgekd.core.tensors import Targets
 from edgekd.data.splits import Example
-from edgekd.plan import LossTerm, Training
+from edgekd.plan.plan import LossTerm, Training
 from edgekd.teachers.labels import Labels
 from edgekd.training.learner import Learner
 
 SERIES = "time-series-classification"
-SURVEY = Survey(96, (96,), channels=2)
+SURVEY = InputSpec(96, (96,), channels=2)
 
 
 def test_inspected_before_the_data_are_read() -> None:
@@ -46,7 +46,7 @@ def test_text_has_no_such_teacher() -> None:
 
 @pytest.mark.parametrize("task", [SERIES, "image-classification"])
 def test_shape_follows_the_data(task: str, tmp_path: Path) -> None:
-    survey = SURVEY if task == SERIES else Survey(32, (32,), channels=3)
+    survey = SURVEY if task == SERIES else InputSpec(32, (32,), channels=3)
     family = plugin("tasks", task).families[0]
     found = Labels().shaped({"architecture": {"family": family}}, task, survey, classes=3)
     shape = make("students", family, **found["architecture"]["shape"])
@@ -85,7 +85,7 @@ def test_it_learns_and_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     rows = [Example((1000 + 50 * wave)[:, None].astype(np.float32)) for wave in waves]
     samples = make("tasks", SERIES).encode(tmp_path, [row.input for row in rows], 48)
     truth = torch.from_numpy(speeds // 6)
-    architecture = Labels().shaped({"architecture": {"family": "conv1d"}}, SERIES, Survey(48, (48,)), classes=2)[
+    architecture = Labels().shaped({"architecture": {"family": "conv1d"}}, SERIES, InputSpec(48, (48,)), classes=2)[
         "architecture"
     ]
     architecture["shape"] |= {"width": 16, "depth": 2}
@@ -100,7 +100,7 @@ def test_it_learns_and_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         samples,
         training,
         seed=0,
-        progress=Quiet(),
+        progress=NullProgress(),
     )
     said = engine.logits(model, samples)
     assert (said.argmax(dim=1) == truth).float().mean() > 0.95

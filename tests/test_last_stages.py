@@ -17,19 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import CARD, FORMS, composed
 
-from edgekd import bundle
+from edgekd.bundle import contents, documents, licences, write
 from edgekd.cli import cli
 from edgekd.cli.printing import print_json
 from edgekd.core import licences as terms
 from edgekd.core.errors import UsageError
-from edgekd.core.options import declarations
-from edgekd.inputs import shown
-from edgekd.papers import dossier, licences
-from edgekd.plan import Plan
-from edgekd.planning import Options, make_plan
+from edgekd.plan.inputs import shown
+from edgekd.plan.options import declarations
+from edgekd.plan.plan import Plan
+from edgekd.plan.planning import Options, make_plan
+from edgekd.plan.resolve import NAME_BYTES
 from edgekd.report import page
 from edgekd.report.drawing import Axis
-from edgekd.resolve import NAME_BYTES
 
 SERIES = "time-series-classification"
 RANGES = {name: (declared.flag, *declared.range) for name, declared, _ in declarations() if declared.range}
@@ -128,7 +127,7 @@ def test_whatever_the_data_are_called_their_bundle_is_written(stem: str, tmp_pat
     (folder / "config.json").write_text("{}")
     licences.write(plan, folder)
     page.write(said, folder)
-    dossier.write(dossier.read(plan, said, {"optimum": "opens it"}, folder, {"report.json"}))
+    documents.write(contents.read(plan, said, {"optimum": "opens it"}, folder, {"report.json"}))
     assert (folder / "README.md").read_text("utf-8")
 
 
@@ -152,15 +151,15 @@ def test_the_names_of_teacher_and_data_are_text_on_one_line(tmp_path: Path):
 @pytest.mark.parametrize("out", ["x" * 240, "/".join(["y" * 190] * 25), "z" * 300, "é" * 120])
 def test_an_output_without_room_for_what_lies_beside_it_is_refused(out: str, tmp_path: Path):
     with pytest.raises(UsageError, match="leave room") as error:
-        bundle.check_free(tmp_path / out)
+        write.check_free(tmp_path / out)
     assert error.value.fix == "give --out a folder with a shorter path"
 
 
 def test_an_output_whose_name_is_no_text_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="no UTF-8"):
-        bundle.check_free(tmp_path / "\udcff")
+        write.check_free(tmp_path / "\udcff")
     for name in ("-rf", "a b", "new\nline", "名前"):
-        bundle.check_free(tmp_path / name)
+        write.check_free(tmp_path / name)
 
 
 def test_licence_files_with_long_names_and_odd_ones_are_copied(tmp_path: Path):
@@ -175,7 +174,7 @@ def test_licence_files_with_long_names_and_odd_ones_are_copied(tmp_path: Path):
 @fast
 @given(st.text(max_size=120))
 def test_any_words_of_a_licence_are_written_down(words: str):
-    from edgekd.papers import sbom
+    from edgekd.bundle import sbom
 
     said = terms._plain(words)
     terms.spdx(said)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from helpers import elsewhere, profile
 
-from edgekd.core import calibration
-from edgekd.core.calibration import Reading
 from edgekd.core.errors import StoreError
 from edgekd.core.latency import held_to, is_stable, percentile, quantiles
-from edgekd.core.profile import load_profile
-from edgekd.core.protocols import Survey, Work
-from edgekd.core.roofline import predict_latency
-from edgekd.measure import latency_figures
+from edgekd.core.protocols import InputSpec, Work
+from edgekd.hardware import latency_correction
+from edgekd.hardware.latency_correction import Reading
+from edgekd.hardware.profile import load_profile
+from edgekd.hardware.roofline import predict_latency
+from edgekd.inference.benchmark import latency_figures
 from edgekd.sizing import predictor
 from edgekd.sizing.costs import Candidates
 from edgekd.students.transformer import Transformer
@@ -154,16 +154,16 @@ def test_one_receipt_scales_value_and_band_and_is_named():
 
 
 def test_several_receipts_give_their_geometric_mean_and_their_spread():
-    found = calibration.calibration([reading(0.5), reading(2.0)], "float32")
+    found = latency_correction.calibration([reading(0.5), reading(2.0)], "float32")
     assert (found.factor, found.low, found.high) == (pytest.approx(1.0), 0.5, 2.0)
     assert found.says == "calibrated by 2 receipts from Raspberry Pi 4 Model B Rev 1.4"
 
 
 def test_readings_of_the_same_arithmetic_count_first():
     readings = [reading(2.0), reading(0.5, "static_int8-worst")]
-    assert calibration.calibration(readings, "float32").factor == pytest.approx(2.0)
-    assert calibration.calibration(readings, "dynamic_int8").factor == pytest.approx(0.5)
-    assert calibration.calibration(readings[:1], "dynamic_int8").factor == pytest.approx(2.0), "better than none"
+    assert latency_correction.calibration(readings, "float32").factor == pytest.approx(2.0)
+    assert latency_correction.calibration(readings, "dynamic_int8").factor == pytest.approx(0.5)
+    assert latency_correction.calibration(readings[:1], "dynamic_int8").factor == pytest.approx(2.0), "better than none"
 
 
 def test_a_gpu_stays_unknown_whatever_was_read():
@@ -172,45 +172,45 @@ def test_a_gpu_stays_unknown_whatever_was_read():
 
 
 def test_readings_are_kept_once_a_board_and_model(tmp_path):
-    assert calibration.load(tmp_path, "cortex-a72") == ()
-    calibration.keep(tmp_path, reading(2.0))
-    calibration.keep(tmp_path, reading(1.5, cpu="another board"))
-    kept = calibration.keep(tmp_path, reading(1.6, digest="b" * 64))
+    assert latency_correction.load(tmp_path, "cortex-a72") == ()
+    latency_correction.keep(tmp_path, reading(2.0))
+    latency_correction.keep(tmp_path, reading(1.5, cpu="another board"))
+    kept = latency_correction.keep(tmp_path, reading(1.6, digest="b" * 64))
     assert sorted(one.ratio for one in kept) == [1.5, 1.6], "the newer receipt takes the older one's place"
-    assert calibration.load(tmp_path, "cortex-a72") == kept
-    assert calibration.load(tmp_path, "cortex-a53") == ()
+    assert latency_correction.load(tmp_path, "cortex-a72") == kept
+    assert latency_correction.load(tmp_path, "cortex-a53") == ()
     assert [path.name for path in (tmp_path / "calibration").glob("*.json")] == ["cortex-a72.json"]
 
 
 def test_of_two_who_keep_a_reading_at_the_same_time_neither_is_lost(tmp_path, monkeypatch):
-    load = calibration.load
+    load = latency_correction.load
 
     def slow(*given):
         found = load(*given)
         time.sleep(0.2)  # long enough for the other to read the same file
         return found
 
-    monkeypatch.setattr(calibration, "load", slow)
+    monkeypatch.setattr(latency_correction, "load", slow)
     with ThreadPoolExecutor(2) as both:
-        list(both.map(calibration.keep, [tmp_path] * 2, [reading(2.0), reading(1.5, cpu="another board")]))
+        list(both.map(latency_correction.keep, [tmp_path] * 2, [reading(2.0), reading(1.5, cpu="another board")]))
     assert sorted(one.ratio for one in load(tmp_path, "cortex-a72")) == [1.5, 2.0]
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "calibration").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match=f"cannot use {tmp_path}/calibration: "):
-        calibration.keep(tmp_path, reading(2.0))
+        latency_correction.keep(tmp_path, reading(2.0))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[{}]", '{"a": 1}', "[3]", "null"])
 def test_damaged_readings_calibrate_nothing(tmp_path, text):
-    calibration.keep(tmp_path, reading(2.0))
+    latency_correction.keep(tmp_path, reading(2.0))
     (tmp_path / "calibration" / "cortex-a72.json").write_text(text)
-    assert calibration.load(tmp_path, "cortex-a72") == ()
+    assert latency_correction.load(tmp_path, "cortex-a72") == ()
 
 
 def test_shapes_are_sized_with_calibrated_latencies():
-    survey = Survey(max_size=32, sizes=(8, 16, 32), vocabulary=500)
+    survey = InputSpec(max_size=32, sizes=(8, 16, 32), vocabulary=500)
     shapes = Transformer.ladder(
         {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 128, "vocabulary": 500, "max_tokens": 64},
         survey,

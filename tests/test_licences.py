@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from edgekd.bundle import licences as papers
 from edgekd.core import licences
-from edgekd.papers import licences as papers
 
 APACHE = "                                 Apache License\n                           Version 2.0, January 2004\n"
 UNREAD = "not stated in the teacher's folder (README.md cannot be read: "

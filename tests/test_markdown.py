@@ -47,7 +47,7 @@ HOSTILE = {
     "front matter": "---\nlicense: forged\n---",
     "template": "{{ 7 * 7 }} {% raw %}",
 }
-PLAIN = "ham"
+FP32 = "ham"
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 
@@ -83,7 +83,7 @@ def _form(text):
 def reports():
     """Of each file, a report's values and the structure that it has with an ordinary name everywhere."""
     values = json.loads(json.dumps(composed()))
-    return {file: (values, _form(render(file, _named(values, PLAIN) | CARD))) for file in ("report.md", "card.md")}
+    return {file: (values, _form(render(file, _named(values, FP32) | CARD))) for file in ("report.md", "card.md")}
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)

@@ -9,13 +9,13 @@ import pytest
 from helpers import elsewhere, profile
 
 from edgekd.core.errors import OverMemory
-from edgekd.core.profile import Profile, load_profile
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import plugin
-from edgekd.core.store import Store
+from edgekd.hardware.profile import Profile, load_profile
 from edgekd.sizing import fitting, measured
 from edgekd.sizing.bench import Bench
 from edgekd.sizing.measured import TEACHER, Measured, name_of
+from edgekd.store.store import Store
 
 MINILM = {
     "model_type": "bert",
@@ -26,7 +26,7 @@ MINILM = {
     "vocabulary": 30522,
     "max_tokens": 512,
 }
-SURVEY = Survey(64, (12,), vocabulary=5000)
+SURVEY = InputSpec(64, (12,), vocabulary=5000)
 ROOMY = {"memory_mib": 500.0, "artifact_mib": 500.0, "latency_ms": 500.0, "cold_start_ms": 1e5}
 
 

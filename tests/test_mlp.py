@@ -12,9 +12,9 @@ import onnx
 import pytest
 import torch
 
-from edgekd.core.profile import load_profile
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.exporters.torchscript import Torchscript
+from edgekd.hardware.profile import load_profile
 from edgekd.quantizers.dynamic_int8 import DynamicInt8
 from edgekd.students.conv1d import Conv1d
 from edgekd.students.mlp import IMAGE, SERIES, Mlp
@@ -68,7 +68,7 @@ def test_dynamic_int8_quantizes_every_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [SERIES_SHAPE, IMAGE_SHAPE], ids=str)
 def test_whole_student_is_its_teacher(shape: Mlp, tmp_path: Path) -> None:
     teacher, rows = shape.random(), samples(shape)
-    student = shape.start_from(teacher, tmp_path, kept=None, samples=rows)
+    student = shape.init_from_teacher(teacher, tmp_path, kept=None, samples=rows)
     assert torch.equal(logits(student, rows), logits(teacher, rows))
 
 
@@ -79,7 +79,7 @@ def test_neurons_that_matter_are_kept(tmp_path: Path) -> None:
     with torch.no_grad():
         for number, linear in enumerate([*(layer[0] for layer in teacher.body.layers[1:]), teacher.head]):
             linear.weight[:, torch.randperm(16, generator=torch.Generator().manual_seed(number))[:8]] = 0
-    student = replace(SERIES_SHAPE, width=8).start_from(teacher, tmp_path, kept=None, samples=rows)
+    student = replace(SERIES_SHAPE, width=8).init_from_teacher(teacher, tmp_path, kept=None, samples=rows)
     torch.testing.assert_close(logits(student, rows), logits(teacher, rows))
 
 
@@ -87,15 +87,17 @@ def test_student_of_another_family_takes_its_standardisation(tmp_path: Path) -> 
     convolutions = Conv1d(8, 1, 5, 1, separable=False, dilated=False, steps=20, channels=2, classes=4)
     teacher, rows = convolutions.random(), samples(SERIES_SHAPE)
     teacher.body.inputs[0].fit_inputs(rows)
-    student = SERIES_SHAPE.start_from(teacher, tmp_path, kept=None, samples=rows)
+    student = SERIES_SHAPE.init_from_teacher(teacher, tmp_path, kept=None, samples=rows)
     assert torch.equal(student.body.inputs[0].mean, teacher.body.inputs[0].mean)
     bare = IMAGE_SHAPE.random()
-    student = SERIES_SHAPE.start_from(bare, tmp_path, kept=None, samples=rows)  # from the rows, where it has none
+    student = SERIES_SHAPE.init_from_teacher(
+        bare, tmp_path, kept=None, samples=rows
+    )  # from the rows, where it has none
     assert torch.equal(student.body.inputs[0].mean, teacher.body.inputs[0].mean)
 
 
 def test_ladder_knows_series_from_images_by_what_the_teacher_counts() -> None:
-    survey = Survey(28, (28,), channels=1)
+    survey = InputSpec(28, (28,), channels=1)
     series = Mlp.ladder({"shape": {"steps": 28}, "family": "conv1d"}, survey, classes=3)
     images = Mlp.ladder({"shape": {"image_size": 28}, "family": "convnet"}, survey, classes=3)
     assert {shape.inputs for shape in series} == {28}
@@ -112,9 +114,9 @@ def test_ladder_knows_series_from_images_by_what_the_teacher_counts() -> None:
 
 def test_shape_is_its_words_and_its_dict(tmp_path: Path) -> None:
     assert str(SERIES_SHAPE) == "3 hidden layers x 16 on 40 values"
-    assert SERIES_SHAPE.relief() == ""
-    assert IMAGE_SHAPE.relief() == ""  # below what --image-size takes
-    assert replace(IMAGE_SHAPE, side=28).relief() == "give smaller images (--image-size 8)"
+    assert SERIES_SHAPE.how_to_shrink() == ""
+    assert IMAGE_SHAPE.how_to_shrink() == ""  # below what --image-size takes
+    assert replace(IMAGE_SHAPE, side=28).how_to_shrink() == "give smaller images (--image-size 8)"
     assert Mlp(**json.loads(json.dumps(IMAGE_SHAPE.as_dict()))) == IMAGE_SHAPE
     model, rows = IMAGE_SHAPE.random(), samples(IMAGE_SHAPE)
     model.save_pretrained(tmp_path)

@@ -17,13 +17,13 @@ from helpers import python
 from label_texts import LABELS, joined, label_texts
 from test_multi_label_task import TASK
 
-from edgekd.core.protocols import MULTI_LABEL, Quiet
+from edgekd.core.protocols import MULTI_LABEL, NullProgress
 from edgekd.core.registry import make
-from edgekd.core.store import Store
 from edgekd.onboard.runner import open_session
-from edgekd.plan import Plan
-from edgekd.planning import Options, make_plan
+from edgekd.plan.plan import Plan
+from edgekd.plan.planning import Options, make_plan
 from edgekd.stages import Stages
+from edgekd.store.store import Store
 from edgekd.training import distill, engine, models
 
 SCRIPT = Path(__file__).parent / "node" / "labels.mjs"
@@ -176,7 +176,7 @@ def test_a_receipt_of_labelled_rows_is_of_micro_f1(bundle: Path, tmp_path: Path)
 
 def ready_teacher(plan: Plan, splits: Any, store: Path) -> Path:
     """The teacher that a build trained, a ready model of several labels."""
-    return Stages(plan, splits, Store(store), Quiet(), {}).teacher()
+    return Stages(plan, splits, Store(store), NullProgress(), {}).teacher()
 
 
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "without labels"])
@@ -236,7 +236,7 @@ def test_without_labels_to_select_by_the_teachers_decisions_choose_thresholds(
     survey = plan.student.survey
     shape = {"layers": 3, "hidden": 64, "heads": 4, "feed_forward": 128, "classes": 3}
     shape |= {"vocabulary": survey.vocabulary, "max_tokens": survey.max_size}
-    stages = Stages(plan, splits, Store(store), Quiet(), shape)
+    stages = Stages(plan, splits, Store(store), NullProgress(), shape)
     student = stages.student(stages.teacher())
     said = distill.read(student, distill.CONFIDENCE)
     assert said["fitted_on"] == "teacher"

@@ -20,13 +20,13 @@ from onnx_files import TEXT, save, text_model
 from edgekd.cli import show
 from edgekd.compression.examine import Given, examine
 from edgekd.core.errors import DataError, TeacherError, UsageError
-from edgekd.core.protocols import MULTI_LABEL, Quiet
+from edgekd.core.protocols import MULTI_LABEL, NullProgress
 from edgekd.core.registry import make, sibling_task
 from edgekd.data.given import read_given
 from edgekd.data.splits import split
 from edgekd.exporters._onnx import finish
 from edgekd.onboard.runner import open_session
-from edgekd.planning import Options, make_plan
+from edgekd.plan.planning import Options, make_plan
 from edgekd.teachers._onnx_inspect import look
 from edgekd.teachers.huggingface import Huggingface
 from edgekd.teachers.onnx_model import OnnxModel
@@ -231,11 +231,11 @@ def test_a_graph_of_several_labels_is_refused_where_one_class_is_right(tmp_path)
 def test_diagnose_takes_logits(tmp_path):
     path = written(tmp_path, with_end(), problem_type=MULTI_LABEL)
     data = write_csv(tmp_path / "rows.csv", [(one,) for one in ("abc", "cab", "bad", "dab", "ace")], ("text",))
-    found = examine(Given(path, str(data), TASK, recipe="dynamic_int8", samples=2), Quiet())
+    found = examine(Given(path, str(data), TASK, recipe="dynamic_int8", samples=2), NullProgress())
     assert 0 <= found["candidate"]["decision_f1"] <= 1
     path = written(tmp_path, with_end("Sigmoid"))
     with pytest.raises(TeacherError, match="ends in a sigmoid: its decisions"):
-        examine(Given(path, str(data), TASK), Quiet())
+        examine(Given(path, str(data), TASK), NullProgress())
 
 
 # how it is planned
@@ -285,7 +285,7 @@ def test_a_label_that_no_test_row_has_is_no_obstacle():
 
 
 def test_kernels_that_decide_otherwise_are_counted_by_row():
-    from edgekd.on_target.judging import _Scored
+    from edgekd.emulation.evaluate import _Scored
 
     task, random = make("tasks", TASK), np.random.default_rng(0)
     here = [{"logits": logits} for logits in random.normal(size=(40, 3))]

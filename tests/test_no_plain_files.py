@@ -15,13 +15,13 @@ from onnx_files import save, text_model
 from PIL import Image
 
 from edgekd.compression import side_by_side
-from edgekd.core import calibration
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.keys import open_signer, read_public, read_publics
-from edgekd.core.profile import load_profile
 from edgekd.data.given import read_given, read_inputs
 from edgekd.data.images import read_images
 from edgekd.data.series import read_series
+from edgekd.hardware import latency_correction
+from edgekd.hardware.profile import load_profile
+from edgekd.security.keys import open_signer, read_public, read_publics
 from edgekd.tasks.text_classification import TextClassification
 from edgekd.teachers.efficientnet_lite import EfficientnetLite
 from edgekd.teachers.huggingface import Huggingface
@@ -181,10 +181,10 @@ def test_beside_an_onnx_teacher(name, tmp_path):
 
 
 def test_in_a_store_what_boards_took_is_no_pipe(tmp_path):
-    reading = calibration._file(tmp_path, "cortex-a72")
+    reading = latency_correction._file(tmp_path, "cortex-a72")
     reading.parent.mkdir(parents=True, exist_ok=True)
     pipe(reading)
-    assert calibration.load(tmp_path, "cortex-a72") == ()
+    assert latency_correction.load(tmp_path, "cortex-a72") == ()
 
 
 def test_packed_samples_are_no_pipe(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from edgekd.core.errors import UsageError
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import digest
-from edgekd.plan import LossTerm
+from edgekd.plan.plan import LossTerm
 from edgekd.training import objective
 
 TEXT = {

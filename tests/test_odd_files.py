@@ -11,15 +11,15 @@ import pytest
 from made_bundle import Board, make_bundle
 from tampering import TOO_MUCH, make_lab, relist, repeat_arrays, sign
 
-from edgekd import bundle as shipping
-from edgekd.core import keys
+from edgekd.bundle import write as shipping
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.seals import SEAL
-from edgekd.core.store import LOCK, Store
 from edgekd.onboard import RUNNER_FILES, bench, verify
 from edgekd.onboard.bench import golden_inputs
-from edgekd.proof import receipts, trust
-from edgekd.proof.shipped import open_bundle
+from edgekd.receipts import files, trust
+from edgekd.receipts.shipped import open_bundle
+from edgekd.security import keys
+from edgekd.store.store import LOCK, Store
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)
@@ -122,7 +122,7 @@ def test_nothing_is_written_through_a_link(tmp_path, monkeypatch):
     assert elsewhere.read_bytes() == before
     (tmp_path / "tiny-here.receipts").symlink_to(tmp_path)
     with pytest.raises(StoreError, match="is a link: nothing is written through it") as refused:
-        receipts.check_writable(folder)
+        files.check_writable(folder)
     assert "mkdir" in refused.value.fix
     (tmp_path / "linked").symlink_to(secret)
     for place in ("linked", "fresh"):
@@ -140,7 +140,7 @@ def test_a_page_replaces_a_link_and_leaves_what_it_leads_to(tmp_path, monkeypatc
 
     folder, secret = make_bundle(tmp_path / "tiny-here"), tmp_path / "secret"
     secret.write_text("kept")
-    place = receipts.folder(folder)
+    place = files.folder(folder)
     place.mkdir()
     (place / "report.html").symlink_to(secret)
     (place / "x.json").write_text("{}")
@@ -208,8 +208,8 @@ def receipt(tmp_path_factory):
 def test_a_receipts_values_have_types_and_ranges(receipt, key):
     folder, said = receipt
     forged = said | {key: RANGES[key]}
-    with pytest.raises(receipts.ReceiptRefused) as refused:
-        receipts.check(forged | {"digest": bench.digest(forged)}, folder)
+    with pytest.raises(files.ReceiptRefused) as refused:
+        files.check(forged | {"digest": bench.digest(forged)}, folder)
     assert key in refused.value.reasons[0]
 
 

@@ -12,17 +12,17 @@ from helpers import elsewhere, fast, matmul_model, profile, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd import emulated, stages
+from edgekd import stages
 from edgekd.compression.choose import OnTarget, Trial, choose
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.metrics import ACCURACY, AGREEMENT
 from edgekd.core.model import Model
-from edgekd.core.profile import load_profile
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.devices.local import Local
-from edgekd.on_target import asking, judging
+from edgekd.emulation import answers, evaluate, target_stages
+from edgekd.hardware.profile import load_profile
 from edgekd.onboard import runner
 
 TARGET = elsewhere(memory_mib=32.0, artifact_mib=16.0)
@@ -45,26 +45,26 @@ def test_those_that_may_ship_here_are_asked_first_then_those_that_only_accuracy_
         trial("weight_int8", speed=3.0, peak_rss_mib=99.0),
         Trial.failure("float16", "no kernel"),
     ]
-    assert judging.contenders(trials, plan()) == ["float32", "static_int8", "dynamic_int8"]
-    assert judging.contenders(trials, plan(force="weight_int8"))[:2] == ["float32", "weight_int8"]
+    assert evaluate.contenders(trials, plan()) == ["float32", "static_int8", "dynamic_int8"]
+    assert evaluate.contenders(trials, plan(force="weight_int8"))[:2] == ["float32", "weight_int8"]
 
 
 def test_what_cannot_be_asked_is_said_of_the_profile():
     if not TARGET.needs_guest:
         pytest.skip("this host is the target's own architecture")
-    assert judging.why_not(plan(elsewhere(emulator_cpu=None))) == "its profile names no emulator_cpu"
-    assert judging.why_not(plan(load_profile("gpu-t4"))) == "there is no emulator of Server with one NVIDIA T4"
+    assert evaluate.why_not(plan(elsewhere(emulator_cpu=None))) == "its profile names no emulator_cpu"
+    assert evaluate.why_not(plan(load_profile("gpu-t4"))) == "there is no emulator of Server with one NVIDIA T4"
 
 
 def test_no_more_are_asked_than_the_minutes_bear():
     many = [trial(), *(trial(f"static_int8-float{n}", speed=1 + n / 10) for n in range(9))]
-    assert judging.contenders(many, plan()) == ["float32", *(f"static_int8-float{n}" for n in (8, 7, 6, 5))]
+    assert evaluate.contenders(many, plan()) == ["float32", *(f"static_int8-float{n}" for n in (8, 7, 6, 5))]
 
 
 @fast
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.integers(0, 5))
 def test_every_beginning_of_the_order_holds_each_class_in_its_proportion(labels, seed):
-    order = judging.stratified_order(labels, None, seed)
+    order = evaluate.stratified_order(labels, None, seed)
     assert sorted(order) == list(range(len(labels)))
     for end in range(1, len(order) + 1):
         head = [labels[row] for row in order[:end]]
@@ -74,14 +74,14 @@ def test_every_beginning_of_the_order_holds_each_class_in_its_proportion(labels,
 
 def test_rows_without_labels_are_stratified_by_what_the_teacher_says():
     says = np.eye(2)[[0] * 8 + [1] * 4]
-    order = judging.stratified_order([None] * 12, says, seed=1)
+    order = evaluate.stratified_order([None] * 12, says, seed=1)
     assert sum(row >= 8 for row in order[:6]) == 2
 
 
 def test_a_figure_of_all_rows_moves_by_what_changed_in_some():
     change = np.zeros(100)
     change[:3] = -1
-    value, (low, high) = judging._moved(0.95, (0.93, 0.97), AGREEMENT.moved(change, np.zeros(100)))
+    value, (low, high) = evaluate._moved(0.95, (0.93, 0.97), AGREEMENT.moved(change, np.zeros(100)))
     assert value == pytest.approx(0.92)
     assert low < 0.90
     assert high > 0.94
@@ -90,14 +90,14 @@ def test_a_figure_of_all_rows_moves_by_what_changed_in_some():
 def test_where_no_row_changed_the_interval_still_allows_for_what_was_not_seen():
     still = np.zeros(100)
     change = ACCURACY.lost_further((still, still), (still, still))
-    value, (low, high) = judging._moved(1.0, (0.5, 1.5), change)
+    value, (low, high) = evaluate._moved(1.0, (0.5, 1.5), change)
     assert value == 1.0
     assert low == pytest.approx(1 - np.hypot(0.5, 3.0))
     assert high == pytest.approx(1 + np.hypot(0.5, 3.0))
 
 
 def test_too_few_rows_move_nothing():
-    few = judging.FEWEST - 1
+    few = evaluate.FEWEST - 1
     none, all_of_them = np.zeros(few), np.ones(few)
     scored = SimpleNamespace(
         agreed_there=none,
@@ -110,7 +110,7 @@ def test_too_few_rows_move_nothing():
         metric=ACCURACY,
     )
     plain = SimpleNamespace(there=np.ones(few), here=np.ones(few))
-    found = judging._on_target(trial("int8", agreement=0.95, drop_points=1.5), scored, plain, None)
+    found = evaluate._on_target(trial("int8", agreement=0.95, drop_points=1.5), scored, plain, None)
     assert (found.agreement, found.drop_points) == (0.95, 1.5)
 
 
@@ -124,7 +124,7 @@ def test_a_share_of_the_rows_has_an_interval_of_shares():
         largest_difference=0.0,
         fidelity=AGREEMENT,
     )
-    found = judging._on_target(trial(agreement=0.99, agreement_interval=(0.98, 1.0)), same, same, None)
+    found = evaluate._on_target(trial(agreement=0.99, agreement_interval=(0.98, 1.0)), same, same, None)
     assert found.agreement_interval == (pytest.approx(0.99 - np.hypot(0.01, 3 / 40)), 1.0)
 
 
@@ -156,26 +156,26 @@ def test_what_was_not_asked_there_does_not_ship_beside_what_was():
         trial("weight_int8", peak_rss_mib=99.0),
     ]
     found = {"trials": {"float32": told(), "dynamic_int8": told(drop_points=0.5)}, "refused": {}}
-    merged = judging.applied(trials, found, plan())
+    merged = evaluate.applied(trials, found, plan())
     assert merged[1].on_target == OnTarget(90, 0.9, (0.8, 1.0), 0.5, (-1.0, 1.0), 2, 0.3, None)
     choice = choose(merged, TARGET)
     assert choice.name == "dynamic_int8"
     assert "not asked on" in choice.passed_over["static_int8"]
     assert choice.passed_over["weight_int8"] == "peak memory 99.0 MiB > 32"
-    assert judging.applied(trials, None, plan()) == trials
+    assert evaluate.applied(trials, None, plan()) == trials
 
 
 def test_it_says_plainly_why_nothing_was_asked(monkeypatch):
-    monkeypatch.setattr(judging, "plugin", lambda kind, name: SimpleNamespace(available=lambda: False))
+    monkeypatch.setattr(evaluate, "plugin", lambda kind, name: SimpleNamespace(available=lambda: False))
     arm = profile(arch="aarch64")
     if not arm.needs_guest:
         pytest.skip("this host is the target's own architecture")
-    assert judging.says(plan(arm), None) == (
+    assert evaluate.says(plan(arm), None) == (
         "Nothing was run on aarch64 kernels: no emulator is set up: `edgekd doctor --fix emulator`. Accuracy is this "
         "host's, and int8 answers differ there."
     )
-    assert "--emulate-minutes 0 left it out" in judging.says(plan(arm, minutes=0), None)
-    assert judging.says(plan(profile()), None).startswith("This host's kernels are")
+    assert "--emulate-minutes 0 left it out" in evaluate.says(plan(arm, minutes=0), None)
+    assert evaluate.says(plan(profile()), None).startswith("This host's kernels are")
 
 
 class Emulator:
@@ -219,7 +219,7 @@ class Emulator:
 @pytest.fixture
 def lab(monkeypatch, tmp_path):
     """Two variants of one tiny model, 40 selection rows, and an emulator that answers otherwise for one of them."""
-    text = judging.make("tasks", "text-classification")
+    text = evaluate.make("tasks", "text-classification")
     task = SimpleNamespace(
         encode=lambda folder, rows, size: rows,
         keep={"y": "as_is"},
@@ -228,7 +228,7 @@ def lab(monkeypatch, tmp_path):
         fidelity=text.fidelity,
     )
     plugins = {"qemu": Emulator, "text-classification": lambda: task}
-    for module in (asking, judging):
+    for module in (answers, evaluate):
         monkeypatch.setattr(module, "make", lambda kind, name, **options: plugins[name](**options))
     for name, file in (("float32", "model.onnx"), ("dynamic_int8", "model_quantized.onnx")):
         (tmp_path / name).mkdir()
@@ -242,15 +242,15 @@ def judged(lab, cpu="cortex-a72"):
     splits, folder = lab
     asked = plan(elsewhere(emulator_cpu=cpu))
     asked.student = SimpleNamespace(survey=SimpleNamespace(max_size=9))
-    from edgekd.export import outputs
+    from edgekd.inference.predict import outputs
 
     reference = outputs(Model.of(folder / "float32" / "model.onnx"), [row.input for row in splits.selection], threads=1)
     trials = [trial(agreement=1.0), trial("dynamic_int8", speed=2.0, agreement=1.0)]
     progress = SimpleNamespace(stage=lambda *words: None, say=lambda line: None)
     (folder / "out").mkdir()
-    judging.judge(asked, splits, trials, folder, folder, reference, folder / "out", progress)
-    found = judging.read(folder / "out", judging.SELECTION)
-    return found, judging.applied(trials, found, asked), asked
+    evaluate.judge(asked, splits, trials, folder, folder, reference, folder / "out", progress)
+    found = evaluate.read(folder / "out", evaluate.SELECTION)
+    return found, evaluate.applied(trials, found, asked), asked
 
 
 def test_a_variant_that_answers_otherwise_there_is_found_out(lab):
@@ -297,15 +297,15 @@ def test_it_is_asked_anew_on_another_host_and_once_instructions_can_be_counted(l
 
     def asked(reason="", **host):
         emulator = SimpleNamespace(counts=lambda: reason, available=lambda: True)
-        monkeypatch.setattr(emulated, "plugin", lambda kind, name: emulator)
-        monkeypatch.setattr(judging, "plugin", lambda kind, name: emulator)
-        monkeypatch.setattr(emulated, "this_host", lambda: replace(this_host(), **host))
+        monkeypatch.setattr(target_stages, "plugin", lambda kind, name: emulator)
+        monkeypatch.setattr(evaluate, "plugin", lambda kind, name: emulator)
+        monkeypatch.setattr(target_stages, "this_host", lambda: replace(this_host(), **host))
         monkeypatch.setattr(stages.Stages, "student_key", lambda self: {})
-        monkeypatch.setattr(emulated, "read_trials", lambda place: [trial(), trial("dynamic_int8")])
+        monkeypatch.setattr(target_stages, "read_trials", lambda place: [trial(), trial("dynamic_int8")])
         made = plan()
         made.data, made.teacher = SimpleNamespace(digest="0", name="rows"), SimpleNamespace(name="teacher")
         store = SimpleNamespace(stage=kept)
-        found = emulated.Emulated(stages.Stages(made, None, store, Quiet(), {}), folder, folder)
+        found = target_stages.Emulated(stages.Stages(made, None, store, NullProgress(), {}), folder, folder)
         assert found.judged(list) is None
         return keys[-1]
 
@@ -316,17 +316,17 @@ def test_it_is_asked_anew_on_another_host_and_once_instructions_can_be_counted(l
     assert asked() != asked(cpu="another")
 
 
-@pytest.mark.parametrize("rows", [judging.FEWEST - 1, judging.FEWEST + 1])
+@pytest.mark.parametrize("rows", [evaluate.FEWEST - 1, evaluate.FEWEST + 1])
 def test_a_few_held_out_rows_move_nothing(lab, rows):
     splits, folder = lab
     held = SimpleNamespace(test=splits.selection[:rows], test_labelled=False, classes=splits.classes)
     asked, file = plan(), folder / "dynamic_int8" / "model_quantized.onnx"
     asked.student = SimpleNamespace(survey=SimpleNamespace(max_size=9))
-    judging.held_out(asked, held, folder, Model.of(file), (Model.of(file), folder), folder)
-    found = judging.read(folder, judging.HELD_OUT)
+    evaluate.held_out(asked, held, folder, Model.of(file), (Model.of(file), folder), folder)
+    found = evaluate.read(folder, evaluate.HELD_OUT)
     assert (found["n"], found["of"], found["here"]) == (rows, rows, 1.0)
     assert found["value"] < 0.5
-    assert found["moved"] == (0.0 if rows < judging.FEWEST else found["value"] - 1.0)
+    assert found["moved"] == (0.0 if rows < evaluate.FEWEST else found["value"] - 1.0)
 
 
 @pytest.mark.emulator
@@ -342,7 +342,7 @@ def test_a_build_for_arm_is_judged_on_arm(emulator, tiny_teacher, tiny_data, sto
     assert "under QEMU" in there["host"]
     assert there["selection"]["trials"]["float32"]["flips"] == 0, "fp32 answers alike"
     assert there["selection"]["trials"]["float32"]["largest_difference"] < 1e-4
-    assert there["selection"]["trials"]["dynamic_int8"]["n"] == there["selection"]["n"] >= judging.FEWEST
+    assert there["selection"]["trials"]["dynamic_int8"]["n"] == there["selection"]["n"] >= evaluate.FEWEST
     assert there["cost"]["float32"]["relative"] == 1.0
     assert there["cost"]["dynamic_int8"]["classes"]["integer multiply-add"] > 0
     assert (accuracy["kind"], accuracy["host"]) == ("measured", there["host"])

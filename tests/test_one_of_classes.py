@@ -11,7 +11,7 @@ from onnx_files import IMAGE, SERIES, TEXT, image_model, save, series_model, tex
 
 from edgekd.compression.examine import Given, examine
 from edgekd.core.errors import TeacherError
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.teachers._onnx_inspect import look
 from edgekd.teachers.huggingface import Huggingface
 
@@ -85,8 +85,8 @@ def test_diagnose(tmp_path):
     data = tmp_path / "rows.npz"
     np.savez(data, x=np.zeros((4, 3, 2), np.float32))
     with pytest.raises(TeacherError, match="it ends in a sigmoid over each label"):
-        examine(Given(path, str(data), SERIES), Quiet())
+        examine(Given(path, str(data), SERIES), NullProgress())
     onnx.save(series_model(), path)
     (tmp_path / "config.json").write_text(json.dumps({"problem_type": "regression"}))
     with pytest.raises(TeacherError, match="problem_type regression"):
-        examine(Given(path, str(data), SERIES), Quiet())
+        examine(Given(path, str(data), SERIES), NullProgress())

@@ -10,9 +10,9 @@ import pytest
 from helpers import elsewhere, profile
 
 from edgekd.core.errors import DataError, TeacherError, UsageError
-from edgekd.core.options import Options, declarations
-from edgekd.on_target import judging
-from edgekd.planning import make_plan
+from edgekd.emulation import evaluate
+from edgekd.plan.options import Options, declarations
+from edgekd.plan.planning import make_plan
 
 VALUES: dict[str, Any] = {
     "task": "text-classification",
@@ -146,4 +146,4 @@ def test_a_temperature_that_no_loss_has_is_refused():
 )
 def test_time_for_an_emulator_that_nothing_needs_is_told(target, minutes, told):
     plan: Any = SimpleNamespace(target=target, emulate_minutes=minutes)
-    assert bool(judging.unused(plan)) is told
+    assert bool(evaluate.unused(plan)) is told

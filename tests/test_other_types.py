@@ -15,11 +15,11 @@ from foreign_weights import LABELS, WORDS, tokenizer
 from transformers import AutoConfig
 
 from edgekd.core.errors import TeacherError
-from edgekd.core.profile import load_profile
 from edgekd.core.registry import make
 from edgekd.exporters.optimum import Optimum
-from edgekd.inputs import read_teacher, settle
-from edgekd.planning import Options, make_plan
+from edgekd.hardware.profile import load_profile
+from edgekd.plan.inputs import read_teacher, settle
+from edgekd.plan.planning import Options, make_plan
 from edgekd.training import models
 
 # what transformers and torch say of their own ways: DeBERTa scripts functions, the old exporter calls itself old

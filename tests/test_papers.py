@@ -23,18 +23,17 @@ from huggingface_hub import ModelCard
 from made_up import FORMS, composed
 from onnx_files import EMBED, IMAGE, SERIES, TEXT, save, text_model
 
-from edgekd import bundle
+from edgekd.bundle import contents, documents, model_card, provenance, sbom, write
+from edgekd.bundle.contents import BundleContents
 from edgekd.core import external
 from edgekd.core.model import Model
 from edgekd.core.registry import plugin
 from edgekd.exporters._onnx import finish
 from edgekd.onboard import verify
 from edgekd.onboard.bench import made_by
-from edgekd.papers import card, dossier, provenance, sbom
-from edgekd.papers.dossier import Dossier
-from edgekd.plan import Plan
-from edgekd.planning import Options, make_plan
-from edgekd.proof.doubts import made
+from edgekd.plan.plan import Plan
+from edgekd.plan.planning import Options, make_plan
+from edgekd.receipts.validate import made
 
 
 def waves(path: Path) -> Path:
@@ -109,21 +108,21 @@ def plain(tmp_path_factory: pytest.TempPathFactory):
     return make_plan(options)[0], json.loads(json.dumps(composed(**made_up)))
 
 
-def dossier_of(plan: Plan, said: dict[str, Any], folder: Path) -> Dossier:
+def dossier_of(plan: Plan, said: dict[str, Any], folder: Path) -> BundleContents:
     (folder / "onnx").mkdir(parents=True)
     matmul_model(folder / "onnx" / "model.onnx")
     (folder / "config.json").write_text("{}")
     (folder / "report.json").write_text(json.dumps(said))
-    return dossier.read(plan, said, {"optimum": "opens it"}, folder, {"report.json", *PAPERS})
+    return contents.read(plan, said, {"optimum": "opens it"}, folder, {"report.json", *PAPERS})
 
 
 PAPERS = ("sbom.cdx.json", "provenance.json", "README.md")
 
 
 @pytest.fixture
-def written(form, tmp_path: Path) -> tuple[Dossier, dict[str, str]]:
+def written(form, tmp_path: Path) -> tuple[BundleContents, dict[str, str]]:
     about = dossier_of(*form, tmp_path / "bundle")
-    dossier.write(about)
+    documents.write(about)
     return about, {name: (about.folder / name).read_text("utf-8") for name in PAPERS}
 
 
@@ -236,7 +235,7 @@ def test_nothing_of_the_machine_is_in_the_papers(form, written) -> None:
 def test_a_base_model_is_named_only_by_a_hub_id(plain, source: str, name: str, is_id: bool) -> None:
     plan, said = plain
     plan = replace(plan, teacher=replace(plan.teacher, kind="huggingface", source=source, name=name))
-    front = yaml.safe_load(card.front_matter(plan, said))
+    front = yaml.safe_load(model_card.front_matter(plan, said))
     assert front.get("base_model") == (name if is_id else None)
 
 
@@ -253,7 +252,7 @@ def test_only_a_model_that_was_its_teacher_has_its_licence(plain, words, only_co
     plan, said = plain
     family = "none" if only_compressed else "transformer"
     plan = replace(plan, teacher=replace(plan.teacher, licence=words), student=replace(plan.student, family=family))
-    assert front.items() <= yaml.safe_load(card.front_matter(plan, said)).items()
+    assert front.items() <= yaml.safe_load(model_card.front_matter(plan, said)).items()
 
 
 def test_licences_in_a_bill() -> None:
@@ -276,7 +275,7 @@ def test_names_that_break_formats_break_no_paper(plain, tmp_path: Path) -> None:
     evil = "a: [\n---\n<b>'\"|\x07é: &x *y"
     plan = replace(plan, teacher=replace(plan.teacher, name=evil, licence=evil), data=replace(plan.data, name=evil))
     about = dossier_of(plan, said, tmp_path / "bundle")
-    dossier.write(about)
+    documents.write(about)
     check_bill((about.folder / "sbom.cdx.json").read_text("utf-8"))
     front = yaml.safe_load((about.folder / "README.md").read_text("utf-8").split("\n---\n")[0].removeprefix("---\n"))
     assert front["model-index"][0]["results"][0]["dataset"]["name"] == evil
@@ -321,9 +320,9 @@ def test_a_model_of_several_graphs_has_each_in_manifest_bill_and_card(plain, tmp
     quantized = folder / "onnx" / "decoder_model_merged_quantized.onnx"
     finish(onnx.load(matmul_model(tmp_path / "m.onnx", seed=1)), quantized, plan.target)
     (folder / "report.json").write_text(json.dumps(said))
-    about = dossier.read(plan, said, {}, folder, {"report.json", *PAPERS})
+    about = contents.read(plan, said, {}, folder, {"report.json", *PAPERS})
     assert about.model == Model(dict(zip(names, (folder / "onnx" / "encoder_model.onnx", quantized), strict=True)))
-    dossier.write(about)
+    documents.write(about)
     bill = json.loads((folder / "sbom.cdx.json").read_text("utf-8"))
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
     parts = {one["name"]: one["hashes"][0]["content"] for one in bill["metadata"]["component"]["components"]}
@@ -337,7 +336,7 @@ def test_a_model_of_several_graphs_has_each_in_manifest_bill_and_card(plain, tmp
         (f"{quantized.name}_data", "its weights"),
     ):
         assert f"| `onnx/{file}` | {words} |" in text
-    bundle._manifest(plan, said, folder)
+    write._manifest(plan, said, folder)
     manifest = verify.read_manifest(folder)
     assert manifest["model"] == {
         "program": "forward",

@@ -16,7 +16,7 @@ import pytest
 from conftest import TINY, invoke, loose_target, run, texts, write_csv
 
 from edgekd import pipeline
-from edgekd.planning import Options, make_plan
+from edgekd.plan.planning import Options, make_plan
 
 LINE = {"metric_value", "latency_p50_ms", "peak_rss_mib", "artifact_mib", "cost_per_million_usd", "recipe"}
 

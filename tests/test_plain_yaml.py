@@ -9,9 +9,9 @@ from strange_yaml import REFUSED, TEXTS, Builder
 
 from edgekd.core import licences, plain_yaml
 from edgekd.core.errors import DataError, UsageError
-from edgekd.core.profile import load_profile, targets_folder
 from edgekd.data import hub
 from edgekd.data.read import read_tables
+from edgekd.hardware.profile import load_profile, targets_folder
 
 
 @pytest.mark.parametrize(("build", "reason", "line"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])

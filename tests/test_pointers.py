@@ -13,13 +13,13 @@ from onnx import helper
 from edgekd.compression import examine
 from edgekd.core import pointers
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.profile import load_profile
 from edgekd.data.images import read_images
 from edgekd.data.read import read_tables
 from edgekd.data.series import read_series
+from edgekd.hardware.profile import load_profile
 from edgekd.onboard import verify
-from edgekd.proof import doubts, trust
-from edgekd.proof.shipped import open_bundle
+from edgekd.receipts import trust, validate
+from edgekd.receipts.shipped import open_bundle
 from edgekd.report import page
 from edgekd.teachers import _files, _onnx_checks
 from edgekd.teachers.efficientnet_lite import EfficientnetLite
@@ -74,7 +74,7 @@ def test_what_only_begins_like_a_pointer_is_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "golden/expected.npz"])
-@pytest.mark.parametrize("read", [trust.check, doubts.made, page.altered], ids=["verify", "bench", "report"])
+@pytest.mark.parametrize("read", [trust.check, validate.made, page.altered], ids=["verify", "bench", "report"])
 def test_a_pointer_in_a_bundle_is_named(name: str, read: Callable[[Path], object], tmp_path: Path) -> None:
     (tmp_path / "golden").mkdir()
     (tmp_path / "manifest.json").write_text("{}")

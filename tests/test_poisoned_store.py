@@ -10,10 +10,10 @@ import pytest
 from onnx_files import save, text_model
 
 from edgekd.core.predictions import stacked
-from edgekd.core.protocols import Quiet
-from edgekd.core.store import Store
-from edgekd.planning import Options, make_plan
+from edgekd.core.protocols import NullProgress
+from edgekd.plan.planning import Options, make_plan
 from edgekd.stages import Stages
+from edgekd.store.store import Store
 
 pytestmark = pytest.mark.slow  # each loads torch and the tokenizer twice
 
@@ -50,7 +50,7 @@ def lab(tmp_path, monkeypatch):
 
     def built() -> tuple[str, dict[str, bytes], np.ndarray]:
         plan, splits = make_plan(options, store)
-        stages = Stages(plan, splits, store, Quiet(), {})
+        stages = Stages(plan, splits, store, NullProgress(), {})
         place = stages.teacher()
         files, graph = stages.files(place), stages.exported("teacher", place)
         kept = {name: (files / name).read_bytes() for name in SWAPS}

@@ -14,7 +14,7 @@ from helpers import WIDTH, matmul_model, random_weights, relu_model, samples
 from made_bundle import make_bundle
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd import golden
+from edgekd.bundle import golden
 from edgekd.core import predictions
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.model import Model

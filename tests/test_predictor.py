@@ -17,7 +17,7 @@ from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host
 from edgekd.sizing import anchors, predictor
 from edgekd.sizing.predictor import FIGURES, Predictor, features, fit
-from edgekd.sizing.tryout import halve
+from edgekd.sizing.successive_halving import halve
 
 
 def work(random: np.random.Generator) -> Work:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.core.errors import UsageError
-from edgekd.core.profile import load_profile, parse_profile, profile_text, target_names, targets_folder
 from edgekd.core.registry import names
+from edgekd.hardware.profile import load_profile, parse_profile, profile_text, target_names, targets_folder
 
 SHIPPED = [name for name in target_names() if name != "local"]
 CHECK_KEYS = "correct these keys; `edgekd targets show rpi4 --yaml` prints a profile with every key explained"
@@ -138,7 +138,7 @@ def test_settings_that_cannot_saturate_are_not_refused(change):
 
 def test_profiles_are_read_without_onnx():
     child = python(
-        "import sys; from edgekd.core.profile import load_profile; load_profile('gpu-t4'); "
+        "import sys; from edgekd.hardware.profile import load_profile; load_profile('gpu-t4'); "
         "print([name for name in ('onnx', 'onnxruntime', 'numpy', 'torch') if name in sys.modules])"
     )
     assert child.stdout.strip() == "[]", child.stderr

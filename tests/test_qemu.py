@@ -223,7 +223,7 @@ def test_without_gcc_everything_else_works_and_the_way_out_is_said(root, qemu, m
     said = []
     monkeypatch.setattr(_arm64, "packages", lambda: tmp_path)
     monkeypatch.setattr(_arm64, "wheels", lambda: tmp_path)
-    monkeypatch.setattr("edgekd.core.protocols.Quiet.say", lambda self, line: said.append(line))
+    monkeypatch.setattr("edgekd.core.protocols.NullProgress.say", lambda self, line: said.append(line))
     Qemu.build()
     fix = "run `apt-get install --no-install-recommends gcc libc6-dev`, then `edgekd doctor --fix emulator`"
     assert said == [f"counting instructions needs gcc; {fix} again"]

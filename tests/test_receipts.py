@@ -15,8 +15,8 @@ from edgekd.core.errors import StoreError, UsageError
 from edgekd.core.receipt import ReceiptRefused, parse
 from edgekd.devices.local import Local
 from edgekd.onboard import bench, machine, verify
-from edgekd.proof import receipts
-from edgekd.proof.doubts import made, within_tolerance
+from edgekd.receipts import files
+from edgekd.receipts.validate import made, within_tolerance
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +38,17 @@ def sealed(said):
 
 
 def test_a_genuine_receipt_holds(bundle, genuine):
-    receipt = receipts.check(genuine, bundle)
+    receipt = files.check(genuine, bundle)
     assert (receipt.device, receipt.emulated, receipt.accuracy, receipt.accuracy_n) == ("local", "", 1.0, 16)
     assert [len(turn) for turn in receipt.latency_ms] == [16] * 8
     assert len(receipt.peak_rss_mib) == len(receipt.cold_start_ms) == 3
-    assert receipts.check(json.dumps(genuine).encode(), bundle) == receipt
+    assert files.check(json.dumps(genuine).encode(), bundle) == receipt
     assert receipt.as_dict() == genuine
 
 
 def test_figures_are_derived_from_the_samples(bundle, genuine):
-    receipt = receipts.check(genuine, bundle)
-    found = receipts.latency(receipt)
+    receipt = files.check(genuine, bundle)
+    found = files.latency(receipt)
     every = np.array(genuine["latency_ms"])
     assert found.p50_ms == pytest.approx(np.median(np.median(every, axis=0)))
     assert found.interval[0] <= found.p50_ms <= found.interval[1]
@@ -79,8 +79,8 @@ def emulated(said, kind="user"):
 
 @pytest.mark.parametrize("kind", ["user", "system"])
 def test_an_emulated_core_holds_without_times(bundle, genuine, kind):
-    receipt = receipts.check(sealed(emulated(genuine, kind)), bundle)
-    assert receipts.latency(receipt) is None
+    receipt = files.check(sealed(emulated(genuine, kind)), bundle)
+    assert files.latency(receipt) is None
 
 
 def values_of(said):
@@ -277,7 +277,7 @@ FORGED = {
 @pytest.mark.parametrize(("forge", "reason"), FORGED.values(), ids=FORGED)
 def test_a_forged_receipt_is_refused_for_its_reason(bundle, genuine, forge, reason):
     with pytest.raises(ReceiptRefused) as refusal:
-        receipts.check(sealed(forge(copy.deepcopy(genuine))), bundle)
+        files.check(sealed(forge(copy.deepcopy(genuine))), bundle)
     assert any(reason in why for why in refusal.value.reasons), refusal.value.reasons
 
 
@@ -315,17 +315,17 @@ def test_a_damaged_receipt_is_refused(genuine, damage, reason):
 
 def test_receipts_lie_beside_the_bundle_and_are_read_with_the_refused_ones(tmp_path, genuine):
     bundle = make_bundle(tmp_path / "tiny-here")
-    assert receipts.read_all(bundle) == ([], [])
+    assert files.read_all(bundle) == ([], [])
     before = sorted(bundle.rglob("*"))
     own = bench.receipt(bundle, Local().run, device="local")
-    path = receipts.write(own, bundle)
+    path = files.write(own, bundle)
     assert path.parent == tmp_path / "tiny-here.receipts"
     assert path.name == f"local-{own['started'].replace('-', '').replace(':', '')}.json"
     late = sealed(own | {"started": when(minutes=1), "device": "ssh://pi@board:22"})
-    assert receipts.write(late, bundle).name.startswith("ssh-pi-board-22-")
-    receipts.write(genuine | {"device": "forged"}, bundle)
+    assert files.write(late, bundle).name.startswith("ssh-pi-board-22-")
+    files.write(genuine | {"device": "forged"}, bundle)
     (path.parent / "notes.json").symlink_to("/nowhere")
-    good, refused = receipts.read_all(bundle)
+    good, refused = files.read_all(bundle)
     assert [receipt.device for _, receipt in good] == ["local", "ssh://pi@board:22"]
     assert {file.name.split("-")[0]: reasons[0] for file, reasons in refused} == {
         "forged": "its digest is not that of its content: it was changed, or damaged on the way",
@@ -338,23 +338,23 @@ def test_receipts_lie_beside_the_bundle_and_are_read_with_the_refused_ones(tmp_p
 def test_two_receipts_of_one_second_lie_side_by_side_and_a_copy_counts_once(tmp_path, genuine):
     bundle = make_bundle(tmp_path / "tiny-here")
     genuine = bench.receipt(bundle, Local().run, device="local")
-    paths = [receipts.write(said, bundle) for said in (genuine, genuine, sealed(genuine | {"seconds": 600.0}))]
+    paths = [files.write(said, bundle) for said in (genuine, genuine, sealed(genuine | {"seconds": 600.0}))]
     stem = paths[0].stem
     assert [path.name for path in paths] == [f"{stem}.json", f"{stem}-2.json", f"{stem}-3.json"]
-    good, refused = receipts.read_all(bundle)
+    good, refused = files.read_all(bundle)
     assert len(good) == 2
     assert [reasons for _, reasons in refused] == [(f"a copy of {min(p.name for p in paths[:2])}, which counts once",)]
 
 
 def test_a_folder_that_takes_no_receipts_is_told_before_and_when_writing(tmp_path, genuine):
     bundle = make_bundle(tmp_path / "tiny-here")
-    receipts.check_writable(bundle)
-    assert not receipts.folder(bundle).exists(), "asking makes nothing"
-    receipts.folder(bundle).write_text("no folder")
+    files.check_writable(bundle)
+    assert not files.folder(bundle).exists(), "asking makes nothing"
+    files.folder(bundle).write_text("no folder")
     with pytest.raises(StoreError, match=r"no receipt can be written to .*tiny-here\.receipts: Not a directory"):
-        receipts.check_writable(bundle)
+        files.check_writable(bundle)
     with pytest.raises(StoreError, match=r"cannot use .*tiny-here\.receipts"):
-        receipts.write(genuine, bundle)
+        files.write(genuine, bundle)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path, manifest, why):
     bundle = make_bundle(tmp_path / "tiny")
     (bundle / "manifest.json").write_text(manifest)
     with pytest.raises(UsageError, match=f"is no bundle: {why}"):
-        receipts.read_all(bundle)
+        files.read_all(bundle)
 
 
 def first_schema(said):
@@ -393,15 +393,15 @@ def test_receipts_and_bundles_of_any_schema_are_held_against_each_other(tmp_path
     own = bench.receipt(bundle, Board(peak_rss_mib=1.0).run, device="local")
     before = first_schema(own)
     for said in (own, before):
-        receipt = receipts.check(said, bundle)
+        receipt = files.check(said, bundle)
         assert (receipt.accuracy, receipt.as_dict()) == (1.0, said)
         assert within_tolerance(receipt, made(bundle))[0]
     assert own["output_sha256"] == before["output_sha256"], "one output's values are the same bytes"
-    (theirs,), (ours,) = (receipts.check(said, bundle).predictions[3].values() for said in (before, own))
+    (theirs,), (ours,) = (files.check(said, bundle).predictions[3].values() for said in (before, own))
     np.testing.assert_array_equal(theirs, ours)
     for said in (first_schema(outputs(own, lambda v: v + 1)), sealed(outputs(own, lambda v: v + 1))):
         with pytest.raises(ReceiptRefused, match="outputs outside the bundle's tolerance"):
-            receipts.check(said, bundle)
+            files.check(said, bundle)
 
 
 def test_a_receipt_of_one_nameless_output_says_nothing_of_a_bundle_of_two(tmp_path, genuine):
@@ -413,7 +413,7 @@ def test_a_receipt_of_one_nameless_output_says_nothing_of_a_bundle_of_two(tmp_pa
     limits = {isa: {"y": 1.0, "z": 1.0} for isa in (machine.identity()["arch"], "float32")}
     (bundle / "golden" / "golden.json").write_text(json.dumps({"tolerance": limits}))
     with pytest.raises(ReceiptRefused) as refusal:
-        receipts.check(first_schema(genuine), bundle)
+        files.check(first_schema(genuine), bundle)
     assert "its outputs are not the golden ones: no outputs y, z of input 0" in refusal.value.reasons
 
 
@@ -439,7 +439,7 @@ def test_damaged_golden_vectors_are_told(tmp_path, kept):
     path = bundle / "golden" / "expected.npz"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UsageError, match="is no bundle: "):
-        receipts.read_all(bundle)
+        files.read_all(bundle)
 
 
 def test_an_output_s_name_cannot_speak_to_a_terminal(genuine):
@@ -498,13 +498,13 @@ def test_whatever_a_stranger_gives_as_golden_answers_is_told(tmp_path, kind):
     with pytest.raises(ValueError, match=r"expected.npz is no|is no plain array|bytes|magic|EOF|header"):
         verify.read_arrays(path)
     with pytest.raises(UsageError, match=r"is no bundle: ."):
-        receipts.read_all(bundle)
+        files.read_all(bundle)
     with pytest.raises(ValueError, match=r"the golden vectors cannot be used: ."):
         verify.read_golden(bundle)
 
 
 def test_a_model_may_hold_no_more_than_the_imports_did(bundle, genuine):
-    receipt = receipts.check(sealed(genuine | {"peak_rss_mib": [0.0, 0.0, 0.1]}), bundle)
+    receipt = files.check(sealed(genuine | {"peak_rss_mib": [0.0, 0.0, 0.1]}), bundle)
     assert max(receipt.peak_rss_mib) == 0.1
 
 
@@ -513,7 +513,7 @@ def test_what_is_no_bundle_is_told(tmp_path, lacks):
     bundle = make_bundle(tmp_path / "tiny")
     (bundle / lacks).unlink()
     with pytest.raises(UsageError, match=f"is no bundle: it has no {lacks.split('/')[-1]}"):
-        receipts.read_all(bundle)
+        files.read_all(bundle)
 
 
 def test_a_disk_that_cannot_be_written_leaves_nothing_half_written(tmp_path, genuine, monkeypatch):
@@ -521,7 +521,7 @@ def test_a_disk_that_cannot_be_written_leaves_nothing_half_written(tmp_path, gen
         raise OSError(28, "No space left on device")
 
     bundle = make_bundle(tmp_path / "tiny")
-    monkeypatch.setattr("edgekd.core.store.os.replace", full)
+    monkeypatch.setattr("edgekd.store.store.os.replace", full)
     with pytest.raises(StoreError, match="no space left while writing under "):
-        receipts.write(genuine, bundle)
-    assert list(receipts.folder(bundle).iterdir()) == []
+        files.write(genuine, bundle)
+    assert list(files.folder(bundle).iterdir()) == []

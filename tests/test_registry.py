@@ -12,12 +12,12 @@ import pytest
 from helpers import python
 
 import edgekd
-from edgekd import planning
 from edgekd.core import protocols, registry
 from edgekd.core.errors import UsageError
-from edgekd.core.options import Options, check_ranges
-from edgekd.core.protocols import Survey, lacking
+from edgekd.core.protocols import InputSpec, lacking
 from edgekd.core.registry import PROTOCOLS, make, names, plugin
+from edgekd.plan import planning
+from edgekd.plan.options import Options, check_ranges
 
 NEEDED = {"ssh": {"host": "board"}}  # options without a default
 PLUGINS = [(kind, name) for kind in PROTOCOLS for name in names(kind)]
@@ -75,8 +75,8 @@ def test_a_recipe_names_its_files_as_transformers_js_expects(name):
 def test_a_family_offers_relief_that_planning_accepts(name):
     text = {"layers": 2, "hidden": 64, "heads": 2, "feed_forward": 256, "vocabulary": 900, "max_tokens": 64}
     for size in (8, 15, 16, 28, 224):
-        survey = Survey(size, (size,), channels=3, vocabulary=600)
-        said = plugin("students", name).ladder(text, survey, classes=3)[-1].relief()
+        survey = InputSpec(size, (size,), channels=3, vocabulary=600)
+        said = plugin("students", name).ladder(text, survey, classes=3)[-1].how_to_shrink()
         assert isinstance(said, str)
         assert (said == "") == ("--" not in said)
         for option, value in re.findall(r"--([a-z-]+) (\d+)", said):

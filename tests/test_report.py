@@ -27,8 +27,8 @@ from edgekd.cli import show
 from edgekd.compression.choose import Choice
 from edgekd.compression.diagnose import Diagnosis, Group, Layer
 from edgekd.core import confidence as sure
-from edgekd.core.calibration import Reading, keep
 from edgekd.core.results import this_host
+from edgekd.hardware.latency_correction import Reading, keep
 from edgekd.report import figures
 from edgekd.report.page import render
 

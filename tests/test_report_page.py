@@ -12,7 +12,7 @@ from helpers import elsewhere
 from made_up import FORMS, composed
 
 from edgekd.core.errors import EdgeKDError, UsageError
-from edgekd.proof import receipts
+from edgekd.receipts import files
 from edgekd.report import page
 from edgekd.report.page import render
 
@@ -128,9 +128,9 @@ def measured(tmp_path, monkeypatch):
     bundle = tmp_path / "things-rpi4"
     bundle.mkdir()
     page.write(composed(), bundle)
-    receipts.folder(bundle).mkdir()
-    (receipts.folder(bundle) / "a.json").write_text("{}")
-    refused = [(receipts.folder(bundle) / "<b>.json", ("of another model", "it is from the future"))]
+    files.folder(bundle).mkdir()
+    (files.folder(bundle) / "a.json").write_text("{}")
+    refused = [(files.folder(bundle) / "<b>.json", ("of another model", "it is from the future"))]
     monkeypatch.setattr(page.receipts, "read_all", lambda _: ([], refused))
     return bundle
 
@@ -138,7 +138,7 @@ def measured(tmp_path, monkeypatch):
 def test_receipts_stand_beside_the_report_and_nothing_enters_the_bundle(measured):
     before = {path: path.read_bytes() for path in measured.iterdir()}
     written = page.write_page(measured)
-    assert written == receipts.folder(measured) / "report.html"
+    assert written == files.folder(measured) / "report.html"
     assert "<code>&lt;b&gt;.json</code>: of another model; it is from the future" in written.read_text("utf-8")
     shown = page.text(measured)
     assert shown.startswith((measured / "report.md").read_text("utf-8").rstrip())
@@ -215,7 +215,7 @@ def test_the_command_shows_report_and_receipts_and_leaves_the_bundle_alone(tiny_
     bundle = shutil.copytree(tiny_bundle, tmp_path / "things-cpu")
     assert invoke("report", bundle).stdout == (bundle / "report.md").read_text("utf-8")
     assert json.loads(invoke("report", bundle, "--json").stdout)["receipts"] == {"held": [], "refused": []}
-    beside = receipts.folder(bundle)
+    beside = files.folder(bundle)
     beside.mkdir()
     (beside / "hand.json").write_text('{"schema": 1, "accuracy": 2}')
     shown = invoke("report", bundle)

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from sentence_folders import dense, write
 
 from edgekd.core.registry import plugin
-from edgekd.proof.doubts import made
+from edgekd.receipts.validate import made
 
 Pair = Callable[..., tuple[Path, Path]]
 LOOSE = ("--min-speedup", "0.01", "--min-retained", "0.1", "--threads", "1")

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from edgekd.core import child, errors
+from edgekd.core import errors
 from edgekd.devices.local import Local
 from edgekd.onboard import programs, runner
+from edgekd.security import child
 
 LENGTHS = (3, 5, 1, 7)
 

@@ -10,16 +10,17 @@ from helpers import WIDTH, profile, random_weights, samples, save_graph
 from made_bundle import Board
 from onnx import helper
 
-from edgekd import bundle, export
+from edgekd.bundle import write
 from edgekd.compression import compress, graphs, judge
 from edgekd.compression.choose import choose
 from edgekd.compression.judge import Judge
 from edgekd.core import external
 from edgekd.core.metrics import AGREEMENT
 from edgekd.core.model import Model
-from edgekd.core.protocols import Quiet
+from edgekd.core.protocols import NullProgress
 from edgekd.core.registry import make, plugin
 from edgekd.devices import guest
+from edgekd.inference import predict
 from edgekd.onboard import verify
 from edgekd.sizing.bench import Bench
 
@@ -61,7 +62,7 @@ def decoder(path):
 def lab(tmp_path, monkeypatch):
     """A search over such a model in this process; `quantizable` says whether its encoder has a matrix."""
     monkeypatch.setattr(plugin("tasks", TASK), "graphs", NAMES)
-    for module in (export, judge):
+    for module in (predict, judge):
         real = module.make
         monkeypatch.setattr(
             module, "make", lambda kind, name, real=real: Board() if kind == "devices" else real(kind, name)
@@ -111,14 +112,14 @@ def lab(tmp_path, monkeypatch):
             data=SimpleNamespace(name="d", licence="none", source=""),
         )
         splits = SimpleNamespace(selection=ROWS, selection_labelled=False, classes=())
-        reference = export.outputs(plain, ROWS, threads=1, keep=task.keep)
+        reference = predict.outputs(plain, ROWS, threads=1, keep=task.keep)
         judged = Judge(plan, splits, task, ROWS, reference, plain)
         monkeypatch.setattr(
             judged, "confirm", lambda variants: dict.fromkeys(["float32", *variants], (1.0, 1.0, 1.0, 1.0))
         )
         work = tmp_path / "work"
         work.mkdir()
-        one = compress._Search(plan, judged, plain, ROWS[:6], work, Quiet())
+        one = compress._Search(plan, judged, plain, ROWS[:6], work, NullProgress())
         one.run()
         return one, plan, work
 
@@ -181,14 +182,14 @@ def test_what_ships_of_two_graphs_verifies_with_its_weights_beside_it(lab, tmp_p
     _, plan, work = lab()
     name = "dynamic_int8-float32_encoder_model"
     task = SimpleNamespace(encode=lambda folder, rows, size: rows)
-    monkeypatch.setattr(bundle.golden, "make", lambda *_: task)
+    monkeypatch.setattr(write.golden, "make", lambda *_: task)
     splits = SimpleNamespace(test=[SimpleNamespace(input=row) for row in ROWS], golden=(), known=())
     (tmp_path / "files").mkdir()
     fresh = tmp_path / "fresh"
     fresh.mkdir()
-    bundle._artifact(plan, splits, tmp_path / "files", work, name, None, fresh)
-    bundle._manifest(plan, {"choice": {"recipe": name}}, fresh)
-    bundle._plain_modes(fresh)
+    write._artifact(plan, splits, tmp_path / "files", work, name, None, fresh)
+    write._manifest(plan, {"choice": {"recipe": name}}, fresh)
+    write._plain_modes(fresh)
     manifest = verify.read_manifest(fresh)
     assert manifest["model"]["graphs"] == {
         "encoder_model": {"file": "onnx/encoder_model.onnx", "recipe": "float32"},
@@ -212,7 +213,7 @@ def two_graphs(folder):
 
 
 def test_every_graph_is_folded_and_the_forms_are_held_against_the_export(tmp_path, monkeypatch):
-    for module in (export, graphs):
+    for module in (predict, graphs):
         real = module.make
         task = SimpleNamespace(encode=lambda folder, rows, size: rows, keep={"logits": "as_is"})
         found = {"devices": Board(), "tasks": task}

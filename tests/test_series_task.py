@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from edgekd.core.errors import DataError, EdgeKDError, UsageError
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import make
-from edgekd.core.store import Store
 from edgekd.data import demos
 from edgekd.data.splits import Example
+from edgekd.store.store import Store
 
 TASK = make("tasks", "time-series-classification")
 FRESH = {"architecture": {"family": "conv1d"}}
@@ -56,7 +56,7 @@ def test_rows_are_examples_with_or_without_labels(tmp_path: Path) -> None:
 def test_survey_is_the_series_own_size(tmp_path: Path) -> None:
     inputs = [row.input for row in examples(3)]
     survey = TASK.survey(FRESH, inputs, {}, Store(tmp_path))
-    assert survey == Survey(STEPS, (STEPS,), channels=CHANNELS)
+    assert survey == InputSpec(STEPS, (STEPS,), channels=CHANNELS)
     for steps, channels in ((STEPS, CHANNELS), (90, 2), (STEPS, 1)):
         teacher = {"architecture": {"family": "conv1d", "shape": {"steps": steps, "channels": channels}}}
         if (steps, channels) == (STEPS, CHANNELS):
@@ -123,7 +123,7 @@ def _nothing(name: str) -> None:
 
 
 def test_a_family_that_cannot_serve_the_task_is_refused(tmp_path: Path) -> None:
-    from edgekd.planning import Options, make_plan
+    from edgekd.plan.planning import Options, make_plan
 
     with pytest.raises(EdgeKDError) as caught:
         make_plan(Options(target="rpi4", task="time-series-classification", student="transformer"), Store(tmp_path))
@@ -133,7 +133,7 @@ def test_a_family_that_cannot_serve_the_task_is_refused(tmp_path: Path) -> None:
 
 def planned(tmp_path: Path, **options: object):
     """The plan of a table with its labels in the column `kind`."""
-    from edgekd.planning import Options, make_plan
+    from edgekd.plan.planning import Options, make_plan
 
     values, names = waves(90)
     write_rows(tmp_path / "rows.csv", values[:, :, 0], names)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from edgekd.core.errors import StoreError
-from edgekd.core.shards import INDEX, Reader, Writer
+from edgekd.store.shards import INDEX, Reader, Writer
 
 DTYPES = ("float16", "float32", "int32", "int64")
 _numbers = count()

@@ -19,8 +19,9 @@ from helpers import fast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.core import keys, signing, versions
+from edgekd.core import versions
 from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.security import keys, signing
 
 PAYLOAD = b'{"name": "tiny"}\n'
 # RFC 8032, 7.1, test 2: a key's 32 bytes

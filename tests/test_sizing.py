@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from edgekd.core.errors import ArtifactTooLarge, OverLatency, OverMemory
 from edgekd.core.layers import layer_map
-from edgekd.core.profile import load_profile
-from edgekd.core.protocols import Survey, Work
-from edgekd.core.roofline import ATTAINED, predict_latency
+from edgekd.core.protocols import InputSpec, Work
+from edgekd.hardware.profile import load_profile
+from edgekd.hardware.roofline import ATTAINED, predict_latency
 from edgekd.sizing import predictor
 from edgekd.sizing.costs import FINALISTS, Candidates, Cost, settle, shown, violations
 from edgekd.students.transformer import Transformer
 
 MINILM = {"layers": 6, "hidden": 384, "heads": 12, "feed_forward": 1536, "vocabulary": 30522}
-SURVEY = Survey(64, (8, 12, 16), vocabulary=5000)
+SURVEY = InputSpec(64, (8, 12, 16), vocabulary=5000)
 WHOLE = Transformer(6, 384, 12, 1536, 30522, 512, classes=0)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.core import child
 from edgekd.core.errors import TeacherError, UsageError
+from edgekd.security import child
 from edgekd.sizing import apart, fitting
 
 

@@ -164,10 +164,10 @@ def test_the_search_rescues_what_static_int8_over_every_operator_destroys(
     from edgekd.compression import compress
     from edgekd.compression.candidates import Candidate
     from edgekd.compression.judge import Judge
-    from edgekd.core.protocols import Quiet
+    from edgekd.core.protocols import NullProgress
     from edgekd.core.registry import make
-    from edgekd.core.store import Store
-    from edgekd.planning import Options, make_plan
+    from edgekd.plan.planning import Options, make_plan
+    from edgekd.store.store import Store
 
     store = Store(tmp_path / "store")
     options = Options(
@@ -181,7 +181,7 @@ def test_the_search_rescues_what_static_int8_over_every_operator_destroys(
         latency_ms=100,
     )
     plan, splits = make_plan(options, store)
-    stages = pipeline.Stages(plan, splits, store, Quiet(), {})
+    stages = pipeline.Stages(plan, splits, store, NullProgress(), {})
     teacher = stages.teacher()
     files, exported = stages.files(teacher), stages.exported("teacher", teacher)
     task, longest = make("tasks", plan.task), plan.student.survey.max_size
@@ -192,11 +192,11 @@ def test_the_search_rescues_what_static_int8_over_every_operator_destroys(
     reference = stages.said_of_selection(files, exported)[:100]
     plain = stages.model(exported)
     judge = Judge(plan, splits, task, rows[0], reference, plain)
-    search = compress._Search(plan, judge, plain, rows[1], tmp_path, Quiet())
+    search = compress._Search(plan, judge, plain, rows[1], tmp_path, NullProgress())
     ruined = Candidate("static_int8", (("every_operator", True),))
     search._try([Candidate("float32"), ruined])
     before = search.trials[ruined.name]
-    search._mend(ruined)
+    search._recover_accuracy(ruined)
     after = [trial for trial in search.trials.values() if trial.kept and trial.agreement >= 0.98]
     for trial in search.trials.values():
         record_property(trial.name, f"cosine {trial.agreement:.4f}, {trial.speed:.2f}x")

@@ -7,7 +7,7 @@ import pytest
 
 from edgekd.core.registry import make
 from edgekd.data.splits import Example, Splits
-from edgekd.measure import linear_baseline
+from edgekd.inference.benchmark import linear_baseline
 
 TEXT = make("tasks", "text-classification")
 

@@ -13,8 +13,8 @@ from conftest import loose_target, write_csv
 from onnx_files import IMAGE, MODELS, SERIES, SIDE, STEPS, TEXT, save
 
 from edgekd import pipeline
-from edgekd.core.store import Store
-from edgekd.planning import Options, make_plan
+from edgekd.plan.planning import Options, make_plan
+from edgekd.store.store import Store
 
 NAMED = {"id2label": {"0": "a", "1": "b", "2": "c"}}
 

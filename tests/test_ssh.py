@@ -22,7 +22,6 @@ from helpers import matmul_model, packed, samples
 
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
-from edgekd.core.profile import load_profile, probed
 from edgekd.core.registry import make
 from edgekd.core.results import this_host, versions
 from edgekd.devices import _board_packages, _openssh
@@ -30,6 +29,7 @@ from edgekd.devices import ssh as module
 from edgekd.devices.guest import Guest
 from edgekd.devices.local import Local
 from edgekd.devices.ssh import NoRuntime, Ssh
+from edgekd.hardware.profile import load_profile, probed
 from edgekd.onboard import RUNNER_FILES, runner
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.core import files
-from edgekd.core import store as store_module
 from edgekd.core.errors import DataError, StoreError
 from edgekd.core.files import write_file, writing
 from edgekd.core.results import canonical, digest, file_sha256
 from edgekd.core.seals import FORMAT, is_whole, read_seal
-from edgekd.core.store import Store, open_store
+from edgekd.store import store as store_module
+from edgekd.store.store import Store, open_store
 
 KEY = {"rows": "abc", "seed": 0}
 
@@ -133,7 +133,7 @@ def test_a_damaged_entry_is_made_anew(store, produce, calls, damage):
 _STAGE = """
 import os, signal, sys, time
 from pathlib import Path
-from edgekd.core.store import Store
+from edgekd.store.store import Store
 root, what = sys.argv[1:]
 def produce(folder):
     (folder / "a").write_text("half")
@@ -240,7 +240,7 @@ def test_a_kill_while_an_entry_is_replaced(store, produce, calls, moment):
 _REPLACE = """
 import os, sys
 from pathlib import Path
-from edgekd.core.store import Store
+from edgekd.store.store import Store
 replace = os.replace
 def kill(source, target):
     replace(source, target)

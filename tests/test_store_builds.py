@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 from conftest import TINY, loose_target, run
 
-from edgekd.core.kept import kept
+from edgekd.store.entries import kept
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 EIGHT = 8

@@ -9,13 +9,13 @@ from click.testing import CliRunner
 from helpers import python
 
 from edgekd.cli.store import store as commands
-from edgekd.core import kept as kept_module
-from edgekd.core import upkeep
 from edgekd.core.errors import UsageError
-from edgekd.core.kept import kept
 from edgekd.core.seals import SEAL, damage
-from edgekd.core.store import EDGEKD, Store
-from edgekd.core.upkeep import Which, cap_mib, prune, sweep, tended, verify
+from edgekd.store import entries as kept_module
+from edgekd.store import upkeep
+from edgekd.store.entries import kept
+from edgekd.store.store import EDGEKD, Store
+from edgekd.store.upkeep import Which, cap_mib, collected_afterwards, prune, sweep, verify
 
 DAY_S = 86_400
 MIB = 1 << 20
@@ -257,7 +257,7 @@ def test_no_cap_where_none_is_set(root, monkeypatch):
     assert edgekd("list").stdout.endswith("; cap 2.5 MiB\n")
     for wrong in ("much", "-1", "inf", "nan"):
         monkeypatch.setenv("EDGEKD_STORE_MIB", wrong)
-        with pytest.raises(UsageError, match="which is no size"), tended(Store(root), print):
+        with pytest.raises(UsageError, match="which is no size"), collected_afterwards(Store(root), print):
             pytest.fail("before anything is built")
 
 
@@ -266,7 +266,7 @@ def test_a_build_keeps_the_store_to_its_cap_but_not_at_its_own_cost(root, monkey
     forgotten, recent = make(root, "teacher", days_ago=9), make(root, "student", days_ago=1)
     mine = make(root, "measure", days_ago=30)
     lines, store = [], Store(root)
-    with tended(store, lines.append):
+    with collected_afterwards(store, lines.append):
         store.stage("measure", {"seed": 0}, lambda out: 1 / 0)
         assert len(kept(root)) == 3
     assert names(kept(root)) == [recent, mine]
@@ -274,13 +274,13 @@ def test_a_build_keeps_the_store_to_its_cap_but_not_at_its_own_cost(root, monkey
     assert not forgotten.exists()
     monkeypatch.setenv("EDGEKD_STORE_MIB", "0.5")
     lines.clear()
-    with tended(store, lines.append):
+    with collected_afterwards(store, lines.append):
         pass
     assert names(kept(root)) == [mine]
     assert lines[1] == "store: 1.0 MiB are in use, more than $EDGEKD_STORE_MIB = 0.5"
     del store
     used(mine, 0)
-    with pytest.raises(ZeroDivisionError), tended(Store(root), lines.append):
+    with pytest.raises(ZeroDivisionError), collected_afterwards(Store(root), lines.append):
         raise ZeroDivisionError
     assert kept(root) == (), "also after a build that was refused"
 
@@ -289,7 +289,7 @@ def test_a_build_sweeps_litter_before_it_begins(root):
     make(root, "teacher")
     litter = root / "teacher" / f".{'0' * 32}.new-99999999-1"
     litter.mkdir()
-    with tended(Store(root), print):
+    with collected_afterwards(Store(root), print):
         assert not litter.exists()
 
 
@@ -323,7 +323,7 @@ def test_a_wrong_clock_loses_nothing_that_is_used_and_crashes_nothing(root, monk
     monkeypatch.setattr(time, "time", lambda: now)
     store, lines = Store(root), []
     monkeypatch.setenv("EDGEKD_STORE_MIB", "1.5")
-    with tended(store, lines.append):
+    with collected_afterwards(store, lines.append):
         place = store.stage("teacher", {"seed": 0}, lambda out: 1 / 0)
     assert place in names(kept(root))
     assert damage(place) is None

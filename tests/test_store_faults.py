@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from edgekd.cli.store import store as commands
 from edgekd.core.errors import StoreError
-from edgekd.core.kept import kept
 from edgekd.core.seals import is_whole
-from edgekd.core.store import Store
-from edgekd.core.upkeep import Which, prune, tended, verify
+from edgekd.store.entries import kept
+from edgekd.store.store import Store
+from edgekd.store.upkeep import Which, collected_afterwards, prune, verify
 
 KEY, OTHER = {"seed": 0}, {"seed": 1}
 NOBODY = 65534
@@ -93,7 +93,7 @@ def test_a_root_that_is_no_folder(tmp_path, kind, monkeypatch):
     monkeypatch.setenv("EDGEKD_STORE", str(root))
     for command in ("list", "verify", "prune"):
         assert isinstance(CliRunner().invoke(commands, [command]).exception, StoreError)
-    with tended(Store(root), print):
+    with collected_afterwards(Store(root), print):
         pass
     assert os.path.lexists(root)
 
@@ -141,7 +141,7 @@ def test_no_permission_to_write(as_nobody):
     assert refused(store).startswith(f"cannot use {as_nobody}/teach/")
     assert refused(store).endswith(": Permission denied")
     assert verify(as_nobody) == ({}, 1)
-    with tended(store, print):
+    with collected_afterwards(store, print):
         pass
     del store
     gc.collect()  # the refusals' tracebacks know it, too

@@ -14,8 +14,8 @@ import pytest
 from edgekd.core.files import try_lock
 from edgekd.core.results import file_sha256
 from edgekd.core.seals import SEAL
-from edgekd.core.store import Store
-from edgekd.core.upkeep import Which, kept, prune, sweep
+from edgekd.store.store import Store
+from edgekd.store.upkeep import Which, kept, prune, sweep
 
 KEY = {"seed": 0}
 
@@ -23,7 +23,7 @@ _BUILD = """
 import hashlib, json, os, sys, time
 from pathlib import Path
 from edgekd.core import store as module
-from edgekd.core.store import Store
+from edgekd.store.store import Store
 module._PATIENCE_S = 0.3
 root, seconds, others = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 def produce(folder):
@@ -95,7 +95,7 @@ def made(store, *keys):
 _READER = """
 import sys
 from pathlib import Path
-from edgekd.core.store import Store
+from edgekd.store.store import Store
 store = Store(Path(sys.argv[1]))
 store.stage("teach", {"seed": 0}, lambda folder: 1 / 0)
 print("reads it", flush=True)
@@ -148,7 +148,7 @@ def test_the_work_that_a_stopped_search_ships_from_stays(store):
 _CHURN = """
 import sys, time
 from pathlib import Path
-from edgekd.core.store import Store
+from edgekd.store.store import Store
 from edgekd.core.seals import SEAL
 end = time.monotonic() + float(sys.argv[2])
 reads = 0
@@ -210,7 +210,7 @@ def test_a_lock_that_a_dead_process_left_is_no_obstacle(store):
 
 _PASSING = """
 import sys
-from edgekd.core.store import open_store
+from edgekd.store.store import open_store
 open_store().stage("teach", {"seed": 0}, lambda folder: (folder / "a").write_text("a"))
 print("read it", flush=True)
 sys.stdin.read()

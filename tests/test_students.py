@@ -55,7 +55,7 @@ def test_student_starts_as_a_cut_of_its_teacher(model_type: str, tmp_path: Path)
         "max_tokens": 64,
     }
     shape = Transformer(2, WIDTH, 4, 64, len(KEPT), TOKENS, CLASSES)
-    student = shape.start_from(teacher, tmp_path, kept=KEPT, samples=SAMPLES)
+    student = shape.init_from_teacher(teacher, tmp_path, kept=KEPT, samples=SAMPLES)
     words = teacher.get_input_embeddings().weight[KEPT]
     assert torch.equal(student.get_input_embeddings().weight, words)
     assert student.num_parameters() < teacher.num_parameters()
@@ -75,7 +75,7 @@ def test_a_student_of_half_the_width_is_a_cut_too(model_type: str, tmp_path: Pat
     """Half the channels, half the heads of the same size: every weight is one of the teacher's."""
     teacher = teacher_of(model_type, tmp_path)
     shape = Transformer(2, WIDTH // 2, 2, 64, len(KEPT), TOKENS, CLASSES)
-    student = shape.start_from(teacher, tmp_path, kept=KEPT, samples=SAMPLES)
+    student = shape.init_from_teacher(teacher, tmp_path, kept=KEPT, samples=SAMPLES)
     assert student.get_input_embeddings().weight.shape[0] == len(KEPT)
     known = torch.cat([value.flatten() for value in teacher.state_dict().values() if value.is_floating_point()])
     for name, value in student.state_dict().items():
@@ -94,7 +94,7 @@ def test_channels_and_heads_that_matter_are_kept(tmp_path: Path) -> None:
             layer.attention.output.dense.weight[:, size : 3 * size] = 0  # heads 1 and 2
             layer.output.LayerNorm.weight[::2] = 1e-3  # every other channel
     shape = Transformer(4, WIDTH // 2, 2, WIDE, VOCABULARY, 64, CLASSES)
-    student = shape.start_from(teacher, tmp_path, kept=range(VOCABULARY), samples=SAMPLES)
+    student = shape.init_from_teacher(teacher, tmp_path, kept=range(VOCABULARY), samples=SAMPLES)
     for old, new in zip(teacher.bert.encoder.layer, student.bert.encoder.layer, strict=True):
         kept = torch.cat([torch.arange(size), torch.arange(3 * size, WIDTH)])
         expected = old.attention.self.query.weight[kept][:, 1::2]
@@ -106,7 +106,7 @@ def test_whole_student_is_its_teacher(tmp_path: Path) -> None:
     """Nothing cut: the same answers, so that whatever changes them is the cut."""
     teacher = teacher_of("bert", tmp_path)
     shape = Transformer(4, WIDTH, 4, WIDE, VOCABULARY, 64, CLASSES)
-    student = shape.start_from(teacher, tmp_path, kept=range(VOCABULARY), samples=SAMPLES)
+    student = shape.init_from_teacher(teacher, tmp_path, kept=range(VOCABULARY), samples=SAMPLES)
     ids = torch.arange(2, 20)[None]
     torch.testing.assert_close(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
 
@@ -121,7 +121,7 @@ def test_neurons_that_matter_are_kept(tmp_path: Path) -> None:
             mask[alive] = 1
             layer.output.dense.weight *= mask
     shape = Transformer(4, WIDTH, 4, 64, VOCABULARY, 64, CLASSES)
-    student = shape.start_from(teacher, tmp_path, kept=range(VOCABULARY), samples=SAMPLES)
+    student = shape.init_from_teacher(teacher, tmp_path, kept=range(VOCABULARY), samples=SAMPLES)
     ids = torch.arange(2, 20)[None]
     torch.testing.assert_close(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.core.profile import load_profile, targets_folder
 from edgekd.data.images import read_images
 from edgekd.data.read import read_tables
 from edgekd.data.series import read_series
+from edgekd.hardware.profile import load_profile, targets_folder
 
 
 def _write(text: str) -> Callable[[Path], object]:

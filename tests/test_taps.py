@@ -14,17 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.core.layers import exit_layers, layer_map, matched_layers
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import make, names, plugin
-from edgekd.core.tensors import Wanted
-from edgekd.plan import teacher_depth
+from edgekd.core.tensors import RequestedOutputs
+from edgekd.plan.plan import teacher_depth
 from edgekd.students.conv1d import Conv1d
 from edgekd.students.convnet import Convnet
 from edgekd.students.mlp import IMAGE, SERIES, Mlp
 from edgekd.teachers._types import IMAGE_TYPES, MODEL_TYPES
 from edgekd.teachers.huggingface import Huggingface
 from edgekd.teachers.labels import Labels
-from edgekd.training.taps import Taps, by_position
+from edgekd.training.feature_extractor import FeatureExtractor, by_position
 
 OWN = (
     Conv1d(8, 4, 3, 2, separable=True, dilated=True, steps=50, channels=2, classes=3),
@@ -78,7 +78,7 @@ def test_texts(model_type: str, tmp_path: Path) -> None:
     architecture = Huggingface().inspect(str(tmp_path), "text-classification")["architecture"]
     assert teacher_depth(architecture) == 4
     assert Huggingface().gives(architecture) == ("logits", "features", "embedding", "attention", "text")
-    batch, wanted = texts(), Wanted(layers=(0, 3), attention=2, embedding=True, positions=16)
+    batch, wanted = texts(), RequestedOutputs(layers=(0, 3), attention=2, embedding=True, positions=16)
     seen: list[torch.Tensor] = []
     key = next(
         m
@@ -86,7 +86,7 @@ def test_texts(model_type: str, tmp_path: Path) -> None:
         if name.endswith(("2.attention.self.key", "2.attention.k_lin", "2.attention.attn.k"))
     )
     hook = key.register_forward_hook(lambda _module, inputs, output: seen.extend((inputs[0], output)))
-    with Taps(model, wanted) as taps:
+    with FeatureExtractor(model, wanted) as taps:
         given = taps(batch)
     hidden = model(**batch, output_hidden_states=True).hidden_states
     hook.remove()
@@ -106,7 +106,7 @@ def test_texts(model_type: str, tmp_path: Path) -> None:
 
 def test_gradients_flow_and_hooks_come_off(tmp_path: Path) -> None:
     model = test_students.teacher_of("bert", tmp_path).train()
-    with Taps(model, Wanted(layers=(1,), attention=3, embedding=True)) as taps:
+    with FeatureExtractor(model, RequestedOutputs(layers=(1,), attention=3, embedding=True)) as taps:
         given = taps(texts())
         values = (given.features[0], *given.attention, given.embedding)
         sum(value.square().sum() for value in values).backward()
@@ -122,7 +122,7 @@ def test_nothing_wanted_is_the_model_itself(tmp_path: Path) -> None:
     asked = []
     model.register_forward_pre_hook(lambda _module, _args, options: asked.append(set(options)), with_kwargs=True)
     before = sum(len(module._forward_hooks) for module in model.modules())
-    given = Taps(model, Wanted())(texts())
+    given = FeatureExtractor(model, RequestedOutputs())(texts())
     assert sum(len(module._forward_hooks) for module in model.modules()) == before
     assert asked == [{"input_ids", "attention_mask"}]
     assert given.mask is None
@@ -132,7 +132,7 @@ def test_nothing_wanted_is_the_model_itself(tmp_path: Path) -> None:
 
 def test_batches_that_others_run_are_not_kept(tmp_path: Path) -> None:
     model = OWN[0].random()
-    taps = Taps(model, Wanted(layers=(0,)))
+    taps = FeatureExtractor(model, RequestedOutputs(layers=(0,)))
     taps(batch_of(OWN[0]))
     model(**batch_of(OWN[0]))
     assert taps._kept is None
@@ -151,11 +151,11 @@ def test_images(model_type: str, tmp_path: Path) -> None:
     gives = Huggingface().gives(architecture)
     attention = "attention" in gives
     assert attention == (model_type in ("beit", "deit", "vit"))
-    wanted = Wanted(tuple(range(depth)), depth - 1 if attention else None, embedding=True, positions=4)
+    wanted = RequestedOutputs(tuple(range(depth)), depth - 1 if attention else None, embedding=True, positions=4)
     with torch.no_grad():
         hidden = model(**batch, output_hidden_states=True).hidden_states
-        given = Taps(model, wanted)(batch)
-        whole = Taps(model, Wanted(layers=(depth - 1,)))(batch).features[0]
+        given = FeatureExtractor(model, wanted)(batch)
+        whole = FeatureExtractor(model, RequestedOutputs(layers=(depth - 1,)))(batch).features[0]
     assert depth == len(hidden) - 1
     assert [value.shape[:2] for value in given.features] == [(2, 4)] * depth
     width = hidden[-1].shape[1 if hidden[-1].dim() == 4 else 2]
@@ -190,8 +190,8 @@ def test_a_config_that_hides_its_depth_gives_no_features(tmp_path: Path) -> None
 @pytest.mark.parametrize("shape", OWN, ids=str)
 def test_own_families(shape) -> None:
     model, batch = shape.random(), batch_of(shape)
-    wanted = Wanted(tuple(range(shape.layers)), embedding=True, positions=4)
-    given = Taps(model, wanted)(batch)
+    wanted = RequestedOutputs(tuple(range(shape.layers)), embedding=True, positions=4)
+    given = FeatureExtractor(model, wanted)(batch)
     assert len(given.features) == shape.layers == len(model.layers)
     assert model.device == torch.device("cpu")
     positions = 1 if type(shape) is Mlp else 4
@@ -212,7 +212,7 @@ def test_own_families(shape) -> None:
 
 def test_layers_of_a_convnet_are_its_stages() -> None:
     shape = OWN[1]
-    given = Taps(shape.random(), Wanted((0, 4)))(batch_of(shape))
+    given = FeatureExtractor(shape.random(), RequestedOutputs((0, 4)))(batch_of(shape))
     ends = [next(b for b in reversed(shape.blocks) if b.stage == stage).project for stage in (0, 4)]
     assert [value.shape for value in given.features] == [(3, end.out_side**2, end.outputs) for end in ends]
 
@@ -222,7 +222,7 @@ def test_families_say_what_they_give(family: str) -> None:
     kind = plugin("students", family)
     assert {"features", "embedding", "exits"} <= set(kind.gives) <= {"features", "embedding", "exits", "attention"}
     architecture = {"layers": 2, "hidden": 64, "heads": 2, "feed_forward": 64}
-    survey = Survey(32, (32,), vocabulary=50)
+    survey = InputSpec(32, (32,), vocabulary=50)
     for shape in kind.ladder(architecture, survey, classes=2)[::10]:
         assert all(layer < shape.layers - 1 for layer in shape.exits)
         assert isinstance(shape.layers, int)

@@ -26,12 +26,12 @@ from edgekd.core.errors import (
     TeacherError,
     UsageError,
 )
-from edgekd.core.options import Options
-from edgekd.core.store import Store
 from edgekd.pipeline import Built
-from edgekd.plan import Plan, SharedPlan
-from edgekd.planning import Planned, make_plan, make_plans, target_names
+from edgekd.plan.options import Options
+from edgekd.plan.plan import Plan, SharedPlan
+from edgekd.plan.planning import Planned, make_plan, make_plans, target_names
 from edgekd.report import page, targets_page
+from edgekd.store.store import Store
 
 commands = import_module("edgekd.cli.build")  # the package has the command of that name
 SERIES = "time-series-classification"

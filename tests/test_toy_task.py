@@ -18,8 +18,9 @@ from conftest import call_here, invoke, loose_target
 from made_bundle import Board
 from toy_notes import save_teacher, write_tunes
 
-from edgekd.core import child, registry
+from edgekd.core import registry
 from edgekd.devices.local import Local
+from edgekd.security import child
 
 CACHES = (registry.names, registry._outside, registry._all_outside)
 OUTSIDE = [

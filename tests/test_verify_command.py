@@ -21,15 +21,15 @@ from made_bundle import make_bundle, write_manifest
 from onnx import helper
 from tampering import TAMPERING, Lab, copy, flip, make_lab, relist, sign
 
-from edgekd import bundle as bundles
-from edgekd.core import keys, signing
+from edgekd.bundle import write as bundles
 from edgekd.core.errors import BelowAccuracy, EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.files import turn
-from edgekd.core.profile import load_profile
-from edgekd.core.protocols import Quiet
-from edgekd.core.store import Store
-from edgekd.proof import prove as proving
-from edgekd.proof import trust, versus
+from edgekd.core.protocols import NullProgress
+from edgekd.hardware.profile import load_profile
+from edgekd.receipts import benchmark_on_device as proving
+from edgekd.receipts import compare, trust
+from edgekd.security import keys, signing
+from edgekd.store.store import Store
 
 FLIPS = 400  # of each file
 
@@ -386,9 +386,9 @@ def test_a_model_without_end_meets_a_limit(lab, monkeypatch):
         trust.answers(checked)
     assert refusal.value.fix.startswith("look for a loop in the model; take the bundle anew")
     with pytest.raises(RuntimeCannotLoad, match="does not run here"):
-        proving.prove(lab.bundle, Quiet(), Store(lab.root / "store"))
+        proving.prove(lab.bundle, NullProgress(), Store(lab.root / "store"))
     with pytest.raises(RuntimeCannotLoad, match="does not run here"):
-        versus.compare([lab.other, lab.bundle], Quiet())
+        compare.compare([lab.other, lab.bundle], NullProgress())
 
 
 def test_wrong_answers_are_no_model_without_end(lab):

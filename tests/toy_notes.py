@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.core.errors import DataError, EdgeKDError
 from edgekd.core.metrics import Metric, ratio_of_sums
-from edgekd.core.protocols import Hub, Survey
+from edgekd.core.protocols import Hub, InputSpec
 from edgekd.data.splits import Example
 
 PITCHES, WIDTH, SILENCE = 8, 32, 0
@@ -172,12 +172,12 @@ class Notes:
 
     def survey(
         self, teacher: dict[str, Any], inputs: Sequence[Any], sizes: dict[str, int], store: Any, *, whole: bool = False
-    ) -> Survey:
+    ) -> InputSpec:
         """Lengths in frames."""
         lengths = sorted(len(one) for one in inputs)
-        return Survey(lengths[-1], tuple(lengths[:: max(1, len(lengths) // 8)]), channels=PITCHES)
+        return InputSpec(lengths[-1], tuple(lengths[:: max(1, len(lengths) // 8)]), channels=PITCHES)
 
-    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+    def check_inputs(self, inputs: Sequence[Any], survey: InputSpec, source: str, what: str) -> None:
         """All lengths are taken."""
 
     def encode(self, model_folder: Path, inputs: Iterable[Any], max_size: int) -> list[dict[str, Any]]:
@@ -260,7 +260,7 @@ class TuneGraphs:
         """As it is."""
         return info
 
-    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+    def shaped(self, info: dict[str, Any], task: str, survey: InputSpec, *, classes: int) -> dict[str, Any]:
         """As it is."""
         return info
 

@@ -15,9 +15,9 @@ from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.onboard.bench import MOST_MINUTES
 
 if TYPE_CHECKING:
-    from edgekd.proof.prove import Proof
-    from edgekd.proof.shipped import DataFile
-    from edgekd.proof.versus import Comparison
+    from edgekd.receipts.benchmark_on_device import Proof
+    from edgekd.receipts.compare import Comparison
+    from edgekd.receipts.shipped import DataFile
 
 _COLUMNS = [
     click.option("--data", help="Rows to run instead of the golden inputs, as `build` reads them."),
@@ -34,7 +34,7 @@ def _data_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _data(source: str | None, columns: dict[str, str | None]) -> DataFile | None:
-    from edgekd.proof.shipped import DataFile
+    from edgekd.receipts.shipped import DataFile
 
     given = {name: column for name, column in columns.items() if column is not None}
     if source is None and given:
@@ -67,8 +67,8 @@ def bench(
     Exit code 5: outputs outside the bundle's tolerance; 3 and 4: over the profile's memory or latency there.
     """
     from edgekd.cli.progress import shown_on_stderr
-    from edgekd.core.store import open_store
-    from edgekd.proof.prove import prove
+    from edgekd.receipts.benchmark_on_device import prove
+    from edgekd.store.store import open_store
 
     with nothing_is_kept(), shown_on_stderr() as progress:
         proof = prove(bundle, progress, open_store(), device=device, full=full, minutes=minutes,
@@ -149,7 +149,7 @@ def compare(
 ) -> None:  # fmt: skip
     """Time bundles of one task against each other, interleaved in one run: is B faster than A?"""
     from edgekd.cli.progress import shown_on_stderr
-    from edgekd.proof.versus import compare as run
+    from edgekd.receipts.compare import compare as run
 
     with nothing_is_kept(), shown_on_stderr() as progress:
         found = run(bundles, progress, device=device, full=full, data=_data(data, columns), install=install)

@@ -20,16 +20,16 @@ from edgekd.cli.plan_options import (
 )
 from edgekd.cli.printing import echo, one_line, print_json
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.options import Shipping
+from edgekd.plan.options import Shipping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgekd.build_targets import BuiltTargets
-    from edgekd.core.signing import Signer
-    from edgekd.core.store import Store
-    from edgekd.planning import Planned
+    from edgekd.plan.planning import Planned
+    from edgekd.security.signing import Signer
     from edgekd.sizing.costs import Fit
+    from edgekd.store.store import Store
 
 _JSON = grouped("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
@@ -63,9 +63,9 @@ def build(
     **values: Any,
 ) -> None:
     """Make a bundle for the target: teacher in, proven artifact out."""
-    from edgekd.core.keys import open_signers
-    from edgekd.core.store import open_store
-    from edgekd.planning import make_plans
+    from edgekd.plan.planning import make_plans
+    from edgekd.security.keys import open_signers
+    from edgekd.store.store import open_store
 
     given = asked_targets(target, targets)
     signers = open_signers(keys, ask_passphrase)  # first: nobody waits an hour for a key that does not open
@@ -132,13 +132,13 @@ def plan(
     context: click.Context, /, measure: bool, as_json: bool, target: str | None, targets: str | None, **values: Any
 ) -> None:
     """Show what `build` would do and what fits; train nothing."""
-    from edgekd.core import hashes
-    from edgekd.core.store import open_store
-    from edgekd.planning import make_plans
+    from edgekd.plan.planning import make_plans
+    from edgekd.store import file_hashes
+    from edgekd.store.store import open_store
 
     given = asked_targets(target, targets)
     store = open_store(say=partial(echo, err=True))
-    with hashes.believed():
+    with file_hashes.believed():
         planned = make_plans(options_of(values, given), given, store)
     if targets is not None:
         context.exit(_plan_several(planned, store, measure=measure, as_json=as_json))

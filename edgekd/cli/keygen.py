@@ -20,7 +20,7 @@ from edgekd.core.errors import UsageError
 )
 def keygen(path: Path, encrypted: bool) -> None:
     """Make a pair of keys: PATH signs bundles, PATH.pub is for devices."""
-    from edgekd.core import keys
+    from edgekd.security import keys
 
     public = keys.make_key(path, _new_passphrase(path) if encrypted else None)
     echo(
@@ -40,7 +40,7 @@ def ask_passphrase(path: Path) -> str:
 
 
 def _new_passphrase(path: Path) -> str:
-    from edgekd.core.keys import PASSPHRASE
+    from edgekd.security.keys import PASSPHRASE
 
     if given := os.environ.get(PASSPHRASE):
         return given

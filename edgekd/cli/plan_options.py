@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgekd.core.errors import UsageError
-from edgekd.core.options import GROUPS, Declared, Main, Options, declarations, value_type
+from edgekd.plan.options import GROUPS, Declared, Main, Options, declarations, value_type
 
 _GENERAL = "General"
 _MAIN = Main.__doc__ or ""
@@ -78,7 +78,7 @@ def _click_option(group: type, name: str, declared: Declared, default: Any) -> A
 
 def asked_targets(target: str | None, targets: str | None) -> list[str]:
     """Return the targets, named or files. Raises UsageError where none is given, or both options are."""
-    from edgekd.planning import target_names
+    from edgekd.plan.planning import target_names
 
     if target is not None and targets is not None:
         raise UsageError("--target and --targets are both given", fix="give one of them: --targets takes one name, too")

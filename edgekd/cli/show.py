@@ -17,9 +17,9 @@ from edgekd.core.results import IMPORT_BASELINE_MIB
 
 if TYPE_CHECKING:
     from edgekd.build_targets import BuiltTargets
-    from edgekd.core.profile import Profile
     from edgekd.core.protocols import Check
-    from edgekd.plan import Plan, SharedPlan
+    from edgekd.hardware.profile import Profile
+    from edgekd.plan.plan import Plan, SharedPlan
     from edgekd.sizing.costs import Fit
 
 _MOST_COLUMNS = 8  # that are named
@@ -101,7 +101,7 @@ def _embedding(sentence: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 def _target(made: Plan) -> list[tuple[str, str]]:
     """The target's budgets, and what is done for it alone."""
-    from edgekd.on_target import judging
+    from edgekd.emulation import evaluate
 
     target, task = made.target, plugin("tasks", made.task)
     own = f"{task.metric.name} on validation rows"
@@ -114,8 +114,8 @@ def _target(made: Plan) -> list[tuple[str, str]]:
         ("compress", f"{', '.join(target.recipes)}; picked by {judged}; {target.max_drop_points:g} points may be lost"),
     ]
     if not target.runs_here:
-        rows.append(("on target", judging.plans(made)))
-    if unused := judging.unused(made):
+        rows.append(("on target", evaluate.plans(made)))
+    if unused := evaluate.unused(made):
         rows.append(("on target", unused))
     if made.force:
         rows.append(("force", f"{made.force} ships, whatever is measured of it"))

@@ -14,7 +14,7 @@ from edgekd.core.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgekd.core.kept import Kept
+    from edgekd.store.entries import Kept
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
@@ -28,9 +28,9 @@ def store() -> None:
 @_JSON
 def store_list(as_json: bool) -> None:
     """What lies there, the least recently used first."""
-    from edgekd.core.kept import kept
-    from edgekd.core.store import open_store
-    from edgekd.core.upkeep import CAP, cap_mib
+    from edgekd.store.entries import kept
+    from edgekd.store.store import open_store
+    from edgekd.store.upkeep import CAP, cap_mib
 
     root, cap = open_store().root, cap_mib()
     found = kept(root)
@@ -51,8 +51,8 @@ def store_list(as_json: bool) -> None:
 @click.pass_context
 def store_verify(context: click.Context, remove_damaged: bool, as_json: bool) -> None:
     """Hash every result again; exit 1 where one is damaged."""
-    from edgekd.core.store import open_store
-    from edgekd.core.upkeep import Which, prune, verify
+    from edgekd.store.store import open_store
+    from edgekd.store.upkeep import Which, prune, verify
 
     root = open_store().root
     wrong, whole = verify(root)
@@ -86,8 +86,8 @@ def store_prune(
 
     What a running build uses stays; so do measured anchors, calibration and the guest.
     """
-    from edgekd.core.store import open_store
-    from edgekd.core.upkeep import Which, prune
+    from edgekd.store.store import open_store
+    from edgekd.store.upkeep import Which, prune
 
     for flag, value in (("--older-than", older_than), ("--to-mib", to_mib)):
         if value is not None and not 0 <= value < float("inf"):
@@ -119,7 +119,7 @@ def store_prune(
 def _check_stage(stage: str, root: Path) -> None:
     """Raises UsageError for a stage of which the store holds nothing."""
     from edgekd.core.errors import suggestion
-    from edgekd.core.kept import kept
+    from edgekd.store.entries import kept
 
     known = {one.stage for one in kept(root)}
     if known and stage not in known:

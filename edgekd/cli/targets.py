@@ -23,7 +23,7 @@ def targets() -> None:
 def targets_list(as_json: bool) -> None:
     """The shipped profiles, and this machine."""
     from edgekd.cli import show
-    from edgekd.core.profile import load_profile, target_names
+    from edgekd.hardware.profile import load_profile, target_names
 
     profiles = [load_profile(name) for name in target_names()]
     if as_json:
@@ -39,7 +39,7 @@ def targets_list(as_json: bool) -> None:
 def targets_show(name: str, as_yaml: bool, as_json: bool) -> None:
     """One profile, whole."""
     from edgekd.cli import show
-    from edgekd.core.profile import load_profile, profile_text
+    from edgekd.hardware.profile import load_profile, profile_text
 
     profile = load_profile(name)
     if as_json:
@@ -53,7 +53,7 @@ def targets_show(name: str, as_yaml: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def targets_check(file: str, as_json: bool) -> None:
     """Check a profile that you edited."""
-    from edgekd.core.profile import load_profile
+    from edgekd.hardware.profile import load_profile
 
     profile = load_profile(file)
     if as_json:
@@ -68,8 +68,8 @@ def targets_check(file: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def targets_probe(device: str, name: str | None, as_json: bool) -> None:
     """Write a profile of a machine: `edgekd targets probe > mine.yaml`."""
-    from edgekd.core.probing import probed_profile, probed_text
     from edgekd.core.results import this_host
+    from edgekd.hardware.probing import probed_profile, probed_text
     from edgekd.onboard import machine
 
     if device == "local":

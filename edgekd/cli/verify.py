@@ -13,7 +13,7 @@ from edgekd.cli.printing import echo, one_line, print_json
 from edgekd.core.errors import no_bundle
 
 if TYPE_CHECKING:
-    from edgekd.proof.trust import Checked
+    from edgekd.receipts.trust import Checked
 
 
 @click.command()
@@ -49,7 +49,7 @@ def verify(
 
     ONNX Runtime sees the model only after all else is well. Without --key this finds damage, not malice.
     """
-    from edgekd.proof import trust
+    from edgekd.receipts import trust
 
     if not os.path.lexists(bundle / "manifest.json"):
         raise no_bundle(bundle, "it has no manifest.json")

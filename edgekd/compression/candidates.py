@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekd.compression.choose import PLAIN, Trial, over_budget, recipe_of, violations
+from edgekd.compression.choose import FP32, Trial, over_budget, recipe_of, violations
 from edgekd.core.errors import BelowAccuracy
 from edgekd.core.model import Model, graph_file
-from edgekd.core.profile import Profile
 from edgekd.core.registry import plugin
+from edgekd.hardware.profile import Profile
 
 _BETTER = 0.8
 _MOST_PLAIN = 8  # graphs that are left in fp32, one at a time
@@ -34,14 +34,14 @@ class Candidate:
         """Of its folder and in tables: the recipe, its options, how many nodes stay in float."""
         options = "".join(f"-{_option(key, value)}" for key, value in self.options)
         kept = f"-{self.order}{len(self.keep)}" if self.keep else ""
-        return f"{self.recipe}{options}{kept}" + "".join(f"-{PLAIN}_{graph}" for graph in self.plain)
+        return f"{self.recipe}{options}{kept}" + "".join(f"-{FP32}_{graph}" for graph in self.plain)
 
     @property
     def words(self) -> str:
         """What is its own, for a reader."""
         said = [_option(key, value).replace("-", " ") for key, value in self.options]
         said += [f"in float: {', '.join(self.places)}"] if self.keep else []
-        return ", ".join(said + ([f"{PLAIN}: {', '.join(self.plain)}"] if self.plain else []))
+        return ", ".join(said + ([f"{FP32}: {', '.join(self.plain)}"] if self.plain else []))
 
     def quantizer(self, target: Profile) -> Any:
         """The plug-in that makes it."""
@@ -64,12 +64,12 @@ def recipes_of(model: Model, name: str) -> dict[str, str]:
     """Return by graph what the variant of that name made of it: fp32 where its file is named so."""
     plain = {graph: file.name == graph_file(file.parent, graph).name for graph, file in model.graphs.items()}
     suffix = plugin("quantizers", recipe_of(name)).suffix
-    return {graph: PLAIN if plain[graph] and suffix else name for graph in model.graphs}
+    return {graph: FP32 if plain[graph] and suffix else name for graph in model.graphs}
 
 
 def recipes(target: Profile, force: str | None = None) -> list[Candidate]:
     """fp32 first, then the profile's recipes in its order, and the one that is forced."""
-    named = [PLAIN, *target.recipes, *([force] if force else [])]
+    named = [FP32, *target.recipes, *([force] if force else [])]
     return [Candidate(recipe) for recipe in dict.fromkeys(named)]
 
 
@@ -79,9 +79,9 @@ def one_graph_plain(base: Candidate, changed: Sequence[str]) -> list[Candidate]:
     return [replace(base, plain=(graph,)) for graph in few]
 
 
-def worth_mending(trials: Sequence[Trial], target: Profile) -> list[Trial]:
+def recoverable(trials: Sequence[Trial], target: Profile) -> list[Trial]:
     """The variants that only accuracy stands against and that would ship without that, the fastest first."""
-    plain = next(trial for trial in trials if trial.name == PLAIN)
+    plain = next(trial for trial in trials if trial.name == FP32)
     ships = [trial for trial in trials if trial.failed is None and not violations(trial, target)]
     fastest = max((trial.speed for trial in ships), default=0.0)
     wanted = []

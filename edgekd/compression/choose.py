@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, UsageError
 from edgekd.core.floors import Floor
-from edgekd.core.profile import Profile
 from edgekd.core.violations import Violation
+from edgekd.hardware.profile import Profile
 
-PLAIN = "float32"
+FP32 = "float32"
 PROCESSES = 5  # fresh ones that time what may ship: a process's memory layout moves its speed by percents
 MOST_FINALISTS = 4
 FEWEST = 30  # rows on the target's kernels; fewer move no figure
@@ -176,14 +176,14 @@ def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -
             + "".join(f"; {name} {why}" for name, why in passed_over.items() if name != nearest.name),
             fix=_way_out(first, target.name),
         )
-    plain = next((trial for trial in eligible if trial.name == PLAIN), None)
+    plain = next((trial for trial in eligible if trial.name == FP32), None)
     faster = [trial for trial in eligible if plain is None or trial.surely > plain.noise]
     best = _of_the_fastest(faster) if faster else plain
     assert best is not None
     for trial in eligible:
         if trial.name != best.name:
             passed_over[trial.name] = _slower(trial, best)
-    if best.name == PLAIN:
+    if best.name == FP32:
         why = "no quantized variant is both allowed and faster"
     elif plain is None:
         why = f"fits the budgets, which fp32 does not, at {best.pace_says}"
@@ -224,13 +224,13 @@ def finalists(trials: Sequence[Trial], target: Profile, force: str | None = None
     if best is None:
         return []
     known = {trial.name: trial for trial in trials}
-    fit = [trial for trial in trials if trial.failed is None and not violations(trial, target) and trial.name != PLAIN]
-    plain = known.get(PLAIN)
-    near = [one for one in fit if one.at_most >= known[best].surely or (plain and best == PLAIN and one.speed > 1)]
+    fit = [trial for trial in trials if trial.failed is None and not violations(trial, target) and trial.name != FP32]
+    plain = known.get(FP32)
+    near = [one for one in fit if one.at_most >= known[best].surely or (plain and best == FP32 and one.speed > 1)]
     near.sort(key=lambda trial: -trial.pace)
-    wanted = dict.fromkeys([PLAIN, best, *(one.name for one in near)])
+    wanted = dict.fromkeys([FP32, best, *(one.name for one in near)])
     names = [name for name in wanted if name in known and known[name].failed is None][:MOST_FINALISTS]
-    done = all(known[name].processes >= PROCESSES for name in names if name in (PLAIN, best))
+    done = all(known[name].processes >= PROCESSES for name in names if name in (FP32, best))
     return [] if done else names
 
 
@@ -258,7 +258,7 @@ def _forced(trials: Sequence[Trial], force: str, standing: dict[str, list[Violat
         if trial.name != best.name:
             why.setdefault(trial.name, f"{best.name} was forced")
     against = tuple(violation.text for violation in standing[best.name])
-    plain = next((trial for trial in trials if trial.name == PLAIN), best)
+    plain = next((trial for trial in trials if trial.name == FP32), best)
     if best.surely <= plain.noise and best is not plain:
         against += (f"is not surely faster than fp32: {best.pace_says}",)
     told = f"forced against: {'; '.join(against)}" if against else "forced; nothing stands against it"
@@ -269,7 +269,7 @@ def _forced(trials: Sequence[Trial], force: str, standing: dict[str, list[Violat
 def _slower(trial: Trial, best: Trial) -> str:
     if trial.counted and best.counted:
         return f"{best.pace / trial.pace:.2f}x the instructions of {best.name}"
-    if best.name != PLAIN and trial.at_most >= best.surely and (trial.speed_interval or best.speed_interval):
+    if best.name != FP32 and trial.at_most >= best.surely and (trial.speed_interval or best.speed_interval):
         return f"not surely faster than {best.name}, nor more accurate"
     if trial.pace > best.pace:
         noise = f"; {best.name} strays by {best.noise - 1:.0%} from itself" if trial.surely > best.pace else ""

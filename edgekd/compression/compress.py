@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.compression import candidates, diagnose
 from edgekd.compression.candidates import Candidate
 from edgekd.compression.choose import (
-    PLAIN,
+    FP32,
     PROCESSES,
     Trial,
     best_so_far,
@@ -35,7 +35,7 @@ from edgekd.core.model import Model
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits
-from edgekd.plan import Plan
+from edgekd.plan.plan import Plan
 
 if TYPE_CHECKING:
     from edgekd.core.predictions import Prediction
@@ -77,7 +77,7 @@ def compress(
     try:
         search.run()
     except KeyboardInterrupt:
-        if PLAIN not in search.trials:
+        if FP32 not in search.trials:
             raise
         progress.say("compress: stopped; going on with the best so far")
         search.note(stopped="interrupted")
@@ -128,12 +128,12 @@ class _Search:
         """The profile's recipes; then, where only accuracy stands against a faster one, its settings and its layers."""
         self._try(candidates.recipes(self.plan.target, self.plan.force))
         self._try(self._one_graph_plain())
-        for trial in candidates.worth_mending(self._all(), self.plan.target):
+        for trial in candidates.recoverable(self._all(), self.plan.target):
             self._try(candidates.settings(self.made[trial.name], self.plan.target), until_allowed=True)
         mended: set[str] = set()
         while todo := self._to_mend(mended):
             mended.add(recipe_of(todo[0].name))
-            self._mend(self.made[todo[0].name])
+            self._recover_accuracy(self.made[todo[0].name])
         stopped = "time limit" if self.cut else None
         self.note(stopped)
         self.confirm(stopped)
@@ -142,7 +142,7 @@ class _Search:
         """Time what may ship in several fresh processes, until the best was timed so: one process is one sample."""
         while names := finalists(self._all(), self.plan.target, self.plan.force):
             self.progress.say(f"compress: {', '.join(names)} timed in {PROCESSES} fresh processes")
-            variants = {name: self._variant(name) for name in names if name != PLAIN}
+            variants = {name: self._variant(name) for name in names if name != FP32}
             for name, (speed, low, high, ms) in self.judge.confirm(variants).items():
                 self.trials[name] = replace(
                     self.trials[name], speed=speed, speed_interval=(low, high), latency_ms=ms, processes=PROCESSES
@@ -155,10 +155,10 @@ class _Search:
     def diagnose_best(self) -> None:
         """Look into the layers of the best quantized variant, or the fastest where fp32 ships."""
         best = best_so_far(self._all(), self.plan.target, self.plan.force)
-        quantized = [trial for trial in self._all() if trial.failed is None and trial.name != PLAIN]
+        quantized = [trial for trial in self._all() if trial.failed is None and trial.name != FP32]
         if not quantized:
             return
-        named = best if best not in (None, PLAIN) else max(quantized, key=lambda trial: trial.speed).name
+        named = best if best not in (None, FP32) else max(quantized, key=lambda trial: trial.speed).name
         try:
             found = self._diagnosis(self.made[named])
         except EdgeKDError as error:  # of half precision
@@ -198,7 +198,7 @@ class _Search:
         }
         write_file(self.work / TRIALS, json.dumps(said, indent=1))
 
-    def _mend(self, base: Candidate) -> None:
+    def _recover_accuracy(self, base: Candidate) -> None:
         """Leave ever more places in float until nothing stands against it; then as few as will do.
 
         The worst ones; of a network of convolutions first those at its input, where a few small ones do most.
@@ -208,10 +208,12 @@ class _Search:
         except EdgeKDError:  # half precision has no layers to leave in float
             return
         convolves = any(layer.op == "Conv" for layer in found.layers)
-        if not (convolves and self._climb(replace(base, order="first"), found.from_input(most=_MOST_PLACES))):
-            self._climb(base, found.places(most=_MOST_PLACES))
+        if not (
+            convolves and self._bisect_excluded_nodes(replace(base, order="first"), found.from_input(most=_MOST_PLACES))
+        ):
+            self._bisect_excluded_nodes(base, found.places(most=_MOST_PLACES))
 
-    def _climb(self, base: Candidate, places: Sequence[tuple[str, tuple[str, ...]]]) -> bool:
+    def _bisect_excluded_nodes(self, base: Candidate, places: Sequence[tuple[str, tuple[str, ...]]]) -> bool:
         """A ladder of places in float, and what lies between its last rungs; whether one is allowed."""
         failed, passed = 0, None
         for rung in candidates.ladder(base, places):
@@ -231,7 +233,7 @@ class _Search:
         fresh = {one.name: one for one in wanted if one.name not in self.trials}
         if not fresh:
             return
-        if self._late and PLAIN in self.trials:
+        if self._late and FP32 in self.trials:
             self.cut = True
             return
         self.made |= fresh
@@ -262,7 +264,7 @@ class _Search:
             made = self._quantize(candidate, folder)
             return self._with_graphs(candidate, made, self.judge.trial(candidate, made))
         except (EdgeKDError, RuntimeError, ValueError) as error:  # ONNX Runtime's quantizers raise the last two
-            if candidate.name == PLAIN:
+            if candidate.name == FP32:
                 raise
             return Trial.failure(candidate.name, str(error).splitlines()[0], candidate.words)
 
@@ -276,7 +278,7 @@ class _Search:
         made, stays = self.plain.changed(folder, change, suffix=quantizer.suffix, leave=candidate.plain)
         for graph, why in stays.items():
             if graph not in candidate.plain:
-                self.progress.say(f"{candidate.name}: {graph} stays {PLAIN}: {why}")
+                self.progress.say(f"{candidate.name}: {graph} stays {FP32}: {why}")
         return made
 
     def _with_graphs(self, candidate: Candidate, made: Model, trial: Trial) -> Trial:
@@ -284,10 +286,10 @@ class _Search:
         if len(made.graphs) == 1:
             return trial
         recipes = candidates.recipes_of(made, candidate.name)
-        stays = [name for name, recipe in recipes.items() if recipe == PLAIN and name not in candidate.plain]
-        if candidate.name == PLAIN or not stays:
+        stays = [name for name, recipe in recipes.items() if recipe == FP32 and name not in candidate.plain]
+        if candidate.name == FP32 or not stays:
             return trial
-        return replace(trial, said=", ".join(filter(None, [trial.said, f"stays {PLAIN}: {', '.join(stays)}"])))
+        return replace(trial, said=", ".join(filter(None, [trial.said, f"stays {FP32}: {', '.join(stays)}"])))
 
     def _kept(self, candidate: Candidate, graph: str) -> tuple[str, ...]:
         """The nodes of that graph that stay in float; of several graphs each is called `GRAPH:NODE`."""
@@ -302,9 +304,9 @@ class _Search:
         found = []
         for trial in self._all():
             base = self.made[trial.name]
-            if trial.failed is None and trial.name != PLAIN:
+            if trial.failed is None and trial.name != FP32:
                 recipes = candidates.recipes_of(self._variant(trial.name), trial.name)
-                found += candidates.one_graph_plain(base, [name for name, recipe in recipes.items() if recipe != PLAIN])
+                found += candidates.one_graph_plain(base, [name for name, recipe in recipes.items() if recipe != FP32])
         return found
 
     def _diagnosis(self, candidate: Candidate) -> diagnose.Diagnosis:
@@ -332,8 +334,8 @@ class _Search:
 
     def _to_mend(self, mended: set[str]) -> list[Trial]:
         """What is worth mending, the fastest first, of recipes that no setting or mending has brought through yet."""
-        done = mended | {recipe_of(one.name) for one in self._all() if one.name != PLAIN and self._may_ship(one)}
-        found = candidates.foundations(candidates.worth_mending(self._all(), self.plan.target))
+        done = mended | {recipe_of(one.name) for one in self._all() if one.name != FP32 and self._may_ship(one)}
+        found = candidates.foundations(candidates.recoverable(self._all(), self.plan.target))
         return [trial for trial in found if recipe_of(trial.name) not in done]
 
     def _all(self) -> list[Trial]:

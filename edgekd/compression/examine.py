@@ -18,11 +18,11 @@ from edgekd.core import external, plain_yaml
 from edgekd.core.errors import DataError, TeacherError, UsageError, no_bundle, suggestion
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, main_output, network_outputs, unstacked
-from edgekd.core.profile import load_profile
 from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.registry import make, plugin
 from edgekd.data.limits import check_plain
-from edgekd.export import outputs
+from edgekd.hardware.profile import load_profile
+from edgekd.inference.predict import outputs
 from edgekd.onboard.runner import pack, unpack
 from edgekd.teachers import _checks, _onnx_apart, _onnx_graph, _onnx_inspect, _onnx_smoke
 

@@ -25,15 +25,15 @@ from edgekd.core.predictions import largest_difference
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
-from edgekd.export import PARITY_LIMIT, PARITY_ROWS, outputs, to_onnx
 from edgekd.exporters._onnx import finish
+from edgekd.inference.predict import PARITY_LIMIT, PARITY_ROWS, outputs, to_onnx
 from edgekd.onboard.runner import pack
-from edgekd.plan import Plan
+from edgekd.plan.plan import Plan
 
 if TYPE_CHECKING:
     from edgekd.core.predictions import Prediction
-    from edgekd.core.profile import Profile
     from edgekd.core.protocols import Sample
+    from edgekd.hardware.profile import Profile
 
 GRAPH = "graph.json"
 LEAST_GAIN = 1.05  # less is not worth operators that other runtimes and static int8 do not know

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.compression import timing
 from edgekd.compression.candidates import Candidate
-from edgekd.compression.choose import PLAIN, Trial
+from edgekd.compression.choose import FP32, Trial
 from edgekd.core import statistics as intervals
 from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.metrics import Change, Metric
@@ -17,9 +17,9 @@ from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, metric_input, statistics
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits, truth_of
-from edgekd.export import outputs
+from edgekd.inference.predict import outputs
 from edgekd.onboard.runner import pack
-from edgekd.plan import Plan
+from edgekd.plan.plan import Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,9 +63,9 @@ class Judge:
         """All its figures."""
         said, agreed, score = self.fidelity(model)
         if self._plain_score is None:  # of a search that goes on, fp32's own trial lies in an earlier run
-            self._plain_score = score if candidate.name == PLAIN else self.fidelity(self.plain)[2]
+            self._plain_score = score if candidate.name == FP32 else self.fidelity(self.plain)[2]
         lost = self.metric.lost(score, self._plain_score)
-        if candidate.name == PLAIN:  # it is the yardstick, not a sample of itself
+        if candidate.name == FP32:  # it is the yardstick, not a sample of itself
             lost = Change(0.0, 0.0, 0.0)
         latency_ms, speed, peak = self._cost(model)
         certain = certainty(metric_input(self.task, said)) if self.task.one_of_classes else None
@@ -91,7 +91,7 @@ class Judge:
 
         All are interleaved in each process with fp32 and with fp32 once more: that control's ratio is fp32's own.
         """
-        models = {PLAIN: self.plain, **{name: model for name, model in variants.items() if name != PLAIN}}
+        models = {FP32: self.plain, **{name: model for name, model in variants.items() if name != FP32}}
         found = timing.speeds(
             make("devices", "local"),
             models,
@@ -100,8 +100,8 @@ class Judge:
             rounds=_CONFIRMING_ROUNDS,
             seed=self.plan.seed,
         )
-        control = found.pop(timing.AGAIN)._replace(ms=found[PLAIN].ms)
-        return {**found, PLAIN: control}
+        control = found.pop(timing.AGAIN)._replace(ms=found[FP32].ms)
+        return {**found, FP32: control}
 
     def _cost(self, model: Model) -> tuple[float, tuple[float, float, float], float]:
         """Median latency in ms, speed over fp32 with its interval (interleaved), peak RSS in MiB."""

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from edgekd.core.demo import Demo
     from edgekd.core.metrics import Metric
     from edgekd.core.model import Model
-    from edgekd.core.profile import Profile
-    from edgekd.core.store import Store
     from edgekd.core.tensors import Outputs, Targets
+    from edgekd.hardware.profile import Profile
+    from edgekd.store.store import Store
 
 Sample = dict[str, "np.ndarray"]
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"  # transformers' problem types
 
 
 @dataclass(frozen=True)
-class Survey:
+class InputSpec:
     """What the inputs ask of a student: sizes are tokens of a text, pixels of an image's side, steps of a series."""
 
     max_size: int  # the longest input that it takes; images and series have this size
@@ -36,7 +36,7 @@ class Survey:
     vocabulary_limit: int | None = None
 
     @classmethod
-    def read(cls, said: Mapping[str, Any]) -> Survey:
+    def read(cls, said: Mapping[str, Any]) -> InputSpec:
         """From plain values, as `asdict` gives them."""
         return cls(**{**said, "sizes": tuple(said["sizes"])})
 
@@ -95,7 +95,7 @@ class Progress(Protocol):
         ...
 
 
-class Quiet:
+class NullProgress:
     """A Progress that shows nothing."""
 
     def stage(self, name: str, total: int | None = None) -> None:
@@ -228,12 +228,12 @@ class Student(Protocol):
     gives: ClassVar[tuple[str, ...]]  # to losses, beside logits: features, embedding, attention, exits
 
     @classmethod
-    def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Sequence[Student]:
+    def ladder(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> Sequence[Student]:
         """Every shape that a student of this teacher may have, the most capable first."""
         ...
 
     @classmethod
-    def of_teacher(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Student | None:
+    def of_teacher(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> Student | None:
         """The teacher's own shape with a head for these classes; None for a teacher that the family can't express."""
         ...
 
@@ -260,7 +260,7 @@ class Student(Protocol):
         """A random input of that size, batch 1."""
         ...
 
-    def relief(self) -> str:
+    def how_to_shrink(self) -> str:
         """What a user may do where even the smallest shape is too large; empty where nothing helps."""
         ...
 
@@ -270,14 +270,14 @@ class Student(Protocol):
 
     @classmethod
     def training(cls, rows: int) -> dict[str, Any]:
-        """Defaults of a training run on that many rows, as `edgekd.plan.Training` takes them."""
+        """Defaults of a training run on that many rows, as `edgekd.plan.plan.Training` takes them."""
         ...
 
     def random(self, teacher_folder: Path | None = None) -> Any:
         """A torch model of this shape with random weights, in evaluation mode."""
         ...
 
-    def start_from(
+    def init_from_teacher(
         self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample], copy: bool = True
     ) -> Any:
         """A torch model of this shape that starts with what it can take from the teacher, its classes at least.
@@ -293,14 +293,14 @@ class Student(Protocol):
         ...
 
     def exit_shape(self, layer: int) -> Student:
-        """The shape that ends with that layer: what `cut_at` gives a model of."""
+        """The shape that ends with that layer: what `truncate_at` gives a model of."""
         ...
 
     def exit_head(self, model: Any, layer: int) -> Any:
         """A fresh torch module from that layer's own output, with the model's shapes, to logits (batch, classes)."""
         ...
 
-    def cut_at(self, model: Any, layer: int, head: Any) -> Any:
+    def truncate_at(self, model: Any, layer: int, head: Any) -> Any:
         """The model up to that layer with a trained `exit_head` as its head: an ordinary model of the family."""
         ...
 
@@ -310,7 +310,7 @@ class FromLabels(Protocol):
     """A family whose networks labels alone can train: a student without a pre-trained model to be cut from."""
 
     @classmethod
-    def of_labels(cls, survey: Survey, *, classes: int) -> Student:
+    def of_labels(cls, survey: InputSpec, *, classes: int) -> Student:
         """Return the shape of a teacher for these data, large enough to teach."""
         ...
 
@@ -333,7 +333,7 @@ class Teacher(Protocol):
         ...
 
     def training(self, rows: int) -> dict[str, Any]:
-        """Defaults of a training run on that many rows, as `edgekd.plan.Training` takes them."""
+        """Defaults of a training run on that many rows, as `edgekd.plan.plan.Training` takes them."""
         ...
 
     def gives(self, architecture: Mapping[str, Any]) -> tuple[str, ...]:
@@ -344,7 +344,7 @@ class Teacher(Protocol):
         """Return what `inspect` said, of the teacher as it is to be compressed: with its own head, where it has one."""
         ...
 
-    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+    def shaped(self, info: dict[str, Any], task: str, survey: InputSpec, *, classes: int) -> dict[str, Any]:
         """Return what `inspect` said, of the teacher for these data, where its shape depends on them."""
         ...
 
@@ -548,14 +548,14 @@ class Task(Protocol):
         store: Store,
         *,
         whole: bool = False,
-    ) -> Survey:
+    ) -> InputSpec:
         """What the training inputs ask of a student; `sizes` holds what the user asked for.
 
         `whole`: of the teacher itself, where nothing is trimmed and its size is its own.
         """
         ...
 
-    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+    def check_inputs(self, inputs: Sequence[Any], survey: InputSpec, source: str, what: str) -> None:
         """Raise DataError where inputs can be neither cut nor resized to what the student takes."""
         ...
 
@@ -621,8 +621,10 @@ class LabelledTask(Protocol):
 class StudentTask(Protocol):
     """A task that students are distilled for."""
 
-    def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> Any:
-        """Write the student's tokenizer or preprocessing to `out`; what `Student.start_from` is to keep."""
+    def student_files(
+        self, teacher_folder: Path, inputs: Iterable[Any], survey: InputSpec, shape: Any, out: Path
+    ) -> Any:
+        """Write the student's tokenizer or preprocessing to `out`; what `Student.init_from_teacher` is to keep."""
         ...
 
 

@@ -40,7 +40,7 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def hush() -> None:
+def silence_libraries() -> None:
     """For the rest of this process: what the training libraries say as they are imported."""
     set_thread_defaults()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -12,7 +12,7 @@ NO_LABEL = -100  # PyTorch's ignore_index
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedOutputs:
     """What losses ask of a model beside its logits. Layers are counted from 0, the one next to the input."""
 
     layers: tuple[int, ...] = ()  # whose features are wanted

@@ -17,8 +17,8 @@ from edgekd.core.demo import Demo
 from edgekd.core.errors import UsageError
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import file_sha256
-from edgekd.core.store import Store
 from edgekd.data.arrays import read_idx
+from edgekd.store.store import Store
 
 TEST_ROWS = 1000
 FASHION_ROWS = {"train": 12_000, "test": 2_000}  # so that a build takes minutes on two cores

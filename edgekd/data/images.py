@@ -23,12 +23,12 @@ from edgekd.core.errors import DataError
 from edgekd.core.files import is_plain, user_path
 from edgekd.core.protocols import Augmentation
 from edgekd.core.results import versions
-from edgekd.core.store import Store, open_store
 from edgekd.data.arrays import is_idx_folder, read_idx, read_npz
 from edgekd.data.columns import IMAGE_NAMES, find_column
 from edgekd.data.image_folders import holds_tables, read_folders
 from edgekd.data.limits import MOST_IMAGE_BYTES, shown
 from edgekd.data.read import NotedTable, Table, read_tables
+from edgekd.store.store import Store, open_store
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd.core import child
 from edgekd.core.cpus import usable_cpus, usable_memory
 from edgekd.core.errors import DataError
 from edgekd.core.files import is_plain
 from edgekd.core.pointers import check_no_pointer
+from edgekd.security import child
 
 _MACHINE = usable_memory()
 MOST_BYTES = min(8 << 30, _MACHINE // 2)  # of one array or table as it is in memory, and of a text file

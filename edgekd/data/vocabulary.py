@@ -14,12 +14,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgekd.core import child
 from edgekd.core.cpus import usable_cpus
 from edgekd.core.errors import TeacherError
 from edgekd.core.results import file_sha256, versions
-from edgekd.core.store import Store
 from edgekd.data import clean
+from edgekd.security import child
+from edgekd.store.store import Store
 
 Spec = dict[str, Any]
 _SAVE_AGAIN = "save it again beside the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"

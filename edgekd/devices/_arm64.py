@@ -23,7 +23,7 @@ from edgekd.core.errors import EdgeKDError
 from edgekd.core.files import user_path
 from edgekd.core.protocols import Check
 from edgekd.core.results import versions
-from edgekd.core.store import Store
+from edgekd.store.store import Store
 
 SUITE, PYTHON = "bookworm", "3.11"  # Debian's release, and the Python that it brings
 PACKAGES = (  # of the guest, the emulator's among them: one fetch serves both

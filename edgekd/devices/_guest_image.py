@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from edgekd.core.protocols import Progress, Quiet
+from edgekd.core.protocols import NullProgress, Progress
 from edgekd.devices import _arm64
 
 READY = "edgekd guest: ready"
@@ -116,7 +116,7 @@ def build_image(progress: Progress | None = None) -> Image:
     Raises EdgeKDError where a tool is missing or a package cannot be fetched, StoreError where the disk is full.
     """
     _arm64.require(TOOLS, WHO)
-    progress = progress or Quiet()
+    progress = progress or NullProgress()
     progress.stage("guest: an arm64 Linux for measuring memory", 3)
     debs = _arm64.packages()
     progress.step(1, "Debian packages")

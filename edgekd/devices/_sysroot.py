@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.protocols import Progress, Quiet
+from edgekd.core.protocols import NullProgress, Progress
 from edgekd.devices import _arm64, _counter
 
 BUILD = "edgekd doctor --fix emulator"
@@ -70,7 +70,7 @@ def build_sysroot(progress: Progress | None = None) -> Path:
     Raises EdgeKDError where a tool is missing or a package cannot be fetched, StoreError where the disk is full.
     """
     _arm64.require(TOOLS, WHO)
-    progress = progress or Quiet()
+    progress = progress or NullProgress()
     progress.stage("emulator: aarch64 ONNX Runtime for checking models on ARM", 4)
     debs = _arm64.packages()
     progress.step(1, "Debian packages")

@@ -24,9 +24,9 @@ from pydantic import Field
 
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
 from edgekd.core.protocols import Check, Progress
-from edgekd.core.signing import read_limited, why
 from edgekd.devices import _arm64, _counter, _sysroot
 from edgekd.devices._bounded import Done, last, run
+from edgekd.security.signing import read_limited, why
 
 _LARGEST_COUNTS = 1 << 20  # bytes
 _Counts = dict[str, Annotated[int, Field(ge=0)]]

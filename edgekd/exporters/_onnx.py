@@ -12,7 +12,7 @@ from edgekd.core.model import Model, graph_file
 from edgekd.core.registry import plugin
 
 if TYPE_CHECKING:
-    from edgekd.core.profile import Profile
+    from edgekd.hardware.profile import Profile
 
 
 def finish(graph: Any, path: Path, target: Profile) -> Path:

@@ -19,7 +19,7 @@ from edgekd.exporters._onnx import finished, only_graph
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgekd.core.profile import Profile
+    from edgekd.hardware.profile import Profile
 
 _OPSET = 18  # the lowest that it writes: asked for less, it gives 18 nevertheless
 _BATCH, _TOKENS = 2, 8  # of the example: torch.export takes a size of 1 for a constant

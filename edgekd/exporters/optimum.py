@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from edgekd.core.predictions import Prediction
-    from edgekd.core.profile import Profile
+    from edgekd.hardware.profile import Profile
 
 _FED = {"text": {"input_ids", "attention_mask", "token_type_ids"}, "image": {"pixel_values"}}
 _FEW_LENGTHS = ("nystromformer",)  # its attention fails at lengths that are no multiple of its landmarks

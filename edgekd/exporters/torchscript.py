@@ -13,7 +13,7 @@ from edgekd.core.quiet import quiet
 from edgekd.exporters._onnx import finished, only_graph
 
 if TYPE_CHECKING:
-    from edgekd.core.profile import Profile
+    from edgekd.hardware.profile import Profile
 
 _OPSET = 18
 

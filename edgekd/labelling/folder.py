@@ -12,13 +12,13 @@ from pathlib import Path
 from edgekd.core.errors import UsageError
 from edgekd.core.files import flush, is_plain, storage_error, user_path, write_file
 from edgekd.core.outputs import check_above
-from edgekd.core.store import store_root
 from edgekd.labelling.answers import OUTCOMES
 from edgekd.labelling.asking import Asker, Job
 from edgekd.labelling.ledger import NAME, Ledger
 from edgekd.labelling.pilot import Pilot, agreement
 from edgekd.labelling.prices import PICO
 from edgekd.labelling.rows import Rows, split_lines, train_line
+from edgekd.store.store import store_root
 
 PROVENANCE, TEMPLATE = "provenance.json", "template.txt"
 _WHOLE = ("rows", "labelled", "requests", "unknown", "refused", "malformed", "prompt_tokens", "completion_tokens")

@@ -86,7 +86,7 @@ class Ledger:
             if look:
                 self._open.clear()  # what has no end yet may be another run's
             else:
-                self._mend(left)
+                self._recover_accuracy(left)
         except OSError as error:
             self._file.close()
             raise storage_error(error, self.path) from error
@@ -125,7 +125,7 @@ class Ledger:
                 raise self._damaged(1)
         return left
 
-    def _mend(self, left: int) -> None:
+    def _recover_accuracy(self, left: int) -> None:
         if left:
             os.ftruncate(self._file.fileno(), self._size)
             os.fsync(self._file.fileno())

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from edgekd.core.profile import Profile
     from edgekd.core.protocols import Sample
+    from edgekd.hardware.profile import Profile
 
 _LOOKUPS = ("Gather", "EmbedLayerNormalization")
 

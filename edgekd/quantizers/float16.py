@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.core import external
 
 if TYPE_CHECKING:
-    from edgekd.core.profile import Profile
     from edgekd.core.protocols import Sample
+    from edgekd.hardware.profile import Profile
 
 
 @dataclass(frozen=True)

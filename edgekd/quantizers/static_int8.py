@@ -12,8 +12,8 @@ from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, UsageError, suggestion
 
 if TYPE_CHECKING:
-    from edgekd.core.profile import Profile
     from edgekd.core.protocols import Sample
+    from edgekd.hardware.profile import Profile
 
 
 _PRODUCTS = ["MatMul", "Gemm", "Conv", "Gather"]

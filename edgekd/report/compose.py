@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from edgekd.compression.choose import PLAIN
+from edgekd.compression.choose import FP32
 from edgekd.core.confidence import class_gains, evidence_says
 from edgekd.core.floors import Floor
 from edgekd.core.latency import is_stable
@@ -17,15 +17,15 @@ from edgekd.core.recall import best_constant, most_frequent, never_right, recall
 from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
 from edgekd.core.statistics import Retained
-from edgekd.plan import Plan
+from edgekd.plan.plan import Plan
 from edgekd.report.figures import decided, figures, line, prediction, suggested, sureness, target_figures
 from edgekd.sizing import predictor
 
 if TYPE_CHECKING:
     from edgekd.compression.choose import Choice
-    from edgekd.core.calibration import Reading
+    from edgekd.hardware.latency_correction import Reading
     from edgekd.sizing.costs import Fit
-    from edgekd.sizing.tryout import Tried
+    from edgekd.sizing.successive_halving import Tried
 
 SCHEMA = 1
 
@@ -62,7 +62,7 @@ def compose(
     against = list(choice.against)
     if choice.forced and not held[0].held:
         against.append(f"{kept} on the held-out samples, {plan.min_retained:.1%} asked for")
-    if choice.forced and shipped["latency_p50_ms"] > (plain_ms := models[PLAIN]["latency_p50_ms"]):
+    if choice.forced and shipped["latency_p50_ms"] > (plain_ms := models[FP32]["latency_p50_ms"]):
         against.append(
             f"slower than float32: {shipped['latency_p50_ms']:.2f} ms > {plain_ms:.2f} on the held-out samples"
         )
@@ -205,7 +205,7 @@ def ships_says(choice: Choice) -> str:
             else "though no floor or budget bars it"
         )
         return f"FORCED: ships as {choice.name} {against}:"
-    return f"ships as {choice.name}:" + (f" {choice.why};" if choice.name == PLAIN else "")
+    return f"ships as {choice.name}:" + (f" {choice.why};" if choice.name == FP32 else "")
 
 
 def kept_says(metric: Metric, shipped: dict[str, Any], teacher: float, kept: Retained) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from math import exp
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.calibration import Reading
 from edgekd.core.confidence import BINS, WANTED, scaling_says, threshold_says
 from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.registry import plugin
 from edgekd.core.results import IMPORT_BASELINE_MIB, Figure, Kind, this_host
-from edgekd.core.roofline import predict_latency, work_of
 from edgekd.core.thresholds import thresholds_say
-from edgekd.plan import Plan
+from edgekd.hardware.latency_correction import Reading
+from edgekd.hardware.roofline import predict_latency, work_of
+from edgekd.plan.plan import Plan
 from edgekd.sizing.predictor import Predictor
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from edgekd.core.pointers import check_none_within
 from edgekd.core.registry import plugin
 from edgekd.core.results import IMPORT_BASELINE_MIB
 from edgekd.onboard import verify
-from edgekd.proof import doubts, receipts
+from edgekd.receipts import files, validate
 from edgekd.report.drawing import Axis, Mark, placed, round_step
 from edgekd.report.markdown import escaped_values
 
@@ -100,12 +100,12 @@ def with_receipts(bundle: Path) -> dict[str, Any]:
     import numpy as np
 
     said = read(bundle)
-    beside = any(receipts.folder(bundle).glob("*.json"))  # an older bundle has none, and is read all the same
-    good, refused = receipts.read_all(bundle) if beside else ([], [])
-    arch = doubts.made(bundle).target["arch"] if good else None
+    beside = any(files.folder(bundle).glob("*.json"))  # an older bundle has none, and is read all the same
+    good, refused = files.read_all(bundle) if beside else ([], [])
+    arch = validate.made(bundle).target["arch"] if good else None
     held = []
     for path, receipt in good:
-        timed = receipts.latency(receipt)
+        timed = files.latency(receipt)
         values = {key: value for key, value in receipt.as_dict().items() if key not in _BULKY}
         values |= {"file": path.name, "of_target": receipt.arch == arch, "remark": receipt.remark}
         values |= {"latency": timed.as_dict() if timed else None, "latency_quantiles_ms": None}
@@ -141,7 +141,7 @@ def write_page(bundle: Path) -> Path:
     if not _any(said):
         return bundle / "report.html"
     whole = _filled("report.html", said, bundle)
-    path = receipts.writable_folder(bundle) / "report.html"
+    path = files.writable_folder(bundle) / "report.html"
     write_file(path, whole)  # by a rename: where a link lies there it is replaced, never followed
     return path
 

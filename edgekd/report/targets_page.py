@@ -17,7 +17,7 @@ from edgekd.core.metrics import spell, unit_of
 from edgekd.report import page
 
 if TYPE_CHECKING:
-    from edgekd.plan import SharedPlan
+    from edgekd.plan.plan import SharedPlan
 
 MARK = "edgekd: targets of one build"  # by which a page is known as one of ours
 _MARK_BYTES = 400  # within which it stands

@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edgekd.core.profile import load_profile
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import names, plugin
 from edgekd.core.results import this_host, versions
+from edgekd.hardware.profile import load_profile
 from edgekd.sizing import predictor
 from edgekd.sizing.bench import CALIBRATION, Bench, random_model, random_samples, reference, reference_samples
 
@@ -32,20 +32,20 @@ _MLP_SIDE = 64
 _SERIES = ((500, 1), (96, 1), (1024, 3), (140, 9))
 
 
-def settings(family: str) -> Iterable[tuple[dict[str, Any], Survey, int]]:
+def settings(family: str) -> Iterable[tuple[dict[str, Any], InputSpec, int]]:
     """Teachers and data whose ladders together span the family: architecture, survey, classes."""
     if family == "transformer":
         for hidden, heads, wide in _HIDDEN:
             for tokens in (2000, 8000, 30522):
                 sizes = {"layers": 12, "hidden": hidden, "heads": heads, "feed_forward": wide, "vocabulary": tokens}
-                yield sizes | {"max_tokens": 512}, Survey(128, _SIZES, vocabulary=tokens), 8
+                yield sizes | {"max_tokens": 512}, InputSpec(128, _SIZES, vocabulary=tokens), 8
     if family in ("convnet", "mlp"):
         for side, channels in _IMAGES:
             if family == "convnet" or side <= _MLP_SIDE:
-                yield {"side": side}, Survey(side, (side,), channels=channels), 10
+                yield {"side": side}, InputSpec(side, (side,), channels=channels), 10
     if family in ("conv1d", "mlp"):
         for steps, channels in _SERIES:
-            yield {"steps": steps}, Survey(steps, (steps,), channels=channels), 6
+            yield {"steps": steps}, InputSpec(steps, (steps,), channels=channels), 6
 
 
 def chosen(family: str, count: int = SHAPES) -> list[Any]:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekd.core import child
 from edgekd.core.cpus import usable_cpus, usable_memory
 from edgekd.core.errors import TeacherError
+from edgekd.security import child
 
 _SECONDS = 1800
 _BASE_MIB = 8192  # torch, transformers, optimum and a student that is exported and quantized

@@ -12,8 +12,8 @@ from typing import Any
 from edgekd.core import statistics as intervals
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model
-from edgekd.core.profile import Profile
 from edgekd.core.registry import make, plugin
+from edgekd.hardware.profile import Profile
 from edgekd.onboard.runner import pack
 
 CALIBRATION = 4  # random samples: ranges cost nothing at run time, whatever they are

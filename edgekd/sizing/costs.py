@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from edgekd.core.calibration import Reading
-from edgekd.core.profile import Profile
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import plugin
-from edgekd.core.roofline import predict_latency
 from edgekd.core.violations import MIN_SPEEDUP, Violation
+from edgekd.hardware.latency_correction import Reading
+from edgekd.hardware.profile import Profile
+from edgekd.hardware.roofline import predict_latency
 from edgekd.sizing.predictor import Prediction, Predictor
 
 SPEED_MARGIN = 1.05  # a finalist must surely beat min_speedup by this: trained weights and real inputs cost a little
@@ -76,7 +76,7 @@ def _cost(said: Mapping[str, Any]) -> Cost:
     return Cost(**{**said, "violations": tuple(map(Violation.read, said["violations"]))})
 
 
-def size_of(shape: Any, survey: Survey, wanted: int) -> int:
+def size_of(shape: Any, survey: InputSpec, wanted: int) -> int:
     """The size of an input for a shape: texts have sizes of their own, images and series the graph's."""
     return min(wanted, shape.max_size) if survey.vocabulary else int(shape.max_size)
 
@@ -119,7 +119,7 @@ class Candidates:
 
     ladder: tuple[Any, ...]  # the most capable first
     target: Profile
-    survey: Survey
+    survey: InputSpec
     min_speedup: float
     predictor: Predictor
     reference_ms: float  # the reference model's median on this host
@@ -300,7 +300,7 @@ def refuse(cost: Cost, among: Candidates, *, classes: int, unit: str) -> NoRetur
     target, survey = among.target, among.survey
     given = f"{survey.vocabulary:,} tokens" if survey.vocabulary else f"inputs of {survey.max_size} {unit}"
     what = f"the smallest {among.family} with {classes} classes and {given}"
-    relief = f"{among.ladder[-1].relief()} or " if among.ladder[-1].relief() else ""
+    relief = f"{among.ladder[-1].how_to_shrink()} or " if among.ladder[-1].how_to_shrink() else ""
     over = refusing(cost)[0]
     if over.budget == "memory_mib":
         sums = ", ".join(f"{mib:.0f} {part}" for part, mib in cost.memory_parts.items())

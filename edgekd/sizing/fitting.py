@@ -15,19 +15,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core import calibration, child
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.model import Model
-from edgekd.core.profile import parse_profile
-from edgekd.core.protocols import Running, Survey
+from edgekd.core.protocols import InputSpec, Running
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
-from edgekd.core.store import Store
-from edgekd.plan import Plan
+from edgekd.hardware import latency_correction
+from edgekd.hardware.profile import parse_profile
+from edgekd.plan.plan import Plan
+from edgekd.security import child
 from edgekd.sizing import apart, predictor
 from edgekd.sizing import measured as measured_before
 from edgekd.sizing.costs import FINALISTS, Candidates, Cost, Fit, settle, shown, size_of
 from edgekd.sizing.measured import TEACHER, Measured, name_of
+from edgekd.store.store import Store
 
 SCHEMA = 6  # of what is kept
 NEAR = 0.1  # of the budget: an ARM target's finalists this near to it are measured in an arm64 guest, too
@@ -85,7 +86,8 @@ def _request(plan: Plan, root: Path) -> dict[str, Any]:
         "finalists": FINALISTS + plan.student.tries - 1,
         "target": plan.target.as_dict(),
         "readings": [
-            asdict(one) for one in ([] if plan.target.runs_here else calibration.load(root, plan.target.microarch))
+            asdict(one)
+            for one in ([] if plan.target.runs_here else latency_correction.load(root, plan.target.microarch))
         ],
     }
 
@@ -126,10 +128,10 @@ def _predicted(request: dict[str, Any], teacher_key: dict[str, Any], store: Stor
 
 
 def _candidates(request: dict[str, Any], reference_ms: float, teacher_ms: float) -> Candidates:
-    survey = Survey.read(request["survey"])
+    survey = InputSpec.read(request["survey"])
     ladder = plugin("students", request["family"]).ladder(request["architecture"], survey, classes=request["classes"])
     target = parse_profile(request["target"], where="plan")
-    readings = tuple(calibration.Reading(**one) for one in request["readings"])
+    readings = tuple(latency_correction.Reading(**one) for one in request["readings"])
     return Candidates(
         tuple(ladder), target, survey, request["min_speedup"], predictor.load(), reference_ms, teacher_ms, readings
     )
@@ -140,7 +142,7 @@ def _teacher_on_paper(request: dict[str, Any], reference_ms: float) -> dict[str,
     shape = teacher_shape(request)
     if shape is None:
         return None
-    survey = Survey.read(request["survey"])
+    survey = InputSpec.read(request["survey"])
     family, known = type(shape).__name__.lower(), predictor.load()
     headline, typical = (
         known.predict(family, "float32", shape.work(size_of(shape, survey, size))) for size in (32, survey.typical)
@@ -158,7 +160,7 @@ def teacher_shape(request: dict[str, Any]) -> Any:
     """The teacher as a shape of one of our families; None for an architecture that none of them can express."""
     architecture = request["architecture"]
     family = plugin("students", architecture.get("family", "transformer"))
-    return family.of_teacher(architecture, Survey.read(request["survey"]), classes=request["classes"])
+    return family.of_teacher(architecture, InputSpec.read(request["survey"]), classes=request["classes"])
 
 
 def _table(
@@ -173,7 +175,7 @@ def _table(
             f"predictions come from {known.host['cpu']}, onnxruntime {known.host['ort_version']}; "
             "`edgekd doctor --fix predictor` measures this machine"
         )
-    checked = calibration.calibration(among.readings, chosen.recipe)
+    checked = latency_correction.calibration(among.readings, chosen.recipe)
     return Fit(
         teacher=teacher,
         candidates=shown(ranked, chosen),
@@ -277,7 +279,7 @@ class _Lab:
             source = make("teachers", request["teacher_kind"])
             model = source.base(Path(request["teacher_folder"]), request["architecture"], request["task"], labels)
         exported = self.bench.export(model, models.exporter(model), self.target, request["task"])
-        survey = Survey.read(request["survey"])
+        survey = InputSpec.read(request["survey"])
         self.whole = exported, random_samples(shape, [size_of(shape, survey, size) for size in self.sizes])
         self.whole_probe = random_samples(shape, [size_of(shape, survey, 32)])
         return self.whole

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.profile import Profile
 from edgekd.core.registry import plugin
-from edgekd.core.store import Store
+from edgekd.hardware.profile import Profile
+from edgekd.store.store import Store
 
 TEACHER = "teacher"
 _FILE = "cost.json"

@@ -20,7 +20,7 @@ from typing import Any
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Work
 from edgekd.core.results import Host, digest, this_host
-from edgekd.core.store import open_store
+from edgekd.store.store import open_store
 
 SCHEMA = 2  # goes up with every change of `features` or of what a family counts as its work
 FIGURES = ("memory_mib", "artifact_mib", "latency_ratio", "cold_start_ms")

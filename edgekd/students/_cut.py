@@ -12,7 +12,7 @@ def exit_head(self: Any, model: Any, layer: int) -> Any:
     return _exits.head(model, self.exit_shape(layer))
 
 
-def cut_at(self: Any, model: Any, layer: int, head: Any) -> Any:
+def truncate_at(self: Any, model: Any, layer: int, head: Any) -> Any:
     """A network of the layers up to that one, with the exit's head."""
     from edgekd.students import _exits
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.layers import exit_layers, layer_map
-from edgekd.core.protocols import Survey, Work
-from edgekd.students._cut import cut_at, exit_head
+from edgekd.core.protocols import InputSpec, Work
+from edgekd.students._cut import exit_head, truncate_at
 from edgekd.students._watch import watched
 from edgekd.students._work import spans
 
@@ -51,7 +51,7 @@ class Conv1d:
     gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "exits")
 
     @classmethod
-    def of_labels(cls, survey: Survey, *, classes: int) -> Conv1d:
+    def of_labels(cls, survey: InputSpec, *, classes: int) -> Conv1d:
         """A teacher to be trained from the labels alone: FordA's 3,601 take a minute on two cores, to 95%."""
         stride = 1
         while survey.max_size // (2 * stride) >= _LEAST_POSITIONS:
@@ -69,14 +69,14 @@ class Conv1d:
         )
 
     @classmethod
-    def of_teacher(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Conv1d | None:
+    def of_teacher(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> Conv1d | None:
         """The teacher's own shape; None for a teacher of another family."""
         if architecture.get("family") != "conv1d":
             return None
         return replace(cls(**architecture["shape"]), classes=classes)
 
     @classmethod
-    def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Conv1d]:
+    def ladder(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> list[Conv1d]:
         """Every shape from the teacher's own size down to a few hundred weights, the most capable first.
 
         For a teacher of another family, from the size that `of_labels` trains.
@@ -156,7 +156,7 @@ class Conv1d:
         """Noise."""
         return {"past_values": random.standard_normal((1, size, self.channels)).astype("float32")}
 
-    def relief(self) -> str:
+    def how_to_shrink(self) -> str:
         """Nothing: the smallest shape is a few hundred weights, the rest is the runtime's."""
         return ""
 
@@ -205,7 +205,7 @@ class Conv1d:
         layers = ("blocks", range(self.depth))
         return Network(self, body, self.width, input_name="past_values", layers=layers).eval()
 
-    def start_from(
+    def init_from_teacher(
         self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample], copy: bool = True
     ) -> Any:
         """A student that starts as a cut of its teacher, where that is a Conv1d of the same kernel; else random.
@@ -231,7 +231,7 @@ class Conv1d:
         """The shape that ends with that block."""
         return replace(self, depth=layer + 1)
 
-    exit_head, cut_at = exit_head, cut_at
+    exit_head, truncate_at = exit_head, truncate_at
 
     def _cut_of(self, whole: Conv1d) -> bool:
         same = replace(self, width=whole.width, depth=whole.depth, separable=whole.separable) == whole

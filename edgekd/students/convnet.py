@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgekd.core.protocols import Survey, Work
-from edgekd.students._cut import cut_at, exit_head
+from edgekd.core.protocols import InputSpec, Work
+from edgekd.students._cut import exit_head, truncate_at
 from edgekd.students._images import smaller_images
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Convnet:
     gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "exits")
 
     @classmethod
-    def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Convnet]:
+    def ladder(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> list[Convnet]:
         """Shapes up to the teacher's own (or Lite0's, where the teacher is another), the most capable first.
 
         Their images are no larger than the survey's.
@@ -126,14 +126,14 @@ class Convnet:
         return sorted(distinct.values(), key=lambda shape: shape.capability, reverse=True)
 
     @classmethod
-    def of_teacher(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Convnet | None:
+    def of_teacher(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> Convnet | None:
         """The teacher's own shape, with a head for these classes; None where it is of another family."""
         if architecture.get("family") != "convnet":
             return None
         return replace(cls(**architecture["shape"]), classes=classes)
 
     @classmethod
-    def of_labels(cls, survey: Survey, *, classes: int) -> Convnet:
+    def of_labels(cls, survey: InputSpec, *, classes: int) -> Convnet:
         """A teacher to be trained from the labels alone: half of Lite0's width, so that few labels can train it."""
         return cls(
             survey.max_size,
@@ -241,7 +241,7 @@ class Convnet:
         side = self.image_size
         return {"pixel_values": random.uniform(-1, 1, (1, self.channels, side, side)).astype(np.float32)}
 
-    def relief(self) -> str:
+    def how_to_shrink(self) -> str:
         """What a user may do where even the smallest shape is too large."""
         return smaller_images(self.image_size)
 
@@ -262,7 +262,7 @@ class Convnet:
 
         return _convnet.network(self).eval()
 
-    def start_from(
+    def init_from_teacher(
         self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample], copy: bool = True
     ) -> Any:
         """A cut of a teacher of this family: blocks evenly spaced, the channels that matter most on `samples`.
@@ -282,7 +282,7 @@ class Convnet:
         """The shape that ends with that stage."""
         return replace(self, stages=layer + 1)
 
-    exit_head, cut_at = exit_head, cut_at
+    exit_head, truncate_at = exit_head, truncate_at
 
 
 def _rounded(channels: float) -> int:
@@ -291,5 +291,5 @@ def _rounded(channels: float) -> int:
     return near + 8 if near < 0.9 * channels else near
 
 
-def _stem_stride(survey: Survey) -> int:
+def _stem_stride(survey: InputSpec) -> int:
     return 1 if survey.max_size < _SMALL else 2

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.layers import exit_layers
-from edgekd.core.protocols import Survey, Work
-from edgekd.students._cut import cut_at, exit_head
+from edgekd.core.protocols import InputSpec, Work
+from edgekd.students._cut import exit_head, truncate_at
 from edgekd.students._images import smaller_images
 from edgekd.students._work import spans
 
@@ -44,14 +44,14 @@ class Mlp:
     gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "exits")
 
     @classmethod
-    def of_teacher(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Mlp | None:
+    def of_teacher(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> Mlp | None:
         """The teacher's own shape; None for a teacher of another family."""
         if architecture.get("family") != "mlp":
             return None
         return replace(cls(**architecture["shape"]), classes=classes)
 
     @classmethod
-    def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Mlp]:
+    def ladder(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> list[Mlp]:
         """Every shape from the teacher's own (or 3 x 256) down to two neurons, the most capable first."""
         whole = cls.of_teacher(architecture, survey, classes=classes)
         if whole is None:
@@ -117,7 +117,7 @@ class Mlp:
         sides = (size, self.channels) if self.input_name == SERIES else (self.channels, size, size)
         return {self.input_name: random.standard_normal((1, *sides)).astype("float32")}
 
-    def relief(self) -> str:
+    def how_to_shrink(self) -> str:
         """What a user may do where even the smallest shape is too large."""
         return smaller_images(self.side) if self.input_name == IMAGE else ""
 
@@ -144,7 +144,7 @@ class Mlp:
         body = nn.Sequential(OrderedDict(parts))
         return Network(self, body, self.width, input_name=self.input_name, layers=places).eval()
 
-    def start_from(
+    def init_from_teacher(
         self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample], copy: bool = True
     ) -> Any:
         """A student that starts as a cut of its teacher, where that is an Mlp on the same inputs; else random.
@@ -168,7 +168,7 @@ class Mlp:
         """The shape that ends with that layer."""
         return replace(self, depth=layer + 1)
 
-    exit_head, cut_at = exit_head, cut_at
+    exit_head, truncate_at = exit_head, truncate_at
 
 
 def _copy(student: Any, teacher: Any, samples: Sequence[Sample]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.layers import exit_layers, layer_map
-from edgekd.core.protocols import Survey, Work
+from edgekd.core.protocols import InputSpec, Work
 from edgekd.data import clean
 from edgekd.students._watch import watched
 
@@ -45,7 +45,7 @@ class Transformer:
     gives: ClassVar[tuple[str, ...]] = ("features", "embedding", "attention", "exits")
 
     @classmethod
-    def ladder(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> list[Transformer]:
+    def ladder(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> list[Transformer]:
         """Every shape that a student of this teacher may have, the most capable first (see `capability`)."""
         hidden, heads, wide = (architecture[name] for name in ("hidden", "heads", "feed_forward"))
         parts = [1] if heads % 2 or architecture.get("model_type") in _SHARED_HEADS else [1, 2]
@@ -91,7 +91,7 @@ class Transformer:
         return 4 * self.hidden**2 + 2 * self.hidden * self.feed_forward
 
     @classmethod
-    def of_teacher(cls, architecture: Mapping[str, Any], survey: Survey, *, classes: int) -> Transformer | None:
+    def of_teacher(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> Transformer | None:
         """The teacher's own shape: what it costs is predicted as any shape's is. None for one that reads no text."""
         if "vocabulary" not in architecture:
             return None
@@ -126,7 +126,7 @@ class Transformer:
         ids = random.integers(0, self.vocabulary, (1, size))
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
-    def relief(self) -> str:
+    def how_to_shrink(self) -> str:
         """What a user may do where even the smallest shape is too large."""
         return f"trim the vocabulary (--vocabulary {max(256, self.vocabulary // 4)})"
 
@@ -149,7 +149,7 @@ class Transformer:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
         return model.eval()
 
-    def start_from(
+    def init_from_teacher(
         self,
         teacher: PreTrainedModel,
         teacher_folder: Path,
@@ -208,7 +208,7 @@ class Transformer:
 
         return _exits.text_head(model)
 
-    def cut_at(self, model: PreTrainedModel, layer: int, head: Any) -> PreTrainedModel:
+    def truncate_at(self, model: PreTrainedModel, layer: int, head: Any) -> PreTrainedModel:
         """A model of the same type with the layers up to that one, and the exit's head."""
         from edgekd.students import _exits
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
-from edgekd.core.protocols import Survey
-from edgekd.core.store import Store
+from edgekd.core.protocols import InputSpec
 from edgekd.data import clean, limits, vocabulary
 from edgekd.data.columns import find_column, row_label
 from edgekd.data.demos import write_trec
 from edgekd.data.read import Table
 from edgekd.data.splits import Example, Label
+from edgekd.store.store import Store
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
@@ -74,17 +74,17 @@ def examples(
 
 def survey(
     teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool
-) -> Survey:
+) -> InputSpec:
     """Tokens of the texts and of the vocabulary that they need; of the `whole` teacher nothing is trimmed."""
     tokenizer = vocabulary.tokenizer_file(Path(teacher["folder"]), store)
     tokens, kept = vocabulary.survey_kept(tokenizer, texts, store, limit=sizes.get("vocabulary"))
     most = teacher["architecture"].get("max_tokens", TOKENS_LIMIT)
     lengths, longest = _lengths(sorted(tokens), most, sizes.get("tokens"))
-    found = Survey(longest, lengths, vocabulary=len(kept), vocabulary_limit=sizes.get("vocabulary"))
+    found = InputSpec(longest, lengths, vocabulary=len(kept), vocabulary_limit=sizes.get("vocabulary"))
     return replace(found, vocabulary=0, vocabulary_limit=None) if whole else found
 
 
-def student_files(teacher_folder: Path, texts: Iterable[str], survey: Survey, out: Path) -> Any:
+def student_files(teacher_folder: Path, texts: Iterable[str], survey: InputSpec, out: Path) -> Any:
     """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending."""
     with tempfile.TemporaryDirectory(prefix="edgekd-tokenizer-") as name:
         folder = Path(name)

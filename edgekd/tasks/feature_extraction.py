@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.demo import Demo
 from edgekd.core.metrics import COSINE, Metric
-from edgekd.core.protocols import Hub, Survey
+from edgekd.core.protocols import Hub, InputSpec
 from edgekd.core.statistics import cosines
-from edgekd.core.store import Store
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
+from edgekd.store.store import Store
 from edgekd.tasks import _texts
 from edgekd.tasks._texts import TREC
 
@@ -81,11 +81,11 @@ class FeatureExtraction:
 
     def survey(
         self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool = True
-    ) -> Survey:
+    ) -> InputSpec:
         """Tokens of the texts. `sizes` may say `tokens`."""
         return _texts.survey(teacher, texts, sizes, store, whole=whole)
 
-    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+    def check_inputs(self, inputs: Sequence[Any], survey: InputSpec, source: str, what: str) -> None:
         """Nothing: longer texts are cut."""
 
     def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
-from edgekd.core.protocols import SINGLE_LABEL, Hub, Survey
+from edgekd.core.protocols import SINGLE_LABEL, Hub, InputSpec
 from edgekd.core.statistics import hits, same_class
-from edgekd.core.store import Store
 from edgekd.data import images, pixels
 from edgekd.data.columns import IMAGE_NAMES, find_column, find_label, row_label
 from edgekd.data.demos import write_fashion
 from edgekd.data.read import NotedTable
 from edgekd.data.splits import Example
+from edgekd.store.store import Store
 from edgekd.tasks import _classes
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ImageClassification:
         store: Store,
         *,
         whole: bool = False,
-    ) -> Survey:
+    ) -> InputSpec:
         """The side and the channels of a student's images. `sizes` may say `pixels`. Raises UsageError.
 
         The side is the images' own median, up to the next multiple of 32 (the stride of most networks) and never above
@@ -126,7 +126,7 @@ class ImageClassification:
         _check_narrow(teacher, inputs)
         most, channels = _taken(teacher["architecture"])
         if whole and most is not None:
-            return Survey(most, (most,), channels=channels or 3)
+            return InputSpec(most, (most,), channels=channels or 3)
         natural = sorted(max(images.sides(image)) for image in inputs)[len(inputs) // 2]
         side = sizes.get("pixels") or _side(natural, most)
         if most is not None and side > most:
@@ -135,12 +135,14 @@ class ImageClassification:
                 fix=f"give a number from {_LEAST} to {most}",
             )
         grey = channels in (None, 1) and all(images.is_grey(image) for image in inputs)
-        return Survey(side, (side,), channels=1 if grey else channels or 3)
+        return InputSpec(side, (side,), channels=1 if grey else channels or 3)
 
-    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+    def check_inputs(self, inputs: Sequence[Any], survey: InputSpec, source: str, what: str) -> None:
         """Nothing: images are resized."""
 
-    def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> None:
+    def student_files(
+        self, teacher_folder: Path, inputs: Iterable[Any], survey: InputSpec, shape: Any, out: Path
+    ) -> None:
         """Write preprocessor_config.json: the shape's side, the teacher's normalization where it has one."""
         told: dict[str, Any] = {}
         if teacher_folder != Path() and (teacher_folder / pixels.CONFIG).exists():  # a teacher of labels has no folder

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, listed
 from edgekd.core.metrics import DECISIONS, MICRO_F1, Metric
-from edgekd.core.protocols import MULTI_LABEL, Hub, Survey
+from edgekd.core.protocols import MULTI_LABEL, Hub, InputSpec
 from edgekd.core.statistics import decision_counts
-from edgekd.core.store import Store
 from edgekd.data import label_sets
 from edgekd.data.columns import find_column
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
+from edgekd.store.store import Store
 from edgekd.tasks import _label_sets, _texts
 
 if TYPE_CHECKING:
@@ -106,14 +106,16 @@ class MultiLabelTextClassification:
 
     def survey(
         self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool = False
-    ) -> Survey:
+    ) -> InputSpec:
         """Tokens of the texts and of the vocabulary that they need. `sizes` may say `tokens` and `vocabulary`."""
         return _texts.survey(teacher, texts, sizes, store, whole=whole)
 
-    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+    def check_inputs(self, inputs: Sequence[Any], survey: InputSpec, source: str, what: str) -> None:
         """Nothing: longer texts are cut."""
 
-    def student_files(self, teacher_folder: Path, texts: Iterable[str], survey: Survey, shape: Any, out: Path) -> Any:
+    def student_files(
+        self, teacher_folder: Path, texts: Iterable[str], survey: InputSpec, shape: Any, out: Path
+    ) -> Any:
         """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending."""
         return _texts.student_files(teacher_folder, texts, survey, out)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.demo import Demo
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
-from edgekd.core.protocols import SINGLE_LABEL, Hub, Survey
+from edgekd.core.protocols import SINGLE_LABEL, Hub, InputSpec
 from edgekd.core.statistics import hits, same_class
-from edgekd.core.store import Store
 from edgekd.data.columns import find_label
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
+from edgekd.store.store import Store
 from edgekd.tasks import _classes, _texts
 from edgekd.tasks._texts import TREC
 
@@ -80,17 +80,19 @@ class TextClassification:
 
     def survey(
         self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool = False
-    ) -> Survey:
+    ) -> InputSpec:
         """Tokens of the texts and of the vocabulary that they need. `sizes` may say `tokens` and `vocabulary`.
 
         Of the `whole` teacher no token is trimmed.
         """
         return _texts.survey(teacher, texts, sizes, store, whole=whole)
 
-    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+    def check_inputs(self, inputs: Sequence[Any], survey: InputSpec, source: str, what: str) -> None:
         """Nothing: longer texts are cut."""
 
-    def student_files(self, teacher_folder: Path, texts: Iterable[str], survey: Survey, shape: Any, out: Path) -> Any:
+    def student_files(
+        self, teacher_folder: Path, texts: Iterable[str], survey: InputSpec, shape: Any, out: Path
+    ) -> Any:
         """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending.
 
         `texts` are those that the student may see, never the test's.

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
-from edgekd.core.protocols import SINGLE_LABEL, Hub, Survey
+from edgekd.core.protocols import SINGLE_LABEL, Hub, InputSpec
 from edgekd.core.statistics import hits, same_class
-from edgekd.core.store import Store
 from edgekd.data.read import Table
 from edgekd.data.series import LABEL, SERIES, read_series
 from edgekd.data.splits import Example
+from edgekd.store.store import Store
 from edgekd.tasks import _classes
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class TimeSeriesClassification:
         store: Store,
         *,
         whole: bool = False,
-    ) -> Survey:
+    ) -> InputSpec:
         """Steps and channels, the same for all. Raises DataError where series differ, or the teacher takes others."""
         steps, channels = inputs[0].shape
         strange = next((row for row in inputs if row.shape != (steps, channels)), None)
@@ -111,9 +111,9 @@ class TimeSeriesClassification:
                 f"the teacher takes series of {_words(taken)}; the data have {_words((steps, channels))}",
                 fix="give data like the teacher's, or --teacher labels to train one on these",
             )
-        return Survey(steps, (steps,), channels=channels)
+        return InputSpec(steps, (steps,), channels=channels)
 
-    def check_inputs(self, inputs: Sequence[Any], survey: Survey, source: str, what: str) -> None:
+    def check_inputs(self, inputs: Sequence[Any], survey: InputSpec, source: str, what: str) -> None:
         """Raises DataError for series of another file that a model of these data could not take."""
         wanted = (survey.max_size, survey.channels)
         strange = next((row.shape for row in inputs if row.shape != wanted), None)
@@ -123,7 +123,9 @@ class TimeSeriesClassification:
                 fix=f"give {what} of the training data's steps and channels",
             )
 
-    def student_files(self, teacher_folder: Path, inputs: Iterable[Any], survey: Survey, shape: Any, out: Path) -> None:
+    def student_files(
+        self, teacher_folder: Path, inputs: Iterable[Any], survey: InputSpec, shape: Any, out: Path
+    ) -> None:
         """Nothing to write: the standardisation is inside the graph."""
 
     def encode(self, model_folder: Path, inputs: Iterable[Any], max_size: int) -> list[Sample]:

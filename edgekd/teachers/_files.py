@@ -14,11 +14,11 @@ from typing import Any
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.files import is_plain
-from edgekd.core.hashes import sha256_of
 from edgekd.core.pointers import check_no_pointer
 from edgekd.core.results import digest, file_sha256
-from edgekd.core.store import open_store
 from edgekd.data import clean, limits
+from edgekd.store.file_hashes import sha256_of
+from edgekd.store.store import open_store
 from edgekd.teachers import _pickles, _safetensors
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

@@ -12,12 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekd.core import child, loading
+from edgekd.core import loading
 from edgekd.core.errors import TeacherError
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import digest, file_sha256, versions
-from edgekd.core.store import open_store
 from edgekd.data import clean
+from edgekd.security import child
+from edgekd.store.store import open_store
 from edgekd.teachers import _files, _safetensors
 
 _SECONDS = 180  # importing torch and transformers takes most of it, on a busy machine

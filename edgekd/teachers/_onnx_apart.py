@@ -10,9 +10,9 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from edgekd.core import child
 from edgekd.core.cpus import usable_cpus, usable_memory
 from edgekd.core.errors import TeacherError
+from edgekd.security import child
 from edgekd.teachers import _onnx_checks, _onnx_graph
 from edgekd.teachers._onnx_graph import feed_of
 

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from edgekd.core import child
 from edgekd.core.errors import TeacherError
 from edgekd.core.pointers import check_no_pointer
 from edgekd.core.results import file_sha256, versions
-from edgekd.core.store import open_store
+from edgekd.security import child
+from edgekd.store.store import open_store
 
 if TYPE_CHECKING:
     import torch

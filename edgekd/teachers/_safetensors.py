@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgekd.core.errors import TeacherError
-from edgekd.core.store import open_store
 from edgekd.data import limits
+from edgekd.store.store import open_store
 
 if TYPE_CHECKING:
     import numpy as np

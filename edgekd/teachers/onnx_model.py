@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, TeacherError
 from edgekd.core.files import is_plain, user_path
-from edgekd.core.protocols import Survey
+from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import plugin
 from edgekd.data import clean
 from edgekd.teachers import _onnx_apart, _onnx_inspect, _onnx_smoke, _sentence_graph, _sentences
 from edgekd.teachers._onnx_graph import feed_of
 
 if TYPE_CHECKING:
-    from edgekd.core.profile import Profile
+    from edgekd.hardware.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class OnnxModel:
         """Return `info`: a graph is what it is."""
         return info
 
-    def shaped(self, info: dict[str, Any], task: str, survey: Survey, *, classes: int) -> dict[str, Any]:
+    def shaped(self, info: dict[str, Any], task: str, survey: InputSpec, *, classes: int) -> dict[str, Any]:
         """Return `info`: a graph is what it is."""
         return info
 

@@ -16,7 +16,7 @@ from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
 from edgekd.core.thresholds import choose_thresholds
 from edgekd.data.splits import Example, Splits
-from edgekd.plan import Plan
+from edgekd.plan.plan import Plan
 from edgekd.training import batches, engine, models
 from edgekd.training.learner import Learner
 from edgekd.training.teach import label_tensor
@@ -84,7 +84,7 @@ def distill(
     for layer, head in heads.items():
         place = out / EXITS / str(layer + 1)
         shutil.copytree(out, place, ignore=shutil.ignore_patterns(EXITS, "*.safetensors"))
-        cut = student_shape.cut_at(student, layer, head)
+        cut = student_shape.truncate_at(student, layer, head)
         _write(cut, judge, place)
         exits[layer + 1] = judge.right(cut)
     told = asdict(trained) | {"rows": len(rows), judge.words: judge.right(student), "of_exits": exits}
@@ -114,7 +114,9 @@ def _begun(plan: Plan, shape: Any, teacher_folder: Path, kept: Any, inputs: Sequ
     teacher = models.load(teacher_folder, plan.task)
     few = inputs[:: max(1, len(inputs) // _IMPORTANCE_ROWS)][:_IMPORTANCE_ROWS]
     samples = make("tasks", plan.task).encode(teacher_folder, few, plan.student.survey.max_size)
-    return shape.start_from(teacher, teacher_folder, kept=kept, samples=samples, copy=plan.student.start == "teacher")
+    return shape.init_from_teacher(
+        teacher, teacher_folder, kept=kept, samples=samples, copy=plan.student.start == "teacher"
+    )
 
 
 def _write(model: Any, judge: _Judge, out: Path) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.files import writing
-from edgekd.core.quiet import hush
+from edgekd.core.quiet import silence_libraries
 from edgekd.core.seals import is_whole
-from edgekd.plan import Training
+from edgekd.plan.plan import Training
 from edgekd.training import batches
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def prepare(seed: int, threads: int) -> None:
     import torch
     import transformers
 
-    hush()
+    silence_libraries()
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

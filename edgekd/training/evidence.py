@@ -17,7 +17,7 @@ from edgekd.core.metrics import Metric
 from edgekd.core.protocols import LabelledTask, Progress
 from edgekd.core.registry import make, plugin
 from edgekd.data.splits import Splits
-from edgekd.plan import LossTerm, Plan, StudentPlan
+from edgekd.plan.plan import LossTerm, Plan, StudentPlan
 from edgekd.training import engine, models
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from edgekd.core.registry import make
-from edgekd.core.tensors import Outputs, Targets, TopLogits, Wanted
-from edgekd.plan import LossTerm
-from edgekd.training.taps import Taps
+from edgekd.core.tensors import Outputs, RequestedOutputs, Targets, TopLogits
+from edgekd.plan.plan import LossTerm
+from edgekd.training.feature_extractor import FeatureExtractor
 
 
 class Learner(torch.nn.Module):
@@ -23,13 +23,13 @@ class Learner(torch.nn.Module):
         model: Any,
         terms: Sequence[LossTerm],
         targets: Callable[[list[int]], Targets],
-        wanted: Wanted = Wanted(),  # noqa: B008 (frozen)
+        wanted: RequestedOutputs = RequestedOutputs(),  # noqa: B008 (frozen)
         exits: Mapping[int, torch.nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.targets = model, targets
         self.exits = torch.nn.ModuleDict({str(layer): head for layer, head in (exits or {}).items()})
-        self.taps = Taps(model, wanted, {int(layer): head for layer, head in self.exits.items()})
+        self.taps = FeatureExtractor(model, wanted, {int(layer): head for layer, head in self.exits.items()})
         self.weights = [term.weight for term in terms]
         self.losses = [make("losses", term.name, **term.options) for term in terms]
         self.learned = torch.nn.ModuleDict()

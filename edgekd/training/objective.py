@@ -10,7 +10,7 @@ from typing import Any
 from edgekd.core.errors import UsageError, suggestion
 from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL
 from edgekd.core.registry import make, names, plugin
-from edgekd.plan import Augmenting, LossTerm, TeacherPlan
+from edgekd.plan.plan import Augmenting, LossTerm, TeacherPlan
 
 _NEEDS = {
     "logits": "logits",

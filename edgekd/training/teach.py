@@ -12,7 +12,7 @@ from edgekd.core.tensors import Targets
 from edgekd.core.thresholds import choose_thresholds
 from edgekd.data import orders
 from edgekd.data.splits import Example, Splits
-from edgekd.plan import LossTerm, Plan
+from edgekd.plan.plan import LossTerm, Plan
 from edgekd.training import engine, models
 from edgekd.training.learner import Learner
 from edgekd.training.teacher_outputs import TeacherOutputs

@@ -16,12 +16,12 @@ from edgekd.core.errors import UsageError
 from edgekd.core.memory import give_back
 from edgekd.core.protocols import MULTI_LABEL, Progress
 from edgekd.core.registry import make
-from edgekd.core.shards import Reader, Writer
-from edgekd.core.tensors import Outputs, TopLogits, Wanted
+from edgekd.core.tensors import Outputs, RequestedOutputs, TopLogits
 from edgekd.data.splits import Splits
-from edgekd.plan import Plan
+from edgekd.plan.plan import Plan
+from edgekd.store.shards import Reader, Writer
 from edgekd.training import engine, models
-from edgekd.training.taps import Taps
+from edgekd.training.feature_extractor import FeatureExtractor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ _TOP = ("top", "top_classes", "rest")
 _EARLY = 1.25  # how much longer than the rest the first rows may be before all are judged by them
 
 
-def pieces(wanted: Wanted) -> tuple[str, ...]:
+def pieces(wanted: RequestedOutputs) -> tuple[str, ...]:
     """Return the names of the pieces of what is wanted, the logits first: `features.3` is of the fourth layer."""
     features = tuple(f"features.{layer}" for layer in wanted.layers)
     attention = () if wanted.attention is None else (f"attention.{wanted.attention}",)
@@ -51,7 +51,13 @@ def roles_of(piece: str) -> tuple[str, ...]:
 
 
 def compute(
-    plan: Plan, splits: Splits, wanted: Wanted, missing: Sequence[str], teacher: Path, work: Path, progress: Progress
+    plan: Plan,
+    splits: Splits,
+    wanted: RequestedOutputs,
+    missing: Sequence[str],
+    teacher: Path,
+    work: Path,
+    progress: Progress,
 ) -> None:
     """Write the pieces of `wanted` that are `missing`, by name, into `work`: a folder of shards for each role.
 
@@ -73,7 +79,7 @@ def compute(
         writers = {piece: Writer(work / piece / role, size) for piece in missing if role in roles_of(piece)}
         first = min((writer.done for writer in writers.values()), default=len(inputs))
         done += first
-        with Taps(model, asked if role in TRAINED_ON else Wanted()) as taps:
+        with FeatureExtractor(model, asked if role in TRAINED_ON else RequestedOutputs()) as taps:
             for start in range(first, len(inputs), size):
                 samples = task.encode(teacher, inputs[start : start + size], longest)
                 sparse = shared and role in TRAINED_ON
@@ -95,9 +101,9 @@ def move(piece: str, work: Path, out: Path) -> None:
         os.replace(work / piece / role, out / role)
 
 
-def _only(wanted: Wanted, missing: Collection[str]) -> Wanted:
+def _only(wanted: RequestedOutputs, missing: Collection[str]) -> RequestedOutputs:
     """Return what the missing pieces need of the model."""
-    return Wanted(
+    return RequestedOutputs(
         layers=tuple(layer for layer in wanted.layers if f"features.{layer}" in missing),
         attention=wanted.attention if f"attention.{wanted.attention}" in missing else None,
         embedding=wanted.embedding and EMBEDDING in missing,
@@ -116,7 +122,9 @@ def _hold_to(limit_mib: float, work: Path, done: int, rows: int) -> None:
         )
 
 
-def _rows(taps: Taps, samples: Sequence[Any], asked: Wanted, *, sparse: bool) -> list[dict[str, dict[str, Array]]]:
+def _rows(
+    taps: FeatureExtractor, samples: Sequence[Any], asked: RequestedOutputs, *, sparse: bool
+) -> list[dict[str, dict[str, Array]]]:
     """Return each sample's outputs as they are kept, by piece and name: without padding, in half precision."""
     import numpy as np
 
@@ -133,7 +141,7 @@ def _rows(taps: Taps, samples: Sequence[Any], asked: Wanted, *, sparse: bool) ->
     return kept
 
 
-def _named(outputs: Outputs, asked: Wanted, *, sparse: bool) -> dict[str, dict[str, torch.Tensor]]:
+def _named(outputs: Outputs, asked: RequestedOutputs, *, sparse: bool) -> dict[str, dict[str, torch.Tensor]]:
     """Return a batch's outputs by piece, and by the name that they are kept under in it."""
     many = sparse and outputs.logits.shape[-1] > MOST_LOGITS
     named: dict[str, dict[str, torch.Tensor]] = {LOGITS: _top(outputs.logits) if many else {LOGITS: outputs.logits}}

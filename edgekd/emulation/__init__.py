@@ -1,0 +1,1 @@
+"""Variants run and evaluated on the target's own kernels, where this host has others."""

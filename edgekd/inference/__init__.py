@@ -1,0 +1,1 @@
+"""Models run: exported and held against torch, predictions, figures on the test rows."""

@@ -1,1 +1,0 @@
-"""On target: variants asked on the target's own kernels, where this host has others."""

@@ -1,0 +1,1 @@
+"""From a user's words to a frozen plan. Whatever can be refused is refused here, before any training."""

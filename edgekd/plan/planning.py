@@ -1,0 +1,187 @@
+"""From a user's words to frozen plans. Everything that can be refused is refused here, before any training.
+
+One plan a target: what does not depend on the target (teacher, rows, losses, training) is resolved once for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from edgekd.core import versions as bundle_versions
+from edgekd.core.cpus import usable_cpus
+from edgekd.core.errors import EdgeKDError, UsageError
+from edgekd.core.protocols import InputSpec
+from edgekd.core.registry import folder_name, made_elsewhere, make
+from edgekd.core.results import digest, versions
+from edgekd.data import demos
+from edgekd.data.splits import Splits
+from edgekd.hardware.profile import Profile, load_profile
+from edgekd.plan import resolve
+from edgekd.plan.inputs import read_teacher, settle
+from edgekd.plan.options import Options, check_ranges
+from edgekd.plan.plan import Measuring, Plan, SharedPlan, TeacherPlan
+from edgekd.store.store import Store, open_store
+
+__all__ = ["PACKAGES", "Options", "Planned", "make_plan", "make_plans"]
+
+PACKAGES = (
+    "edgekd",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "optimum",
+    "optimum-onnx",
+    "neural_compressor",
+    "scikit-learn",
+    "numpy",
+)
+_SEPARATOR = ","
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plans of several targets, in the order they were asked for, and the rows that all of them speak of."""
+
+    shared: SharedPlan
+    targets: tuple[Profile, ...]
+    plans: dict[str, Plan]  # by the target's name
+    refused: dict[str, EdgeKDError]  # the targets whose runtime would not load what is written
+    splits: Splits
+
+
+def target_names(text: str) -> list[str]:
+    """Return the names and files that `--targets` lists. Raises UsageError for an empty or a repeated one."""
+    given = [one.strip() for one in text.split(_SEPARATOR)]
+    if not all(given):
+        raise UsageError(
+            f"--targets {text!r} has an empty name", fix="give names or YAML files with commas between: rpi4,rpi5"
+        )
+    repeated = next((one for one in given if given.count(one) > 1), None)
+    if repeated is not None:
+        raise UsageError(f"--targets names {repeated!r} twice", fix="name each target once")
+    return given
+
+
+def load_targets(given: Sequence[str], options: Options) -> tuple[Profile, ...]:
+    """Return the profiles. Raises UsageError for an unknown name, and where two files describe one target's name."""
+    targets = tuple(load_profile(name, budgets=options.budgets | _floors(options)) for name in given)
+    names = [target.name for target in targets]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        both = " and ".join(one for one, name in zip(given, names, strict=True) if name == repeated)
+        raise UsageError(
+            f"{both} describe one target, {repeated!r}: their bundles would have one name",
+            fix="change `name` in one of the profiles, or leave one out",
+        )
+    return targets
+
+
+def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Splits]:
+    """The plan and the rows it speaks of. Reads files, loads no model, never imports torch.
+
+    Raises EdgeKDError for whatever cannot work, with its fix.
+    """
+    planned = make_plans(options, [options.target], store)
+    [plan] = planned.plans.values()
+    return plan, planned.splits
+
+
+def make_plans(options: Options, given: Sequence[str], store: Store | None = None) -> Planned:
+    """Return a plan for each of the targets, named or YAML files; `options.target` is not read.
+
+    Raises EdgeKDError for whatever cannot work, and where no target's runtime would load what is written: the first
+    one's refusal.
+    """
+    store = store or open_store()
+    check_ranges(options)
+    bundle_versions.numbers(options.version, where="--bundle-version")
+    targets = load_targets(given, options)
+    asked = resolve.request(options, targets)
+    source = options.teacher or demos.demo_teacher(options.task)
+    kind, info = read_teacher(source, options.task, compressed=asked.compresses_only, allow_loops=options.allow_loops)
+    refused = resolve.refused_targets(asked, kind, info, targets)
+    if len(refused) == len(targets):
+        raise refused[targets[0].name]
+    info = settle(kind, info, options.task, compressed=asked.compresses_only)  # after the gate: it keeps something
+    rows = resolve.rows(asked, info, store)
+    sizes = resolve.survey(asked, info, rows.splits, store)
+    if not asked.compresses_only:
+        info = make("teachers", kind).shaped(info, options.task, sizes, classes=len(rows.splits.classes))
+    shared = _shared(asked, rows, resolve.teacher(asked, kind, info, rows.splits), sizes)
+    plans = {
+        target.name: _plan(shared, _one_floor(target, options, shared))
+        for target in targets
+        if target.name not in refused
+    }
+    return Planned(shared, targets, plans, refused, rows.splits)
+
+
+def _shared(asked: resolve.Request, rows: resolve.Rows, teacher: TeacherPlan, sizes: InputSpec) -> SharedPlan:
+    """The part that holds for every target."""
+    options = asked.options
+    student = resolve.student(asked, sizes, teacher, rows.splits)
+    used = {
+        "tasks": [options.task],
+        "teachers": [teacher.kind],
+        "losses": [one.name for one in student.losses],
+        "augmentations": [one.name for one in student.augmentations],
+        "students": [] if asked.compresses_only else [asked.family],
+    }
+    return SharedPlan(
+        name=resolve.bundle_name(options, rows.demo),
+        version=options.version,
+        task=options.task,
+        teacher=teacher,
+        data=resolve.data(rows),
+        student=student,
+        measuring=Measuring(rounds=2, processes=10 if options.full else 4, timed_samples=100),
+        min_retained=options.min_retained,
+        search_limit_s=options.time_limit_s,
+        emulate_minutes=options.emulate_minutes,
+        force=asked.force,
+        thorough=options.full or asked.compresses_only,
+        evidence=options.evidence,
+        price_per_hour=options.price_per_hour,
+        cache_mib=options.cache_mib,
+        golden="file" if asked.golden else options.golden,
+        golden_digest=digest([row.identity for row in asked.golden]) if asked.golden else None,
+        seed=options.seed,
+        threads=options.threads or usable_cpus(),
+        versions=versions(*PACKAGES),
+        plugins=_of_others(used),
+    )
+
+
+def _plan(shared: SharedPlan, target: Profile) -> Plan:
+    """The shared part with that of a target."""
+    recipes = [recipe.partition("-")[0] for recipe in (*target.recipes, *filter(None, [shared.force]))]
+    plugins = shared.plugins | _of_others({"quantizers": recipes})
+    values = {one.name: getattr(shared, one.name) for one in fields(SharedPlan)}
+    return Plan(**values | {"plugins": plugins}, target=target)
+
+
+def _of_others(used: dict[str, list[str]]) -> dict[str, str]:
+    """The plug-ins that came with other packages: they are code, so a plan, its results' keys and reports name them."""
+    found = {
+        f"{kind}/{folder_name(name)}": made_elsewhere(kind, name) for kind, several in used.items() for name in several
+    }
+    return {name: package for name, package in found.items() if package}
+
+
+def _floors(options: Options) -> dict[str, float]:
+    """What the user says in place of the profile's accuracy floors."""
+    given = {"min_teacher_agreement": options.min_agreement, "max_drop_points": options.max_drop}
+    return {key: float(value) for key, value in given.items() if value is not None}
+
+
+def _one_floor(target: Profile, options: Options, shared: SharedPlan) -> Profile:
+    """Of a teacher compressed without labels the points lost are the agreement missing: one floor given is both."""
+    if not shared.compresses_only or shared.data.selection_labelled:
+        return target
+    if options.min_agreement is None or options.max_drop is not None:
+        return target
+    return target.model_copy(update={"max_drop_points": round(100 * (1 - options.min_agreement), 6)})

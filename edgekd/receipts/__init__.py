@@ -1,0 +1,1 @@
+"""What a bundle shows on a device: receipts made, read and validated, and bundles compared."""

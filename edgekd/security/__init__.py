@@ -1,0 +1,1 @@
+"""Keys, signatures, and calls in a limited child process."""
