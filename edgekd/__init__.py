@@ -7,7 +7,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from edgekd._version import __version__
+
 __all__ = ["__version__", "build", "make_plan"]
 
 if TYPE_CHECKING:

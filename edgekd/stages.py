@@ -212,10 +212,10 @@ class Stages:
 
     def files(self, teacher: Path) -> Path:
         """What a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
-        from edgekd.inference import predict
+        from edgekd.inference import export
 
         of = {**self.plan.compressing, "classes": self.plan.data.classes, "processor": PROCESSOR}
-        return self.stage("files", of, lambda out: predict.files(self.plan, teacher, out))
+        return self.stage("files", of, lambda out: export.files(self.plan, teacher, out))
 
     def said_of_selection(self, folder: Path, exported: Path) -> list[Prediction]:
         """What an exported teacher says of the selection rows.
@@ -251,7 +251,7 @@ class Stages:
 
     def exported(self, who: str, folder: Path) -> Path:
         """The folder of the teacher's or student's fp32 ONNX."""
-        from edgekd.inference import predict
+        from edgekd.inference import export
 
         self.progress.stage(f"export: the {who} to ONNX")
         own = self.plan.teaching if who == "teacher" else self.student_key()
@@ -259,7 +259,7 @@ class Stages:
         key: dict[str, Any] = {"of": own, **_graph_facts(target)}
         key |= self._exporters()
         inputs = [row.input for row in self.splits.known]
-        return self.stage(f"export-{who}", key, lambda out: predict.export(self.plan, folder, inputs, out))
+        return self.stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, inputs, out))
 
     def improved(self, who: str, folder: Path, exported: Path) -> Path:
         """The exported graph folded, or in another form where that was found to be faster."""

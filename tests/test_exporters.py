@@ -17,7 +17,7 @@ from edgekd.core.registry import make
 from edgekd.exporters._onnx import finish
 from edgekd.exporters.dynamo import Dynamo
 from edgekd.exporters.optimum import Optimum
-from edgekd.inference import predict
+from edgekd.inference import export, predict
 from edgekd.sizing import bench
 
 TARGET = profile()
@@ -247,9 +247,9 @@ def test_an_export_is_held_against_torch_row_by_row(bert, tiny_teacher, tmp_path
     texts = ["what is the red town", "a dog", "a kind of soup that people in this town like"]
     teacher = shutil.copytree(tiny_teacher, tmp_path / "teacher")
     bert(task).save_pretrained(teacher)
-    predict.export(plan, teacher, texts, tmp_path)
+    export.export(plan, teacher, texts, tmp_path)
     kind = make("tasks", task)
     assert names(tmp_path / "model.onnx")[1] == list(dict.fromkeys([*network_outputs(kind), *kind.keep]))
     monkeypatch.setattr(predict, "PARITY_LIMIT", 1e-12)
     with pytest.raises(RuntimeCannotLoad, match=r"the exported model disagrees with torch by \S+ on 3 real inputs"):
-        predict.export(plan, teacher, texts, tmp_path)
+        export.export(plan, teacher, texts, tmp_path)

@@ -11,7 +11,7 @@ from onnx_files import CLASSES, MODELS, TEXT, beside, save, tasks, text_model
 
 from edgekd.core.errors import TeacherError
 from edgekd.core.pointers import FIX
-from edgekd.inference.predict import completed
+from edgekd.inference.export import completed
 from edgekd.teachers import _files, _pickles
 from edgekd.teachers._onnx_inspect import look
 

@@ -11,11 +11,11 @@ from made_bundle import Board, listed, make_bundle, model_of, write_manifest
 from onnx import helper
 
 from edgekd.core import external
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
 from edgekd.core.protocols import NullProgress
 from edgekd.core.receipt import ReceiptRefused
-from edgekd.core.results import file_sha256
 from edgekd.exporters._onnx import finish
 from edgekd.onboard import bench, programs, verify
 from edgekd.receipts import compare, files, trust

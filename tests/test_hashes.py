@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from edgekd.cli import cli
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import TeacherError, UsageError
-from edgekd.core.results import file_sha256
 from edgekd.data import vocabulary
 from edgekd.plan import planning
 from edgekd.store import file_hashes

@@ -14,7 +14,7 @@ from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model, graph_file
 from edgekd.core.registry import make
 from edgekd.devices.ssh import _translated
-from edgekd.inference import predict
+from edgekd.inference import export
 from edgekd.onboard import programs
 
 TARGET = profile()
@@ -108,12 +108,12 @@ def test_a_graph_may_be_left_as_it_is_and_one_alone_must_change(tmp_path):
 
 def test_an_exporter_of_an_older_edgekd_is_refused_by_name(tmp_path):
     task = make("tasks", "text-classification")
-    predict._check_graphs("theirs", Model.of(tmp_path / "model.onnx"), task)
+    export._check_graphs("theirs", Model.of(tmp_path / "model.onnx"), task)
     with pytest.raises(UsageError, match="'theirs' gave PosixPath, not a Model with the graphs model") as why:
-        predict._check_graphs("theirs", tmp_path / "model.onnx", task)
+        export._check_graphs("theirs", tmp_path / "model.onnx", task)
     assert "edgekd.core.model.Model" in why.value.fix
     with pytest.raises(UsageError, match="gave a, b, not a Model"):
-        predict._check_graphs("theirs", Model({"a": tmp_path / "a", "b": tmp_path / "b"}), task)
+        export._check_graphs("theirs", Model({"a": tmp_path / "a", "b": tmp_path / "b"}), task)
 
 
 def test_a_board_gets_a_graph_and_its_data_under_their_own_names(tmp_path):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from edgekd.core.digests import digest
 from edgekd.core.errors import UsageError
 from edgekd.core.registry import names, plugin
-from edgekd.core.results import digest
 from edgekd.plan.plan import LossTerm
 from edgekd.training import objective
 

@@ -131,7 +131,7 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from edgekd.core import shards
+from edgekd.store import shards
 replace, left = os.replace, [2]
 def kill(source, target):
     if not left[0]:

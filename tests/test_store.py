@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.core import files
+from edgekd.core.digests import canonical, digest, file_sha256
 from edgekd.core.errors import DataError, StoreError
 from edgekd.core.files import write_file, writing
-from edgekd.core.results import canonical, digest, file_sha256
-from edgekd.core.seals import FORMAT, is_whole, read_seal
+from edgekd.core.seals import FORMAT, is_whole, read_seal, seal
 from edgekd.store import store as store_module
 from edgekd.store.store import Store, open_store
 
@@ -81,14 +81,14 @@ def test_a_producer_that_raises_leaves_nothing(store, error):
 
 def test_a_failure_keeps_the_entry_that_was_there(tmp_path):
     place = tmp_path / "out"
-    with writing(place) as fresh:
+    with writing(place, seal=seal) as fresh:
         (fresh / "a").write_text("old")
 
     def fail(fresh):
         (fresh / "a").write_text("new")
         raise ValueError("half way")
 
-    with pytest.raises(ValueError, match="half way"), writing(place) as fresh:
+    with pytest.raises(ValueError, match="half way"), writing(place, seal=seal) as fresh:
         fail(fresh)
     assert (place / "a").read_text() == "old"
     assert is_whole(place)
@@ -176,7 +176,7 @@ def test_the_home_of_nobody_is_a_path_like_any_other(tmp_path, monkeypatch):
 
 def test_a_users_own_file_is_no_litter(tmp_path):
     (tmp_path / ".out.new-notes").write_text("mine")
-    with writing(tmp_path / "out", seal=False) as fresh:
+    with writing(tmp_path / "out") as fresh:
         (fresh / "a").write_text("a")
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.new-notes"}
 
@@ -194,7 +194,8 @@ _WRITER = """
 import sys, time
 from pathlib import Path
 from edgekd.core.files import writing
-with writing(Path(sys.argv[1])) as fresh:
+from edgekd.core.seals import seal
+with writing(Path(sys.argv[1]), seal=seal) as fresh:
     (fresh / "a").write_text("a")
     print(fresh, flush=True)
     sys.stdin.read()
@@ -254,7 +255,7 @@ Store(Path(sys.argv[1])).stage("teach", {key!r}, lambda folder: (folder / "b.txt
 def test_writing_takes_the_place_at_once(tmp_path):
     place = tmp_path / "deep" / "out"
     for content in ("first", "second"):
-        with writing(place) as fresh:
+        with writing(place, seal=seal) as fresh:
             assert fresh.parent == place.parent, "on the same disk, so that the move is one rename"
             (fresh / content).write_text(content)
         assert sorted(path.name for path in place.iterdir()) == [".seal.json", content]
@@ -267,11 +268,11 @@ def test_without_a_seal_nothing_of_a_users_is_replaced(tmp_path):
     """A bundle takes a missing or an empty folder; what another command wrote there meanwhile stays."""
     place = tmp_path / "out"
     place.mkdir()
-    with writing(place, seal=False) as fresh:
+    with writing(place) as fresh:
         (fresh / "a").write_text("first")
     with (
         pytest.raises(StoreError, match="was filled by another command meanwhile") as refusal,
-        writing(place, seal=False) as fresh,
+        writing(place) as fresh,
     ):
         (fresh / "a").write_text("second")
     assert "--out" in refusal.value.fix
@@ -285,7 +286,7 @@ def test_every_new_folder_and_file_is_flushed_and_the_name_above_it(tmp_path, mo
     flush = files.flush
     monkeypatch.setattr(files, "flush", lambda path: (flushed.append(path), flush(path)))
     place = tmp_path / "store" / "teach" / "0"
-    with writing(place) as fresh:
+    with writing(place, seal=seal) as fresh:
         (fresh / "inner").mkdir()
         (fresh / "inner" / "a").write_text("a")
         (fresh / "link").symlink_to("nowhere")

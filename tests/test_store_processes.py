@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
+from edgekd.core.digests import file_sha256
 from edgekd.core.files import try_lock
-from edgekd.core.results import file_sha256
 from edgekd.core.seals import SEAL
 from edgekd.store.store import Store
 from edgekd.store.upkeep import Which, kept, prune, sweep
@@ -22,7 +22,7 @@ KEY = {"seed": 0}
 _BUILD = """
 import hashlib, json, os, sys, time
 from pathlib import Path
-from edgekd.core import store as module
+from edgekd.store import store as module
 from edgekd.store.store import Store
 module._PATIENCE_S = 0.3
 root, seconds, others = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
@@ -260,9 +260,10 @@ def test_sweeping_beside_a_writer_takes_nothing_of_it(store):
     sweeper.start()
     try:
         from edgekd.core.files import write_file, writing
+        from edgekd.core.seals import seal
 
         for number in range(60):
-            with writing(place) as fresh:
+            with writing(place, seal=seal) as fresh:
                 (fresh / "a").write_text(str(number))
             assert (place / "a").read_text() == str(number)
             write_file(place.with_name("1" * 32), "text")

@@ -541,11 +541,11 @@ def test_what_is_not_this_bundle_s_signature_is_never_replaced(lab, there):
 SIGNING = """
 import sys
 from pathlib import Path
-from edgekd import bundle
-from edgekd.core import keys
+from edgekd.bundle import write
+from edgekd.security import keys
 signers = keys.open_signers([Path(sys.argv[2])], str)
 sys.stdin.readline()
-bundle.sign(Path(sys.argv[1]), signers)
+write.sign(Path(sys.argv[1]), signers)
 """
 
 

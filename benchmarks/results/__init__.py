@@ -24,7 +24,7 @@ _MADE = (":!benchmarks/results/*.json", ":!README.md", ":!docs/results.md")  # w
 
 def write(name: str, figures: dict[str, Any]) -> None:
     """Keep a benchmark's figures. Exits where the working tree is not that of a commit, or there is no git."""
-    from edgekd.planning import PACKAGES
+    from edgekd.plan.planning import PACKAGES
 
     from edgekd.core.results import this_host, versions
 

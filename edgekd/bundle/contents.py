@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.compression.candidates import graphs_in
+from edgekd.core.digests import digest
 from edgekd.core.model import Model
-from edgekd.core.results import digest
 from edgekd.core.seals import contents
 from edgekd.plan.plan import Plan
 

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from edgekd.bundle.contents import BundleContents
+from edgekd.core.digests import digest
 from edgekd.core.registry import UNKNOWN
-from edgekd.core.results import digest, this_host
+from edgekd.core.results import this_host
 from edgekd.onboard.bench import CHECKS
 from edgekd.plan.plan import Plan
 

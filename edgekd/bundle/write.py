@@ -16,13 +16,13 @@ from typing import Any
 from edgekd.bundle import contents, documents, golden, licences
 from edgekd.compression.candidates import graphs_in, recipes_of, variant
 from edgekd.compression.choose import FP32
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import EdgeKDError, StoreError, UsageError
 from edgekd.core.files import storage_error, turn, write_file, writing
 from edgekd.core.model import Model
 from edgekd.core.outputs import check_above
 from edgekd.core.predictions import largest_difference, largest_value, network_outputs
 from edgekd.core.registry import make, plugin
-from edgekd.core.results import file_sha256
 from edgekd.data.splits import Splits
 from edgekd.inference.predict import outputs
 from edgekd.onboard import RUNNER_FILES, verify
@@ -228,7 +228,7 @@ def write(
     """
     check_free(out)
     try:
-        with writing(out, seal=False) as fresh:
+        with writing(out) as fresh:
             _artifact(plan, splits, folder, variants, name, golden_there, fresh)
             proof = _proof(plan, splits, fresh, folder, variant(variants, name, plan.task))
             page.write(said, fresh)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from edgekd import __version__
+from edgekd._version import __version__
 from edgekd.cli import stopping
 from edgekd.cli.lazy import LazyGroup
 from edgekd.cli.printing import OutputLostError, echo, one_line, print_json, written

@@ -31,7 +31,7 @@ def import_(form: str, file: Path, folder: Path, as_json: bool) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} is not a new or an empty folder", fix="give another FOLDER, or remove this one")
     model = ct2.read(file)
-    with writing(folder, seal=False) as fresh:
+    with writing(folder) as fresh:
         made = whisper.write(model, file.parent, fresh)
     if as_json:
         print_json({"folder": str(folder), "format": form, **asdict(made)})

@@ -6,7 +6,7 @@ import re
 
 import click
 
-from edgekd import __version__
+from edgekd._version import __version__
 from edgekd.cli.printing import echo, print_json
 from edgekd.core.errors import UsageError
 

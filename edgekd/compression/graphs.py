@@ -26,7 +26,8 @@ from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
 from edgekd.exporters._onnx import finish
-from edgekd.inference.predict import PARITY_LIMIT, PARITY_ROWS, outputs, to_onnx
+from edgekd.inference.export import PARITY_LIMIT, PARITY_ROWS, to_onnx
+from edgekd.inference.predict import outputs
 from edgekd.onboard.runner import pack
 from edgekd.plan.plan import Plan
 

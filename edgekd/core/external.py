@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.results import file_sha256
 
 LARGEST_FILE = (1 << 31) - (1 << 20)  # bytes: protobuf's 2 GiB, less what the graph's own structure may take
 _SUFFIX = "_data"

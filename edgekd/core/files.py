@@ -15,12 +15,10 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from edgekd.core.errors import EdgeKDError, StoreError
-from edgekd.core.seals import seal
 
 _NEW, _LOCK, _OLD = ".new-", ".lock", "-old"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -44,12 +42,12 @@ def is_plain(path: Path) -> bool:
 class writing:  # noqa: N801 (reads as a verb: `with writing(place) as folder`)
     """A fresh folder that takes `place` at once when the block ends well, and vanishes when it does not.
 
-    With `seal` it is sealed by its files' hashes and `says`, and takes the place of whatever lies there. Without, it
-    takes the place of nothing but an empty folder: StoreError where something came to lie there meanwhile.
+    With `seal`, which writes its seal, it takes the place of whatever lies there. Without, it takes the place of
+    nothing but an empty folder: StoreError where something came to lie there meanwhile.
     """
 
-    def __init__(self, place: Path, *, seal: bool = True, says: Mapping[str, Any] | None = None) -> None:
-        self.place, self.seal, self.says = place, seal, says or {}
+    def __init__(self, place: Path, *, seal: Callable[[Path], None] | None = None) -> None:
+        self.place, self.seal = place, seal
 
     def __enter__(self) -> Path:
         make_folder(self.place.parent)
@@ -70,7 +68,7 @@ class writing:  # noqa: N801 (reads as a verb: `with writing(place) as folder`)
                 raise storage_error(OSError(number, os.strerror(number)), self.place.parent) from error
             if kind is None:
                 if self.seal:
-                    seal(self.fresh, self.says)
+                    self.seal(self.fresh)
                 for path in (*self.fresh.rglob("*"), self.fresh):
                     flush(path)
                 self._take_place()

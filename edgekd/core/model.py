@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import external
+from edgekd.core.digests import digest, file_sha256
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.results import digest, file_sha256
 
 ONE = "model"  # the graph's name where a model has one
 FORWARD = "forward"  # the program that runs each graph once, in their order

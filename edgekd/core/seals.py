@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.results import digest, file_sha256
+from edgekd.core.digests import digest, file_sha256
 
 SEAL = ".seal.json"
 _LARGEST = 64 << 20  # bytes of a seal
@@ -29,9 +29,9 @@ class Seal:
     files: dict[str, str]  # path inside the folder: SHA-256
 
 
-def seal(folder: Path, says: Mapping[str, Any]) -> None:
+def seal(folder: Path, says: Mapping[str, Any] | None = None) -> None:
     """Seal a folder with its files as they are, and `says`: values of `Seal`."""
-    told = {"format": FORMAT, "key": "", "edgekd": "", "of": "", **says, "files": contents(folder)}
+    told = {"format": FORMAT, "key": "", "edgekd": "", "of": "", **(says or {}), "files": contents(folder)}
     text = json.dumps(told | {_OWN: digest(told)}, indent=1, ensure_ascii=False)
     (folder / SEAL).write_text(text + "\n", encoding="utf-8")
 

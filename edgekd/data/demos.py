@@ -14,9 +14,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from edgekd.core.demo import Demo
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import UsageError
 from edgekd.core.registry import names, plugin
-from edgekd.core.results import file_sha256
 from edgekd.data.arrays import read_idx
 from edgekd.store.store import Store
 

@@ -15,9 +15,9 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
+from edgekd.core.digests import digest
 from edgekd.core.errors import DataError
 from edgekd.core.protocols import LabelledTask, Task
-from edgekd.core.results import digest
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
 from edgekd.data.strata import in_every_row, joined, stratified
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.cpus import usable_cpus
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import TeacherError
-from edgekd.core.results import file_sha256, versions
+from edgekd.core.results import versions
 from edgekd.data import clean
 from edgekd.security import child
 from edgekd.store.store import Store

@@ -7,8 +7,8 @@ import platform
 import shutil
 from pathlib import Path
 
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.results import file_sha256
 from edgekd.devices import _arm64
 
 _SOURCE = Path(__file__).with_name("_instructions.c")

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from edgekd.core import external
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
-from edgekd.core.results import file_sha256
 from edgekd.devices import _board_packages
 from edgekd.devices._answer import Form, Identity, answer_of, check_outputs
 from edgekd.devices._bounded import last

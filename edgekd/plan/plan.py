@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from edgekd.core.digests import digest
 from edgekd.core.errors import UsageError
 from edgekd.core.layers import matched_layers
 from edgekd.core.metrics import Metric
 from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import make, plugin
-from edgekd.core.results import digest
 from edgekd.core.tensors import RequestedOutputs
 from edgekd.hardware.profile import Profile
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, fields
 
 from edgekd.core import versions as bundle_versions
 from edgekd.core.cpus import usable_cpus
+from edgekd.core.digests import digest
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import folder_name, made_elsewhere, make
-from edgekd.core.results import digest, versions
+from edgekd.core.results import versions
 from edgekd.data import demos
 from edgekd.data.splits import Splits
 from edgekd.hardware.profile import Profile, load_profile

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import external
 from edgekd.core.cpus import usable_cpus
+from edgekd.core.digests import digest
 from edgekd.core.errors import EdgeKDError
-from edgekd.core.results import digest, versions
+from edgekd.core.results import versions
 
 if TYPE_CHECKING:
     import numpy as np

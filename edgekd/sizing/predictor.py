@@ -17,9 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edgekd.core.digests import digest
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.protocols import Work
-from edgekd.core.results import Host, digest, this_host
+from edgekd.core.results import Host, this_host
 from edgekd.store.store import open_store
 
 SCHEMA = 2  # goes up with every change of `features` or of what a family counts as its work

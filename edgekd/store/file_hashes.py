@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from edgekd.core.results import file_sha256
+from edgekd.core.digests import file_sha256
 from edgekd.store.store import open_store
 
 _LEAST = 1 << 20  # bytes: a smaller file is read in a moment

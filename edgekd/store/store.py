@@ -19,14 +19,16 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_dir
 
+from edgekd.core.digests import digest
 from edgekd.core.files import NO_LOCKS, make_folder, storage_error, user_path, writing
-from edgekd.core.results import digest, versions
-from edgekd.core.seals import FORMAT, SEAL, damage, is_whole
+from edgekd.core.results import versions
+from edgekd.core.seals import FORMAT, SEAL, damage, is_whole, seal
 from edgekd.security.signing import read_limited
 
 EDGEKD = versions("edgekd")["edgekd"]  # whose entries these are
@@ -134,7 +136,7 @@ class Store:
     def _make(self, place: Path, key: str, name: str, produce: Callable[[Path], None], of: str) -> None:
         if os.path.lexists(place):
             self.say(f"{name}: what was kept is damaged ({damage(place)}); made anew")
-        with writing(place, says={"key": key, "edgekd": EDGEKD, "of": of}) as fresh:
+        with writing(place, seal=partial(seal, says={"key": key, "edgekd": EDGEKD, "of": of})) as fresh:
             produce(fresh)
         self._uses.hold(place / SEAL)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import licences
+from edgekd.core.digests import digest, file_sha256
 from edgekd.core.errors import TeacherError
 from edgekd.core.files import is_plain
 from edgekd.core.pointers import check_no_pointer
-from edgekd.core.results import digest, file_sha256
 from edgekd.data import clean, limits
 from edgekd.store.file_hashes import sha256_of
 from edgekd.store.store import open_store

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import loading
+from edgekd.core.digests import digest, file_sha256
 from edgekd.core.errors import TeacherError
 from edgekd.core.registry import make, plugin
-from edgekd.core.results import digest, file_sha256, versions
+from edgekd.core.results import versions
 from edgekd.data import clean
 from edgekd.security import child
 from edgekd.store.store import open_store

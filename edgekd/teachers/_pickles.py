@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import TeacherError
 from edgekd.core.pointers import check_no_pointer
-from edgekd.core.results import file_sha256, versions
+from edgekd.core.results import versions
 from edgekd.security import child
 from edgekd.store.store import open_store
 

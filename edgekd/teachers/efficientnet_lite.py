@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core import licences
+from edgekd.core.digests import file_sha256
 from edgekd.core.errors import TeacherError
 from edgekd.core.files import is_plain, user_path
 from edgekd.core.pointers import check_no_pointer
 from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import make, plugin
-from edgekd.core.results import file_sha256
 from edgekd.data import pixels
 from edgekd.teachers import _own, _pickles, _safetensors
 

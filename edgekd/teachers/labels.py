@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.digests import digest
 from edgekd.core.errors import UsageError
 from edgekd.core.protocols import FromLabels, InputSpec, StudentTask
 from edgekd.core.registry import make, plugin
-from edgekd.core.results import digest
 from edgekd.teachers import _own
 
 if TYPE_CHECKING:

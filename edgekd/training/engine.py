@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.files import writing
 from edgekd.core.quiet import silence_libraries
-from edgekd.core.seals import is_whole
+from edgekd.core.seals import is_whole, seal
 from edgekd.plan.plan import Training
 from edgekd.training import batches
 
@@ -241,7 +241,7 @@ class _Keeper:
         if self.work is None or time.monotonic() - self.last < CHECKPOINT_S:
             return
         before = self._places()
-        with writing(self.work / f"checkpoint-{at.step:09d}") as place:
+        with writing(self.work / f"checkpoint-{at.step:09d}", seal=seal) as place:
             self.accelerator.save_state(str(place / "state"))
             save_file({"torch": torch.get_rng_state()}, place / "random.safetensors")
             if self.best is not None:

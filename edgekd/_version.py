@@ -1,0 +1,3 @@
+"""The release of edgekd."""
+
+__version__ = "0.1.0"
