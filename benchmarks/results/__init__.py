@@ -24,9 +24,8 @@ _MADE = (":!benchmarks/results/*.json", ":!README.md", ":!docs/results.md")  # w
 
 def write(name: str, figures: dict[str, Any]) -> None:
     """Keep a benchmark's figures. Exits where the working tree is not that of a commit, or there is no git."""
-    from edgekd.plan.planning import PACKAGES
-
     from edgekd.core.results import this_host, versions
+    from edgekd.plan.planning import PACKAGES
 
     said = made_by() | {
         "figures": figures,
