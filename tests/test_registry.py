@@ -206,6 +206,6 @@ def test_the_examples_in_docstrings_are_true(module):
 
 def test_importing_edgekd_costs_nothing():
     done = python("import sys, edgekd; print(sorted(m for m in sys.modules if m.startswith('edgekd')))")
-    assert done.stdout == "['edgekd']\n"
+    assert done.stdout == "['edgekd', 'edgekd._version']\n"
     with pytest.raises(AttributeError, match="module 'edgekd' has no attribute 'biuld'"):
         _ = edgekd.biuld
