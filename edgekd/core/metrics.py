@@ -35,7 +35,8 @@ class Metric:
     """A figure of quality.
 
     With no `reduce` it is the mean of scores from 0 to 1, one a row. Else `reduce` turns statistics (..., rows, k) into
-    figures (...): errors over words, exp(loss over tokens), F1 from counts. A bootstrap resamples rows, then reduces.
+    figures (...): errors over words, exp(loss over tokens), F1 from counts. A bootstrap resamples rows, then reduces;
+    or groups of rows, such as the passages of one document, whose statistics it adds up first.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Metric:
     higher_is_better: bool = True
     of_teacher: str = ""  # where it is against the teacher itself, how a sentence begins: "agreement with"
     reduce: Callable[[Statistics], Statistics] | None = None
+    by_group: bool = False  # rows of one group are drawn together: its number is their statistics' last column
 
     @property
     def sign(self) -> int:
@@ -95,13 +97,13 @@ class Metric:
         if self.reduce is None and self.higher_is_better:
             return intervals.retained(own, teacher)
         mine, theirs = self._resampled(own, teacher)
-        least = 0.5 / len(own)
+        least = 0.5 / len(self._drawn(own))
         value = self._ratio(self.value(own), self.value(teacher), least)
         ratios = [self._ratio(float(one), float(other), least) for one, other in zip(mine, theirs, strict=True)]
         low, high = _ends(ratios)
         if (own == teacher).all():
-            unseen = intervals.RULE_OF_THREE / len(own)
-            low, high = 1 - unseen, 1 + unseen
+            unseen = intervals.RULE_OF_THREE / len(self._drawn(own))
+            low, high = max(0.0, 1 - unseen), 1 + unseen
         return Retained(value, max(0.0, min(low, value)), max(high, value))
 
     def moved(self, there: Statistics, here: Statistics) -> tuple[float, float, float]:
@@ -159,7 +161,7 @@ class Metric:
         import numpy as np
 
         reduce, draw = self.reduce, np.random.default_rng(0)
-        base, own = (one[..., None] if one.ndim == 2 else one for one in (base, own))
+        base, own = (np.stack([self._drawn(seed) for seed in one]) for one in (base, own))
         seeds, rows = base.shape[:2]
 
         def gained(first: Statistics, second: Statistics) -> float:
@@ -210,15 +212,27 @@ class Metric:
 
     def _unseen(self, rows: Statistics, figure: float) -> float:
         """Return what rows that all say the same leave open: the rule of three's share of a unit, or of the figure."""
-        share = intervals.RULE_OF_THREE / len(rows)
+        share = intervals.RULE_OF_THREE / len(self._drawn(rows))
         return share if self.points == 100 else share * max(1.0, abs(figure))
+
+    def _drawn(self, rows: Statistics) -> Statistics:
+        """Return what a bootstrap draws from, (rows, k): the rows, or the sum of each group's, (groups, k - 1)."""
+        import numpy as np
+
+        columns = _columns(rows)
+        if not self.by_group:
+            return columns
+        groups, number = np.unique(columns[:, -1], return_inverse=True)
+        sums: Statistics = np.zeros((len(groups), columns.shape[1] - 1))
+        np.add.at(sums, number, columns[:, :-1])
+        return sums
 
     def _resampled(self, *models: Statistics) -> list[Statistics]:
         """Return each model's figure in every resample, (resamples,); all models see the same rows in each."""
         import numpy as np
 
         reduce = self.reduce or _mean
-        columns = [_columns(rows) for rows in models]
+        columns = [self._drawn(rows) for rows in models]
         count = len(columns[0])
         draw = np.random.default_rng(0)
         at_once = max(1, _CHUNK // max(1, columns[0].size))
@@ -289,6 +303,10 @@ AGREEMENT = Metric("agreement", of_teacher="agreement with")
 COSINE = Metric("cosine", unit="cosine", of_teacher="cosine to")
 MICRO_F1 = Metric("micro_f1", reduce=micro_f1)
 DECISIONS = Metric("decision_f1", of_teacher="micro F1 to the decisions of", reduce=micro_f1)
+BITS_PER_BYTE = Metric(
+    "bits_per_byte", unit="bits per byte", higher_is_better=False, reduce=ratio_of_sums, by_group=True
+)
+NEXT_TOKEN = Metric("next_token_agreement", of_teacher="next-token agreement with", reduce=ratio_of_sums)
 _OLDER = {one.name: one for one in (ACCURACY, AGREEMENT, COSINE)}  # that a report named without saying what they are
 
 

@@ -5,7 +5,7 @@ Every accuracy, agreement, `retained` and speed that is printed takes its interv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -42,6 +42,48 @@ def decision_counts(outputs: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) 
     decided, there = np.asarray(outputs) > 0, np.asarray(truth) == 1
     counts = [decided & there, decided & ~there, ~decided & there]
     return np.stack([one.sum(axis=1) for one in counts], axis=1).astype(float)
+
+
+def next_token_statistics(predictions: Sequence[Mapping[str, Any]], truth: np.ndarray[Any, Any]) -> Any:
+    """Return per text the bits of its tokens, its bytes, the tokens foreseen, all tokens, its document: (rows, 5).
+
+    A prediction holds of each token but the first `nll`, the negative logarithm of its probability; `top`, the most
+    likely token in its place; and `next`, the token that came. `truth` is bytes and document's number, (rows, 2).
+
+    >>> import numpy as np
+    >>> said = {"nll": np.log([2.0, 8.0]), "top": np.array([5, 6]), "next": np.array([5, 7])}
+    >>> next_token_statistics([said], np.array([[6, 0]])).tolist()
+    [[4.0, 6.0, 1.0, 2.0, 0.0]]
+    """
+    import numpy as np
+
+    rows = [
+        (
+            float(np.asarray(one["nll"], dtype=np.float64).sum()) / np.log(2),
+            bytes_of_text,
+            float((np.asarray(one["top"]) == np.asarray(one["next"])).sum()),
+            len(one["next"]),
+            document,
+        )
+        for one, (bytes_of_text, document) in zip(predictions, truth, strict=True)
+    ]
+    return np.array(rows, dtype=float).reshape(len(rows), 5)
+
+
+def next_token_agreement(
+    predictions: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]
+) -> np.ndarray[Any, Any]:
+    """Return per text the tokens for which two models say the same, and all of them: (rows, 2).
+
+    Of models that cut a text into other tokens no token is the same.
+    """
+    import numpy as np
+
+    def same(own: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, int]:
+        alike = np.array_equal(own["next"], other["next"])
+        return float((own["top"] == other["top"]).sum()) if alike else 0.0, len(other["next"])
+
+    return np.array([same(*both) for both in zip(predictions, reference, strict=True)], dtype=float).reshape(-1, 2)
 
 
 def cosines(outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

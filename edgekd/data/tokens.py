@@ -58,7 +58,7 @@ class Tokens(Sequence["Sample"]):
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(folder: Path, _state: object) -> Any:
+def tokenizer_of(folder: Path, _state: object) -> Any:
     """The folder's tokenizer, loaded once: each load leaves some MiB behind, and rows are asked for in many parts."""
     with clean.tokenizer(folder) as loaded:
         return loaded
@@ -68,7 +68,7 @@ def tokenize(folder: Path, texts: Sequence[str], max_tokens: int) -> Tokens:
     """The texts as the folder's tokenizer cuts them, each at most `max_tokens` long, special tokens counted."""
     import numpy as np
 
-    tokenizer = _tokenizer(folder, clean.state(folder))
+    tokenizer = tokenizer_of(folder, clean.state(folder))
     parts: dict[str, list[Array]] = {"input_ids": []}
     lengths: list[int] = []
     for start in range(0, len(texts), _CHUNK):
