@@ -127,7 +127,7 @@ def test_one_document_is_refused_and_its_fix_works(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", " \n\t\n", "<|endoftext|>\n<|endoftext|>\n"])
 def test_a_corpus_without_text_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "none.txt").write_text(content)
-    with pytest.raises(DataError, match="holds no text|holds one document|holds 0"):
+    with pytest.raises(DataError, match=r"holds no text|holds one document|holds 0"):
         read_corpus(str(tmp_path / "none.txt"))
     with pytest.raises(DataError):
         read_corpus(str(tmp_path))
@@ -255,9 +255,16 @@ def test_the_interval_is_by_document() -> None:
     worse = table.copy()
     worse[:, 0] += 10
     lost = BITS_PER_BYTE.lost(worse, table)
-    assert lost.points == pytest.approx(0.1)
-    assert lost.low > 0.09
+    percent = 100 * 0.1 / BITS_PER_BYTE.value(table)
+    assert lost.points == pytest.approx(percent)
+    assert 0.8 * percent < lost.low < percent < lost.high
     gained = BITS_PER_BYTE.gained_over_seeds(np.stack([worse, worse]), np.stack([table, table]))
-    assert gained == pytest.approx((0.1, 0.1, 0.1))
+    assert gained[0] == pytest.approx(100 - 100 / (1 + percent / 100))
+    assert 0 < gained[1] < gained[0] < gained[2]
+    assert BITS_PER_BYTE.moved(worse, table) == pytest.approx((0.1, 0.1, 0.1))
+    assert BITS_PER_BYTE.lost_further((worse, table), (table, table))[0] == pytest.approx(percent)
+    same = BITS_PER_BYTE.lost(table, table)
+    assert same.points == 0
+    assert same.high == -same.low > 10, "ten documents leave 30% open"
     kept = BITS_PER_BYTE.retained(table, table)
     assert kept.low < 0.8 < 1.2 < kept.high, "ten documents that agree, and not 400"

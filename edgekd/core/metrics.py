@@ -44,6 +44,8 @@ class Metric:
     higher_is_better: bool = True
     of_teacher: str = ""  # where it is against the teacher itself, how a sentence begins: "agreement with"
     reduce: Callable[[Statistics], Statistics] | None = None
+    relative: bool = False  # points are percent of the other model's figure: 3 more of 100 bits, not 3 bits
+    max_drop: float | None = None  # points that quantization may lose where nobody says; None: the target profile's
     by_group: bool = False  # rows of one group are drawn together: its number is their statistics' last column
 
     @property
@@ -80,12 +82,13 @@ class Metric:
         if self.reduce is None:
             difference = intervals.paired_difference(*((own, other) if self.higher_is_better else (other, own)))
             return Change(*(self.points * one for one in difference))
-        figure = self.sign * self.points * (self.value(other) - self.value(own))
-        mine, theirs = self._resampled(own, other)
-        low, high = _ends(self.sign * self.points * (theirs - mine))
+        loss = self._points_lost(own, other)
+        if not self.relative:
+            return loss
+        figure = float(self._percent_lost(self.value(own), self.value(other)))
+        low, high = _ends(self._percent_lost(*self._resampled(own, other)))
         if (own == other).all():
-            unseen = self.points * self._unseen(own, self.value(own))
-            return Change(0.0, -unseen, unseen)
+            return Change(0.0, *(float(self._percent_of(end, self.value(other))) for end in (loss.low, loss.high)))
         return Change(figure, min(low, figure), max(high, figure))
 
     def retained(self, own: Statistics, teacher: Statistics) -> Retained:
@@ -111,7 +114,7 @@ class Metric:
         if self.reduce is None:
             low, high = intervals.change_interval(there - here)
             return float((there - here).mean()), low, high
-        lost = self.lost(there, here)
+        lost = self._points_lost(there, here)
         to_value = self.sign / self.points
         ends = sorted((-to_value * lost.low, -to_value * lost.high))
         return -to_value * lost.points + 0.0, ends[0], ends[1]
@@ -128,11 +131,17 @@ class Metric:
             low, high = intervals.change_interval(change)
             return self.points * float(change.mean()), self.points * low, self.points * high
         values = [self.value(rows) for rows in (*own, *plain)]
-        figure = self.sign * self.points * ((values[2] - values[0]) - (values[3] - values[1]))
-        own_there, own_here, plain_there, plain_here = self._resampled(*own, *plain)
-        low, high = _ends(self.sign * self.points * ((plain_there - own_there) - (plain_here - own_here)))
+
+        def further(own_there: Any, own_here: Any, plain_there: Any, plain_here: Any) -> Any:
+            if self.relative:
+                return self._percent_lost(own_there, plain_there) - self._percent_lost(own_here, plain_here)
+            return self.sign * self.points * ((plain_there - own_there) - (plain_here - own_here))
+
+        figure = float(further(*values))
+        low, high = _ends(further(*self._resampled(*own, *plain)))
         if low == high:
             unseen = self.points * self._unseen(own[0], values[0])
+            unseen = float(self._percent_of(unseen, values[2])) if self.relative else unseen
             low, high = low - unseen, high + unseen
         return figure + 0.0, min(low, figure), max(high, figure)
 
@@ -165,7 +174,8 @@ class Metric:
         seeds, rows = base.shape[:2]
 
         def gained(first: Statistics, second: Statistics) -> float:
-            return self.sign * self.points * float(reduce(second).mean() - reduce(first).mean())
+            before, after = reduce(first).mean(), reduce(second).mean()
+            return -float(self._percent_lost(after, before) if self.relative else self._lost(after, before))
 
         found = []
         for _ in range(intervals.RESAMPLES // 4):
@@ -204,6 +214,27 @@ class Metric:
             "higher_is_better": self.higher_is_better,
             "of_teacher": self.of_teacher,
         }
+
+    def _points_lost(self, own: Statistics, other: Statistics) -> Change:
+        """Return `lost` of a metric that reduces, in its own unit's points."""
+        figure = float(self._lost(self.value(own), self.value(other)))
+        low, high = _ends(self._lost(*self._resampled(own, other)))
+        if (own == other).all():
+            unseen = self.points * self._unseen(own, self.value(own))
+            return Change(0.0, -unseen, unseen)
+        return Change(figure, min(low, figure), max(high, figure))
+
+    def _lost(self, own: Any, other: Any) -> Any:
+        return self.sign * self.points * (other - own)
+
+    def _percent_lost(self, own: Any, other: Any) -> Any:
+        return self._percent_of(self.sign * (other - own), other)
+
+    def _percent_of(self, part: Any, whole: Any) -> Any:
+        """Return 100 times the ratio, 0 of nothing: of figures, or of arrays of them."""
+        import numpy as np
+
+        return np.divide(100 * np.asarray(part, dtype=float), whole, out=np.zeros(np.shape(part)), where=whole != 0)
 
     def _ratio(self, own: float, teacher: float, least: float) -> float:
         if self.higher_is_better:
@@ -304,7 +335,13 @@ COSINE = Metric("cosine", unit="cosine", of_teacher="cosine to")
 MICRO_F1 = Metric("micro_f1", reduce=micro_f1)
 DECISIONS = Metric("decision_f1", of_teacher="micro F1 to the decisions of", reduce=micro_f1)
 BITS_PER_BYTE = Metric(
-    "bits_per_byte", unit="bits per byte", higher_is_better=False, reduce=ratio_of_sums, by_group=True
+    "bits_per_byte",
+    unit="bits per byte",
+    higher_is_better=False,
+    reduce=ratio_of_sums,
+    relative=True,
+    max_drop=3.0,
+    by_group=True,
 )
 NEXT_TOKEN = Metric("next_token_agreement", of_teacher="next-token agreement with", reduce=ratio_of_sums)
 _OLDER = {one.name: one for one in (ACCURACY, AGREEMENT, COSINE)}  # that a report named without saying what they are
