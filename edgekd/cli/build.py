@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgekd.build_targets import BuiltTargets
+    from edgekd.plan.options import Options
     from edgekd.plan.planning import Planned
     from edgekd.security.signing import Signer
     from edgekd.sizing.costs import Fit
@@ -133,16 +134,34 @@ def plan(
 ) -> None:
     """Show what `build` would do and what fits; train nothing."""
     from edgekd.plan.planning import make_plans
+    from edgekd.sizing.language import is_config
     from edgekd.store import file_hashes
     from edgekd.store.store import open_store
 
     given = asked_targets(target, targets)
+    if is_config(values["teacher"]):
+        _plan_on_paper(options_of(values, given), given, measure=measure, as_json=as_json)
+        return
     store = open_store(say=partial(echo, err=True))
     with file_hashes.believed():
         planned = make_plans(options_of(values, given), given, store)
     if targets is not None:
         context.exit(_plan_several(planned, store, measure=measure, as_json=as_json))
     _plan_one(planned, store, measure=measure, as_json=as_json)
+
+
+def _plan_on_paper(options: Options, given: Sequence[str], *, measure: bool, as_json: bool) -> None:
+    """Answer for a language model whose config alone is there."""
+    from edgekd.cli import show_paper
+    from edgekd.plan.planning import load_targets
+    from edgekd.sizing import on_paper
+
+    teacher, context = on_paper.asked(options, measure=measure)
+    answers = {one.name: on_paper.plan_on_paper(teacher, one, context) for one in load_targets(given, options)}
+    if as_json:
+        print_json({"config": options.teacher, "targets": {name: made.as_dict() for name, made in answers.items()}})
+        return
+    echo("\n\n".join(show_paper.paper_plan(made, str(options.teacher)) for made in answers.values()))
 
 
 def _plan_one(planned: Planned, store: Store, *, measure: bool, as_json: bool) -> None:

@@ -64,6 +64,7 @@ class Profile(BaseModel):
     gpu: str | None = None
     gpu_memory_mib: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     compute_capability: str | None = None
+    memory_bandwidth_gb_s: Annotated[float, Field(gt=0, le=100_000)] | None = None
 
     memory_mib: Megabytes
     artifact_mib: Megabytes

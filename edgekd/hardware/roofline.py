@@ -45,7 +45,7 @@ def predict_latency(work: Work, target: Profile, recipe: str, readings: Sequence
         return Figure(None, "ms", "unknown", "no GPU here: unknown until it runs on the device", n=0)
     macs = work.macs + work.other_macs
     column = 1 if in_integers(recipe) else 0
-    peaks = _PEAKS.get(target.microarch) or next((p for isa, p in _BY_ISA if isa in target.isa), (1.0, 1.0))
+    peaks = _peaks(target)
     at_peak_ms = macs / (peaks[column] * target.clock_mhz * 1e3)
     low, high = at_peak_ms / ATTAINED[1], at_peak_ms / ATTAINED[0]
     value = sqrt(low * high)
@@ -60,6 +60,19 @@ def predict_latency(work: Work, target: Profile, recipe: str, readings: Sequence
         + (checked.says if checked else f"{ATTAINED[0]:.0%} to {ATTAINED[1]:.0%} attained; not checked on a board"),
         interval=(low, high),
     )
+
+
+def macs_per_second(target: Profile, *, integers: bool) -> tuple[float, float] | None:
+    """Return the least and most multiply-adds that kernels attain on the target's threads; None for a GPU."""
+    if target.execution_provider != "CPUExecutionProvider":
+        return None
+    peak = _peaks(target)[1 if integers else 0] * target.clock_mhz * 1e6 * target.threads
+    return ATTAINED[0] * peak, ATTAINED[1] * peak
+
+
+def _peaks(target: Profile) -> tuple[float, float]:
+    """Return multiply-adds a cycle and core: of float32, of int8."""
+    return _PEAKS.get(target.microarch) or next((p for isa, p in _BY_ISA if isa in target.isa), (1.0, 1.0))
 
 
 def work_of(family: str, shape: dict[str, Any], exit_layer: int | None, size: int) -> Work:
