@@ -316,6 +316,16 @@ def ratio_of_sums(rows: Statistics) -> Statistics:
     return ratio
 
 
+def word_error_rate(rows: Statistics) -> Statistics:
+    """Reduce (..., rows, 4) of word errors, words, character errors and characters to word errors over words."""
+    return ratio_of_sums(rows[..., :2])
+
+
+def character_error_rate(rows: Statistics) -> Statistics:
+    """Reduce the same (..., rows, 4) to character errors over characters."""
+    return ratio_of_sums(rows[..., 2:])
+
+
 def micro_f1(rows: Statistics) -> Statistics:
     """Reduce counts of true positives, false positives and false negatives, (..., rows, 3), to the micro-averaged F1.
 
@@ -344,6 +354,10 @@ BITS_PER_BYTE = Metric(
     by_group=True,
 )
 NEXT_TOKEN = Metric("next_token_agreement", of_teacher="next-token agreement with", reduce=ratio_of_sums)
+# both of the same statistics: see `edgekd.data.transcripts.errors`
+WER = Metric("word_error_rate", higher_is_better=False, reduce=word_error_rate)
+CER = Metric("character_error_rate", higher_is_better=False, reduce=character_error_rate)
+SAME_WORDS = Metric("word_agreement", of_teacher="word agreement with")
 _OLDER = {one.name: one for one in (ACCURACY, AGREEMENT, COSINE)}  # that a report named without saying what they are
 
 

@@ -15,11 +15,14 @@ from edgekd.core.registry import sibling_task
 from edgekd.data.limits import shown
 
 IMAGE_NAMES = ("image", "img", "image_path", "path", "file", "file_name", "filename", "pixels")
+AUDIO_NAMES = ("audio", "audio_path", "audio_filepath", "file_name", "filename", "path", "file", "wav", "clip")
+TRANSCRIPT_NAMES = ("transcript", "transcription", "text", "sentence", "normalized_text", "label")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sentiment", "fine_label")
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # not 007: leading zeros tell codes apart
 _POWER = re.compile(r"[+-]?[0-9](\.[0-9]*)?[eE][+-]?[0-9]{1,2}")  # as UCR's files write 1: 1.0000000e+00
 _ARRAY = re.compile(r"\[[\s\d.,+-]*\]")  # a NumPy array's text, which has no commas
 _WORDS = re.compile(r"\[\s*(?:(?:'[^']*'|\"[^\"]*\")\s*)+\]")  # the same of words
+_MOST_TEXT = 100_000  # characters of a transcript
 _LONGEST = 100_000  # characters of a list that Python spelt; of JSON as many as there are
 
 
@@ -46,11 +49,33 @@ def _separate(present: list[str]) -> str:
     return "separate the columns by commas, or by tabs in a file that ends in .tsv"
 
 
-def find_label(given: str | None, present: list[str], source: str, *, needed: bool = True) -> str:
+def find_label(
+    given: str | None, present: list[str], source: str, *, needed: bool = True, usual: Sequence[str] = LABEL_NAMES
+) -> str:
     """The label's column; empty where there is none by a usual name and none is `needed`. Raises DataError."""
-    if not needed and given is None and not {name.lower() for name in present} & set(LABEL_NAMES):
+    if not needed and given is None and not {name.lower() for name in present} & set(usual):
         return ""
-    return find_column(given, LABEL_NAMES, present, source, "label")
+    return find_column(given, usual, present, source, "label")
+
+
+def row_text(value: Any, where: str = "the data") -> str | None:
+    """A cell as what is said in a recording, its spaces single; None for a row without a text (empty, None, NaN).
+
+    Raises DataError, naming `where`, for a cell that is no text and no number, or longer than anybody speaks.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise DataError(f"{where}: the transcript is {shown(value)}, not a text", fix="give the words that are said")
+    text = " ".join(str(value).split())
+    if len(text) > _MOST_TEXT:
+        raise DataError(
+            f"{where}: the transcript has {len(text):,} characters; at most {_MOST_TEXT:,} are taken",
+            fix="cut the recording and its transcript into parts",
+        )
+    return text or None
 
 
 def row_label(value: Any, where: str = "the data", modality: str = "") -> str | None:

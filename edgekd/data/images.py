@@ -25,8 +25,8 @@ from edgekd.core.protocols import Augmentation
 from edgekd.core.results import versions
 from edgekd.data.arrays import is_idx_folder, read_idx, read_npz
 from edgekd.data.columns import IMAGE_NAMES, find_column
-from edgekd.data.image_folders import holds_tables, read_folders
 from edgekd.data.limits import MOST_IMAGE_BYTES, shown
+from edgekd.data.media import holds_tables, read_folders
 from edgekd.data.read import NotedTable, Table, read_tables
 from edgekd.store.store import Store, open_store
 
@@ -49,6 +49,11 @@ class ImageFile:
     width: int
     grey: bool
     pixels: str = ""  # SHA-256 of the decoded pixels, as of an array's values: the same picture saved twice is one
+
+    @property
+    def content(self) -> str:
+        """What it says: see `Example.content`."""
+        return self.pixels
 
 
 @dataclass(frozen=True)

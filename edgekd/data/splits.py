@@ -42,7 +42,7 @@ def _folded(text: str) -> str:
 
 @dataclass(frozen=True)
 class Example:
-    """One input and, where known, its label: a text, an image (a file or an array), or a series (an array)."""
+    """One input and, where known, its label: a text, an image, a recording, or a series (an array)."""
 
     input: Any
     label: Label | None = None
@@ -59,7 +59,7 @@ class Example:
         """SHA-256 of what the input says: rows that agree in it are the same row."""
         if isinstance(self.input, str):
             return _folded(self.input)
-        return getattr(self.input, "pixels", "") or self.identity  # an image file knows its own
+        return getattr(self.input, "content", "") or self.identity  # an image file, or a recording, knows its own
 
     @property
     def identity(self) -> str:
@@ -150,7 +150,7 @@ def split(
         notes.append("validation rows keep no labels either: selection is by agreement with the teacher")
     elif not validation and len(loose) >= min(FEW_UNLABELLED, 2 * len(train)):
         labelled = False
-        validation, loose = _held_back(loose, seed, notes)
+        validation, loose = held_back(loose, seed, notes)
     elif not validation:
         validation = stratified(train, max(len(known), round(len(train) * VALIDATION_SHARE)), seed, spare=1)
         chosen = {row.content for row in validation}
@@ -291,15 +291,16 @@ def check_labels(
             )
 
 
-def _held_back(loose: list[Example], seed: int, notes: list[str]) -> tuple[list[Example], list[Example]]:
-    """Rows without labels for selection and calibration, and those that stay for training."""
+def held_back(loose: list[Example], seed: int, notes: list[str]) -> tuple[list[Example], list[Example]]:
+    """Rows for selection and calibration, and those that stay for training."""
     least = min(FEW_UNLABELLED, len(loose)) // 2
     count = min(HELD_BACK_MOST, max(least, round(len(loose) * HELD_BACK_SHARE)))
     shuffled = sorted(loose, key=lambda row: sha256(f"{seed}:{row.content}".encode()).hexdigest())
     calibrating = int(count * CALIBRATION_SHARE)
+    labelled = all(row.label is not None for row in shuffled[:count])
     notes.append(
-        f"{count} unlabelled rows held back: {count - calibrating} for selection (by agreement with the teacher), "
-        f"{calibrating} for calibration"
+        f"{count} {'' if labelled else 'unlabelled '}rows held back: {count - calibrating} for selection "
+        f"(by {'their labels' if labelled else 'agreement with the teacher'}), {calibrating} for calibration"
     )
     return shuffled[:count], shuffled[count:]
 

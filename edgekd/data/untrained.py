@@ -43,20 +43,20 @@ def split_untrained(
     rows = distinct(rows, set(), notes, "repeated rows dropped")
     _enough_rows(len(rows) + len(validation) + len(given.get("test", [])))
     if "test" in given:
-        test, labelled = _told(given["test"], notes)
+        test, labelled = told(given["test"], notes)
         few_leaks([*given.get("train", []), *validation], test, "test")
         rows, validation = outside(test, "test", notes, rows, validation)
     else:
-        test, labelled = _carved(_others(validation, rows), notes)
-        rows = _others(test, rows)
-    rows = _others(validation, rows)
+        test, labelled = carved(others(validation, rows), notes)
+        rows = others(test, rows)
+    rows = others(validation, rows)
     check_calibration(calibration, test, "test")
     check_calibration(calibration, validation, "selection")
-    free = sorted(_others(calibration, rows), key=lambda row: _order(row, seed, labelled))
+    free = sorted(others(calibration, rows), key=lambda row: _order(row, seed, labelled))
     count = min(MOST, int(len(free) * _SHARE))
     selection = validation or free[:count]
     calibrating = list(calibration) or (free[:count] if validation else free[count : 2 * count])
-    rest = _others([*selection, *calibrating], rows)
+    rest = others([*selection, *calibrating], rows)
     judged = labelled and all(row.label is not None for row in selection)
     notes.append(
         f"nothing is trained: {len(selection)} rows select "
@@ -84,32 +84,33 @@ def _enough_rows(count: int) -> None:
         )
 
 
-def _told(test: list[Example], notes: list[str]) -> tuple[list[Example], bool]:
+def told(test: list[Example], notes: list[str]) -> tuple[list[Example], bool]:
     """The given test rows, and whether they have labels: either all of them, or none."""
-    told = [row for row in test if row.label is not None]
-    if len(told) < LEAST["test"]:
+    known = [row for row in test if row.label is not None]
+    if len(known) < LEAST["test"]:
         return [replace(row, label=None) for row in test], False
-    if len(told) < len(test):
-        notes.append(f"{len(test) - len(told)} test rows without a label left out")
-    return told, True
+    if len(known) < len(test):
+        notes.append(f"{len(test) - len(known)} test rows without a label left out")
+    return known, True
 
 
-def _carved(rows: list[Example], notes: list[str]) -> tuple[list[Example], bool]:
+def carved(rows: list[Example], notes: list[str]) -> tuple[list[Example], bool]:
     """The same where no rows are given for it: the same labelled rows that a distilled student is tested on."""
     ordered = sorted(rows, key=lambda row: row.content)  # so by `place_of`, too
     inside = [row for row in ordered if place_of(row) < TEST_SHARE]
-    told = [row for row in inside if row.label is not None]
-    labelled = len(told) >= LEAST["test"]
+    test = [row for row in inside if row.label is not None]
+    labelled = len(test) >= LEAST["test"]
     if not labelled:
-        told = [replace(row, label=None) for row in ordered[: min(TEST_MOST, max(LEAST["test"], len(inside)))]]
+        test = [replace(row, label=None) for row in ordered[: min(TEST_MOST, max(LEAST["test"], len(inside)))]]
     notes.append(
-        f"no test split: {len(told)} rows became it, by content hash"
+        f"no test split: {len(test)} rows became it, by content hash"
         + ("" if labelled else "; without labels, they tell how far a variant agrees with the teacher")
     )
-    return told, labelled
+    return test, labelled
 
 
-def _others(held: Sequence[Example], rows: Sequence[Example]) -> list[Example]:
+def others(held: Sequence[Example], rows: Sequence[Example]) -> list[Example]:
+    """Return the rows whose content none of `held` has."""
     inside = {row.content for row in held}
     return [row for row in rows if row.content not in inside]
 

@@ -15,6 +15,7 @@ from edgekd.core.registry import made_elsewhere, make, names, plugin
 from edgekd.data.given import Columns, class_names, read_given, read_inputs, without_labels
 from edgekd.data.leaks import distinct
 from edgekd.data.splits import Example, Splits, split
+from edgekd.data.taught import split_taught
 from edgekd.data.untrained import split_untrained
 
 _KINDS = {".pth": "efficientnet_lite", ".pt": "efficientnet_lite", ".onnx": "onnx_model"}
@@ -111,6 +112,8 @@ def read_splits(
             given = without_labels(given)  # its inputs still serve
             notes.append("labels not read: they are not the teacher's classes")
         splits = split_untrained(given, seed=seed, classes=classes, calibration=rows)
+    elif names_no_classes(task):
+        splits = split_taught(given, labels=labels, seed=seed, calibration=rows)
     else:
         splits = split(given, labels=labels, seed=seed, classes=known, calibration=rows)
     return replace(splits, notes=(*notes, *splits.notes)), columns
