@@ -108,6 +108,14 @@ def test_models_are_paired_in_every_resample() -> None:
     assert (lost.low, lost.high) == pytest.approx((2.5, 2.5))
 
 
+def test_a_share_of_rows_that_all_say_the_same_ends_at_one() -> None:
+    right = np.tile([3.0, 0.0, 0.0], (100, 1))
+    assert F1.interval(right) == (pytest.approx(0.97), 1.0)
+    wrong = np.tile([0.0, 3.0, 3.0], (100, 1))
+    assert F1.interval(wrong) == (0.0, pytest.approx(0.03))
+    assert WER.interval(np.tile([2.0, 1.0], (100, 1)))[1] > 2.0, "errors have no such end"
+
+
 def test_intervals_hold_what_they_promise() -> None:
     """95% intervals of a ratio of sums cover the truth in about 95 of 100 samples."""
     draw, covered = np.random.default_rng(1), 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekd.core import statistics as intervals
@@ -74,7 +74,8 @@ class Metric:
         low, high = _ends(self._resampled(rows)[0])
         if low == high:
             unseen = self._unseen(rows, figure)
-            return max(0.0, low - unseen), high + unseen
+            most = max(high, 1.0) if self.points == 100 and self.higher_is_better else inf  # a share is at most 1
+            return max(0.0, low - unseen), min(high + unseen, most)
         return min(low, figure), max(high, figure)
 
     def lost(self, own: Statistics, other: Statistics) -> Change:
