@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from edgekd.bundle import write
 from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemory
 from edgekd.core.latency import held_to
-from edgekd.core.predictions import main_output, unstacked
 from edgekd.core.protocols import NullProgress, Progress
 from edgekd.core.quiet import silence_libraries
 from edgekd.core.registry import plugin
@@ -178,11 +177,10 @@ def _distilled(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ..
     whole = stages.student(teacher)
     student = stages.shipped(whole)
     onnx = stages.improved("student", student, stages.exported("student", student))
-    output = main_output(plugin("tasks", stages.plan.task).keep)
     return Subject(
         student,
         onnx,
-        lambda: unstacked(output, teach.selection_logits(stages.plan, outputs)),
+        lambda: teach.selection_said(stages.plan, stages.splits, outputs, teacher).rows,
         shape,
         tried,
         distill.read(whole, distill.TRAINING),

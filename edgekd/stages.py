@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
-from edgekd.core.predictions import metric_input
-from edgekd.core.protocols import MULTI_LABEL, GraphTeacher, PackedTeacher, Progress
+from edgekd.core.predictions import by_word, main_output, metric_input
+from edgekd.core.protocols import MULTI_LABEL, PER_WORD, GraphTeacher, PackedTeacher, Progress, named
 from edgekd.core.registry import make
 from edgekd.core.results import this_host, versions
 from edgekd.data.augment import augment
@@ -111,7 +111,8 @@ class Stages:
         def compute(asked: list[str]) -> None:
             teacher_outputs.compute(self.plan, self.splits, wanted, asked, teacher, work, self.progress)
             if teacher_outputs.LOGITS in asked:
-                teach.check_answers(self.plan, self.splits, {teacher_outputs.LOGITS: work / teacher_outputs.LOGITS})
+                logits = {teacher_outputs.LOGITS: work / teacher_outputs.LOGITS}
+                teach.check_answers(self.plan, self.splits, logits, teacher)
 
         def produce(piece: str, out: Path) -> None:
             if not (work / piece).exists():  # it was there a moment ago, and is damaged or pruned
@@ -162,7 +163,7 @@ class Stages:
             student = self.plan.student
             short = replace(self.plan, student=replace(student, training=replace(student.schedule, epochs=epochs)))
             stages = replace(self, plan=short, shape=cost.shape)
-            return distill.score(self.plan, self.splits, stages.student(teacher), stages.outputs(teacher))
+            return distill.score(self.plan, self.splits, stages.student(teacher), stages.outputs(teacher), teacher)
 
         best, runs = successive_halving.halve(
             fit.finalists, self.plan.student.schedule.epochs, score, self.plan.selected_by.sign
@@ -225,15 +226,17 @@ class Stages:
         from edgekd.data import orders
         from edgekd.inference import predict
 
-        task = make("tasks", self.plan.task)
+        task = named(make("tasks", self.plan.task), self.splits.classes)
         rows = [row.input for row in self.splits.selection]
         samples = task.encode(folder, rows, self.plan.student.survey.max_size)
         said = predict.outputs(self.model(exported), samples, threads=self.plan.target.threads, keep=task.keep)
-        if task.problem_type == MULTI_LABEL:
-            orders.check_decides(self.plan.teacher.name, metric_input(task, said))
+        if task.problem_type in (MULTI_LABEL, PER_WORD):
+            orders.check_finds(self.plan.teacher.name, task, metric_input(task, said))
         if self.splits.selection_labelled and task.problem_type:
             truth = truth_of(task, self.splits.selection, self.splits.classes, labelled=True)
             logits = metric_input(task, said)
+            if task.problem_type == PER_WORD and truth is not None:
+                logits, truth = by_word(said, truth, main_output(task.keep))
             if truth is not None and (doubt := orders.order_doubt(logits, truth, self.splits.classes)):
                 raise orders.class_order_error(self.plan.teacher.name, doubt)
         return said

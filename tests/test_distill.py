@@ -286,11 +286,11 @@ def test_classes_in_another_order_are_told_before_anything_is_trained(
 ) -> None:
     stages, teacher, _ = trained
     ready = replace(stages.plan, teacher=replace(stages.plan.teacher, ready=True, name="my-teacher"))
-    teach.check_answers(ready, stages.splits, stages.outputs(teacher))  # the order is right
+    teach.check_answers(ready, stages.splits, stages.outputs(teacher), teacher)  # the order is right
     turned = {"fast": "growing", "growing": "slow", "slow": "fast"}
     train = tuple(replace(row, label=turned[row.label or ""]) for row in stages.splits.train)
     with pytest.raises(TeacherError, match="the classes of the teacher my-teacher stand in another order"):
-        teach.check_answers(ready, replace(stages.splits, train=train), stages.outputs(teacher))
+        teach.check_answers(ready, replace(stages.splits, train=train), stages.outputs(teacher), teacher)
 
 
 _KILLED = """

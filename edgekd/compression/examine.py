@@ -17,8 +17,8 @@ from edgekd.compression.sqnr import Ratios
 from edgekd.core import external, plain_yaml
 from edgekd.core.errors import DataError, TeacherError, UsageError, no_bundle, suggestion
 from edgekd.core.model import Model
-from edgekd.core.predictions import agreement, main_output, network_outputs, unstacked
-from edgekd.core.protocols import MULTI_LABEL
+from edgekd.core.predictions import WORDS, agreement, main_output, network_outputs, unstacked
+from edgekd.core.protocols import MULTI_LABEL, named
 from edgekd.core.registry import make, plugin
 from edgekd.data.limits import check_plain
 from edgekd.hardware.profile import load_profile
@@ -59,7 +59,9 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
     for model in models:  # refused before any row is read
         _checked(model)
     task = _task(given)
-    _check_classes(given, task)
+    config = _config(given.model)
+    _check_classes(given, task, config)
+    task = named(task, tuple(map(str, (config.get("id2label") or {}).values())))
     rows = _samples(given, task)
     if len(rows) < 2:
         raise DataError(f"{given.data} holds {len(rows)} row", fix="give two at least: to calibrate on, and to look at")
@@ -132,7 +134,13 @@ def _checked(model: Path) -> None:
     _onnx_apart.call("_onnx_checks:check_form", {"source": str(model)}, model, "be read")
 
 
-def _check_classes(given: Given, task: Any) -> None:
+def _config(model: Path) -> dict[str, Any]:
+    """Return the config.json beside a model, or beside its folder `onnx`; empty where there is none."""
+    places = (model.parent, model.parent.parent) if model.parent.name == "onnx" else (model.parent,)
+    return next(filter(None, (_onnx_inspect.read_json(place / "config.json") for place in places)), {})
+
+
+def _check_classes(given: Given, task: Any, config: Mapping[str, Any]) -> None:
     """Raises TeacherError for a model whose outputs are of another kind than the task's: agreement says nothing."""
     model = given.model
     if not task.problem_type:  # outputs are no logits
@@ -140,8 +148,6 @@ def _check_classes(given: Given, task: Any) -> None:
     graph = read(model)
     output = graph.graph.output[0]
     dims = output.type.tensor_type.shape.dim
-    places = (model.parent, model.parent.parent) if model.parent.name == "onnx" else (model.parent,)
-    config = next(filter(None, (_onnx_inspect.read_json(place / "config.json") for place in places)), {})
     _checks.check_problem(config, dims[-1].dim_value or None if len(dims) else 1, model, given.task, said=False)
     if not _onnx_graph.ends_in_sigmoid(graph, output.name):
         return
@@ -235,10 +241,13 @@ class Judge:
         """The task's output rule; where a stranger's graph calls its output otherwise, of the first that it has."""
         last = [*model.graphs.values()][-1]
         names = [output.name for output in read(last).graph.output]
-        if len(self.task.keep) > 1 or main_output(self.task.keep) in names:
+        lacking = WORDS not in self.samples[0]  # packed samples need not say which words they have
+        by_words = WORDS in self.task.keep.values() and lacking
+        if (len(self.task.keep) > 1 or main_output(self.task.keep) in names) and not by_words:
             return dict(self.task.keep)
         network = network_outputs(self.task)
-        return {names[0]: network[main_output(network)]}
+        own = main_output(network)
+        return {own if own in names else names[0]: network[own]}
 
     def _predictions(self, model: Model) -> list[Prediction]:
         """What the model says of the samples, under the task's names."""

@@ -15,6 +15,7 @@ from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, metric_input, statistics
+from edgekd.core.protocols import named
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits, truth_of
 from edgekd.inference.predict import outputs
@@ -47,7 +48,7 @@ class Judge:
         reference: Sequence[Prediction],
         plain: Model,
     ) -> None:
-        self.plan, self.task, self.selection = plan, task, selection
+        self.plan, self.task, self.selection = plan, named(task, splits.classes), selection
         self.reference, self.plain = reference, plain
         self.truth = truth_of(task, splits.selection, splits.classes, labelled=splits.selection_labelled)
         self.metric: Metric = task.fidelity if self.truth is None else task.metric

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     Prediction = Mapping[str, Array]  # one input's outputs, without a batch axis
     Predictions = Sequence[Prediction]
 
+WORDS = "words"  # of a sample: the word that each position is of; for the output rule of that name, no graph takes it
+
 
 def main_output(keep: Mapping[str, str]) -> str:
     """Return the name of the output that stands for all where one is asked for: the first.
@@ -66,6 +68,19 @@ def metric_input(task: Task, predictions: Predictions) -> Any:
     if is_ragged(task):
         return predictions
     return stacked(predictions, main_output(task.keep))
+
+
+def by_word(predictions: Predictions, truth: Sequence[Array], name: str) -> tuple[Array, Array]:
+    """Return one output of all words end to end, (words, classes), and what they are held against, (words,).
+
+    `truth` has each row's words; those that the model did not see, in a text that was cut, are in neither.
+    """
+    import numpy as np
+
+    pairs = list(zip((row[name] for row in predictions), truth, strict=True))
+    return np.concatenate([own[: len(wanted)] for own, wanted in pairs]), np.concatenate(
+        [wanted[: len(own)] for own, wanted in pairs]
+    )
 
 
 def agreement(task: Task, predictions: Predictions, reference: Predictions) -> Any:

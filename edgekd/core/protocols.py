@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import Field, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from edgekd.store.store import Store
 
 Sample = dict[str, "np.ndarray"]
+AnyTask = TypeVar("AnyTask")
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"  # transformers' problem types
+PER_WORD = "token_classification"  # one class for each word of a text; transformers has no problem type for it
 
 
 @dataclass(frozen=True)
@@ -614,6 +616,42 @@ class LabelledTask(Protocol):
 
     def baseline(self, train: Sequence[Any], test: Sequence[Any], seed: int) -> Any:
         """Return the same statistics of a linear model that learned from the labelled rows."""
+        ...
+
+
+@runtime_checkable
+class NamedTask(Protocol):
+    """A task whose metrics depend on what its classes are called: of tags, which words are a span together."""
+
+    def named(self, classes: Sequence[str]) -> Any:
+        """Return the task for a model with these classes."""
+        ...
+
+    def label_names(self) -> tuple[str, ...]:
+        """Return the names that labels of such a model have: of tags the kinds of spans."""
+        ...
+
+    def finds(self, outputs: Any) -> int:
+        """Return how many things these outputs say: of a teacher that says none, nothing can be kept."""
+        ...
+
+    def recalls(self, outputs: Any, truth: Any) -> list[float | None]:
+        """Return the share of each of `label_names` that is found; None of one that `truth` does not have."""
+        ...
+
+
+def named(task: AnyTask, classes: Sequence[str]) -> AnyTask:
+    """Return the task, told the classes where its metrics depend on their names."""
+    told: AnyTask = task.named(classes) if isinstance(task, NamedTask) else task
+    return told
+
+
+@runtime_checkable
+class PositionTask(Protocol):
+    """A task whose models say something at each position of a text: they are trained on all of them."""
+
+    def targets(self, truth: Sequence[Any], samples: Sequence[Sample]) -> list[Any]:
+        """Return what each position is trained towards: of each row (positions,), NO_LABEL where unknown."""
         ...
 
 

@@ -89,7 +89,11 @@ def recall_says(summary: Mapping[str, Any]) -> list[str]:
         )
     never = summary.get("never_right")
     if never and never["count"]:
-        named = ", ".join(f"{row['name']!r} ({row['n']} {_rows(row['n'])}{_teacher(row)})" for row in never["classes"])
+        unit = summary.get("counted", "row")
+        named = ", ".join(
+            f"{row['name']!r} ({row['n']} test {unit}{'' if row['n'] == 1 else 's'}{_teacher(row)})"
+            for row in never["classes"]
+        )
         be = "is" if never["count"] == 1 else "are"
         more = never["count"] - len(never["classes"])
         says.append(
@@ -97,10 +101,6 @@ def recall_says(summary: Mapping[str, Any]) -> list[str]:
             + (f" and {more} more" if more else "")
         )
     return says
-
-
-def _rows(count: int) -> str:
-    return "test row" if count == 1 else "test rows"
 
 
 def _teacher(row: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.protocols import NamedTask
 from edgekd.core.recall import constant_f1
 from edgekd.core.thresholds import decided_f1
 
@@ -88,6 +89,21 @@ def label_order_doubt(
         "order": [classes[number] for number in order],
         "swapped": [(int(n), classes[n], classes[order[n]]) for n in frequent if order[n] != n][:_SHOWN],
     }
+
+
+def check_finds(teacher: str, task: Any, outputs: Any) -> None:
+    """Raise TeacherError where a teacher finds nothing in any row: what is kept of it is unknown.
+
+    `outputs` are as the task's metrics take them: of several labels logits (rows, labels), of tags predictions.
+    """
+    if not isinstance(task, NamedTask):
+        check_decides(teacher, outputs)
+    elif task.label_names() and not task.finds(outputs):
+        raise TeacherError(
+            f"the teacher {teacher} finds no span in any of {len(outputs)} selection rows: how far a smaller model "
+            "finds the same cannot be told",
+            fix="give rows that have what it finds; a teacher that is trained here needs more labelled rows",
+        )
 
 
 def check_decides(teacher: str, logits: np.ndarray[Any, Any]) -> None:

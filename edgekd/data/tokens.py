@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from edgekd.core.predictions import WORDS
 from edgekd.data import clean
 
 if TYPE_CHECKING:
@@ -64,21 +65,40 @@ def tokenizer_of(folder: Path, _state: object) -> Any:
         return loaded
 
 
-def tokenize(folder: Path, texts: Sequence[str], max_tokens: int) -> Tokens:
-    """The texts as the folder's tokenizer cuts them, each at most `max_tokens` long, special tokens counted."""
+def tokenize(folder: Path, texts: Sequence[Any], max_tokens: int, *, words: bool = False) -> Tokens:
+    """The texts as the folder's tokenizer cuts them, each at most `max_tokens` long, special tokens counted.
+
+    With `words`, of texts that know theirs (`tags.Words`), rows have the word of each token, too, -1 of none.
+    """
     import numpy as np
 
     tokenizer = tokenizer_of(folder, clean.state(folder))
     parts: dict[str, list[Array]] = {"input_ids": []}
     lengths: list[int] = []
     for start in range(0, len(texts), _CHUNK):
-        encoded = tokenizer(list(texts[start : start + _CHUNK]), truncation=True, max_length=max_tokens)
+        few = texts[start : start + _CHUNK]
+        encoded = tokenizer(list(few), truncation=True, max_length=max_tokens, return_offsets_mapping=words)
         lengths += map(len, encoded["input_ids"])
         for name in (name for name in encoded if name in tokenizer.model_input_names):
             parts.setdefault(name, []).append(np.fromiter(chain.from_iterable(encoded[name]), dtype=np.int32))
+        if words:
+            numbers = map(_word_numbers, encoded["offset_mapping"], (text.places for text in few))
+            parts.setdefault(WORDS, []).append(np.concatenate([*numbers]).astype(np.int32))
     columns = {name: _compact(np.concatenate(values), name) for name, values in parts.items()} if lengths else {}
     sizes = np.array(lengths, dtype=np.int32)
     return Tokens(columns, np.cumsum(sizes, dtype=np.int64) - sizes, sizes)
+
+
+def _word_numbers(offsets: Sequence[tuple[int, int]], places: Sequence[tuple[int, int]]) -> Array:
+    """Return the first word that each token has a character of, -1 of none: (tokens,)."""
+    import numpy as np
+
+    first, behind = np.array(offsets).reshape(-1, 2).T
+    starts, ends = np.array(places).reshape(-1, 2).T
+    number = np.searchsorted(ends, first, side="right")
+    inside = (number < len(ends)) & (first < behind) & (starts[np.minimum(number, len(ends) - 1)] < behind)
+    found: Array = np.where(inside, number, -1)
+    return found
 
 
 def _compact(values: Array, name: str) -> Array | int:

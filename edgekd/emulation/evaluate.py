@@ -20,7 +20,7 @@ from edgekd.core.errors import RuntimeCannotLoad
 from edgekd.core.metrics import Metric
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, is_ragged, largest_difference, metric_input, statistics
-from edgekd.core.protocols import Progress
+from edgekd.core.protocols import Progress, named
 from edgekd.core.registry import make, plugin
 from edgekd.data.splits import Label, Splits, truth_of
 from edgekd.data.strata import strata
@@ -97,7 +97,7 @@ def judge(
     `reference` is what the teacher says of the selection rows. A variant that the target's runtime refuses is told
     under `refused`. Raises RuntimeCannotLoad where it refuses fp32.
     """
-    task = make("tasks", plan.task)
+    task = named(make("tasks", plan.task), splits.classes)
     names = contenders(trials, plan)
     progress.stage(f"on target: {len(names)} variants on {plan.target.arch} kernels")
     strata = None if is_ragged(task) else metric_input(task, reference)
@@ -150,7 +150,7 @@ def held_out(plan: Plan, splits: Splits, folder: Path, model: Model, teacher: tu
     `teacher` has its graphs and its folder: rows without labels are judged by what it says of them. `moved` is how
     far the metric changed from here to there; fewer than FEWEST rows move nothing.
     """
-    task, longest = make("tasks", plan.task), plan.student.survey.max_size
+    task, longest = named(make("tasks", plan.task), splits.classes), plan.student.survey.max_size
     order = stratified_order([row.label for row in splits.test], None, plan.seed)
     inputs = [splits.test[row].input for row in order]
     samples = task.encode(folder, inputs, longest)

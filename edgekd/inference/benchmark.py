@@ -26,7 +26,7 @@ from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, metric_input
 from edgekd.core.predictions import statistics as statistics_of
-from edgekd.core.protocols import MULTI_LABEL, Progress
+from edgekd.core.protocols import MULTI_LABEL, NamedTask, Progress, named
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits, truth_of
@@ -59,7 +59,7 @@ def measure(
     Above the confidence `suggested` for it, chosen on the selection rows, a model's answers are judged once more.
     Nothing is timed before `before_timing` returns. Raises EdgeKDError where a timed output is not the accuracy run's.
     """
-    task = make("tasks", plan.task)
+    task = named(make("tasks", plan.task), splits.classes)
     truth = truth_of(task, splits.test, splits.classes, labelled=splits.test_labelled)
     inputs = [row.input for row in splits.test]
     progress.stage("measure: teacher and variants on the held-out samples", 2 * len(models) + plan.measuring.processes)
@@ -82,6 +82,7 @@ def measure(
         own = results[model]["_confidence"], results[model]["_statistics"]
         results[model]["above"] = above(suggested[model], *own) if model in suggested else None
     counted = Counter(name for row in splits.test for name in row.names)
+    names = task.label_names() if isinstance(task, NamedTask) else splits.classes
     said = {
         "teacher": teacher,
         "models": {model: _plain(values) for model, values in results.items()},
@@ -90,7 +91,7 @@ def measure(
         "n_test": len(inputs),
         "host": asdict(this_host()),
         "threads": plan.target.threads,
-        "classes": {name: counted[name] for name in splits.classes} if splits.test_labelled and counted else {},
+        "classes": {name: counted[name] for name in names} if splits.test_labelled and counted else {},
     }
     (out / "measured.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
 
@@ -208,14 +209,17 @@ class _Lab:
         }
 
     def _recall(self, said: list[Prediction], correct: np.ndarray[Any, Any]) -> list[float | None] | None:
-        """Of each class, or label, the share of its rows that is right; None where labels are unknown."""
+        """Of each class, label or kind of span the share that is right; None where labels are unknown."""
         if self.truth is None:
             return None
+        outputs = metric_input(self.task, said)
+        if isinstance(self.task, NamedTask):
+            return self.task.recalls(outputs, self.truth)
         if self.task.problem_type == MULTI_LABEL:
-            return confidence.label_recalls(metric_input(self.task, said), self.truth)
+            return confidence.label_recalls(outputs, self.truth)
         if not self.task.one_of_classes:
             return None
-        return confidence.recalls(self.truth, correct, metric_input(self.task, said).shape[1])
+        return confidence.recalls(self.truth, correct, outputs.shape[1])
 
     def _certainty(self, said: list[Prediction], correct: np.ndarray[Any, Any]) -> dict[str, Any]:
         """How far its confidence can be believed; nothing is known of outputs that are not one of classes."""

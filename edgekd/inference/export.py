@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, UsageError
 from edgekd.core.model import Model, graph_file
-from edgekd.core.predictions import largest_difference, network_outputs
+from edgekd.core.predictions import WORDS, largest_difference, network_outputs
 from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, CompletedTask, CompletingTeacher, GraphTeacher
 from edgekd.core.registry import make
 from edgekd.data import clean
@@ -128,7 +128,8 @@ def _torch_says(model: Any, task: Task, samples: Sequence[Sample]) -> list[Predi
     keep = network_outputs(task)
     found: list[Prediction] = []
     for sample in samples:
-        batch = {name: torch.from_numpy(values).to(model.device) for name, values in sample.items()}
+        fed = {name: values for name, values in sample.items() if name != WORDS}
+        batch = {name: torch.from_numpy(values).to(model.device) for name, values in fed.items()}
         with torch.no_grad():
             said = model(**batch)
         raw = {name: getattr(said, name)[0].float().cpu().numpy() for name in keep}

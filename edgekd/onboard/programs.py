@@ -9,7 +9,7 @@ A program turns one input into named arrays. Each is a file beside this one with
     .named(result)          its outputs by name, without a batch axis
     .counted(feed)          the same inference as a call without arguments, its inputs bound before
 
-An output rule says what a run keeps: a mapping of output names to `as_is` or `mean`; one of these words alone stands
+An output rule says what a run keeps: a mapping of output names to `as_is`, `mean` or `words`; one of these alone stands
 for the first output, and None for all outputs as they are.
 """
 
@@ -30,7 +30,8 @@ Keep = Union[Mapping[str, str], str, None]  # noqa: UP007  (evaluated on a board
 
 DEFAULT = "forward"
 PROGRAMS = ("forward",)  # each is the file of that name beside this one
-RULES = ("as_is", "mean")
+RULES = ("as_is", "mean", "words")
+WORDS = "words"  # of a sample: the word that each position is of, -1 of none; no graph takes it, the rule reads it
 
 
 def load(name: str) -> Any:
@@ -62,15 +63,43 @@ def kept(outputs: Mapping[str, Array], sample: Mapping[str, Array], rules: Mappi
     """Return what the rules keep of one input's outputs, which have no batch axis; `sample` is that input.
 
     `as_is` keeps an array. `mean` makes one of (positions, ..., width) its mean (width,) over the positions that
-    `attention_mask` holds, over all where there is no mask; one of a single axis has no positions. Raises ValueError
-    for an output that is no array of numbers, or has other positions than the mask.
+    `attention_mask` holds, over all where there is no mask; one of a single axis has no positions. `words` makes one of
+    (positions, ...) what it says at the first position of each word, (words, ...), by the sample's `words`. Raises
+    ValueError for an output that is no array of numbers, or has other positions than the mask or the words.
     """
     found = {}
     for name, rule in rules.items():
         values = outputs[name]
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
             raise ValueError(f"the output {name} is no array of numbers")
-        found[name] = _mean(values, sample.get("attention_mask"), name) if rule == "mean" else values
+        if rule == "mean":
+            values = _mean(values, sample.get("attention_mask"), name)
+        elif rule == "words":
+            values = _at_words(values, sample.get(WORDS), name)
+        found[name] = values
+    return found
+
+
+def first_positions(words: Array) -> Array:
+    """Return the first position of each word, (words,), of the words that positions are of, ascending, -1 of none.
+
+    A word that has no position of its own is where the word before it ends: a token may span several words.
+    """
+    places = np.flatnonzero(words >= 0)
+    own = words[places]
+    count = int(own[-1]) + 1 if len(own) else 0
+    first = np.searchsorted(own, np.arange(count))
+    absent = own[first] != np.arange(count)
+    found: Array = places[np.maximum(first - absent, 0)]
+    return found
+
+
+def _at_words(values: Array, words: Array | None, name: str) -> Array:
+    if words is None:
+        raise ValueError(f"the output {name} is kept by words, and the input does not say which they are")
+    if len(values) != words.size:
+        raise ValueError(f"the output {name} has {len(values)} positions, the words {words.size}")
+    found: Array = values[first_positions(words.ravel())]
     return found
 
 

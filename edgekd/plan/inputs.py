@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
-from edgekd.core.protocols import ClaimingTeacher, FolderTeacher, GraphTeacher, names_no_classes
+from edgekd.core.protocols import PER_WORD, ClaimingTeacher, FolderTeacher, GraphTeacher, names_no_classes
 from edgekd.core.registry import made_elsewhere, make, names, plugin
 from edgekd.data.given import Columns, class_names, read_given, read_inputs, without_labels
 from edgekd.data.leaks import distinct
@@ -106,7 +106,10 @@ def read_splits(
     if compressed:
         said, numbers = class_names(given), tuple(map(str, range(outputs)))
         classes: tuple[str, ...] | None = None
-        if not names_no_classes(task):
+        if task.problem_type == PER_WORD and known is None:
+            given, classes = without_labels(given), ()
+            notes.append("labels not read: the model does not say which tag each of its outputs is")
+        elif not names_no_classes(task):
             classes = known if known is not None else numbers if set(said) <= set(numbers) else said
         if demo and classes is not None and not set(said) <= set(classes):
             given = without_labels(given)  # its inputs still serve

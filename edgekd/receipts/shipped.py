@@ -13,11 +13,11 @@ from edgekd.core.errors import DataError, EdgeKDError, UsageError, suggestion
 from edgekd.core.metrics import Metric
 from edgekd.core.model import Model
 from edgekd.core.pointers import check_none_within
-from edgekd.core.predictions import statistics
-from edgekd.core.protocols import Device, InputSpec, Sample, names_no_classes
+from edgekd.core.predictions import is_ragged, statistics
+from edgekd.core.protocols import Device, InputSpec, Sample, named, names_no_classes
 from edgekd.core.registry import make
 from edgekd.data.given import read_given, read_inputs
-from edgekd.data.splits import Example, truth_of
+from edgekd.data.splits import Example, label_names, truth_of
 from edgekd.onboard import verify
 from edgekd.onboard.bench import Rows, golden_inputs
 from edgekd.receipts.validate import Made, made
@@ -125,21 +125,22 @@ class DataFile:
             )
         if names_no_classes(task):
             return found
-        strange = sorted({name for row in found for name in row.names} - set(bundle.classes))
+        known = label_names(found, bundle.classes)
+        strange = sorted({name for row in found for name in row.names} - known)
         if strange:
             raise DataError(
                 f"{self.source} has the label {strange[0]!r}, which {bundle.name} does not know",
-                fix=suggestion(strange[0], bundle.classes),
+                fix=suggestion(strange[0], sorted(known)),
             )
         return found
 
     def measured(self, bundle: Shipped) -> Rows:
         """The rows as a receipt is made of them; of embeddings they have no labels."""
-        task = make("tasks", bundle.task)
+        task = named(make("tasks", bundle.task), bundle.classes)
         rows = self.rows(bundle, labelled=task.labelled)
         truth = truth_of(task, rows, bundle.classes, labelled=task.labelled)
         encoded, name = bundle.encoded(rows), Path(self.source).name
-        if truth is None or not names_no_classes(task):
+        if truth is None or not (names_no_classes(task) or is_ragged(task)):
             return Rows(encoded, truth, name)
         return Rows(encoded, None, name, lambda said: _score(task, said, truth), task.metric.name)
 

@@ -12,7 +12,7 @@ from edgekd.core.confidence import class_gains, evidence_says
 from edgekd.core.floors import Floor
 from edgekd.core.latency import is_stable
 from edgekd.core.metrics import AGREEMENT, COSINE, Metric
-from edgekd.core.protocols import MULTI_LABEL
+from edgekd.core.protocols import MULTI_LABEL, PER_WORD
 from edgekd.core.recall import best_constant, most_frequent, never_right, recall_says
 from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
@@ -88,6 +88,7 @@ def compose(
         "evidence": effect,
         "threshold": suggested(shipped["above"], plan),
         "columns": plan.data.columns,
+        "counted": "span" if plugin("tasks", plan.task).problem_type == PER_WORD else "row",
         "never_right": never_right(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ())),
         "most_frequent": _constant(plan, measured, shipped["metric_interval"]),
     }
@@ -173,7 +174,9 @@ def compose(
 
 
 def _constant(plan: Plan, measured: dict[str, Any], interval: Sequence[float]) -> dict[str, Any] | None:
-    """The one answer for all rows that is right most often."""
+    """The one answer for all rows that is right most often; of spans there is none."""
+    if plugin("tasks", plan.task).problem_type == PER_WORD:
+        return None
     if plugin("tasks", plan.task).problem_type == MULTI_LABEL:
         return best_constant(measured["classes"], measured["n_test"], interval)
     return most_frequent(measured["classes"], interval)

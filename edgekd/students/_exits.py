@@ -45,6 +45,8 @@ def _in_network(name: str) -> str:
 def text_head(model: Any) -> Sequential:
     """A copy of a classifier's own head, on hidden states (batch, tokens, hidden) of any of its layers."""
     parts: dict[str, Module] = {"classifier": model.classifier}  # for most types it takes the first token itself
+    if type(model).__name__.endswith("ForTokenClassification"):
+        return deepcopy(Sequential(OrderedDict(parts)))  # each token's logits
     if model.config.model_type == "bert":
         parts = {"pooler": model.bert.pooler, "dropout": model.dropout, **parts}
     elif model.config.model_type == "distilbert":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.predictions import WORDS
+
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
@@ -16,6 +18,6 @@ def watched(model: Any, hooks: Iterable[Any], samples: Iterable[Sample]) -> None
     model.eval()
     with torch.no_grad():
         for sample in samples:
-            model(**{name: torch.from_numpy(value) for name, value in sample.items()})
+            model(**{name: torch.from_numpy(value) for name, value in sample.items() if name != WORDS})
     for hook in hooks:
         hook.remove()

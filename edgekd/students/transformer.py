@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgekd.core.protocols import Sample
 
+_CLASSIFIER, _TAGGER = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 _WIDTHS = (1.0, 0.75, 0.5, 0.25)  # of the teacher's feed-forward
 _MULTIPLE = 64  # widths stay multiples of it: int8 kernels work in blocks
 _SHARED_HEADS = ("mpnet",)  # all layers share one bias a head: heads cannot be chosen layer by layer
@@ -38,6 +39,7 @@ class Transformer:
     vocabulary: int
     max_tokens: int
     classes: int
+    head: str = _CLASSIFIER  # transformers' class of the network
 
     modalities: ClassVar[tuple[str, ...]] = ("text",)
     recipes: ClassVar[tuple[str, ...]] = ("dynamic_int8",)
@@ -58,6 +60,7 @@ class Transformer:
                 survey.vocabulary,
                 survey.max_size,
                 classes,
+                architecture.get("head", _CLASSIFIER),
             )
             for layers in range(1, architecture["layers"] + 1)
             for part in parts
@@ -96,7 +99,8 @@ class Transformer:
         if "vocabulary" not in architecture:
             return None
         sizes = {name: architecture[name] for name in ("layers", "hidden", "heads", "feed_forward", "vocabulary")}
-        return cls(**sizes, max_tokens=architecture["max_tokens"], classes=classes)
+        head = architecture.get("head", _CLASSIFIER)
+        return cls(**sizes, max_tokens=architecture["max_tokens"], classes=classes, head=head)
 
     @classmethod
     def training(cls, rows: int) -> dict[str, Any]:
@@ -105,13 +109,14 @@ class Transformer:
 
     def work(self, size: int) -> Work:
         """One text of `size` tokens: the layers' matrices, attention, and the head."""
-        head = self.hidden**2 + self.hidden * self.classes
+        each = self.head == _TAGGER  # its head is of every token, and has no pooler
+        head = self.hidden * self.classes + (0 if each else self.hidden**2)
         wide = max(3 * self.hidden, self.hidden + self.feed_forward, self.hidden + self.heads * size)
         return Work(
             lookup_weights=(self.vocabulary + self.max_tokens) * self.hidden,
             matrix_weights=self.layers * self.layer_weights + head,
             other_weights=self.layers * (9 * self.hidden + self.feed_forward),
-            macs=self.layers * size * self.layer_weights + head,
+            macs=self.layers * size * self.layer_weights + head * (size if each else 1),
             other_macs=self.layers * 2 * size * size * self.hidden,
             activations=size * wide,
             moved=self.layers * size * (12 * self.hidden + 4 * self.feed_forward + 2 * self.heads * size),
@@ -134,8 +139,9 @@ class Transformer:
         return f"{self.layers} layer{'s' * (self.layers > 1)} x {self.hidden}, ff {self.feed_forward}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; `Transformer(**values)` is the shape again."""
-        return asdict(self)
+        """Plain values; `Transformer(**values)` is the shape again. A classifier's head goes without saying."""
+        values = asdict(self)
+        return values if self.head != _CLASSIFIER else {key: one for key, one in values.items() if key != "head"}
 
     def random(self, teacher_folder: Path | None = None, kept: Sequence[int] | None = None) -> PreTrainedModel:
         """A student of this shape with random weights: what measuring needs, before anything is trained.
@@ -143,10 +149,10 @@ class Transformer:
         `kept` are the teacher's token ids that survive, ascending: special ids are renumbered by them. Without a
         teacher's folder it is a BERT.
         """
-        from transformers import AutoModelForSequenceClassification
+        import transformers
 
         config = self._config(teacher_folder, kept or range(self.vocabulary))
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = getattr(transformers, self.head).from_config(config)
         return model.eval()
 
     def init_from_teacher(

@@ -12,7 +12,7 @@ from typing import Any
 from edgekd.core.errors import TeacherError
 from edgekd.core.external import graphs, inner_graphs, tensors
 from edgekd.core.predictions import main_output, network_outputs
-from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL
+from edgekd.core.protocols import MULTI_LABEL, PER_WORD, SINGLE_LABEL
 from edgekd.core.registry import plugin
 from edgekd.teachers._onnx_checks import joined, opset
 
@@ -43,6 +43,7 @@ _TAKES = {  # by modality: the inputs' names, and the dimensions of the first
     "series": (("past_values",), ("batch", "steps", "channels")),
 }
 _LAST = {SINGLE_LABEL: "Softmax", MULTI_LABEL: "Sigmoid"}
+_TAGGED = ("batch", "tokens", "classes")
 _GIVES = {"logits": ("batch", "classes"), "last_hidden_state": ("batch", "tokens", "hidden")}  # by the output's name
 
 
@@ -55,7 +56,8 @@ def feed_of(task: str) -> Feed:
         raise TeacherError(
             f"an ONNX file cannot be a teacher of {task}", fix="give the model's Hugging Face folder as --teacher"
         )
-    return Feed(*_TAKES[kind.modality], output, _GIVES[output], _LAST.get(kind.problem_type, ""))
+    gives = _TAGGED if kind.problem_type == PER_WORD else _GIVES[output]
+    return Feed(*_TAKES[kind.modality], output, gives, _LAST.get(kind.problem_type, ""))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from edgekd.core import licences
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
 from edgekd.core.loading import BODY
-from edgekd.core.protocols import InputSpec
+from edgekd.core.protocols import PER_WORD, InputSpec
 from edgekd.core.registry import make, plugin
 from edgekd.data import clean, hub, pixels
 from edgekd.teachers import _checks, _files, _names, _own, _sentence_graph, _sentences, _settings, _sizes, _types
@@ -67,6 +67,8 @@ class Huggingface:
             _sizes.check_weights(shape, weights.shapes, folder)
             _sizes.check_tables(config, weights.shapes, folder)
         architecture: dict[str, Any] = own or {"model_type": config["model_type"], **(shape or {})}
+        if shape and kind.problem_type == PER_WORD:
+            architecture["head"] = kind.hub.auto_model  # students copy it
         notes: tuple[str, ...] = ()
         if _embeds(task) and shape:
             architecture, notes = _sentences.described(architecture, folder, config)
@@ -96,7 +98,7 @@ class Huggingface:
             num_labels=len(labels),
             id2label={number: name for name, number in numbers.items()},
             label2id=numbers,
-            problem_type=plugin("tasks", task).problem_type,  # whatever the folder's own head was for
+            **_problem(task),  # whatever the folder's own head was for
         )
 
     def settled(self, info: dict[str, Any], task: str, *, compressed: bool) -> dict[str, Any]:
@@ -121,8 +123,9 @@ class Huggingface:
             _sentences.write_files(folder, architecture, out)
 
     def complete(self, folder: Path, architecture: Mapping[str, Any], graph: Any) -> None:
-        """Add pooling, and what a sentence-transformers folder has behind it, to an encoder's graph."""
-        _sentences.append(folder, architecture, graph)
+        """Add pooling, and what a sentence-transformers folder has behind it, to an encoder's graph; else nothing."""
+        if "sentence" in architecture:
+            _sentences.append(folder, architecture, graph)
 
     def training(self, rows: int) -> dict[str, Any]:
         """About 750 steps of 16 for a small set, at least three epochs for a large one."""
@@ -186,6 +189,12 @@ class Huggingface:
             fix="check the id; fetch the model once where there is a network (a cached copy is used from then on), or "
             "give a local folder saved by save_pretrained",
         )
+
+
+def _problem(task: str) -> dict[str, str]:
+    """Return the task's problem type for a config; nothing where transformers has no such type."""
+    problem_type = plugin("tasks", task).problem_type
+    return {"problem_type": problem_type} if problem_type != PER_WORD else {}
 
 
 def _sees(task: str) -> bool:

@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.predictions import WORDS
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -76,7 +78,7 @@ def padded(samples: Sequence[Sample], rows: Sequence[int], pad: int, device: tor
 
     picked = [samples[row] for row in rows]
     batch = {}
-    for name in picked[0]:
+    for name in (one for one in picked[0] if one != WORDS):  # those no network reads
         values = [sample[name] for sample in picked]
         longest = max(value.shape[1] for value in values)
         if any(value.shape[1] < longest for value in values):

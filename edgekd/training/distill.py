@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import confidence
 from edgekd.core.metrics import Metric
-from edgekd.core.protocols import MULTI_LABEL, Progress, StudentTask
+from edgekd.core.protocols import MULTI_LABEL, Progress, StudentTask, named
 from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
 from edgekd.core.thresholds import choose_thresholds
 from edgekd.data.splits import Example, Splits
 from edgekd.plan.plan import Plan
-from edgekd.training import batches, engine, models
+from edgekd.training import batches, engine, models, scored
 from edgekd.training.learner import Learner
-from edgekd.training.teach import label_tensor
+from edgekd.training.scored import label_rows
 from edgekd.training.teacher_outputs import TRAINED_ON, TeacherOutputs
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from edgekd.core.protocols import Sample
 
 _IMPORTANCE_ROWS = 256  # rows on which neurons, heads and channels are ranked
@@ -48,7 +46,7 @@ def distill(
     Without a loss that needs the teacher only the labelled rows count.
     """
     engine.prepare(plan.student.seed, plan.threads)
-    task, survey = make("tasks", plan.task), plan.student.survey
+    task, survey = named(make("tasks", plan.task), splits.classes), plan.student.survey
     rows = _rows(plan, splits)
     inputs = [row.input for row in (*splits.train, *splits.unlabelled)]
     student_shape = make("students", plan.student.family, **shape)
@@ -56,19 +54,19 @@ def distill(
     kept = task.student_files(teacher_folder, inputs, survey, student_shape, out)
     student = _begun(plan, student_shape, teacher_folder, kept, inputs)
     samples = task.encode(out, [row.input for row in rows], survey.max_size)
-    truth = label_tensor(task, splits, rows)
+    labels = label_rows(task, rows, splits.classes, samples)
     teacher = TeacherOutputs(outputs, TRAINED_ON, len(splits.classes)) if plan.needs_teacher else None
     heads = {}
     if "exits" in plan.needs:
         heads = {layer: student_shape.exit_head(student, layer) for layer in student_shape.exits}
 
     def targets(numbers: list[int]) -> Targets:
-        return Targets(teacher.outputs(numbers) if teacher else None, truth[numbers])
+        return Targets(teacher.outputs(numbers) if teacher else None, labels(numbers))
 
     learner = Learner(student, plan.student.losses, targets, plan.matched(shape).student, heads)
     few = list(range(min(4, len(samples))))
     learner.begin(batches.padded(samples, few, engine.pad_of(student), student.device), few)
-    judge = _Judge(plan, splits, outputs, task, out)
+    judge = _Judge(plan, splits, outputs, task, out, teacher_folder)
     progress.stage("distill: the student learns", engine.steps_of(samples, plan.student.schedule, plan.student.seed))
     trained = engine.fit(
         learner,
@@ -91,10 +89,11 @@ def distill(
     (out / TRAINING).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
-def score(plan: Plan, splits: Splits, folder: Path, outputs: Mapping[str, Path]) -> float:
+def score(plan: Plan, splits: Splits, folder: Path, outputs: Mapping[str, Path], teacher_folder: Path) -> float:
     """Return the metric of the selection rows or, where labels are unknown, how far a student agrees."""
     engine.prepare(plan.seed, plan.threads)
-    judge = _Judge(plan, splits, outputs, make("tasks", plan.task), folder)
+    task = named(make("tasks", plan.task), splits.classes)
+    judge = _Judge(plan, splits, outputs, task, folder, teacher_folder)
     return judge.right(models.load(folder, plan.task))
 
 
@@ -121,10 +120,12 @@ def _begun(plan: Plan, shape: Any, teacher_folder: Path, kept: Any, inputs: Sequ
 
 def _write(model: Any, judge: _Judge, out: Path) -> None:
     """The model's files; before that its temperature, or its labels' thresholds, are folded in, where that helps."""
-    said = judge.thresholds(model) if judge.independent else judge.confidence(model)
+    said: dict[str, Any] = {}
     if judge.independent:
+        said = judge.thresholds(model)
         models.fold_thresholds(model, said["logits"])
-    else:
+    elif judge.task.one_of_classes:
+        said = judge.confidence(model)
         models.fold_temperature(model, said["temperature"])
     model.save_pretrained(out, safe_serialization=True)
     (out / CONFIDENCE).write_text(json.dumps(said, indent=1), encoding="utf-8")
@@ -134,25 +135,32 @@ class _Judge:
     """Scores models on the selection rows: by their labels or, where those are unknown, by the teacher's word."""
 
     def __init__(
-        self, plan: Plan, splits: Splits, outputs: Mapping[str, Path], task: Any, student_folder: Path
+        self,
+        plan: Plan,
+        splits: Splits,
+        outputs: Mapping[str, Path],
+        task: Any,
+        student_folder: Path,
+        teacher_folder: Path,
     ) -> None:
-        rows = [row.input for row in splits.selection]
+        rows, longest = [row.input for row in splits.selection], plan.student.survey.max_size
         self.plan, self.task, self.labelled = plan, task, splits.selection_labelled
-        self.samples: Sequence[Sample] = task.encode(student_folder, rows, plan.student.survey.max_size)
-        self.teacher = TeacherOutputs(outputs, ("selection",), len(splits.classes)).logits()
-        self.truth = label_tensor(task, splits, splits.selection) if self.labelled else None
+        self.samples: Sequence[Sample] = task.encode(student_folder, rows, longest)
+        given = TeacherOutputs(outputs, ("selection",), len(splits.classes))
+        self.teacher = scored.of_teacher(given, task.encode(teacher_folder, rows, longest), task)
+        self.truth = task.truth(splits.selection, splits.classes) if self.labelled else None
         self.metric: Metric = task.metric if self.labelled else task.fidelity
         self.words = "selection_accuracy" if self.labelled else "selection_agreement"
         self.independent = task.problem_type == MULTI_LABEL
 
     def right(self, model: Any) -> float:
         """Return the metric on the rows, or how far the model agrees with the teacher."""
-        return self._value(engine.logits(model, self.samples))
+        return self._value(scored.said(model, self.samples, self.task).metric_input)
 
-    def _value(self, logits: Tensor) -> float:
+    def _value(self, outputs: Any) -> float:
         if self.truth is None:
-            return self.metric.value(self.task.agrees(logits.numpy(), self.teacher.numpy()))
-        return self.metric.value(self.task.statistics(logits.numpy(), self.truth.numpy()))
+            return self.metric.value(self.task.agrees(outputs, self.teacher.metric_input))
+        return self.metric.value(self.task.statistics(outputs, self.truth))
 
     def score(self, model: Any) -> engine.Score:
         """What picks an epoch: with labels the metric, else the cross-entropy to what the teacher says.
@@ -160,34 +168,40 @@ class _Judge:
         A few hundred rows tell the second far more finely than whether the largest of two distributions agree. Of
         several labels the metric is with the thresholds that would be folded in.
         """
-        logits = engine.logits(model, self.samples)
-        likely = -self._surprise(logits)
+        import numpy as np
+
+        own = scored.said(model, self.samples, self.task)
+        likely = -self._surprise(own)
         if self.truth is None:
             return (likely,)
+        outputs = own.metric_input
         if self.independent:
-            chosen = choose_thresholds(logits.numpy(), self.truth.numpy(), seed=self.plan.student.seed)
-            logits = logits - logits.new_tensor(chosen.logits)
-        return self.metric.sign * self._value(logits), likely
+            chosen = choose_thresholds(outputs, self.truth, seed=self.plan.student.seed)
+            outputs = outputs - np.asarray(chosen.logits, dtype=outputs.dtype)
+        return self.metric.sign * self._value(outputs), likely
 
-    def _surprise(self, logits: Tensor) -> float:
+    def _surprise(self, own: scored.Scored) -> float:
         """Return the mean cross-entropy to the labels, or to what the teacher says; of several labels of each."""
         from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+        logits, wanted = own.beside(self.teacher) if self.truth is None else own.logits(self.truth)
         if self.independent:
-            wanted = self.teacher.sigmoid() if self.truth is None else self.truth.to(logits)
-            return float(binary_cross_entropy_with_logits(logits, wanted))
-        return float(cross_entropy(logits, self.teacher.softmax(dim=1) if self.truth is None else self.truth))
+            return float(
+                binary_cross_entropy_with_logits(logits, wanted.sigmoid() if self.truth is None else wanted.to(logits))
+            )
+        return float(cross_entropy(logits, wanted.softmax(dim=1) if self.truth is None else wanted))
 
     def confidence(self, model: Any) -> dict[str, Any]:
         """The temperature that helps on the selection rows, and the calibration error before and after."""
-        logits = engine.logits(model, self.samples).numpy()
-        targets = (self.teacher.softmax(dim=1) if self.truth is None else self.truth).numpy()
-        scaling = confidence.temperature_that_helps(logits, targets, self.plan.student.seed)
+        own = scored.said(model, self.samples, self.task)
+        logits, wanted = own.beside(self.teacher) if self.truth is None else own.logits(self.truth)
+        targets = wanted.softmax(dim=1) if self.truth is None else wanted
+        scaling = confidence.temperature_that_helps(logits.numpy(), targets.numpy(), self.plan.student.seed)
         return asdict(scaling) | {"fitted_on": "labels" if self.labelled else "teacher"}
 
     def thresholds(self, model: Any) -> dict[str, Any]:
         """The labels' thresholds by the selection rows: by their labels, or by what the teacher decides."""
-        decided = (self.teacher > 0).long() if self.truth is None else self.truth
-        logits = engine.logits(model, self.samples).numpy()
-        chosen = choose_thresholds(logits, decided.numpy(), seed=self.plan.student.seed)
+        decided = (self.teacher.metric_input > 0).astype(int) if self.truth is None else self.truth
+        logits = scored.said(model, self.samples, self.task).metric_input
+        chosen = choose_thresholds(logits, decided, seed=self.plan.student.seed)
         return asdict(chosen) | {"fitted_on": "labels" if self.labelled else "teacher"}

@@ -20,6 +20,7 @@ from edgekd.plan.plan import Training
 from edgekd.training import batches
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -186,6 +187,17 @@ def logits(model: Any, samples: Sequence[Sample], *, batch_size: int = 64) -> to
     for rows, values in said:
         out[rows] = values.float().cpu()
     return out
+
+
+def by_position(model: Any, samples: Sequence[Sample]) -> list[np.ndarray[Any, Any]]:
+    """Logits of each sample's positions, (positions, classes), of a model in evaluation mode, on the CPU."""
+    model.eval()
+    lengths = batches.sizes(samples)
+    found: dict[int, np.ndarray[Any, Any]] = {}
+    for rows, values in evaluate(lambda batch: model(**batch).logits, samples, device=model.device, pad=pad_of(model)):
+        whole = values.float().cpu().numpy()
+        found |= {row: whole[place, : lengths[row]] for place, row in enumerate(rows)}
+    return [found[row] for row in range(len(samples))]
 
 
 def _order(lengths: Any, training: Training, seed: int, epoch: int) -> list[list[int]]:

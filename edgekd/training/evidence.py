@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.metrics import Metric
-from edgekd.core.protocols import LabelledTask, Progress
+from edgekd.core.protocols import LabelledTask, Progress, named
 from edgekd.core.registry import make, plugin
 from edgekd.data.splits import Splits
 from edgekd.plan.plan import LossTerm, Plan, StudentPlan
-from edgekd.training import engine, models
+from edgekd.training import engine, models, scored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,9 +120,9 @@ def read_evidence(folder: Path) -> dict[str, Any]:
 def statistics(plan: Plan, splits: Splits, folder: Path) -> np.ndarray[Any, Any]:
     """Return the metric's statistics of a student on the held-out rows, in torch: (rows,) or (rows, k)."""
     engine.prepare(plan.seed, plan.threads)
-    task = make("tasks", plan.task)
+    task = named(make("tasks", plan.task), splits.classes)
     assert isinstance(task, LabelledTask), "evidence is gathered on labelled rows"
     samples = task.encode(folder, [row.input for row in splits.test], plan.student.survey.max_size)
-    logits = engine.logits(models.load(folder, plan.task), samples).numpy()
-    found: np.ndarray[Any, Any] = task.statistics(logits, task.truth(splits.test, splits.classes))
+    outputs = scored.said(models.load(folder, plan.task), samples, task).metric_input
+    found: np.ndarray[Any, Any] = task.statistics(outputs, task.truth(splits.test, splits.classes))
     return found

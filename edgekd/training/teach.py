@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgekd.core.protocols import MULTI_LABEL, LabelledTask, Progress, Task
-from edgekd.core.registry import make, plugin
+from edgekd.core.protocols import MULTI_LABEL, PER_WORD, LabelledTask, PositionTask, Progress, Task, named
+from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
 from edgekd.core.thresholds import choose_thresholds
 from edgekd.data import orders
-from edgekd.data.splits import Example, Splits
+from edgekd.data.splits import Example, Splits, truth_of
 from edgekd.plan.plan import LossTerm, Plan
 from edgekd.training import engine, models
 from edgekd.training.learner import Learner
+from edgekd.training.scored import Scored, label_rows, of_teacher
 from edgekd.training.teacher_outputs import TeacherOutputs
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
 
 
 def fine_tune(plan: Plan, splits: Splits, out: Path, work: Path, progress: Progress) -> None:
@@ -31,13 +28,13 @@ def fine_tune(plan: Plan, splits: Splits, out: Path, work: Path, progress: Progr
     described = Path(plan.teacher.folder), plan.teacher.architecture, plan.task
     model = source.base(*described, splits.classes)
     source.files(*described, out)
-    task = make("tasks", plan.task)
+    task = named(make("tasks", plan.task), splits.classes)
     samples = task.encode(out, [row.input for row in splits.train], plan.student.survey.max_size)
     for module in model.modules():
         if hasattr(module, "fit_inputs"):  # a standardisation inside the graph: from the training rows, as they are
             module.fit_inputs(samples)
-    truth = label_tensor(task, splits, splits.train)
-    learner = Learner(model, (LossTerm("hard_labels", 1.0),), lambda rows: Targets(None, truth[rows]))
+    labels = label_rows(task, splits.train, splits.classes, samples)
+    learner = Learner(model, (LossTerm("hard_labels", 1.0),), lambda rows: Targets(None, labels(rows)))
     progress.stage("teach: train the teacher on the labels", engine.steps_of(samples, training, plan.seed))
     engine.fit(learner, samples, training, seed=plan.seed, progress=progress, work=work)
     if task.problem_type == MULTI_LABEL and splits.selection_labelled:
@@ -49,41 +46,40 @@ def _fold_thresholds(model: Any, task: Task, splits: Splits, plan: Plan, folder:
     """Decide each label where the selection rows' labels say, as the student's are: so that both are judged alike."""
     rows = [row.input for row in splits.selection]
     logits = engine.logits(model, task.encode(folder, rows, plan.student.survey.max_size)).numpy()
-    truth = label_tensor(task, splits, splits.selection).numpy()
+    assert isinstance(task, LabelledTask), "a task with students has labels"
+    truth = task.truth(splits.selection, splits.classes)
     models.fold_thresholds(model, choose_thresholds(logits, truth, seed=plan.seed).logits)
 
 
-def selection_logits(plan: Plan, outputs: Mapping[str, Path]) -> np.ndarray[Any, Any]:
-    """Return the teacher's logits on the selection rows: (rows, classes)."""
-    found: np.ndarray[Any, Any] = TeacherOutputs(outputs, ("selection",), len(plan.data.classes)).logits().numpy()
-    return found
+def selection_said(plan: Plan, splits: Splits, outputs: Mapping[str, Path], teacher: Path) -> Scored:
+    """Return what the teacher said of the selection rows."""
+    return _said(plan, splits.selection, outputs, "selection", teacher)
 
 
-def check_answers(plan: Plan, splits: Splits, outputs: Mapping[str, Path]) -> None:
+def _said(plan: Plan, rows: Sequence[Example], outputs: Mapping[str, Path], role: str, teacher: Path) -> Scored:
+    task = named(make("tasks", plan.task), plan.data.classes)
+    samples = task.encode(teacher, [row.input for row in rows], plan.student.survey.max_size)
+    return of_teacher(TeacherOutputs(outputs, (role,), len(plan.data.classes)), samples, task)
+
+
+def check_answers(plan: Plan, splits: Splits, outputs: Mapping[str, Path], teacher: Path) -> None:
     """Raise TeacherError where a ready teacher's classes stand in another order than the labels say.
 
-    So for a teacher of several labels a row that decides none of them in any selection row.
+    So for a teacher that decides no label, or finds no span, in any selection row.
     """
-    if plugin("tasks", plan.task).problem_type == MULTI_LABEL:
-        orders.check_decides(plan.teacher.name, selection_logits(plan, outputs))
+    task = named(make("tasks", plan.task), splits.classes)
+    if task.problem_type in (MULTI_LABEL, PER_WORD):
+        orders.check_finds(plan.teacher.name, task, selection_said(plan, splits, outputs, teacher).metric_input)
     if not plan.teacher.ready:
         return
-    labels = label_tensor(make("tasks", plan.task), splits, splits.train).numpy()
-    teacher = TeacherOutputs(outputs, ("train",), len(splits.classes))
-    if labels.ndim == 2:
-        doubt = orders.label_order_doubt(teacher.logits().numpy() > 0, labels, splits.classes)
+    known = TeacherOutputs(outputs, ("train",), len(splits.classes))
+    truth: Any = truth_of(task, splits.train, splits.classes, labelled=True)
+    if not isinstance(task, PositionTask):
+        labels = truth
+        said = known.logits().numpy() > 0 if labels.ndim == 2 else known.first_choices().numpy()
     else:
-        doubt = orders.class_order_doubt(teacher.first_choices().numpy(), labels, splits.classes)
+        logits, wanted = _said(plan, splits.train, outputs, "train", teacher).logits(truth)
+        said, labels = logits.argmax(dim=-1).numpy(), wanted.numpy()
+    doubt = (orders.label_order_doubt if labels.ndim == 2 else orders.class_order_doubt)(said, labels, splits.classes)
     if doubt:
         raise orders.class_order_error(plan.teacher.name, doubt)
-
-
-def label_tensor(task: Task, splits: Splits, rows: Sequence[Example]) -> torch.Tensor:
-    """Return what these rows are trained towards, NO_LABEL where unknown: class numbers, (rows,), of a classifier.
-
-    Of several labels a row 0 or 1 for each of them: (rows, classes).
-    """
-    import torch
-
-    assert isinstance(task, LabelledTask), "a task with students has labels"
-    return torch.from_numpy(task.truth(rows, splits.classes))

@@ -217,6 +217,15 @@ class TeacherOutputs:
 
         return torch.cat([self.outputs(rows, only=()).logits for rows in self._parts()])
 
+    def by_position(self) -> list[Array]:
+        """Return each row's logits by position: (positions, classes), of a model that says something at each."""
+        found: list[Array] = []
+        for rows in self._parts():
+            outputs = self.outputs(rows, only=())
+            assert outputs.mask is not None, "what has positions has a mask"
+            found += [own[mask].numpy() for own, mask in zip(outputs.logits, outputs.mask, strict=True)]
+        return found
+
     def first_choices(self) -> torch.Tensor:
         """Return the class of each row's largest logit: (rows,)."""
         import torch
