@@ -122,7 +122,7 @@ def test_options_reach_the_plugin():
             "there is no task called 'text-clasification'",
             "did you mean 'text-classification'? choose one of: "
             "feature-extraction, image-classification, multi-label-text-classification, text-classification, "
-            "time-series-classification",
+            "time-series-classification, token-classification",
         ),
         (
             "losses",

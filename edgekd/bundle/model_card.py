@@ -9,9 +9,12 @@ from typing import Any
 
 from edgekd.bundle.contents import PROVENANCE, SBOM, BundleContents
 from edgekd.core import external, licences
+from edgekd.core.errors import listed
 from edgekd.core.model import Model
+from edgekd.core.protocols import PER_WORD
 from edgekd.core.recall import recall_says
 from edgekd.core.registry import plugin
+from edgekd.data.tags import kinds_of
 from edgekd.plan.plan import Plan
 from edgekd.report import page
 
@@ -131,6 +134,9 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
         found.append("Whether the teacher helped was not measured.")
     if plugin("tasks", plan.task).one_of_classes:
         found.append(f"It knows {len(plan.data.classes)} classes and always answers with one of them.")
+    if plugin("tasks", plan.task).problem_type == PER_WORD:
+        kinds = listed([*kinds_of(plan.data.classes)]) or "that its outputs are called after"
+        found.append(f"It finds spans of the kinds {kinds}, and nothing else.")
     if said.get("thresholds"):
         found.append(
             f"It knows {len(plan.data.classes)} labels and answers with those whose probability is above one half: "

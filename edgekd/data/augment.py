@@ -14,6 +14,7 @@ from typing import Any
 from edgekd.core.protocols import Augmentation
 from edgekd.data.images import ChangedImage
 from edgekd.data.splits import Example
+from edgekd.data.tags import Tags
 
 _LENDERS = 64  # other inputs that one input's copies may borrow from
 
@@ -43,7 +44,8 @@ def augment(
             others = ring[place : place + lenders] if borrows else []  # neighbours by hash: as good as drawn
             for number in range(copies if others or not borrows else 0):
                 key = sha256(f"{seed} {augmentation!r} {number} {content}".encode()).hexdigest()
-                copy = Example(_changed(row.input, augmentation, others, key), None if borrows else row.label)
+                own_label = None if borrows or isinstance(row.label, Tags) else row.label  # other words, other tags
+                copy = Example(_changed(row.input, augmentation, others, key), own_label)
                 own = copy.content
                 if own not in seen:
                     seen.add(own)

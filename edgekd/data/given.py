@@ -11,6 +11,7 @@ from edgekd.data.columns import row_label
 from edgekd.data.limits import shown
 from edgekd.data.read import ColumnsRead
 from edgekd.data.splits import Example, Label
+from edgekd.data.tags import Tags
 
 Given = dict[str, list[Example]]
 
@@ -126,7 +127,10 @@ def class_names(given: Given) -> tuple[str, ...]:
 
 def _by_number(rows: list[Example], known: Sequence[str]) -> list[Example]:
     """Labels given as class numbers become the teacher's names for them."""
-    seen = {name for row in rows for name in row.names}
+    tagged = any(isinstance(row.label, Tags) for row in rows)
+    seen = {name for row in rows for name in (row.label or () if isinstance(row.label, Tags) else row.names)}
+    if tagged and seen - {str(number) for number in range(len(known))}:
+        return rows  # tags by name: of any scheme, whatever the teacher's
     by_rule = {row_label(name): name for name in known}  # a teacher may call a class "True", or "1.0"
     if not seen <= set(known) and seen <= set(by_rule) and len(by_rule) == len(known):
         return [Example(row.input, _renamed(row.label, lambda name: by_rule[name])) for row in rows]
@@ -137,6 +141,8 @@ def _by_number(rows: list[Example], known: Sequence[str]) -> list[Example]:
 
 def _renamed(label: Label | None, other: Callable[[str], str]) -> Label | None:
     """Return a label with other names, those of several in order."""
+    if isinstance(label, Tags):
+        return Tags.of(map(other, label))
     if isinstance(label, tuple):
         return tuple(sorted(map(other, label)))
     return None if label is None else other(label)

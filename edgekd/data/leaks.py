@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgekd.core.errors import DataError
 from edgekd.data.limits import shown
+from edgekd.data.tags import Tags
 
 if TYPE_CHECKING:
     from edgekd.data.splits import Example, Label
@@ -49,12 +50,15 @@ def two_labels(given: Mapping[str, Sequence[Example]]) -> list[str]:
         for content, others in list(labels.items())[:_EXAMPLES]
     ]
     what = "input has" if len(labels) == 1 else "inputs have"
-    more = "set of labels" if any(isinstance(row.label, tuple) for row in first.values()) else "label"
+    kinds = {type(row.label) for row in first.values()}
+    more = "sequence of tags" if Tags in kinds else "set of labels" if tuple in kinds else "label"
     return [f"{len(labels)} {what} more than one {more} ({'; '.join(examples)}): the first of a split counts"]
 
 
 def _spelled(label: Label | None) -> str:
     """A label in a message; of several names with plus signs between."""
+    if isinstance(label, Tags):
+        return shown(" ".join(label))
     if not isinstance(label, tuple):
         return shown(label)
     return " + ".join(map(shown, label)) or "none"

@@ -20,6 +20,7 @@ from edgekd.core.errors import DataError
 from edgekd.core.protocols import LabelledTask, Task
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
 from edgekd.data.strata import in_every_row, joined, stratified
+from edgekd.data.tags import Tags, bio_classes, kinds_of
 
 # one mark behind a letter, digit or vowel sign: not the "!!" or the ":)" that a text may end in
 _SENTENCE_END = re.compile(r"(?<=[^\s!-/:-@\[-`{-~.?!。？！।؟])\s?[.?!。？！।؟]$")
@@ -29,7 +30,8 @@ HELD_BACK_SHARE, HELD_BACK_MOST = 0.15, 1000  # of the unlabelled rows, for sele
 TEACHER_KNOWS_NOT = "the teacher does not know"
 _OR_A_BASE = "; or give a base model as teacher, which is fine-tuned on your labels"
 LEAST = {"training": 8, "selection": 4, "test": 8}
-Label = str | tuple[str, ...]  # one name; or several, sorted, each once: an empty tuple is none of them
+# one name; or several, sorted, each once: an empty tuple is none of them; or `Tags`, a tuple of one for each word
+Label = str | tuple[str, ...]
 FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection then uses labelled validation rows
 
 
@@ -49,9 +51,11 @@ class Example:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names in its label; none where that is unknown, or none of them."""
+        """The names in its label, of tags the kind of each span; none where that is unknown, or none of them."""
         if self.label is None:
             return ()
+        if isinstance(self.label, Tags):
+            return self.label.kinds
         return self.label if isinstance(self.label, tuple) else (self.label,)
 
     @property
@@ -264,6 +268,13 @@ def _classes(train: list[Example], known: Sequence[str] | None) -> tuple[str, ..
     counts = Counter(name for row in train for name in row.names)
     if not train:
         raise DataError("no training row has a label", fix="give labelled rows, or name the column: --label-column")
+    if tagged := [row.label for row in train if isinstance(row.label, Tags)]:
+        if not counts:
+            raise DataError(
+                f"no word of {len(train)} training rows is in a span",
+                fix="give rows with spans, or name the right column with --label-column",
+            )
+        return tuple(known) if known is not None else bio_classes(tagged)
     if len(counts) < 2:
         what, others = ("label", "labels") if isinstance(train[0].label, tuple) else ("class", "classes")
         raise DataError(
@@ -273,11 +284,17 @@ def _classes(train: list[Example], known: Sequence[str] | None) -> tuple[str, ..
     return tuple(known) if known is not None else tuple(sorted(counts))
 
 
+def label_names(rows: Sequence[Example], classes: Sequence[str]) -> set[str]:
+    """Return the names that labels of these rows may have where a model has these classes: of tags kinds of spans."""
+    tagged = any(isinstance(row.label, Tags) for row in rows)
+    return set(kinds_of(classes) if tagged else classes)  # whatever scheme labels and model have
+
+
 def check_labels(
     roles: Mapping[str, Sequence[Example]], classes: Sequence[str], *, who: str, otherwise: str = ""
 ) -> None:
     """Raises DataError, with `who` does not know them, for labels that are none of the classes."""
-    allowed = set(classes)
+    allowed = label_names([row for rows in roles.values() for row in rows], classes)
     for where, rows in roles.items():
         strange = sorted({name for row in rows for name in row.names} - allowed)
         whose = "the rows" if where == "all" else f"the {where} rows"

@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from edgekd.core.errors import listed
+from edgekd.data.tags import Tags
 
 if TYPE_CHECKING:
     from edgekd.data.splits import Example, Label
@@ -17,21 +18,22 @@ _NO_NAME = ""  # the stratum of rows whose label is none of the names; no name i
 
 
 def strata(labels: Sequence[Label | None]) -> list[str]:
-    """Return the stratum of each row: its class; of several labels the rarest one.
+    """Return the stratum of each row: its class; of several labels, or kinds of spans, the rarest one.
 
     >>> strata(["a", "b"]), strata([("a", "b"), ("a",), ()])
     (['a', 'b'], ['b', 'a', ''])
     """
-    counts = Counter(name for label in labels if isinstance(label, tuple) for name in label)
+    sets = [label.kinds if isinstance(label, Tags) else label for label in labels]
+    counts = Counter(name for label in sets if isinstance(label, tuple) for name in set(label))
     return [
         min(label, key=lambda name: (counts[name], name), default=_NO_NAME) if isinstance(label, tuple) else str(label)
-        for label in labels
+        for label in sets
     ]
 
 
 def in_every_row(rows: Sequence[Example]) -> list[str]:
     """Return notes where all rows with several labels share one, or have but one: another task may be meant."""
-    sets = [set(row.names) for row in rows if isinstance(row.label, tuple)]
+    sets = [set(row.names) for row in rows if isinstance(row.label, tuple) and not isinstance(row.label, Tags)]
     if sets and all(len(one) == 1 for one in sets):
         return ["each training row has one label alone: a task of one class a row decides between them"]
     shared = set.intersection(*sets) if sets else set()
@@ -93,7 +95,7 @@ def _of_label_sets(rows: Sequence[Example], count: int, seed: int, spare: int) -
 
     More than `count` where it takes more to have every label that has a row to give; fewer where `spare` forbids more.
     """
-    names = [row.names or (_NO_NAME,) for row in rows]
+    names = [tuple(dict.fromkeys(row.names)) or (_NO_NAME,) for row in rows]  # spans of one kind: it counts once
     held = Counter(name for own in names for name in own)
     most = {name: number - spare for name, number in held.items()}
     wanted = {name: min(most[name], max(1, round(number * count / len(rows)))) for name, number in held.items()}
