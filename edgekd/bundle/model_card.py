@@ -14,6 +14,7 @@ from edgekd.core.model import Model
 from edgekd.core.protocols import PER_WORD
 from edgekd.core.recall import recall_says
 from edgekd.core.registry import plugin
+from edgekd.data.pairs import BETWEEN
 from edgekd.data.tags import kinds_of
 from edgekd.plan.plan import Plan
 from edgekd.report import page
@@ -42,6 +43,7 @@ def variables(plan: Plan, said: dict[str, Any], model: Model, folder: Path) -> d
     files = {f"onnx/{name}": words for name, words in _described(model)} | beside
     outputs = list(plugin("tasks", plan.task).keep)
     return {
+        "pair": BETWEEN in plan.data.input_column,
         "graphs": [file.name for file in model.graphs.values()],
         "outputs": outputs,
         "model": next(iter(model.graphs.values())).name,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _COLUMNS = [
     click.option("--data", help="Rows to run instead of the golden inputs, as `build` reads them."),
     click.option("--text-column", help="The column that holds the text."),
+    click.option("--text-pair-column", help="The column that holds the second text of a pair."),
     click.option("--image-column", help="The column that holds the image, or its path."),
     click.option("--label-column", help="The column that holds the label."),
 ]

@@ -32,6 +32,7 @@ _CHANGES = {
 @click.option("--data", help="The inputs: rows as --task reads them, or an .npz of packed samples.")
 @click.option("--task", default=default("tasks"), show_default=True, help="Hugging Face's task name.")
 @click.option("--text-column", help="The column that holds the text.")
+@click.option("--text-pair-column", help="The column that holds the second text of a pair.")
 @click.option("--image-column", help="The column that holds the image, or its path.")
 @click.option("--samples", type=click.IntRange(1, 100_000), default=16, show_default=True, help="Rows to look at.")
 @click.option("--max-tokens", type=click.IntRange(2, 1_000_000), default=128, show_default=True, help="Longest text.")
@@ -122,8 +123,9 @@ def _text(found: dict[str, Any]) -> str:
         table(["the worst layers", "own SQNR, dB", "accumulated", "share of weights"], rows),
     ]
     if tried := found["what_if"]:
-        shown = [name for name in _CHANGES if name in tried[0]["change"]]
-        titles = [_CHANGES[name][0] for name in shown]
+        known = [name for name in _CHANGES if name in tried[0]["change"]]
+        shown = [*(name for name in tried[0]["change"] if name not in _CHANGES), *known]
+        titles = [_column(name)[0] for name in shown]
         rows = [
             [one["label"], str(len(one["nodes"])), *(_change(name, one["change"][name]) for name in shown)]
             for one in tried
@@ -134,6 +136,11 @@ def _text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _column(name: str) -> tuple[str, float, str]:
+    """Return a figure's title, factor and format; one that is not known is a task's own fidelity, a share."""
+    return _CHANGES.get(name, (f"{name.replace('_', ' ')}, points", 100.0, "+.1f"))
+
+
 def _change(name: str, value: float) -> str:
-    _, factor, spec = _CHANGES[name]
+    _, factor, spec = _column(name)
     return format(factor * value, spec)

@@ -13,6 +13,7 @@ from typing import Any
 
 from edgekd.core.protocols import Augmentation
 from edgekd.data.images import ChangedImage
+from edgekd.data.pairs import Pair
 from edgekd.data.splits import Example
 from edgekd.data.tags import Tags
 
@@ -55,6 +56,9 @@ def augment(
 
 def _changed(value: Any, augmentation: Augmentation, others: Sequence[Any], key: str) -> Any:
     random = Random(key)  # noqa: S311
+    if isinstance(value, Pair):  # the first text of each: what they are held against stays
+        firsts = [one.first if isinstance(one, Pair) else one for one in others]
+        return value.changed(augmentation(value.first, firsts, random))
     if isinstance(value, str) or getattr(value, "dtype", None) == "float32":
         return augmentation(value, others, random)
     partner = random.choice(others) if others else None

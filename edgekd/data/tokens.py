@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from edgekd.core.predictions import WORDS
 from edgekd.data import clean
+from edgekd.data.pairs import sides
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +78,7 @@ def tokenize(folder: Path, texts: Sequence[Any], max_tokens: int, *, words: bool
     lengths: list[int] = []
     for start in range(0, len(texts), _CHUNK):
         few = texts[start : start + _CHUNK]
-        encoded = tokenizer(list(few), truncation=True, max_length=max_tokens, return_offsets_mapping=words)
+        encoded = tokenizer(*sides(few), truncation=True, max_length=max_tokens, return_offsets_mapping=words)
         lengths += map(len, encoded["input_ids"])
         for name in (name for name in encoded if name in tokenizer.model_input_names):
             parts.setdefault(name, []).append(np.fromiter(chain.from_iterable(encoded[name]), dtype=np.int32))

@@ -19,6 +19,7 @@ from edgekd.core.digests import file_sha256
 from edgekd.core.errors import TeacherError
 from edgekd.core.results import versions
 from edgekd.data import clean
+from edgekd.data.pairs import Pair, given_to_tokenizer
 from edgekd.security import child
 from edgekd.store.store import Store
 
@@ -29,7 +30,7 @@ _SURVEYED = "survey.json"
 _CONVERT_S_PER_MIB = 10  # XLM-R's five take a few seconds
 
 
-def survey(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> tuple[list[int], list[int]]:
+def survey(tokenizer_file: Path, texts: Iterable[Any], *, limit: int | None = None) -> tuple[list[int], list[int]]:
     """Length of each text in tokens, special ones counted, and the ids to keep, ascending: one pass over the texts.
 
     `limit` keeps only the most frequent pieces beyond the indispensable ones. A tokenizer whose model we cannot
@@ -44,7 +45,8 @@ def survey(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = No
         spec: Spec = json.loads(tokenizer.to_str())
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        for encoding in tokenizer.encode_batch_fast(list(texts)):
+        given = [tuple(text) if isinstance(text, list) else text for text in map(given_to_tokenizer, texts)]
+        for encoding in tokenizer.encode_batch_fast(given):
             ids = encoding.ids
             lengths.append(len(ids))
             used.update(ids)
@@ -64,7 +66,7 @@ def survey_apart(tokenizer_file: Path, texts: Sequence[str], *, limit: int | Non
     size_mib = sum(map(len, texts)) >> 20
     seconds = _BASE_S + size_mib / _MIB_PER_S
     limits = child.Limits(memory_mib=4096 + _FACTOR * size_mib, cpu_s=int(seconds) * usable_cpus())
-    job = {"file": str(tokenizer_file), "texts": list(texts), "limit": limit}
+    job = {"file": str(tokenizer_file), "texts": [*map(given_to_tokenizer, texts)], "limit": limit}
     try:
         lengths, kept = child.call("edgekd.data.vocabulary:surveyed", job, timeout_s=seconds, limits=limits)
     except child.ChildError as error:
@@ -78,8 +80,10 @@ def survey_kept(
     """The same, kept in the store under the tokenizer's and the texts' content. Raises TeacherError."""
     hasher = sha256()
     for text in texts:
-        raw = text.encode(errors="surrogatepass")
-        hasher.update(len(raw).to_bytes(8, "little") + raw)
+        for side in (text.first, text.second) if isinstance(text, Pair) else (text,):
+            raw = side.encode(errors="surrogatepass")
+            hasher.update(len(raw).to_bytes(8, "little") + raw)
+        hasher.update(b"pair" * isinstance(text, Pair))
     key = {"tokenizer": file_sha256(tokenizer_file), "texts": hasher.hexdigest(), "limit": limit}
 
     def produce(out: Path) -> None:
@@ -91,7 +95,7 @@ def survey_kept(
     return found["lengths"], found["kept"]
 
 
-def surveyed(file: str, texts: list[str], limit: int | None) -> tuple[list[int], list[int]]:
+def surveyed(file: str, texts: list[Any], limit: int | None) -> tuple[list[int], list[int]]:
     """`survey`, in the child."""
     return survey(Path(file), texts, limit=limit)
 

@@ -103,7 +103,8 @@ class Optimum:
                 )
                 prepare = getattr(transformers, hub.processor).from_pretrained(folder, trust_remote_code=False)
                 for one in inputs:
-                    fed = prepare(one, return_tensors="np", **hub.processor_options)
+                    given = one if isinstance(one, tuple) else (one,)  # a pair of texts, or one input
+                    fed = prepare(*given, return_tensors="np", **hub.processor_options)
                     said = model(**fed)
                     rows.append(kept({name: np.asarray(said[name])[0] for name in keep}, fed, keep))
         except Exception as error:  # whatever optimum raises, the bundle does not open

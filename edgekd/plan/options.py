@@ -78,6 +78,9 @@ class Data:
     """Data"""
 
     text_column: str | None = option(None, "The column that holds the text.")
+    text_pair_column: str | None = option(
+        None, "The column that holds the second text of a pair: a hypothesis, a passage."
+    )
     image_column: str | None = option(None, "The column that holds the image, or its path.")
     label_column: str | None = option(
         None, "The column that holds the label; of several labels a row also A,B: a column of 0 and 1 for each."

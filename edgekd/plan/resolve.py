@@ -30,6 +30,7 @@ GOLDEN = ("synthetic", "test")
 GOLDEN_MOST = 64  # rows of a file of golden inputs
 NAME_BYTES = 80  # of a bundle: with the target's name and what is written beside it well below 255
 MIN_SPEEDUP = 5.0  # of a student over its teacher, where the user does not say
+_COLUMNS = ("text_column", "text_pair_column", "image_column", "label_column")
 SIZES = {"tokens": "max_tokens", "vocabulary": "vocabulary", "pixels": "image_size"}  # a task's word: the option's
 
 
@@ -202,7 +203,7 @@ def student(asked: Request, sizes: InputSpec, taught_by: TeacherPlan, splits: Sp
 def _task(options: Options) -> Any:
     """The task with the columns that the user named. Raises UsageError for a column that it has no use for."""
     kind = plugin("tasks", options.task)
-    columns = {name: getattr(options, name) for name in ("text_column", "image_column", "label_column")}
+    columns = {name: getattr(options, name) for name in _COLUMNS}
     known = {field.name for field in fields(kind)}
     for name, value in columns.items():
         if value is not None and name not in known:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import InputSpec
-from edgekd.data import clean, limits, vocabulary
+from edgekd.data import clean, limits, pairs, vocabulary
 from edgekd.data.columns import find_column, row_label
 from edgekd.data.demos import write_trec
-from edgekd.data.read import Table
+from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example, Label
 from edgekd.store.store import Store
 
@@ -38,6 +38,16 @@ TREC = Demo(
 TEXT_NAMES = ("text", "sentence", "question", "content", "review", "utterance", "document", "query", "input")
 TOKENS_LIMIT = 512
 _LENGTH_QUANTILES = 12
+
+
+def read(source: str, text_column: str | None, pair_column: str | None) -> dict[str, Table]:
+    """Tables by split; of pairs with one column of both texts. Raises DataError."""
+    return pairs.with_pairs(read_tables(source), text_column, pair_column, TEXT_NAMES, source)
+
+
+def ordinary(inputs: Iterable[str]) -> list[Any]:
+    """Texts as the ecosystem's tokenizers take them: as they are, pairs as two."""
+    return [(text.first, text.second) if isinstance(text, pairs.Pair) else text for text in inputs]
 
 
 def input_column(given: str | None, table: Table, source: str) -> str:
@@ -121,12 +131,14 @@ def synthetic(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
     import numpy as np
 
     random = np.random.default_rng(seed)
+    last = samples[0]["input_ids"][0, -1]  # it also stands between the texts of a pair
     pool = np.unique(np.concatenate([sample["input_ids"][0, 1:-1] for sample in samples]))
+    pool = pool[pool != last] if (pool != last).any() else pool
     made = []
     for row in np.linspace(0, len(samples) - 1, count).astype(int):
         sample = {name: values.copy() for name, values in samples[row].items()}
         inner = sample["input_ids"][0, 1:-1]
-        inner[:] = random.choice(pool, size=len(inner))
+        inner[:] = np.where(inner == last, last, random.choice(pool, size=len(inner)))
         made.append(sample)
     return made
 

@@ -18,7 +18,8 @@ from edgekd.core.protocols import MULTI_LABEL, Hub, InputSpec
 from edgekd.core.statistics import decision_counts
 from edgekd.data import label_sets
 from edgekd.data.columns import find_column
-from edgekd.data.read import Table, read_tables
+from edgekd.data.pairs import pair_column
+from edgekd.data.read import Table
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
 from edgekd.store.store import Store
@@ -38,6 +39,7 @@ class MultiLabelTextClassification:
 
     text_column: str | None = None
     label_column: str | None = None
+    text_pair_column: str | None = None
 
     metric: ClassVar[Metric] = MICRO_F1
     fidelity: ClassVar[Metric] = DECISIONS
@@ -69,7 +71,8 @@ class MultiLabelTextClassification:
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split, each with one column of label sets, in any form. Raises DataError."""
-        return label_sets.with_label_sets(read_tables(source), self.label_column)
+        tables = _texts.read(source, self.text_column, self.text_pair_column)
+        return label_sets.with_label_sets(tables, self.label_column)
 
     def columns(self, table: Table, source: str, *, labelled: bool = True) -> tuple[str, str]:
         """The text and the label column; that may lack (empty) where rows need not be `labelled`. Raises DataError."""
@@ -91,7 +94,7 @@ class MultiLabelTextClassification:
 
     def input_column(self, table: Table, source: str) -> str:
         """The text column alone, for a file without labels. Raises DataError, naming the columns there are."""
-        return _texts.input_column(self.text_column, table, source)
+        return pair_column(table) or _texts.input_column(self.text_column, table, source)
 
     def examples(self, table: Table, columns: tuple[str, str], source: str, *, labelled: bool = True) -> list[Example]:
         """Rows as examples, each label a sorted tuple. Rows without text are refused; an empty cell is no label."""
@@ -123,9 +126,9 @@ class MultiLabelTextClassification:
         """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""
         return tokenize(model_folder, list(texts), max_size)
 
-    def ordinary(self, model_folder: Path, inputs: Iterable[str]) -> list[str]:
-        """The texts as the ecosystem's loaders take them: as they are."""
-        return list(inputs)
+    def ordinary(self, model_folder: Path, inputs: Iterable[str]) -> list[Any]:
+        """The texts as the ecosystem's loaders take them: as they are, pairs as two."""
+        return _texts.ordinary(inputs)
 
     def truth(self, rows: Sequence[Example], classes: Sequence[str]) -> Array:
         """Return 0 or 1 for each label of each row: (rows, labels), NO_LABEL where unknown."""

@@ -12,7 +12,8 @@ from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
 from edgekd.core.protocols import SINGLE_LABEL, Hub, InputSpec
 from edgekd.core.statistics import hits, same_class
 from edgekd.data.columns import find_label
-from edgekd.data.read import Table, read_tables
+from edgekd.data.pairs import pair_column
+from edgekd.data.read import Table
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
 from edgekd.store.store import Store
@@ -31,6 +32,7 @@ class TextClassification:
 
     text_column: str | None = None
     label_column: str | None = None
+    text_pair_column: str | None = None
 
     metric: ClassVar[Metric] = ACCURACY
     fidelity: ClassVar[Metric] = AGREEMENT
@@ -62,7 +64,7 @@ class TextClassification:
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split. Raises DataError."""
-        return read_tables(source)
+        return _texts.read(source, self.text_column, self.text_pair_column)
 
     def columns(self, table: Table, source: str, *, labelled: bool = True) -> tuple[str, str]:
         """The text and the label column; that may lack (empty) where rows need not be `labelled`. Raises DataError."""
@@ -72,7 +74,7 @@ class TextClassification:
 
     def input_column(self, table: Table, source: str) -> str:
         """The text column alone, for a file without labels. Raises DataError, naming the columns there are."""
-        return _texts.input_column(self.text_column, table, source)
+        return pair_column(table) or _texts.input_column(self.text_column, table, source)
 
     def examples(self, table: Table, columns: tuple[str, str], source: str, *, labelled: bool = True) -> list[Example]:
         """Rows as examples. Rows without text are refused; a missing label makes a row unlabelled."""
@@ -103,9 +105,9 @@ class TextClassification:
         """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""
         return tokenize(model_folder, list(texts), max_size)
 
-    def ordinary(self, model_folder: Path, inputs: Iterable[str]) -> list[str]:
-        """The texts as the ecosystem's loaders take them: as they are."""
-        return list(inputs)
+    def ordinary(self, model_folder: Path, inputs: Iterable[str]) -> list[Any]:
+        """The texts as the ecosystem's loaders take them: as they are, pairs as two."""
+        return _texts.ordinary(inputs)
 
     def truth(self, rows: Sequence[Example], classes: Sequence[str]) -> np.ndarray[Any, Any]:
         """Return the class numbers of rows, (rows,), NO_LABEL where unknown."""
