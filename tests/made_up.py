@@ -205,8 +205,18 @@ def composed(
             test_labelled=tested,
         ),
         teacher=SimpleNamespace(
-            name="t", ready=True, licence="none", sha256="0" * 64, words="a net", checks=("ONNX: <parsed> & checked",)
+            name="t",
+            ready=True,
+            licence="none",
+            sha256="0" * 64,
+            words="a net",
+            checks=("ONNX: <parsed> & checked",),
+            answered=None,
         ),
+        start=SimpleNamespace(name="t"),
+        base=None,
+        has_yardstick=True,
+        compared_with="the teacher",
         min_retained=min_retained,
         golden="synthetic",
         seed=0,
@@ -225,6 +235,7 @@ def composed(
         values = {"teacher": 1.0, "float32": 1.0, "static_int8": 0.9957}
         models = {name: against_teacher(models[name], value) for name, value in values.items()}
     measured = {
+        "yardstick": "teacher",
         "models": models,
         "aa": {"ratio": 1.0, "ratio_interval": [0.99, 1.01]},
         "baseline": baseline if tested else None,

@@ -15,8 +15,11 @@ from api_server import CLASSES, StandIn, label_of
 from conftest import invoke, write_csv
 
 from edgekd import labelling
+from edgekd.core.errors import UsageError
 from edgekd.core.registry import make
 from edgekd.data.given import read_given
+from edgekd.plan.options import Options
+from edgekd.plan.planning import make_plan
 
 KEYS = [
     "labels",
@@ -560,9 +563,9 @@ def test_a_dry_run_shows_the_prompt_and_the_most_and_asks_nothing(server: StandI
 
 
 def test_build_says_how_such_a_teacher_is_used() -> None:
-    done = invoke("plan", "--target", "rpi4", "--teacher", "api:http://127.0.0.1:1/v1", "--json")
-    assert done.returncode == 2
-    assert "edgekd label --teacher api:http://127.0.0.1:1/v1" in as_json(done)["fix"]
+    with pytest.raises(UsageError, match="it is asked before a build") as refusal:
+        make_plan(Options("rpi4", teacher="api:http://127.0.0.1:1/v1"))
+    assert "edgekd label --teacher api:http://127.0.0.1:1/v1" in refusal.value.fix
 
 
 def test_the_client_is_imported_by_one_file_and_only_when_it_asks() -> None:

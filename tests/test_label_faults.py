@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 from api_server import BROKEN, CLASSES, FAULTS, SPOILED, StandIn, label_of, some_faults
-from conftest import TINY, invoke, loose_target, write_csv
-from test_label import as_json, label, lines, plain_rows
+from conftest import invoke, loose_target, write_csv
+from test_label import SECRET, as_json, label, lines, plain_rows
 
 from edgekd.core.errors import StoreError, TeacherError
 from edgekd.labelling import ledger as ledgers
@@ -31,6 +31,7 @@ from edgekd.labelling.ledger import NAME, Ledger
 from edgekd.labelling.pace import Pace
 from edgekd.labelling.prices import Prices, Tokens
 
+API_TINY = ("--min-retained", "0.5", "--epochs", "8", "--threads", "1")
 PRICES = Prices(2, 3, "given")
 SLOW = ("timeout", "endless")
 
@@ -536,19 +537,22 @@ def test_the_answers_of_an_api_become_a_bundle(
     write_csv(data / "test.csv", given[480:])
     known = dict(given)
     server.answer = lambda text: known[text] if len(text) % 9 else "food"  # right about nine times in ten
-    assert label(server, data, "--concurrency", "16").returncode == 0
-    words = (
-        "--target",
-        loose_target(tmp_path),
-        "--teacher",
-        tiny_teacher,
-        "--data",
-        tmp_path / "labels",
-        "--out",
-        tmp_path / "out",
-    )
-    done = invoke("build", *words, *TINY, "--json")
+    words = ["--target", loose_target(tmp_path), "--teacher", f"api:{server.url}", "--model", "mini", "--data", data]
+    words += ["--base", tiny_teacher, "--out", tmp_path / "out", "--answers", tmp_path / "answers"]
+    words += ["--concurrency", "16", "--price-per-million", "1.5,6", "--compare", "60", *API_TINY]
+    done = invoke("build", *words, "--json", env={"EDGEKD_API_KEY": SECRET})
     assert done.returncode == 0, done.stdout
-    summary = json.loads(done.stdout)["summary"]
-    assert summary["shipped"]["metric_value"] > 0.6
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"] == summary
+    said = json.loads(done.stdout)["summary"]
+    assert said["shipped"]["metric_value"] > 0.6
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["summary"] == said
+    assert (report["roles"]["yardstick"], report["roles"]["quality"]) == ("float32", "the teacher")
+    compared = report["api"]["compared"]
+    assert (compared["n"], compared["own_labels"]) == (60, True)
+    assert said["retained"] == pytest.approx(compared["student"]["metric_value"] / compared["metric_value"])
+    assert said["teacher"]["cost_per_million_usd"] == pytest.approx(report["api"]["million_usd"])
+    for file in (path for folder in ("out", "answers") for path in (tmp_path / folder).rglob("*") if path.is_file()):
+        assert SECRET.encode() not in file.read_bytes(), file
+    asked = server.requests
+    again = invoke("build", *words, "--json", env={"EDGEKD_API_KEY": SECRET})
+    assert (json.loads(again.stdout)["summary"], server.requests) == (said, asked)

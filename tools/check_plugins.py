@@ -13,15 +13,16 @@ from pathlib import Path
 
 from mypy import api
 
-from edgekd.core.registry import PROTOCOLS, class_name, folder_name, names
+from edgekd.core.registry import PROTOCOLS, class_name, folder_name, names, plugin, protocols_of
 
 
 def ours() -> list[tuple[str, str, str]]:
-    """Return the protocol, the module and the class of every plug-in in edgekd's folders."""
+    """Return the protocol, the module and the class of every plug-in in edgekd's folders; of each role that it has."""
     return [
         (protocol, f"edgekd.{kind}.{folder_name(name)}", class_name(name))
-        for kind, protocol in PROTOCOLS.items()
+        for kind in PROTOCOLS
         for name in names(kind)
+        for protocol in protocols_of(kind, plugin(kind, name))
     ]
 
 

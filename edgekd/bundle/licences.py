@@ -14,10 +14,11 @@ def write(plan: Plan, folder: Path) -> None:
     """Make LICENSES/ in that folder: TEACHER.txt, DATA.txt and copies of the licence files beside either."""
     place = folder / "LICENSES"
     place.mkdir()
-    teacher, data = _folder(plan.teacher.folder), _folder(plan.data.source)
+    base = [("BASE", plan.base.name, plan.base.licence, _folder(plan.base.folder))] if plan.base else []
     for what, name, words, source in (
-        ("TEACHER", plan.teacher.name, plan.teacher.licence, teacher),
-        ("DATA", plan.data.name, plan.data.licence, data),
+        ("TEACHER", plan.teacher.name, plan.teacher.licence, _folder(plan.teacher.folder)),
+        *base,
+        ("DATA", plan.data.name, plan.data.licence, _folder(plan.data.source)),
     ):
         beside = licences.files(source) if source else []
         copied = list(licences.copied_names(beside, f"{what}-"))

@@ -87,7 +87,7 @@ def front_matter(plan: Plan, said: dict[str, Any]) -> str:
         "pipeline_tag": kind.hub.task or plan.task,
         "library_name": "onnxruntime",
         "tags": [*tags, *(["transformers.js"] if kind.hub.in_javascript else [])],
-        **({"base_model": plan.teacher.name} if is_hub_id(plan) else {}),
+        **({"base_model": plan.start.name} if is_hub_id(plan) else {}),
         "metrics": [summary["metric"]],
         "model-index": [
             {
@@ -112,9 +112,9 @@ def front_matter(plan: Plan, said: dict[str, Any]) -> str:
 
 
 def is_hub_id(plan: Plan) -> bool:
-    """Whether the teacher was fetched from the Hugging Face hub by `owner/name`."""
-    source = plan.teacher.source
-    known = plan.teacher.kind == "huggingface" and plan.teacher.name == source
+    """Whether the network that it starts from was fetched from the Hugging Face hub by `owner/name`."""
+    source = plan.start.source
+    known = plan.start.kind == "huggingface" and plan.start.name == source
     return known and source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
@@ -122,6 +122,17 @@ def purpose(plan: Plan) -> str:
     """What it is for, as far as its plan says: the builder knows more."""
     what = plugin("tasks", plan.task).purpose.format(classes=len(plan.data.classes))
     return f"turns {what}, offline, with ONNX Runtime on {plan.target.name} ({plan.target.arch})"
+
+
+def _of_labels(said: dict[str, Any]) -> list[str]:
+    """What is to be kept in mind of who labelled the rows, where nothing was trained without the teacher."""
+    if said["api"] is None:
+        return ["Whether the teacher helped was not measured."]
+    found = [f"{said['evidence']['says'][:1].upper()}{said['evidence']['says'][1:]}."]
+    compared = said["api"]["compared"]
+    if compared and not compared["own_labels"]:
+        found.append("Labels of held-out rows are its teacher's answers: nobody has checked them.")
+    return found
 
 
 def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
@@ -133,7 +144,7 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
     if said["summary"]["evidence"]:
         found.append(f"Against the same student without its teacher: {said['evidence']['says']}.")
     elif said["summary"]["distilled"]:
-        found.append("Whether the teacher helped was not measured.")
+        found += _of_labels(said)
     if plugin("tasks", plan.task).one_of_classes:
         found.append(f"It knows {len(plan.data.classes)} classes and always answers with one of them.")
     if plugin("tasks", plan.task).problem_type == PER_WORD:

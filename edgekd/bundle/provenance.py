@@ -66,9 +66,14 @@ def decided(said: dict[str, Any]) -> dict[str, Any]:
 def shown(plan: Plan) -> dict[str, Any]:
     """The plan as plain values, without where its inputs lay."""
     values = plan.as_dict()
-    for part in ("teacher", "data"):
+    for part in ("teacher", "base", "data"):
+        if values[part] is None:
+            del values[part]
+            continue
         del values[part]["source"]
-    del values["teacher"]["folder"]
+        values[part].pop("folder", None)
+    if values["teacher"]["answered"] is None:
+        del values["teacher"]["answered"]
     return values
 
 
@@ -98,6 +103,10 @@ def _inputs(plan: Plan) -> list[dict[str, Any]]:
         "annotations": {"digest_covers": "the rows by role, as read"},
     }
     given = [teacher, data]
+    if plan.base:
+        digest_covers = {"kind": plan.base.kind, "digest_covers": covers}
+        beside = {"name": f"base: {plan.base.name}", "digest": {"sha256": plan.base.sha256}}
+        given.append(beside | {"annotations": digest_covers})
     if plan.golden_digest:
         given.append({"name": "golden inputs", "digest": {"sha256": plan.golden_digest}})
     return given
@@ -105,9 +114,12 @@ def _inputs(plan: Plan) -> list[dict[str, Any]]:
 
 def teacher_covers(plan: Plan) -> str:
     """What the teacher's SHA-256 is of, where it is of one thing; empty where it is of a list of files."""
-    return {"efficientnet_lite": "the file", "labels": "its architecture: it is trained from the data"}.get(
-        plan.teacher.kind, ""
-    )
+    known = {
+        "efficientnet_lite": "the file",
+        "labels": "its architecture: it is trained from the data",
+        "answers": "the rows with its answers",
+    }
+    return known.get(plan.teacher.kind, "")
 
 
 def _packages(plan: Plan) -> list[dict[str, Any]]:

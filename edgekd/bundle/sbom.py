@@ -15,7 +15,7 @@ from edgekd.bundle.contents import BundleContents
 from edgekd.bundle.model_card import limits, purpose
 from edgekd.bundle.provenance import packages, purl, teacher_covers
 from edgekd.core import licences
-from edgekd.plan.plan import Plan
+from edgekd.plan.plan import Plan, TeacherPlan
 
 NAMESPACE = UUID("5f1c1d1e-8f0a-5c61-9d0b-3c1f6f6a2b7e")  # of our serial numbers: drawn once
 RUN_TIME = ("onnxruntime", "numpy")  # what runs the model; all else only made it
@@ -34,8 +34,13 @@ def compose(about: BundleContents) -> dict[str, Any]:
     made_with = [_package(name, version, plan) for name, version in packages(plan).items()]
     run_time = [one["bom-ref"] for one in made_with if one["name"] in RUN_TIME]
     model = _model(about)
-    known = [model["bom-ref"], "teacher", "data", *(one["bom-ref"] for one in made_with)]
-    depends = {model["bom-ref"]: ["teacher", "data", *run_time], "teacher": [] if plan.teacher.ready else ["data"]}
+    started = [_base(plan.base, plan.task)] if plan.base else []
+    base = ["base"] if plan.base else []
+    known = [model["bom-ref"], "teacher", *base, "data", *(one["bom-ref"] for one in made_with)]
+    depends = {
+        model["bom-ref"]: ["teacher", *base, "data", *run_time],
+        "teacher": [] if plan.teacher.ready else ["data"],
+    }
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -56,7 +61,7 @@ def compose(about: BundleContents) -> dict[str, Any]:
             },
             "component": model,
         },
-        "components": [_teacher(plan), _data(plan), *made_with],
+        "components": [_teacher(plan, about.said), *started, _data(plan), *made_with],
         "dependencies": [{"ref": ref, "dependsOn": depends.get(ref, [])} for ref in known],
     }
 
@@ -99,7 +104,7 @@ def _model(about: BundleContents) -> dict[str, Any]:
             "quantitativeAnalysis": {
                 "performanceMetrics": [
                     *_metrics(said, said["choice"]["recipe"], "this model"),
-                    *_metrics(said, "teacher", "the teacher"),
+                    *_metrics(said, said["roles"]["yardstick"], said["roles"]["speed"]),
                 ]
             },
             "considerations": {
@@ -132,7 +137,23 @@ def _hashes(about: BundleContents) -> dict[str, Any]:
     return {"components": parts}
 
 
-def _teacher(plan: Plan) -> dict[str, Any]:
+def _base(base: TeacherPlan, task: str) -> dict[str, Any]:
+    """The network that a student starts from, beside a teacher that only answers."""
+    family = str(base.architecture.get("family") or base.architecture.get("model_type", ""))
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": "base",
+        "name": base.name,
+        "hashes": [_hash(base.sha256)],
+        "licenses": choice(base.licence),
+        "modelCard": {"modelParameters": {"task": task, "architectureFamily": family, "modelArchitecture": base.words}},
+        "properties": _properties(
+            {"kind": base.kind, "sha256_covers": "a list of its files with their SHA-256", "used": "to start from"}
+        ),
+    }
+
+
+def _teacher(plan: Plan, said: dict[str, Any]) -> dict[str, Any]:
     covers = teacher_covers(plan)
     parameters = {"task": plan.task, "architectureFamily": _family(plan), "modelArchitecture": plan.teacher.words}
     made = {
@@ -146,7 +167,7 @@ def _teacher(plan: Plan) -> dict[str, Any]:
             {
                 "kind": plan.teacher.kind,
                 "sha256_covers": covers or "a list of its files with their SHA-256",
-                "used": "as it was" if plan.teacher.ready else "trained on the labelled rows",
+                "used": said["teacher"]["used"],
             }
         ),
     }
@@ -203,11 +224,12 @@ def _licence_of(package: str) -> str:
 def _metrics(said: dict[str, Any], who: str, name: str) -> list[dict[str, Any]]:
     """What was measured of a model on this host, each with its interval where that is one of 95%."""
     metric = said["summary"]["metric"]
-    wanted = {"agreement": f"{said['quality']['fidelity']['of_teacher']} the teacher", metric: metric} | _MEASURES
+    roles = said["roles"]
+    wanted = {"agreement": f"{said['quality']['fidelity']['of_teacher']} {roles['speed']}", metric: metric} | _MEASURES
     found = []
     for key, words in wanted.items():
         figure = said["figures"][who].get(key)
-        if figure is None or figure["value"] is None or (who == "teacher" and key == "agreement"):
+        if figure is None or figure["value"] is None or (who == roles["yardstick"] and key == "agreement"):
             continue
         one: dict[str, Any] = {
             "type": words,
@@ -247,6 +269,8 @@ def _sockets(about: BundleContents) -> dict[str, Any]:
 
 def _family(plan: Plan) -> str:
     architecture = plan.teacher.architecture
+    if "answers" in architecture:
+        return "an API"
     return str(architecture.get("family") or architecture.get("model_type", "onnx"))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekd.cli.api_teacher import shown_before_asking, teacher_asked
 from edgekd.cli.keygen import ask_passphrase
 from edgekd.cli.plan_options import (
     GroupedCommand,
@@ -71,7 +72,7 @@ def build(
     given = asked_targets(target, targets)
     signers = open_signers(keys, ask_passphrase)  # first: nobody waits an hour for a key that does not open
     store = open_store(say=partial(echo, err=True))
-    planned = make_plans(options_of(values, given), given, store)
+    planned = make_plans(teacher_asked(options_of(values, given), given), given, store)
     if targets is not None:
         context.exit(_build_several(planned, store, out, signers, as_json=as_json))
     _build_one(planned, store, out, signers, as_json=as_json)
@@ -143,8 +144,13 @@ def plan(
         _plan_on_paper(options_of(values, given), given, measure=measure, as_json=as_json)
         return
     store = open_store(say=partial(echo, err=True))
+    options, labelling = shown_before_asking(options_of(values, given), given, as_json=as_json)
+    if options is None:
+        if as_json:
+            print_json({"labelling": labelling, "plan": None})
+        return
     with file_hashes.believed():
-        planned = make_plans(options_of(values, given), given, store)
+        planned = make_plans(options, given, store)
     if targets is not None:
         context.exit(_plan_several(planned, store, measure=measure, as_json=as_json))
     _plan_one(planned, store, measure=measure, as_json=as_json)

@@ -69,14 +69,19 @@ def _shared(made: SharedPlan) -> list[tuple[str, str]]:
     inputs += f", {survey.channels} channels" if survey.channels > 1 else ""
     inputs += f", vocabulary trimmed to {survey.vocabulary}" if survey.vocabulary else ""
     how = (
-        f"trained on the labels: {teacher.training.epochs} epochs of {teacher.training.batch_size} at "
-        f"{teacher.training.learning_rate:g}"
-        if teacher.training
-        else "used as it is"
+        "its answers are kept"
+        if not made.has_yardstick
+        else (
+            f"trained on the labels: {teacher.training.epochs} epochs of {teacher.training.batch_size} at "
+            f"{teacher.training.learning_rate:g}"
+            if teacher.training
+            else "used as it is"
+        )
     )
     classes = "labels" if plugin("tasks", made.task).problem_type == MULTI_LABEL else "classes"
     return [
         ("teacher", f"{teacher.name}: {teacher.words}; {how}"),
+        *([("base", f"{made.base.name}: {made.base.words}; the student starts from it")] if made.base else []),
         *_embedding(teacher.architecture.get("sentence")),
         ("data", f"{data.name}: {counts}" + (f"; {len(data.classes)} {classes}" if data.classes else "")),
         ("", columns(data.columns)),
@@ -106,8 +111,8 @@ def _target(made: Plan) -> list[tuple[str, str]]:
     target, task = made.target, plugin("tasks", made.task)
     own = f"{task.metric.name} on validation rows"
     if not made.data.selection_labelled:
-        own = f"{task.fidelity.of_teacher} the teacher"
-    judged = own if task.labelled else f"{task.fidelity.name} to the teacher's"
+        own = f"{task.fidelity.of_teacher} {made.compared_with}"
+    judged = own if task.labelled else f"{task.fidelity.name} to {made.compared_with}'s"
     budgets = f"{target.memory_mib:g} MiB memory, {target.artifact_mib:g} MiB file, {target.latency_ms:g} ms"
     rows = [
         ("target", f"{target.name}: {target.title}, {budgets} at p{target.latency_percentile}"),
@@ -149,7 +154,7 @@ def _student(made: SharedPlan, inputs: str) -> list[tuple[str, str]]:
     copies = f" on {', '.join(map(str, student.augmentations))} more inputs" if student.augmentations else ""
     tried = f"the {student.tries} most capable shapes that fit, briefly; the best goes on"
     return [
-        ("student", f"{student.family}, at least {student.min_speedup:g}x the teacher's speed, up to {inputs}"),
+        ("student", f"{student.family}, {_speed(made)}, up to {inputs}"),
         *([("try", tried)] if student.tries > 1 else []),
         ("distill", f"{objective}{copies}; up to {training.epochs} epochs of {training.batch_size} at "
                     f"{training.learning_rate:g}"),
@@ -157,15 +162,22 @@ def _student(made: SharedPlan, inputs: str) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
+def _speed(made: SharedPlan) -> str:
+    """What is asked of a student's speed."""
+    if not made.has_yardstick:
+        return "as fast as the budgets ask for (the teacher only answers; speed is told against its own fp32)"
+    return f"at least {made.student.min_speedup:g}x the teacher's speed"
+
+
 def fit_table(shape: Fit, made: Plan) -> str:
     """Budget, teacher, candidates in order of capability, the budgets that each is over, the choice, its memory."""
-    target, teacher = made.target, shape.teacher
+    target, teacher, first = made.target, shape.teacher, "starts from" if made.base else "teacher"
     latency = "ms here" if target.runs_here else f"ms on {target.name} (predicted)"
     header = ["", "memory MiB", "file MiB", latency, "speedup", "", "over"]
     rows = [
         ["budget", f"{target.memory_mib:g}", f"{target.artifact_mib:g}", f"{target.latency_ms:g}",
          f"{made.student.min_speedup:g}x", "", ""],
-        ["teacher, float32", f"{teacher['memory_mib']:.1f}", f"{teacher['artifact_mib']:.1f}",
+        [f"{first}, float32", f"{teacher['memory_mib']:.1f}", f"{teacher['artifact_mib']:.1f}",
          f"{teacher['latency_ms']:.2f}" if target.runs_here else "", "1x", teacher["kind"], ""],
     ]  # fmt: skip
     for cost in shape.candidates:
@@ -255,10 +267,11 @@ def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str =
 
     lines = [said["verdict"] if fresh else f"already built, every file whole: {said['verdict']}", ""]
     rows = []
-    for who in ("teacher", "shipped", "baseline"):
-        if values := said[who]:
+    for who in ("teacher", "compared_with", "shipped", "baseline"):
+        if values := said.get(who):
             numbers = [values[key] for key in ("latency_p50_ms", "peak_rss_mib", "artifact_mib")]
-            rows.append([who, values["recipe"].split(" on ")[0], spell(values["metric_value"], unit_of(said)),
+            words = who.replace("compared_with", "fp32"), values["recipe"].split(" on ")[0]
+            rows.append([*words, spell(values["metric_value"], unit_of(said)),
                          *("-" if number is None else f"{number:.2f}" for number in numbers)])  # fmt: skip
     lines.append(table(["", "recipe", said["metric"], "p50 ms", "peak MiB", "file MiB"], rows))
     base = said.get("import_baseline_mib")
@@ -270,7 +283,8 @@ def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str =
         lines += ["", f"sure    at {sure['threshold']:.3f} or more it answers {sure['coverage']:.1%} of the samples, "
                       f"{sure['accuracy']:.1%} of them {rightly}"]  # fmt: skip
     distilled = said.get("distilled", True)  # bundles of before know nothing else
-    lines.append(f"proof   {evidence_says(said['evidence'], distilled=distilled)}")
+    if not said.get("compared_with"):  # else all labels are the teacher's: there is nothing to compare it with
+        lines.append(f"proof   {evidence_says(said['evidence'], distilled=distilled)}")
     lines += [f"classes {one_line(says)}" for says in recall_says(said)]
     lines += [f"target  {on_target}"] if on_target else []
     lines += ["", f"measured on {said['measured_on']}"]

@@ -57,6 +57,7 @@ class Trial:
     said: str = ""  # the candidate in words
     suggestion: dict[str, float] | None = None  # a threshold of its confidence, as these rows have it
     failed: str | None = None  # why the recipe gave no variant
+    compared_with: str = "the teacher"  # whose answers its agreement is with
     on_target: OnTarget | None = None  # where the target's own kernels could be asked
 
     @classmethod
@@ -125,7 +126,7 @@ def violations(trial: Trial, target: Profile) -> list[Violation]:
     if not agreement.held:
         floor = target.min_teacher_agreement
         digits = 1 if f"{judged.agreement:.1%}" != f"{floor:.1%}" else 3
-        text = f"agreement with the teacher{where} {judged.agreement:.{digits}%} < {floor:.{digits}%}"
+        text = f"agreement with {trial.compared_with}{where} {judged.agreement:.{digits}%} < {floor:.{digits}%}"
         found.append(Violation(agreement.name, agreement.value, agreement.asked, "measured", text))
     return found + over_budget(trial, target)
 

@@ -85,6 +85,7 @@ class Judge:
             peak_rss_mib=peak,
             artifact_mib=model.size_mib,
             suggestion=suggestion._asdict() if suggestion else None,
+            compared_with=self.plan.compared_with,
         )
 
     def confirm(self, variants: Mapping[str, Model]) -> dict[str, timing.Speed]:

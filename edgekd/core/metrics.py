@@ -186,14 +186,17 @@ class Metric:
         low, high = _ends(found)
         return figure, min(low, figure), max(high, figure)
 
-    def kept_says(self, own: float, teacher: float, kept: Retained) -> str:
-        """Return what is left of the teacher's quality in words; where less is better, which of the two is better."""
+    def kept_says(self, own: float, teacher: float, kept: Retained, whom: str = "the teacher") -> str:
+        """Return what is left of the teacher's quality in words; where less is better, which of the two is better.
+
+        `whom` it is held against, where that is another than the teacher.
+        """
         share = f"{kept.value:.1%} [{100 * kept.low:.1f}, {100 * kept.high:.1f}]"
         if self.higher_is_better:
-            return f"keeps {share} of the teacher's {self.name}"
+            return f"keeps {share} of {whom}'s {self.name}"
         word = "better than" if kept.low > 1 else "worse than" if kept.high < 1 else "level with"
         both = f"{self.spell(own)} against {self.spell(teacher)}"
-        return f"{word} the teacher by {self.name}, {both} (less is better): keeps {share} of its quality"
+        return f"{word} {whom} by {self.name}, {both} (less is better): keeps {share} of its quality"
 
     def better(self, first: float, second: float) -> bool:
         """Return whether the first figure is the better one."""

@@ -318,13 +318,30 @@ class FromLabels(Protocol):
 
 
 class Teacher(Protocol):
-    """Where a teacher comes from: inspected as files first, loaded when it is needed."""
+    """Who answers: what a student learns from. Inspected as files first, loaded when it is needed.
+
+    Two more roles are a teacher's only where it has them: the network that a student starts from (`StartingNetwork`),
+    and what speed and size are compared with (`Yardstick`). One that lacks them only answers.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
 
     def inspect(self, source: str, task: str) -> dict[str, Any]:
         """folder, ready, architecture, labels, sha256, licence. Raises TeacherError, and loads no model."""
         ...
+
+    def gives(self, architecture: Mapping[str, Any]) -> tuple[str, ...]:
+        """What losses can have of such a teacher: logits, features, embedding, attention, text."""
+        ...
+
+    def check_classes(self, info: Mapping[str, Any], classes: Sequence[str]) -> None:
+        """Raise TeacherError where the data have other classes than a head that cannot be replaced."""
+        ...
+
+
+@runtime_checkable
+class StartingNetwork(Protocol):
+    """A teacher whose network a student can start from, as a cut of it."""
 
     def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
         """A torch model with a fresh head for these labels, to be fine-tuned."""
@@ -338,24 +355,25 @@ class Teacher(Protocol):
         """Defaults of a training run on that many rows, as `edgekd.plan.plan.Training` takes them."""
         ...
 
-    def gives(self, architecture: Mapping[str, Any]) -> tuple[str, ...]:
-        """What losses can have of such a teacher: logits, features, embedding, attention, text."""
+    def shaped(self, info: dict[str, Any], task: str, survey: InputSpec, *, classes: int) -> dict[str, Any]:
+        """Return what `inspect` said, of the teacher for these data, where its shape depends on them."""
+        ...
+
+
+@runtime_checkable
+class Yardstick(Protocol):
+    """A teacher that runs under ONNX Runtime: what a model's speed, size and answers are compared with."""
+
+    def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
+        """Write what the task needs beside the model: tokenizer, preprocessing."""
         ...
 
     def whole(self, info: dict[str, Any]) -> dict[str, Any]:
         """Return what `inspect` said, of the teacher as it is to be compressed: with its own head, where it has one."""
         ...
 
-    def shaped(self, info: dict[str, Any], task: str, survey: InputSpec, *, classes: int) -> dict[str, Any]:
-        """Return what `inspect` said, of the teacher for these data, where its shape depends on them."""
-        ...
-
     def check(self, info: Mapping[str, Any], target: Profile) -> None:
         """Raise RuntimeCannotLoad where the target can never run what this teacher is exported to."""
-        ...
-
-    def check_classes(self, info: Mapping[str, Any], classes: Sequence[str]) -> None:
-        """Raise TeacherError where the data have other classes than a head that cannot be replaced."""
         ...
 
 
@@ -677,12 +695,16 @@ def lacking(plugin: type[Any], protocol: type[Any]) -> list[str]:
     >>> lacking(object, Search)
     ['__dataclass_fields__', 'run']
     """
-    asked = {
+    fields = getattr(plugin, "__dataclass_fields__", {})  # one without a default is no attribute of the class
+    return sorted(name for name in asked_by(protocol) if name not in fields and not hasattr(plugin, name))
+
+
+def asked_by(protocol: type[Any]) -> set[str]:
+    """Return the names of a protocol's members."""
+    return {
         name
         for part in protocol.__mro__
         if getattr(part, "_is_protocol", False) and part is not Protocol
         for name in (*part.__annotations__, *vars(part))
         if not name.startswith("_") or name in ("__call__", "__dataclass_fields__")
     }
-    fields = getattr(plugin, "__dataclass_fields__", {})  # one without a default is no attribute of the class
-    return sorted(name for name in asked if name not in fields and not hasattr(plugin, name))

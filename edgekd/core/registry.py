@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections import Counter
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -32,6 +33,8 @@ PROTOCOLS = {  # what a plug-in of each folder keeps to: a class of edgekd.core.
     "tasks": "Task",
     "teachers": "Teacher",
 }
+
+ROLES = {"teachers": ("StartingNetwork", "Yardstick")}  # what a plug-in may keep to beside: whole, or nothing of it
 
 
 def folder_name(name: str) -> str:
@@ -133,14 +136,26 @@ def _check_protocol(kind: str, name: str, outside: type[Any]) -> None:
     """Raise UsageError for a class of another package that lacks what this edgekd asks of its kind."""
     from edgekd.core import protocols
 
-    lacking = protocols.lacking(outside, getattr(protocols, PROTOCOLS[kind]))
-    if lacking:
-        raise UsageError(
-            f"{name!r} of {made_elsewhere(kind, name)} was written for another edgekd: "
-            f"a {PROTOCOLS[kind]} also has {', '.join(lacking)}",
-            fix=f"install a release of that package for this edgekd ({PROTOCOLS[kind]} in edgekd/core/protocols.py "
-            "says what each member does), or remove it",
-        )
+    for asked in protocols_of(kind, outside):
+        lacking = protocols.lacking(outside, getattr(protocols, asked))
+        if lacking:
+            raise UsageError(
+                f"{name!r} of {made_elsewhere(kind, name)} was written for another edgekd: "
+                f"a {asked} also has {', '.join(lacking)}",
+                fix=f"install a release of that package for this edgekd ({asked} in edgekd/core/protocols.py "
+                "says what each member does), or remove it",
+            )
+
+
+def protocols_of(kind: str, made: type[Any]) -> tuple[str, ...]:
+    """Return what a plug-in's class must keep to: its kind's protocol, and each role of which it has any member."""
+    from edgekd.core import protocols
+
+    roles = ROLES.get(kind, ())
+    members = {role: protocols.asked_by(getattr(protocols, role)) for role in roles}
+    counts = Counter(name for several in members.values() for name in several)  # what roles share tells none of them
+    found = (role for role in roles if any(hasattr(made, name) for name in members[role] if counts[name] == 1))
+    return (PROTOCOLS[kind], *found)
 
 
 @overload

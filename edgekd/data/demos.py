@@ -36,10 +36,13 @@ _FASHION_NAMES = (
 )
 
 
-def demo_teacher(task: str) -> str:
-    """The task's default teacher, as `--teacher` takes it. Raises UsageError with the command that fetches it."""
+def demo_teacher(task: str, instead: str = "--teacher and --data") -> str:
+    """The task's default teacher, as `--teacher` takes it. Raises UsageError with the command that fetches it.
+
+    `instead` names the options that do without it.
+    """
     teacher = demo_of(task).teacher
-    return teacher if isinstance(teacher, str) else str(inside(task, *teacher))
+    return teacher if isinstance(teacher, str) else str(inside(task, *teacher, instead=instead))
 
 
 def demo_data(task: str, store: Store) -> str:
@@ -67,7 +70,7 @@ def all_demos() -> dict[str, Demo]:
     return {task: demo for task, demo in known.items() if demo is not None}
 
 
-def inside(task: str, package: str, inside: str) -> Path:
+def inside(task: str, package: str, inside: str, *, instead: str = "--teacher and --data") -> Path:
     """Where a package's file lies. Raises UsageError with the command that fetches it."""
     try:
         path = Path(str(distribution(package).locate_file(inside)))
@@ -77,7 +80,7 @@ def inside(task: str, package: str, inside: str) -> Path:
     if not path.exists():
         raise UsageError(
             f"the default of {task} is not installed: package {package}",
-            fix=f"run `{demo_of(task).command}`, or give --teacher and --data",
+            fix=f"run `{demo_of(task).command}`, or give {instead}",
         )
     return path
 

@@ -1,4 +1,6 @@
-"""Measure: the teacher and every variant under ONNX Runtime, on the same held-out samples, in the same run.
+"""Measure: the yardstick and every variant under ONNX Runtime, on the same held-out samples, in the same run.
+
+The yardstick is the teacher; of one that only answers it is the student's own fp32.
 
 The protocol: fixed threads, spinning off, fresh processes, variants interleaved sample by sample in random
 order, the first model a second time as A/A control, warm-up until medians settle. Accuracy comes from runs of
@@ -30,6 +32,7 @@ from edgekd.core.protocols import MULTI_LABEL, NamedTask, Progress, named
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits, truth_of
+from edgekd.inference import against_answers
 from edgekd.inference.predict import answers
 from edgekd.onboard.runner import pack
 from edgekd.plan.plan import Plan
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 
     from edgekd.core.predictions import Prediction
 
-SCHEMA = 3  # of what is kept
+SCHEMA = 4  # of what is kept
 _COLD_STARTS = 3
 _GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest counts
 
@@ -55,14 +58,14 @@ def measure(
 ) -> None:
     """Write `measured.json` into `out`.
 
-    `models` maps a name to its graphs and the folder of its tokenizer or preprocessing; the first is the teacher.
+    `models` maps a name to its graphs and the folder of its tokenizer or preprocessing; the first is the yardstick.
     Above the confidence `suggested` for it, chosen on the selection rows, a model's answers are judged once more.
     Nothing is timed before `before_timing` returns. Raises EdgeKDError where a timed output is not the accuracy run's.
     """
     task = named(make("tasks", plan.task), splits.classes)
     truth = truth_of(task, splits.test, splits.classes, labelled=splits.test_labelled)
     inputs = [row.input for row in splits.test]
-    progress.stage("measure: teacher and variants on the held-out samples", 2 * len(models) + plan.measuring.processes)
+    progress.stage("measure: the models on the held-out samples", 2 * len(models) + plan.measuring.processes)
     with tempfile.TemporaryDirectory(prefix="edgekd-measure-") as name:
         lab = _Lab(plan, task, Path(name), progress, truth)
         results: dict[str, dict[str, Any]] = {}
@@ -73,9 +76,9 @@ def measure(
         for model, (graphs, _) in models.items():
             results[model] |= lab.footprint(model, graphs)
         latency = lab.latency({model: graphs for model, (graphs, _) in models.items()}, results)
-    teacher = next(iter(models))
+    yardstick = next(iter(models))
     for model in models:
-        results[model] |= latency[model] | _against(lab, results[teacher], results[model], itself=model == teacher)
+        results[model] |= latency[model] | _against(lab, results[yardstick], results[model], itself=model == yardstick)
         results[model]["speedup"] = latency[model]["ratio"]
         if results[model]["_recall"] is not None:
             results[model]["recall"] = results[model]["_recall"]
@@ -84,7 +87,10 @@ def measure(
     counted = Counter(name for row in splits.test for name in row.names)
     names = task.label_names() if isinstance(task, NamedTask) else splits.classes
     said = {
-        "teacher": teacher,
+        "yardstick": yardstick,
+        "answers": against_answers.compare(
+            plan, splits, task, truth, {model: values["_statistics"] for model, values in results.items()}
+        ),
         "models": {model: _plain(values) for model, values in results.items()},
         "aa": latency["aa"],
         "baseline": linear_baseline(task, splits, plan.seed),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import RuntimeCannotLoad, UsageError
 from edgekd.core.model import Model, graph_file
 from edgekd.core.predictions import WORDS, largest_difference, network_outputs
-from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, CompletedTask, CompletingTeacher, GraphTeacher
+from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL, CompletedTask, CompletingTeacher, GraphTeacher, Yardstick
 from edgekd.core.registry import make
 from edgekd.data import clean
 from edgekd.exporters._onnx import finish
@@ -87,7 +87,9 @@ def _check_graphs(exporter: str, exported: Any, task: Task) -> None:
 
 def files(plan: Plan, teacher_folder: Path, out: Path) -> None:
     """Write what a teacher that ships undistilled needs beside its graph: config, tokenizer or preprocessing."""
-    make("teachers", plan.teacher.kind).files(teacher_folder, plan.teacher.architecture, plan.task, out)
+    source = make("teachers", plan.teacher.kind)
+    assert isinstance(source, Yardstick), "what is compressed runs here"
+    source.files(teacher_folder, plan.teacher.architecture, plan.task, out)
     file = out / "config.json"
     if not file.exists():
         clean.write_config(teacher_folder, out)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from edgekd.core.errors import UsageError
 from edgekd.core.registry import make
 from edgekd.labelling.address import Address
 from edgekd.labelling.budget import Ceilings
 from edgekd.labelling.prices import Prices, dollars, no_price, prices
 from edgekd.labelling.prompts import Prompt, Template
 from edgekd.labelling.rows import Rows, draw_shots, read_rows
+from edgekd.plan.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +39,54 @@ class Asked:
     concurrency: int = 8
     answer_tokens: int | None = None
     context: int | None = None
+    compare: int = 0  # test rows that are asked, too, so that a student can be held against the teacher on them
     timeout_s: float = 60.0
     min_accuracy: float | None = None
     pilot_only: bool = False
     accept_terms: bool = False
     seed: int = 0
+
+
+_SAME = (  # words that a build has, too
+    "task",
+    "classes",
+    "text_column",
+    "label_column",
+    "shots",
+    "soft",
+    "compare",
+    "price_per_million",
+    "max_cost",
+    "max_requests",
+    "concurrency",
+    "answer_tokens",
+    "context",
+    "timeout_s",
+    "min_accuracy",
+    "accept_terms",
+    "seed",
+)
+
+
+def asked_of(options: Options, out: Path) -> Asked:
+    """Return what a build asks of its teacher behind an API; answers and ledger lie in `out`.
+
+    Raises UsageError where the model or the rows are not named.
+    """
+    if options.model is None:
+        raise UsageError("--teacher api: needs the model's name there", fix="give --model NAME")
+    if options.data is None:
+        raise UsageError("--teacher api: labels rows, and none are given", fix="give --data: a file or folder of texts")
+    same = {one.name: getattr(options, one.name) for one in fields(Asked) if one.name in _SAME}
+    return Asked(
+        **same,
+        teacher=str(options.teacher),
+        model=options.model,
+        data=options.data,
+        out=out,
+        prompt=None if options.prompt is None else Path(options.prompt),
+        max_tokens=options.max_api_tokens,
+    )
 
 
 def money(asked: Asked, where: Address) -> tuple[Prices | None, Ceilings]:

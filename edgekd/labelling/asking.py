@@ -219,7 +219,7 @@ class Asker:
     async def _send(self, job: Job, key: bytes, worst: Tokens, attempt: int) -> _Again | None:
         """One request, from its intent to its end. None where the job is done, else when it is asked again."""
         request = await self.ledger.intend(key, worst)
-        version = self.form.version
+        version, begun = self.form.version, asyncio.get_running_loop().time()
         try:
             reply = await self.client.ask(self.teacher.model, self._messages(job), self.form.options)
         except Failure as failure:
@@ -236,7 +236,7 @@ class Asker:
         self.budget.settle(worst, used)
         self.pace.answered(reply.headers)
         self._in_a_row = 0
-        await self._keep(request, reply, used)
+        await self._keep(request, reply, used, 1000 * (asyncio.get_running_loop().time() - begun))
         return None
 
     def _give_up(self, failure: Failure) -> None:
@@ -262,13 +262,14 @@ class Asker:
         self.overrun = Tokens(*over)
         return used
 
-    async def _keep(self, request: int, reply: Reply, used: Tokens) -> None:
+    async def _keep(self, request: int, reply: Reply, used: Tokens, latency_ms: float) -> None:
         answer = self.reader.read(reply)
         self.loose += not answer.strict
         record: dict[str, Any] = {
             "outcome": answer.outcome,
             "label": answer.label,
             "finish": reply.finish[:40],
+            "latency_ms": round(latency_ms, 1),
             "text": (reply.content or reply.refusal)[:_KEPT_CHARACTERS],
         }
         if reply.fingerprint:

@@ -8,16 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean, median, quantiles
 
 from edgekd.core.errors import UsageError
 from edgekd.core.files import flush, is_plain, storage_error, user_path, write_file
 from edgekd.core.outputs import check_above
+from edgekd.data.splits import Example
 from edgekd.labelling.answers import OUTCOMES
 from edgekd.labelling.asking import Asker, Job
-from edgekd.labelling.ledger import NAME, Ledger
+from edgekd.labelling.ledger import NAME, Entry, Ledger
 from edgekd.labelling.pilot import Pilot, agreement
-from edgekd.labelling.prices import PICO
-from edgekd.labelling.rows import Rows, split_lines, train_line
+from edgekd.labelling.prices import PICO, Tokens
+from edgekd.labelling.rows import Answered, Rows, labelled_line, train_line
 from edgekd.store.store import store_root
 
 PROVENANCE, TEMPLATE = "provenance.json", "template.txt"
@@ -77,26 +79,55 @@ def write_rows(folder: Path, asker: Asker, rows: Rows) -> Figures:
         nonlocal soft
         for row in rows.train:
             if row.label is not None and not rows.relabel:
-                yield train_line(row, row.label, None, by="data")
+                yield labelled_line(row, _answered(asker, row))
                 continue
             entry = asker.entry(Job(row.input))
             if entry is None:
                 counts["too_long"] += asker.too_long(row.input)
-                yield train_line(row, None, None, by=None)
+                yield train_line(row, None)
                 continue
             counts[entry.outcome] += 1
-            told = asker.ledger.words(entry.place).get("probabilities") if entry.label is not None else None
-            soft += told is not None
-            yield train_line(row, entry.label, told, by="api" if entry.label is not None else None)
+            said = _read(asker, entry)
+            soft += said.probabilities is not None
+            yield train_line(row, said)
 
     _write(folder / "train.jsonl", train())
     for name, part in (("validation", rows.validation), ("test", rows.test)):
         path = folder / f"{name}.jsonl"
         if any(row.label is not None for row in part):
-            _write(path, split_lines(part))
+            _write(path, (labelled_line(row, _answered(asker, row)) for row in part))
         else:
             path.unlink(missing_ok=True)
     return _figures(asker, rows, counts, soft)
+
+
+def _answered(asker: Asker, row: Example) -> Answered | None:
+    """What the teacher said of a row that keeps its own label; None where it was not asked."""
+    entry = asker.entry(Job(row.input)) if row.label is not None else None
+    return None if entry is None else _read(asker, entry)
+
+
+def _read(asker: Asker, entry: Entry) -> Answered:
+    soft = asker.ledger.words(entry.place).get("probabilities") if entry.label is not None else None
+    return Answered(entry.label, soft)
+
+
+def _a_query(asker: Asker) -> dict[str, object]:
+    """What an answer took, over all of them: time as it was here, tokens and money as they were billed."""
+    used = [entry.used for entry in asker.ledger.entries.values() if entry.used.total]
+    mean = Tokens(0, 0) if not used else Tokens(*(round(fmean(one)) for one in zip(*used, strict=True)))
+    latency = sorted(asker.ledger.latency_ms)
+    upper = quantiles(latency, n=10) if len(latency) > 1 else []
+    cost = sum(map(asker.budget.cost, used)) / len(used) / PICO if used and asker.budget.prices else None
+    return {
+        "answers": len(used),
+        "prompt_tokens": mean.prompt,
+        "completion_tokens": mean.completion,
+        "cost_usd": cost,
+        "latency_p50_ms": round(median(latency), 1) if latency else None,
+        "latency_p90_ms": round(upper[8], 1) if upper else None,
+        "concurrency": asker.pace.most,
+    }
 
 
 def _figures(asker: Asker, rows: Rows, counts: dict[str, int], soft: int) -> Figures:
@@ -121,7 +152,7 @@ def _figures(asker: Asker, rows: Rows, counts: dict[str, int], soft: int) -> Fig
 
 
 def write_provenance(
-    folder: Path, asker: Asker, rows: Rows, figures: Figures, pilot: Pilot | None, source: str
+    folder: Path, asker: Asker, rows: Rows, figures: Figures, pilot: Pilot | None, source: str, task: str
 ) -> None:
     """Write who labelled what, by which prompt and terms, and what it took. Raises StoreError."""
     prompt, prices, ledger = asker.prompt, asker.budget.prices, asker.ledger
@@ -129,6 +160,7 @@ def write_provenance(
     said = {
         "schema": 1,
         "edgekd": version("edgekd"),
+        "task": task,
         "teacher": {"provider": asker.teacher.url, "model": asker.teacher.model, "terms": accepted(ledger)},
         "data": {"source": source, "rows_sha256": rows.digest},
         "classes": prompt.classes,
@@ -140,6 +172,7 @@ def write_provenance(
         },
         "figures": told | {"outcomes": figures.outcomes, "repeats": figures.repeats},
         "soft_labels": figures.soft,
+        "a_query": _a_query(asker),
         "left_out_of_requests": asker.form.refused,
         "prices": prices and {"source": prices.source, "pico_usd_a_token": [prices.prompt, prices.completion]},
         "pilot": pilot and pilot.as_dict(),

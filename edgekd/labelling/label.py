@@ -25,7 +25,7 @@ from edgekd.labelling.asking import Asker, Teacher
 from edgekd.labelling.budget import Budget, Ceilings
 from edgekd.labelling.client import Client
 from edgekd.labelling.forms import Form
-from edgekd.labelling.jobs import bulk_jobs
+from edgekd.labelling.jobs import bulk_jobs, compared_jobs
 from edgekd.labelling.ledger import NAME, Ledger
 from edgekd.labelling.pace import Pace
 from edgekd.labelling.pilot import ROWS, Pilot, pilot_rows, run_pilot
@@ -162,6 +162,7 @@ async def _labelled(
                 progress.stage("label", total=len(rows.wanted))
                 asker.over = asker.failed = 0  # of the pilot: what is told is of the rows to label
                 await asker.ask(bulk_jobs(rows), rows=len(rows.wanted))
+                await _compare(asked, asker, rows)
         finally:
             await client.close()
             figures = _write(asked, asker, rows, pilot)
@@ -187,9 +188,20 @@ async def _pilot(asked: Asked, asker: Asker, rows: Rows, progress: Progress) -> 
     return pilot
 
 
+async def _compare(asked: Asked, asker: Asker, rows: Rows) -> None:
+    """Ask about some test rows, of what the labels leave of the ceilings: a row that is left is no row to label."""
+    jobs = compared_jobs(rows, asked.compare, asker.prompt.shots)
+    if not jobs or asker.stopped or asker.over:
+        return
+    over, failed = asker.over, asker.failed
+    asker.progress.stage("compare: the teacher on test rows, which keep their labels", total=len(jobs))
+    await asker.ask(jobs, rows=len(jobs))
+    asker.over, asker.failed = over, failed
+
+
 def _write(asked: Asked, asker: Asker, rows: Rows, pilot: Pilot | None) -> folders.Figures:
     figures = folders.write_rows(asked.out, asker, rows)
-    folders.write_provenance(asked.out, asker, rows, figures, pilot=pilot, source=name_of(asked.data))
+    folders.write_provenance(asked.out, asker, rows, figures, pilot=pilot, source=name_of(asked.data), task=asked.task)
     return figures
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import zlib
+from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,7 @@ class Ledger:
         self.entries: dict[bytes, Entry] = {}
         self.spent, self.unknown, self.runs, self.mended = Spent(), 0, list[Record](), 0
         self.fingerprints: dict[str, int] = {}  # answers by the server's `system_fingerprint`, in order of the first
+        self.latency_ms = array("f")  # of each answer, in order; an older ledger's have none
         self._open: dict[int, tuple[bytes, Tokens]] = {}
         self._next, self._then = 0, prices
         self._waiting: list[_Line] = []
@@ -174,6 +176,8 @@ class Ledger:
         self._spend(used)
         if told := record.get("fingerprint"):
             self.fingerprints[told] = self.fingerprints.get(told, 0) + 1
+        if record.get("latency_ms"):
+            self.latency_ms.append(float(record["latency_ms"]))
         label = record["label"]
         self.entries[key] = Entry(  # one object for each name: there may be 10^5 of them
             sys.intern(str(record["outcome"])),

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 
 from edgekd.core.errors import BelowAccuracy
 from edgekd.core.statistics import interval, share_interval
 from edgekd.data.splits import Example
 from edgekd.labelling.asking import Asker, Job
-from edgekd.labelling.jobs import PILOT_REPEATS, pilot_jobs
+from edgekd.labelling.jobs import PILOT_REPEATS, pilot_jobs, pilot_order
 from edgekd.labelling.prices import PICO, Tokens
 from edgekd.labelling.rows import Rows
 
@@ -96,7 +95,7 @@ def pilot_rows(
     found: list[Example] = []
     for group in groups:
         able = [row for row in group if row.label is not None and row.content not in shown and not too_long(row.input)]
-        able.sort(key=lambda row: sha256(f"pilot {row.content}".encode()).digest())
+        able.sort(key=pilot_order)
         found += able[: ROWS - len(found)]
     return found if len(found) == ROWS else []
 

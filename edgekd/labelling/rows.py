@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import DataError
+from edgekd.data.answers import ANSWER, ANSWER_PROBABILITIES, GIVEN_LABEL, LABEL, LABELLED_BY, PROBABILITIES, TEXT
 from edgekd.data.given import Given, read_given
 from edgekd.data.leaks import distinct
 from edgekd.data.limits import shown
 from edgekd.data.splits import LEAST, TEST_SHARE, VALIDATION_SHARE, Example, Label, place_of
 from edgekd.data.strata import stratified
-
-TEXT, LABEL = "text", "label"
 
 
 @dataclass(frozen=True)
@@ -119,17 +118,30 @@ def row_sha256(row: Example) -> str:
     return sha256(json.dumps([row.identity, row.label]).encode()).hexdigest()
 
 
-def split_lines(rows: Sequence[Example]) -> Iterator[str]:
-    """Rows as lines of JSON, with the labels that they came with."""
-    for row in rows:
-        yield _line({TEXT: row.input, LABEL: row.label, "labelled_by": "data" if row.label is not None else None})
+@dataclass(frozen=True)
+class Answered:
+    """What the teacher said of a row: a label or none, and its probabilities where it gave them."""
+
+    label: Label | None
+    probabilities: dict[str, float] | None = None
 
 
-def train_line(row: Example, label: Label | None, probabilities: dict[str, float] | None, *, by: str | None) -> str:
-    """A training row as a line of JSON: its label, who gave it, and what else is known; build reads text and label."""
-    said: dict[str, object] = {TEXT: row.input, LABEL: label, "labelled_by": by, "probabilities": probabilities}
-    if row.label is not None and by != "data":
-        said["given_label"] = row.label
+def labelled_line(row: Example, answered: Answered | None) -> str:
+    """A row as a line of JSON, with the label that it came with; beside it the teacher's answer, where there is one."""
+    said: dict[str, object] = {TEXT: row.input, LABEL: row.label}
+    said |= {LABELLED_BY: "data" if row.label is not None else None}
+    if answered is not None:
+        said |= {ANSWER: answered.label, ANSWER_PROBABILITIES: answered.probabilities}
+    return _line(said)
+
+
+def train_line(row: Example, answered: Answered | None) -> str:
+    """A training row that the teacher labels as a line of JSON; the label that it had stands beside its answer's."""
+    label, soft = (None, None) if answered is None else (answered.label, answered.probabilities)
+    said: dict[str, object] = {TEXT: row.input, LABEL: label}
+    said |= {LABELLED_BY: None if label is None else "api", PROBABILITIES: soft}
+    if row.label is not None:
+        said[GIVEN_LABEL] = row.label
     return _line(said)
 
 

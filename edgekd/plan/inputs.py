@@ -10,7 +10,14 @@ from typing import Any
 
 from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
-from edgekd.core.protocols import PER_WORD, ClaimingTeacher, FolderTeacher, GraphTeacher, names_no_classes
+from edgekd.core.protocols import (
+    PER_WORD,
+    ClaimingTeacher,
+    FolderTeacher,
+    StartingNetwork,
+    Yardstick,
+    names_no_classes,
+)
 from edgekd.core.registry import made_elsewhere, make, names, plugin
 from edgekd.data.given import Columns, class_names, read_given, read_inputs, without_labels
 from edgekd.data.leaks import distinct
@@ -18,11 +25,14 @@ from edgekd.data.splits import Example, Splits, split
 from edgekd.data.taught import split_taught
 from edgekd.data.untrained import split_untrained
 
+ANSWERS = "answers"  # the teacher whose answers are kept in the data's folder
 _KINDS = {".pth": "efficientnet_lite", ".pt": "efficientnet_lite", ".onnx": "onnx_model"}
 
 
-def read_teacher(source: str, task: str, *, compressed: bool, allow_loops: bool = False) -> tuple[str, dict[str, Any]]:
-    """The plug-in that knows the teacher, and what inspecting it says.
+def read_teacher(
+    source: str, task: str, *, compressed: bool, allow_loops: bool = False, data: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The plug-in that knows the teacher, and what inspecting it says; `data` hold the kept answers of one.
 
     Raises TeacherError or UsageError: among others where it is to be `compressed` itself and is not ready for that.
     """
@@ -33,7 +43,13 @@ def read_teacher(source: str, task: str, *, compressed: bool, allow_loops: bool 
             "then edgekd build --data labels/",
         )
     kind = _kind_of(source, task)
-    if issubclass(plugin("teachers", kind), GraphTeacher) and not compressed:
+    if kind == ANSWERS and data is None:
+        raise UsageError(
+            "--teacher answers: whose answers? They lie in the folder that edgekd label wrote",
+            fix="give that folder as --data; or --teacher api:URL, which asks first",
+        )
+    roles = plugin("teachers", kind)
+    if not compressed and issubclass(roles, Yardstick) and not issubclass(roles, StartingNetwork):
         raise UsageError(
             f"the teacher {source} is an ONNX file; a student is cut from, or taught by, a torch model",
             fix="give --student none, which compresses it as it is, or the model that it was exported from",
@@ -43,12 +59,17 @@ def read_teacher(source: str, task: str, *, compressed: bool, allow_loops: bool 
             "--student none compresses a model that is there; the teacher `labels` is yet to be trained",
             fix="give a finished model as --teacher, an .onnx file or a folder; or leave --student none out",
         )
+    if compressed and not issubclass(roles, Yardstick):
+        raise UsageError(
+            f"--student none compresses a model that is there; the teacher {source} only answers",
+            fix="leave --student none out: a student learns from the answers",
+        )
     if allow_loops and kind != "onnx_model":
         raise UsageError(f"--allow-loops: the teacher {source} is no ONNX file", fix="leave it out")
     given = {"allow_loops": True} if allow_loops else {}
-    found = make("teachers", kind, **given).inspect(source, task)
+    found = make("teachers", kind, **given).inspect(data if kind == ANSWERS and data else source, task)
     if compressed:
-        found = make("teachers", kind).whole(found)
+        found = yardstick(kind).whole(found)
     if compressed and not found["ready"]:
         raise TeacherError(
             f"the teacher {source} is a base model: without a head for {task} there is nothing to compress",
@@ -58,6 +79,20 @@ def read_teacher(source: str, task: str, *, compressed: bool, allow_loops: bool 
     return kind, found
 
 
+def yardstick(kind: str) -> Yardstick:
+    """Return the plug-in of a teacher that runs here: `read_teacher` has refused others where one is needed."""
+    made = make("teachers", kind)
+    assert isinstance(made, Yardstick), f"{kind} only answers"
+    return made
+
+
+def starting_network(kind: str) -> StartingNetwork:
+    """Return the plug-in of a teacher that a student can start from: `read_teacher` has refused the others."""
+    made = make("teachers", kind)
+    assert isinstance(made, StartingNetwork), f"nothing starts from {kind}"
+    return made
+
+
 def _kind_of(source: str, task: str) -> str:
     """Return the plug-in whose teacher that is: one that claims it, else by the suffix of its name."""
     for name in names("teachers"):
@@ -65,7 +100,7 @@ def _kind_of(source: str, task: str) -> str:
             kind = plugin("teachers", name)
             if issubclass(kind, ClaimingTeacher) and kind.serves(source, task):
                 return name
-    return "labels" if source == "labels" else _KINDS.get(Path(source).suffix.lower(), "huggingface")
+    return source if source in ("labels", ANSWERS) else _KINDS.get(Path(source).suffix.lower(), "huggingface")
 
 
 def settle(kind: str, info: dict[str, Any], task: str, *, compressed: bool) -> dict[str, Any]:
@@ -89,11 +124,13 @@ def read_splits(
     outputs: int,
     compressed: bool,
     demo: bool,
+    answered: bool = False,
 ) -> tuple[Splits, Columns]:
     """The rows by role, and the columns that they come from. Raises DataError.
 
     `known` are a ready teacher's classes; of one of so many `outputs` that names none, they are numbers, or the data's.
-    A `demo`'s labels are not read where they are not the teacher's.
+    A `demo`'s labels are not read where they are not the teacher's. Of rows that a teacher has `answered` those
+    without an answer are left out: nobody can be asked about them any more.
     """
     labelled = task.labelled and not compressed
     given, columns, notes = read_given(task, source, unlabelled, classes=known, labelled=labelled)
@@ -103,6 +140,8 @@ def read_splits(
         notes += more
         rows = distinct(rows, set(), notes, "repeated rows to calibrate on dropped")
         notes.append(f"calibrated on {len(rows)} rows of {shown(calibration)}")
+    if answered:
+        notes += _without_unanswered(given)
     if compressed:
         said, numbers = class_names(given), tuple(map(str, range(outputs)))
         classes: tuple[str, ...] | None = None
@@ -120,6 +159,18 @@ def read_splits(
     else:
         splits = split(given, labels=labels, seed=seed, classes=known, calibration=rows)
     return replace(splits, notes=(*notes, *splits.notes)), columns
+
+
+def _without_unanswered(given: dict[str, list[Example]]) -> list[str]:
+    """Leave out, in place, rows to train or to select on that have no label, and say so."""
+    notes = []
+    for role in ("train", "validation"):
+        rows = given.get(role, [])
+        kept = [row for row in rows if row.label is not None]
+        if len(kept) < len(rows):
+            given[role] = kept
+            notes.append(f"{len(rows) - len(kept)} {role} rows without an answer that names a class left out")
+    return notes
 
 
 def shown(source: str) -> str:

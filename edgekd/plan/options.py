@@ -56,7 +56,8 @@ class Main:
     teacher: str | None = option(
         None,
         "A Hugging Face folder or hub id, fine-tuned or a base model; a .pth of EfficientNet-Lite; an .onnx file "
-        "(with --student none); or `labels`: trained from the labels.",
+        "(with --student none); `labels`: trained from the labels; api:URL, which is asked (see below); or `answers`: "
+        "those that --data holds.",
         usual="the task's demo",
     )
     data: str | None = option(
@@ -258,7 +259,52 @@ class Shipping:
     golden: str = option("synthetic", "Inputs of the golden vectors: synthetic, test or a data file.")
 
 
-GROUPS = (Main, Data, Training, Compression, Budgets, Measuring, Shipping)
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """Teacher behind an API"""
+
+    model: str | None = option(None, "The model's name there.", metavar="NAME")
+    answers: str | None = option(
+        None,
+        "The folder for its answers and the ledger; the same again goes on.",
+        metavar="DIR",
+        usual="build/NAME-answers",
+    )
+    base: str | None = option(
+        None, "The network that the student starts from.", metavar="FOLDER", usual="the task's demo"
+    )
+    classes: str | None = option(
+        None, "a,b,c; or a file with a line `name: meaning` for each.", usual="the rows' labels"
+    )
+    prompt: str | None = option(None, "A template of your own (docs/labelling.md).", metavar="FILE")
+    shots: int = option(0, "Training rows as examples.", range=(0, 64), metavar="N")
+    soft: bool = option(True, "Ask for probabilities of the labels, or not.", off="hard")
+    compare: int = option(
+        200,
+        "Test rows that it is asked about, too, so that the student is held against it.",
+        range=(0, 1e6),
+        metavar="N",
+    )
+    max_cost: str | None = option(None, "Never pay more, all runs on one folder together.", metavar="USD")
+    max_api_tokens: int | None = option(
+        None, "Never use more tokens, of prompts and answers together.", range=(1, 1e12), metavar="N"
+    )
+    max_requests: int | None = option(None, "Never send more requests.", range=(1, 1e12), metavar="N")
+    price_per_million: str | None = option(
+        None, "Dollars for a million tokens.", metavar="IN,OUT", usual="a dated table"
+    )
+    concurrency: int = option(8, "Requests at once.", range=(1, 256), metavar="N")
+    answer_tokens: int | None = option(None, "Room for an answer and reasoning.", range=(1, 1e6), metavar="N")
+    context: int | None = option(None, "Leave out rows that may not fit N tokens.", range=(16, 1e8), metavar="N")
+    timeout_s: float = option(60.0, "Seconds for one answer.", flag="timeout", range=(0.1, 86_400), metavar="S")
+    min_accuracy: float | None = option(None, "Stop after a pilot below this.", range=(0, 1), metavar="SHARE")
+    accept_terms: bool = option(False, "You may train on what this provider's model answers.")
+
+
+GROUPS = (Main, Data, Training, Compression, Budgets, Measuring, Shipping, Api)
+
+
+API_WORDS = tuple(one.name for one in fields(Api) if one.name != "base")  # what is said to an API, or of asking it
 
 
 @dataclass(frozen=True)
@@ -267,7 +313,7 @@ class _Target:
 
 
 @dataclass(frozen=True)
-class Options(Shipping, Measuring, Budgets, Compression, Training, Data, Main, _Target):
+class Options(Api, Shipping, Measuring, Budgets, Compression, Training, Data, Main, _Target):
     """What a user may say; None means the default that the plan then shows."""
 
     @property
@@ -299,6 +345,15 @@ def of_students(options: Options) -> list[str]:
         declared.flag
         for name, declared, one in declarations()
         if declared.of_student and getattr(options, name) != one.default
+    ]
+
+
+def of_api(options: Options) -> list[str]:
+    """Return the flags of the options that say how an API is asked and were given another value than their own."""
+    return [
+        declared.flag
+        for name, declared, one in declarations()
+        if name in API_WORDS and getattr(options, name) != one.default
     ]
 
 

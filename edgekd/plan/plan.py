@@ -10,7 +10,7 @@ from edgekd.core.digests import digest
 from edgekd.core.errors import UsageError
 from edgekd.core.layers import matched_layers
 from edgekd.core.metrics import Metric
-from edgekd.core.protocols import InputSpec
+from edgekd.core.protocols import InputSpec, Yardstick
 from edgekd.core.registry import make, plugin
 from edgekd.core.tensors import RequestedOutputs
 from edgekd.hardware.profile import Profile
@@ -76,11 +76,14 @@ class TeacherPlan:
     licence: str
     training: Training | None
     checks: tuple[str, ...] = ()  # what was looked into before anything of it was loaded, in words
+    answered: dict[str, Any] | None = None  # of one that only answers: what its answers took, and its pilot
 
     @property
     def words(self) -> str:
         """The architecture for a reader."""
         sizes = self.architecture
+        if "answers" in sizes:
+            return f"answers of {sizes['answers']['provider']}"
         if "family" in sizes:
             return str(make("students", sizes["family"], **sizes["shape"])) if "shape" in sizes else sizes["family"]
         if "operators" in sizes:
@@ -93,6 +96,8 @@ class TeacherPlan:
 
 def teacher_depth(architecture: Mapping[str, Any]) -> int:
     """The layers whose features a teacher of this architecture gives; 0 where it gives none. Loads no model."""
+    if "answers" in architecture:
+        return 0
     if "family" in architecture:
         depth: int = make("students", architecture["family"], **architecture["shape"]).layers
         return depth
@@ -119,7 +124,13 @@ class DataPlan:
     columns: dict[str, Any] = field(default_factory=dict)  # as the source calls them: `ColumnsRead.as_dict`
 
 
-_NO_CHOICES = ("name", "source", "folder", "columns")  # of teacher and data: no result depends on them
+_NO_CHOICES = (
+    "name",
+    "source",
+    "folder",
+    "columns",
+    "answered",
+)  # of teacher, base, data: no result needs them
 PROCESSOR = 2  # raised where what is written of a tokenizer or preprocessing changes
 NO_STUDENT = "none"  # the family's name where the teacher itself is compressed
 
@@ -176,7 +187,7 @@ class SharedPlan:
     name: str
     version: str  # of the bundle, MAJOR.MINOR.PATCH; in no stage's key, for no stage depends on it
     task: str
-    teacher: TeacherPlan
+    teacher: TeacherPlan  # who answers
     data: DataPlan
     student: StudentPlan
     measuring: Measuring
@@ -194,6 +205,22 @@ class SharedPlan:
     threads: int
     versions: dict[str, str]
     plugins: dict[str, str] = field(default_factory=dict)  # of other packages: `losses/correlation` to package, release
+    base: TeacherPlan | None = None  # the network to start from, where the teacher has none
+
+    @property
+    def start(self) -> TeacherPlan:
+        """The network that a student starts from: the teacher's own, or the one beside a teacher that only answers."""
+        return self.base or self.teacher
+
+    @property
+    def has_yardstick(self) -> bool:
+        """Whether the teacher runs here, so that speed and size are compared with its; else with the own fp32."""
+        return issubclass(plugin("teachers", self.teacher.kind), Yardstick)
+
+    @property
+    def compared_with(self) -> str:
+        """Return in words what speed, size and the answers of variants are compared with."""
+        return "the teacher" if self.has_yardstick else "its own fp32"
 
     @property
     def shared_digest(self) -> str:
@@ -219,11 +246,19 @@ class SharedPlan:
 
     @property
     def teaching(self) -> dict[str, Any]:
-        """The key of the teacher that is trained or used."""
+        """The key of the teacher that is trained or used, or whose answers are."""
         own = {"training": asdict(self.teacher.training) if self.teacher.training else None}
         inputs = {"architecture": self.teacher.architecture, "max_size": self.student.survey.max_size}
         of = {"teacher": self.teacher.sha256, "kind": self.teacher.kind, "task": self.task, "data": self.data.digest}
         return {**of, **inputs, **own, **self.training_key}
+
+    @property
+    def starting(self) -> dict[str, Any]:
+        """The key of the network that a student starts from."""
+        if self.base is None:
+            return self.teaching
+        of = {"base": self.base.sha256, "kind": self.base.kind, "task": self.task, "classes": self.data.classes}
+        return {**of, "architecture": self.base.architecture, **self.training_key}
 
     @property
     def compresses_only(self) -> bool:
@@ -260,7 +295,7 @@ class SharedPlan:
     @property
     def is_cut(self) -> bool:
         """Whether the student's family can start with weights of its teacher."""
-        told = self.teacher.architecture
+        told = self.start.architecture
         return self.student.family == told.get("family", "transformer" if "vocabulary" in told else None)
 
     def check_exits(self, shape: dict[str, Any]) -> None:
@@ -284,7 +319,7 @@ class SharedPlan:
         wanted = self.needs
         theirs = teacher_depth(self.teacher.architecture)
         own = make("students", self.student.family, **shape).layers
-        flat = "mlp" in (self.student.family, self.teacher.architecture.get("family"))  # its layers have no positions
+        flat = "mlp" in (self.student.family, self.start.architecture.get("family"))  # its layers have no positions
         positions = None if self.student.survey.vocabulary else 1 if flat else POSITIONS
         mine = range(own if "features" in wanted else 0)
         others = matched_layers(theirs, own)[: len(mine)] if theirs else []
@@ -308,14 +343,16 @@ class SharedPlan:
         learning = {
             name: student[name] for name in ("family", "survey", "losses", "augmentations", "training", "seed", "start")
         }
-        return {"teaching": self.teaching, "student": learning, "shape": shape, "processor": PROCESSOR}
+        start = {"starting": self.starting} if self.base else {}
+        return {"teaching": self.teaching, **start, "student": learning, "shape": shape, "processor": PROCESSOR}
 
 
 def _content(values: dict[str, Any]) -> dict[str, Any]:
     """Return a plan's plain values without the places where its inputs lie."""
     parts = {
         part: {key: value for key, value in values[part].items() if key not in _NO_CHOICES}
-        for part in ("teacher", "data")
+        for part in ("teacher", "base", "data")
+        if values[part] is not None
     }
     return values | parts
 

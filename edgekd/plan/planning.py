@@ -13,13 +13,13 @@ from edgekd.core.cpus import usable_cpus
 from edgekd.core.digests import digest
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.protocols import InputSpec
-from edgekd.core.registry import folder_name, made_elsewhere, make
+from edgekd.core.registry import folder_name, made_elsewhere
 from edgekd.core.results import versions
 from edgekd.data import demos
 from edgekd.data.splits import Splits
 from edgekd.hardware.profile import Profile, load_profile
 from edgekd.plan import resolve
-from edgekd.plan.inputs import read_teacher, settle
+from edgekd.plan.inputs import ANSWERS, read_teacher, settle, starting_network
 from edgekd.plan.options import Options, check_ranges
 from edgekd.plan.plan import Measuring, Plan, SharedPlan, TeacherPlan
 from edgekd.store.store import Store, open_store
@@ -102,17 +102,29 @@ def make_plans(options: Options, given: Sequence[str], store: Store | None = Non
     bundle_versions.numbers(options.version, where="--bundle-version")
     targets = load_targets(given, options)
     asked = resolve.request(options, targets)
+    resolve.check_answers(asked)
     source = options.teacher or demos.demo_teacher(options.task)
-    kind, info = read_teacher(source, options.task, compressed=asked.compresses_only, allow_loops=options.allow_loops)
+    compressed = asked.compresses_only
+    kind, info = read_teacher(
+        source, options.task, compressed=compressed, allow_loops=options.allow_loops, data=options.data
+    )
+    answers = None
+    if kind == ANSWERS:  # the network that the student starts from is another's
+        answers = info
+        kind, info = resolve.read_base(options)
     refused = resolve.refused_targets(asked, kind, info, targets)
     if len(refused) == len(targets):
         raise refused[targets[0].name]
-    info = settle(kind, info, options.task, compressed=asked.compresses_only)  # after the gate: it keeps something
-    rows = resolve.rows(asked, info, store)
+    info = settle(kind, info, options.task, compressed=compressed)  # after the gate: it keeps something
+    rows = resolve.rows(asked, answers or info, store)
     sizes = resolve.survey(asked, info, rows.splits, store)
-    if not asked.compresses_only:
-        info = make("teachers", kind).shaped(info, options.task, sizes, classes=len(rows.splits.classes))
-    shared = _shared(asked, rows, resolve.teacher(asked, kind, info, rows.splits), sizes)
+    if not compressed:
+        info = starting_network(kind).shaped(info, options.task, sizes, classes=len(rows.splits.classes))
+    if answers is None:
+        shared = _shared(asked, rows, resolve.teacher(asked, kind, info, rows.splits), None, sizes)
+    else:
+        taught_by = resolve.teacher(asked, ANSWERS, answers, rows.splits)
+        shared = _shared(asked, rows, taught_by, resolve.base(asked, kind, info), sizes)
     plans = {
         target.name: _plan(shared, _one_floor(target, options, shared))
         for target in targets
@@ -121,13 +133,29 @@ def make_plans(options: Options, given: Sequence[str], store: Store | None = Non
     return Planned(shared, targets, plans, refused, rows.splits)
 
 
-def _shared(asked: resolve.Request, rows: resolve.Rows, teacher: TeacherPlan, sizes: InputSpec) -> SharedPlan:
+def check_before_asking(options: Options, given: Sequence[str]) -> None:
+    """Raise EdgeKDError for whatever of a build can be refused before a teacher behind an API is asked, and paid."""
+    check_ranges(options)
+    bundle_versions.numbers(options.version, where="--bundle-version")
+    targets = load_targets(given, options)
+    asked = resolve.request(options, targets)
+    resolve.check_answers(asked)
+    kind, info = resolve.read_base(options)
+    refused = resolve.refused_targets(asked, kind, info, targets)
+    if len(refused) == len(targets):
+        raise refused[targets[0].name]
+    settle(kind, info, options.task, compressed=False)
+
+
+def _shared(
+    asked: resolve.Request, rows: resolve.Rows, teacher: TeacherPlan, base: TeacherPlan | None, sizes: InputSpec
+) -> SharedPlan:
     """The part that holds for every target."""
     options = asked.options
     student = resolve.student(asked, sizes, teacher, rows.splits)
     used = {
         "tasks": [options.task],
-        "teachers": [teacher.kind],
+        "teachers": [teacher.kind, *([base.kind] if base else [])],
         "losses": [one.name for one in student.losses],
         "augmentations": [one.name for one in student.augmentations],
         "students": [] if asked.compresses_only else [asked.family],
@@ -137,6 +165,7 @@ def _shared(asked: resolve.Request, rows: resolve.Rows, teacher: TeacherPlan, si
         version=options.version,
         task=options.task,
         teacher=teacher,
+        base=base,
         data=resolve.data(rows),
         student=student,
         measuring=Measuring(rounds=2, processes=10 if options.full else 4, timed_samples=100),

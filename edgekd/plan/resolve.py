@@ -20,8 +20,8 @@ from edgekd.data.split_files import is_table
 from edgekd.data.splits import Example, Splits
 from edgekd.hardware.profile import Profile
 from edgekd.plan import compatibility
-from edgekd.plan.inputs import read_splits, shown
-from edgekd.plan.options import Options, of_students
+from edgekd.plan.inputs import ANSWERS, read_splits, read_teacher, shown, starting_network, yardstick
+from edgekd.plan.options import Options, of_api, of_students
 from edgekd.plan.plan import NO_STUDENT, Augmenting, DataPlan, LossTerm, StudentPlan, TeacherPlan, Training, needs
 from edgekd.store.store import Store
 from edgekd.training import objective
@@ -68,7 +68,7 @@ def request(options: Options, targets: Sequence[Profile]) -> Request:
     """Return what the options ask for. Raises UsageError for what makes no sense, or not for these targets."""
     task = _task(options)
     family = student_family(options, task)
-    usual = () if family == NO_STUDENT else task.augmentations
+    usual = () if family == NO_STUDENT or options.teacher == ANSWERS else task.augmentations
     forced = [_forced(options.force, target) for target in targets]
     return Request(
         options=options,
@@ -91,7 +91,7 @@ def refused_targets(
     for target in targets:
         recipes = [*target.recipes, *filter(None, [asked.force])]
         try:
-            make("teachers", kind).check(info, target)
+            yardstick(kind).check(info, target)
             compatibility.check(target, this_host().ort_version, recipes=recipes, exporters=exporters)
         except RuntimeCannotLoad as error:
             refused[target.name] = error
@@ -117,6 +117,7 @@ def rows(asked: Request, info: dict[str, Any], store: Store) -> Rows:
         outputs=info["architecture"].get("classes", 0),
         compressed=asked.compresses_only,
         demo=demo is not None,
+        answered=options.teacher == ANSWERS,
     )
     return Rows(replace(splits, golden=asked.golden), columns, source, labels, demo)
 
@@ -137,17 +138,67 @@ def survey(asked: Request, info: dict[str, Any], splits: Splits, store: Store) -
     return found
 
 
+def check_answers(asked: Request) -> None:
+    """Raise UsageError for options that mean nothing where the teacher only answers, and for its own without it."""
+    options = asked.options
+    for flag in of_api(options)[:1]:
+        raise UsageError(f"--{flag} means nothing here: no API is asked", fix="leave it out, or give --teacher api:URL")
+    if options.teacher != ANSWERS:
+        if options.base is not None:
+            raise UsageError("--base means nothing here: a student starts as a cut of its teacher", fix="leave it out")
+        return
+    for flag, value, why in (
+        ("min-speedup", options.min_speedup, "the teacher only answers: here it has no speed to compare with"),
+        ("evidence", options.evidence or None, "without the teacher's answers there are no labels to train on"),
+        ("labels", options.labels, "each row has the teacher's answer"),
+        ("unlabelled", options.unlabelled, "the teacher has not answered for those rows; put them into --data first"),
+        ("augment", [one for one in options.augmentations if one != "none"] or None, "it is not asked about copies"),
+    ):
+        if value is not None:
+            raise UsageError(f"--{flag} means nothing with --teacher answers: {why}", fix="leave it out")
+
+
 def teacher(asked: Request, kind: str, info: dict[str, Any], splits: Splits) -> TeacherPlan:
     """Return the teacher's part of the plan. Raises EdgeKDError where its classes are not the data's."""
-    options, plugged = asked.options, make("teachers", kind)
-    plugged.check_classes(info, splits.classes)
+    options = asked.options
+    make("teachers", kind).check_classes(info, splits.classes)
     default = demos.demo_of(options.task) if options.teacher is None else None
     source = options.teacher or demos.demo_teacher(options.task)
+    own = {
+        "name": default.teacher_name if default else shown(source),
+        "training": None if info["ready"] else Training(**starting_network(kind).training(len(splits.train))),
+    }
+    return TeacherPlan(
+        source=source,
+        kind=kind,
+        **own | info | {"licence": default.teacher_licence if default else info["licence"]},
+    )
+
+
+def read_base(options: Options) -> tuple[str, dict[str, Any]]:
+    """Return the plug-in that knows the network to start from, and what inspecting it says.
+
+    Raises UsageError for what is no network, TeacherError for one that cannot be used.
+    """
+    source = options.base or demos.demo_teacher(options.task, instead="--base")
+    if source in ("labels", ANSWERS) or source.startswith("api:") or source.endswith(".onnx"):
+        raise UsageError(
+            f"--base {source}: no student can start from that",
+            fix="give a model's Hugging Face folder or hub id, or leave --base out for the task's own",
+        )
+    return read_teacher(source, options.task, compressed=False)
+
+
+def base(asked: Request, kind: str, info: dict[str, Any]) -> TeacherPlan:
+    """Return the part of the plan of the network that a student starts from beside a teacher that only answers."""
+    options = asked.options
+    default = demos.demo_of(options.task) if options.base is None else None
+    source = options.base or demos.demo_teacher(options.task)
     return TeacherPlan(
         name=default.teacher_name if default else shown(source),
         source=source,
         kind=kind,
-        training=None if info["ready"] else Training(**plugged.training(len(splits.train))),
+        training=None,
         **info | {"licence": default.teacher_licence if default else info["licence"]},
     )
 
@@ -176,7 +227,8 @@ def student(asked: Request, sizes: InputSpec, taught_by: TeacherPlan, splits: Sp
     """Return what the student may be. Raises UsageError for losses that the teacher or the family cannot serve."""
     options, losses, training = asked.options, asked.losses, None
     if not losses and not asked.compresses_only:
-        own = asked.task.losses if splits.unlabelled else asked.task.losses_if_labelled
+        few = splits.unlabelled or options.teacher == ANSWERS  # labels of people; a teacher's are its answers once more
+        own = asked.task.losses if few else asked.task.losses_if_labelled
         losses = objective.losses(own, options.temperature)
     if not asked.compresses_only:
         objective.check(losses, taught_by, asked.family, asked.task.problem_type)
@@ -190,7 +242,7 @@ def student(asked: Request, sizes: InputSpec, taught_by: TeacherPlan, splits: Sp
     return StudentPlan(
         family=asked.family,
         survey=sizes,
-        min_speedup=0.0 if asked.compresses_only else options.min_speedup or MIN_SPEEDUP,
+        min_speedup=0.0 if asked.compresses_only or options.teacher == ANSWERS else options.min_speedup or MIN_SPEEDUP,
         losses=losses,
         augmentations=asked.augmentations,
         training=training,

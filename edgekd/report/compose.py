@@ -18,6 +18,7 @@ from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
 from edgekd.core.statistics import Retained
 from edgekd.plan.plan import Plan
+from edgekd.report.api import of_api
 from edgekd.report.figures import decided, figures, line, prediction, suggested, sureness, target_figures
 from edgekd.sizing import predictor
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from edgekd.sizing.successive_halving import Tried
 
 SCHEMA = 1
+ONLY_LABELS = "all labels are the teacher's: without it there are none to train on"  # where it only answers
 
 
 def compose(
@@ -51,14 +53,16 @@ def compose(
     `readings` of real boards calibrate what is predicted for the target.
     """
     models, baseline, metric = measured["models"], measured["baseline"], plan.metric
-    teacher, shipped = models["teacher"], models[choice.name]
-    kept_of_teacher = Retained(shipped["retained"], *shipped["retained_interval"])
+    yardstick, shipped = models[measured["yardstick"]], models[choice.name]
+    api, roles = of_api(plan, measured, choice.name), _roles(plan, measured)
+    compared = shipped if api is None or api["compared"] is None else api["compared"]["student"]
+    kept_of_teacher = Retained(compared["retained"], *compared["retained_interval"])
     retained = kept_of_teacher.value
-    held = _held(plan, kept_of_teacher, teacher["metric_value"], found)
-    smaller = teacher["artifact_mib"] / shipped["artifact_mib"]
+    held = _held(plan, kept_of_teacher, roles["metric_value"], found)
+    smaller = yardstick["artifact_mib"] / shipped["artifact_mib"]
     host = this_host()
     effect = {key: evidence["arms"][0][key] for key in ("difference", "low", "high", "seeds")} if evidence else None
-    kept = kept_says(metric, shipped, teacher["metric_value"], kept_of_teacher)
+    kept = kept_says(metric, shipped, roles["metric_value"], kept_of_teacher, roles["quality"])
     against = list(choice.against)
     if choice.forced and not held[0].held:
         against.append(f"{kept} on the held-out samples, {plan.min_retained:.1%} asked for")
@@ -66,7 +70,8 @@ def compose(
         against.append(
             f"slower than float32: {shipped['latency_p50_ms']:.2f} ms > {plain_ms:.2f} on the held-out samples"
         )
-    where = "" if plan.target.runs_here else f" on this {host.arch} host"  # its speed is not the target's
+    where = "" if plan.has_yardstick else f" as {plan.compared_with}"
+    where += "" if plan.target.runs_here else f" on this {host.arch} host"  # its speed is not the target's
     summary = {
         "verdict": f"{ships_says(choice)} {kept}, {shipped['speedup']:.2f}x as fast{where}, {smaller:.1f}x smaller",
         "task": plan.task,
@@ -77,7 +82,8 @@ def compose(
         "measured_on": f"{host.arch}, {host.cpu}",
         "distilled": fit is not None,
         "forced": choice.forced,
-        "teacher": line(teacher, "float32", plan),
+        "teacher": line(yardstick, "float32", plan) if api is None else _api_line(api),
+        "compared_with": None if api is None else line(yardstick, plan.compared_with, plan),
         "shipped": line(shipped, choice.name, plan),
         "baseline": line(baseline, baseline["recipe"], plan) if baseline else None,
         "retained": retained,
@@ -89,7 +95,7 @@ def compose(
         "threshold": suggested(shipped["above"], plan),
         "columns": plan.data.columns,
         "counted": "span" if plugin("tasks", plan.task).problem_type == PER_WORD else "row",
-        "never_right": never_right(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ())),
+        "never_right": never_right(measured["classes"], _of_teacher(plan, yardstick), shipped.get("recall", ())),
         "most_frequent": _constant(plan, measured, shipped["metric_interval"]),
     }
     aa = measured["aa"]["ratio"]
@@ -97,6 +103,8 @@ def compose(
         "summary": summary,
         "schema": SCHEMA,
         "quality": {"metric": metric.as_dict(), "fidelity": plugin("tasks", plan.task).fidelity.as_dict()},
+        "roles": roles,
+        "api": api,
         "name": plan.name,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "plan_sha256": plan.digest,
@@ -110,11 +118,11 @@ def compose(
         "baseline": baseline,
         "confidence": sureness(plan, shipped, confidence),
         "thresholds": decided(plan, confidence),
-        "classes": class_gains(measured["classes"], teacher.get("recall", ()), shipped.get("recall", ()))
+        "classes": class_gains(measured["classes"], yardstick.get("recall", ()), shipped.get("recall", ()))
         | {"says": recall_says(summary)},
         "training": (training or {}) | {"says": training_says(plan, training)},
         "evidence": {
-            "says": evidence_says(effect, distilled=fit is not None),
+            "says": evidence_says(effect, distilled=fit is not None) if api is None else ONLY_LABELS,
             "arms": [],
             "control": None,
             "n_test": None,
@@ -163,7 +171,9 @@ def compose(
             "sha256": plan.teacher.sha256,
             "words": plan.teacher.words,
             "checks": list(plan.teacher.checks),
+            "used": teacher_used(plan),
         },
+        "base": plan.base and {key: getattr(plan.base, key) for key in ("name", "words", "licence", "sha256")},
         "inputs": _inputs(plan),
         "golden": plan.golden,
         "host": asdict(host),
@@ -171,6 +181,47 @@ def compose(
         "versions": plan.versions,
         "plugins": plan.plugins,
     }
+
+
+def _roles(plan: Plan, measured: dict[str, Any]) -> dict[str, Any]:
+    """What a teacher's three roles are filled by: who answers, where a student starts, what it is compared with.
+
+    `quality` says whose metric is retained, with its `metric_value`; `yardstick` is a model of the report's figures.
+    """
+    asked, name = measured.get("answers"), measured["yardstick"]
+    return {
+        "answers": plan.teacher.name,
+        "start": plan.start.name,
+        "yardstick": name,
+        "speed": plan.compared_with,
+        "quality": "the teacher" if asked else plan.compared_with,
+        "metric_value": asked["metric_value"] if asked else measured["models"][name]["metric_value"],
+    }
+
+
+def _of_teacher(plan: Plan, yardstick: dict[str, Any]) -> list[float | None]:
+    """The teacher's recall of each class; unknown of one that only answers."""
+    recall: list[float | None] = list(yardstick.get("recall", ()))
+    return recall if plan.has_yardstick else [None] * len(recall)
+
+
+def _api_line(api: dict[str, Any]) -> dict[str, Any]:
+    """A teacher behind an API in the summary: its size and memory are nobody's to know."""
+    return {
+        "metric_value": api["compared"] and api["compared"]["metric_value"],
+        "latency_p50_ms": api["latency_p50_ms"],
+        "peak_rss_mib": None,
+        "artifact_mib": None,
+        "cost_per_million_usd": api["million_usd"],
+        "recipe": f"{api['model']}, an API",
+    }
+
+
+def teacher_used(plan: Plan) -> str:
+    """How the teacher came to teach."""
+    if not plan.has_yardstick:
+        return "it only answers: its answers were kept"
+    return "used as it was" if plan.teacher.ready else "trained on the labelled rows"
 
 
 def _constant(plan: Plan, measured: dict[str, Any], interval: Sequence[float]) -> dict[str, Any] | None:
@@ -211,16 +262,18 @@ def ships_says(choice: Choice) -> str:
     return f"ships as {choice.name}:" + (f" {choice.why};" if choice.name == FP32 else "")
 
 
-def kept_says(metric: Metric, shipped: dict[str, Any], teacher: float, kept: Retained) -> str:
+def kept_says(
+    metric: Metric, shipped: dict[str, Any], teacher: float, kept: Retained, whom: str = "the teacher"
+) -> str:
     """What is left of the teacher, with its interval; where the metric is against the teacher itself, that figure."""
     value, span = metric.spell(shipped["metric_value"]), metric.span(shipped["metric_interval"]).replace(" to ", ", ")
     if metric == AGREEMENT:
-        return f"agrees with the teacher on {value} [{span}] of the samples"
+        return f"agrees with {whom} on {value} [{span}] of the samples"
     if metric.of_teacher and metric != COSINE:
-        return f"has {value} [{span}] {metric.of_teacher} the teacher"
+        return f"has {value} [{span}] {metric.of_teacher} {whom}"
     if metric.of_teacher:
-        return f"mean {metric.name} {value} [{span}] to the teacher"
-    return metric.kept_says(shipped["metric_value"], teacher, kept)
+        return f"mean {metric.name} {value} [{span}] to {whom}"
+    return metric.kept_says(shipped["metric_value"], teacher, kept, whom)
 
 
 def _held(plan: Plan, kept: Retained, teacher: float, found: dict[str, Any]) -> list[Floor]:

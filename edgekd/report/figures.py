@@ -65,15 +65,16 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
         host,
     )
     direction = "" if metric.higher_is_better else ", above 0 where it is better: less"
-    against = f"{metric.name} in points against the teacher, paired{direction}"
+    whom = plan.compared_with
+    against = f"{metric.name} in points against {whom}, paired{direction}"
     points = (against, values["n"], values["difference_interval"])
     agreed = (
-        "same class as the teacher, held-out samples"
+        f"same class as {whom}, held-out samples"
         if task.one_of_classes
         else (
-            f"{task.fidelity.of_teacher} the teacher's, mean over the held-out samples"
+            f"{task.fidelity.of_teacher} {whom}'s, mean over the held-out samples"
             if task.fidelity.reduce is None
-            else f"{task.fidelity.of_teacher} the teacher, held-out samples"
+            else f"{task.fidelity.of_teacher} {whom}, held-out samples"
         )
     )
     return {
@@ -99,7 +100,7 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
         "speedup": measured(
             values["speedup"],
             "x",
-            "teacher's median over this one's, same run",
+            f"{whom.removeprefix('the ')}'s median over this one's, same run",
             values["latency_n"],
             values["ratio_interval"],
         ),

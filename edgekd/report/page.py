@@ -29,6 +29,9 @@ _LATER = {
     "on_target_says": "",
     "receipts": None,
     "thresholds": None,
+    "api": None,
+    "base": None,
+    "roles": {"yardstick": "teacher", "speed": "the teacher", "quality": "the teacher"},
 }  # what a report has not, or an older one
 _BULKY = ("outputs", "latency_ms", "aa_latency_ms")  # of a receipt: its file has them
 

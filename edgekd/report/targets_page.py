@@ -79,6 +79,7 @@ def render(name: str, shared: SharedPlan, rows: Sequence[Row]) -> str:
         "name": shared.name,
         "task": shared.task,
         "teacher": {"name": shared.teacher.name, "words": shared.teacher.words, "sha256": shared.teacher.sha256},
+        "compared_with": "the teacher" if shared.has_yardstick else "the teacher's answers and the student's own fp32",
         "data": {"name": shared.data.name, "counts": shared.data.counts},
         "shared_sha256": shared.shared_digest,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

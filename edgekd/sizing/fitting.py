@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.model import Model
-from edgekd.core.protocols import InputSpec, Running
+from edgekd.core.protocols import InputSpec, Running, StartingNetwork
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
 from edgekd.hardware import latency_correction
@@ -48,7 +48,7 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
     packages = ("torch", "transformers", "onnxruntime", "optimum-onnx", "edgekd")
     machine: dict[str, Any] = {"host": asdict(this_host()), "versions": {one: plan.versions[one] for one in packages}}
     machine |= {"plugins": plan.plugins} if plan.plugins else {}  # their releases decide what shapes and recipes are
-    key = request | {"teacher_folder": plan.teacher.sha256, "anchors": predictor.load().digest} | machine
+    key = request | {"teacher_folder": plan.start.sha256, "anchors": predictor.load().digest} | machine
     key |= {"guest": plan.target.needs_guest and plugin("devices", "guest").available()}  # it measures the finalists
     if not measured and not store.has("size", key):
         own = ("schema", "teacher_folder", "architecture", "classes", "survey", "target")
@@ -61,7 +61,7 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
         progress.stage("size: measure finalists against the budgets", request["finalists"])
         among = _candidates(request, 1.0, 1.0)
         facts = measured_before.facts(request, plan.target, among.recipes)
-        before = Measured(store, facts | {"teacher_folder": plan.teacher.sha256} | machine)
+        before = Measured(store, facts | {"teacher_folder": plan.start.sha256} | machine)
         job = {"request": request, "known": before.known(shape.as_dict() for shape in among.ladder)}
         said = apart.call("edgekd.sizing.fitting:search", job, request["teacher_folder"], said=_shown(progress))
         before.keep(said["measured"])
@@ -74,9 +74,9 @@ def _request(plan: Plan, root: Path) -> dict[str, Any]:
     """Plain values: all that the search depends on beside the machine."""
     return {
         "schema": SCHEMA,
-        "teacher_kind": plan.teacher.kind,
-        "teacher_folder": plan.teacher.folder,
-        "architecture": plan.teacher.architecture,
+        "teacher_kind": plan.start.kind,
+        "teacher_folder": plan.start.folder,
+        "architecture": plan.start.architecture,
         "family": plan.student.family,
         "survey": asdict(plan.student.survey),
         "classes": len(plan.data.classes),
@@ -277,6 +277,7 @@ class _Lab:
         else:
             labels = [str(number) for number in range(request["classes"])]
             source = make("teachers", request["teacher_kind"])
+            assert isinstance(source, StartingNetwork), "the plan refuses what no student can start from"
             model = source.base(Path(request["teacher_folder"]), request["architecture"], request["task"], labels)
         exported = self.bench.export(model, models.exporter(model), self.target, request["task"])
         survey = InputSpec.read(request["survey"])

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import RuntimeCannotLoad, TeacherError
 from edgekd.core.files import is_plain, user_path
-from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import plugin
 from edgekd.data import clean
 from edgekd.teachers import _onnx_apart, _onnx_inspect, _onnx_smoke, _sentence_graph, _sentences
@@ -54,10 +53,6 @@ class OnnxModel:
         """Return `info`: a graph is what it is."""
         return info
 
-    def shaped(self, info: dict[str, Any], task: str, survey: InputSpec, *, classes: int) -> dict[str, Any]:
-        """Return `info`: a graph is what it is."""
-        return info
-
     def check(self, info: Mapping[str, Any], target: Profile) -> None:
         """Raise RuntimeCannotLoad for an opset above the target's ceiling; a newer IR version is lowered instead."""
         file, opset = info["architecture"]["file"], info["architecture"]["opset"]
@@ -79,13 +74,6 @@ class OnnxModel:
                 fix="give data with the classes that it was trained on, or name all of them as id2label in config.json",
             )
 
-    def base(self, folder: Path, architecture: Mapping[str, Any], task: str, labels: Sequence[str]) -> Any:
-        """Raises TeacherError: a graph is not trained."""
-        raise TeacherError(
-            f"the teacher {architecture['file']} is an ONNX file, which cannot be trained",
-            fix="compress it as it is (--student none), or give the model's Hugging Face folder",
-        )
-
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
         """Copy config, tokenizer or preprocessing to `out`, of those that lie beside the file; paths stay behind."""
         if feed_of(task).is_text:
@@ -99,10 +87,6 @@ class OnnxModel:
             cut.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if "sentence" in architecture:
             _sentences.write_files(folder, architecture, out)
-
-    def training(self, rows: int) -> dict[str, Any]:
-        """None: it is never trained."""
-        return {}
 
     def gives(self, architecture: Mapping[str, Any]) -> tuple[str, ...]:
         """Nothing: no student learns from it."""

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.protocols import MULTI_LABEL, PER_WORD, LabelledTask, PositionTask, Progress, Task, named
+from edgekd.core.protocols import (
+    MULTI_LABEL,
+    PER_WORD,
+    LabelledTask,
+    PositionTask,
+    Progress,
+    StartingNetwork,
+    Task,
+    named,
+)
 from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
 from edgekd.core.thresholds import choose_thresholds
@@ -25,6 +34,7 @@ def fine_tune(plan: Plan, splits: Splits, out: Path, work: Path, progress: Progr
     assert training is not None
     engine.prepare(plan.seed, plan.threads)
     source = make("teachers", plan.teacher.kind)
+    assert isinstance(source, StartingNetwork), "the plan refuses a base model that cannot be trained"
     described = Path(plan.teacher.folder), plan.teacher.architecture, plan.task
     model = source.base(*described, splits.classes)
     source.files(*described, out)
@@ -39,6 +49,17 @@ def fine_tune(plan: Plan, splits: Splits, out: Path, work: Path, progress: Progr
     engine.fit(learner, samples, training, seed=plan.seed, progress=progress, work=work)
     if task.problem_type == MULTI_LABEL and splits.selection_labelled:
         _fold_thresholds(model, task, splits, plan, out)
+    model.save_pretrained(out, safe_serialization=True)
+
+
+def write_base(plan: Plan, out: Path) -> None:
+    """Write the network that a student starts from, beside a teacher that only answers: with a fresh head."""
+    engine.prepare(plan.seed, plan.threads)
+    source = make("teachers", plan.start.kind)
+    assert isinstance(source, StartingNetwork), "the plan refuses what no student can start from"
+    described = Path(plan.start.folder), plan.start.architecture, plan.task
+    model = source.base(*described, plan.data.classes)
+    source.files(*described, out)
     model.save_pretrained(out, safe_serialization=True)
 
 

@@ -144,7 +144,7 @@ def _rows(
 def _named(outputs: Outputs, asked: RequestedOutputs, *, sparse: bool) -> dict[str, dict[str, torch.Tensor]]:
     """Return a batch's outputs by piece, and by the name that they are kept under in it."""
     many = sparse and outputs.logits.shape[-1] > MOST_LOGITS
-    named: dict[str, dict[str, torch.Tensor]] = {LOGITS: _top(outputs.logits) if many else {LOGITS: outputs.logits}}
+    named: dict[str, dict[str, torch.Tensor]] = {LOGITS: largest(outputs.logits) if many else {LOGITS: outputs.logits}}
     for layer, values in zip(asked.layers, outputs.features, strict=False):
         named[f"features.{layer}"] = {"features": values}
     if outputs.attention:
@@ -157,7 +157,7 @@ def _named(outputs: Outputs, asked: RequestedOutputs, *, sparse: bool) -> dict[s
 _ATTENTION = ("queries", "keys", "values")
 
 
-def _top(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+def largest(logits: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the largest logits and their classes, and the one logit that all others have instead, of the same mass."""
     import torch
 
