@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekd.compression.choose import PROCESSES
 from edgekd.core import statistics as intervals
+from edgekd.core.benchmark import Benchmark, Timed
 from edgekd.core.model import Model
 from edgekd.onboard.runner import pack
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
-
-AGAIN = "aa"  # how the runner names its first model's second copy
 
 
 class Speed(NamedTuple):
@@ -41,10 +40,10 @@ def speeds(
     with tempfile.TemporaryDirectory(prefix="edgekd-timing-") as folder:
         inputs = Path(folder, "timed.npz")
         pack(list(samples), inputs)
-        jobs = {name: model.job | {"inputs": str(inputs)} for name, model in models.items()}
+        timed = {name: Timed(model, inputs) for name, model in models.items()}
         for number in range(PROCESSES):
-            job = device.run("time", models=jobs, threads=threads, rounds=rounds, seed=seed + number)
-            for name, turns in job["latency_ms"].items():
+            found = Benchmark(device, threads).time(timed, rounds=rounds, seed=seed + number)
+            for name, turns in found.latency_ms.items():
                 ms.setdefault(name, []).append(float(np.median(np.median(np.array(turns), axis=0))))
     first = np.array(ms[next(iter(models))])
     return {
