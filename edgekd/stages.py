@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
 from edgekd.core.predictions import by_word, main_output, metric_input
-from edgekd.core.protocols import MULTI_LABEL, PER_WORD, GraphTeacher, PackedTeacher, Progress, named
+from edgekd.core.protocols import MULTI_LABEL, PER_WORD, FinishedTask, GraphTeacher, PackedTeacher, Progress, named
 from edgekd.core.registry import make
 from edgekd.core.results import this_host, versions
 from edgekd.data.augment import augment
@@ -292,8 +292,12 @@ class Stages:
         return self.stage(f"export-{who}", key, lambda out: export.export(self.plan, folder, inputs, out))
 
     def improved(self, who: str, folder: Path, exported: Path) -> Path:
-        """The exported graph folded, or in another form where that was found to be faster."""
+        """The exported graph folded, or in another form that was found to be faster; as it is where that is final."""
         from edgekd.compression import graphs
+
+        task = make("tasks", self.plan.task)
+        if isinstance(task, FinishedTask) and task.final_graphs:
+            return exported
 
         target = self.plan.target
         recipe = next((one for one in target.recipes if one != "float32"), "float32")

@@ -156,7 +156,10 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
             f"none, one or several. {said['thresholds']['says']}"
         )
     found += [f"{says[:1].upper()}{says[1:]}." for says in recall_says(said["summary"])]
-    if plugin("tasks", plan.task).unit == "tokens":
+    if plugin("tasks", plan.task).program == "causal":
+        context = plan.student.survey.max_size
+        found.append(f"Its memory was measured up to a context of {context} tokens; a longer one takes more.")
+    elif plugin("tasks", plan.task).unit == "tokens":
         found.append(f"Texts are cut at {plan.student.survey.max_size} tokens.")
     if not plan.target.runs_here:
         found.append(f"Its time was measured on {said['summary']['measured_on']}, not on {plan.target.name}.")

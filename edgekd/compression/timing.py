@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekd.compression.choose import PROCESSES
 from edgekd.core import statistics as intervals
-from edgekd.core.benchmark import Benchmark, Timed
 from edgekd.core.model import Model
+from edgekd.core.protocols import CostlyTask
 from edgekd.onboard.runner import pack
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
+
+_COSTLY_ROUNDS = 2
+AGAIN = "aa"  # how the runner names its first model's second copy
+
+
+def effort(task: object, rows: int, rounds: int) -> tuple[int, int]:
+    """Return how many rows are timed in how many rounds: fewer of a task of which one inference takes seconds."""
+    if isinstance(task, CostlyTask):
+        return min(rows, task.timed_rows), min(rounds, _COSTLY_ROUNDS)
+    return rows, rounds
 
 
 class Speed(NamedTuple):
@@ -40,10 +50,10 @@ def speeds(
     with tempfile.TemporaryDirectory(prefix="edgekd-timing-") as folder:
         inputs = Path(folder, "timed.npz")
         pack(list(samples), inputs)
-        timed = {name: Timed(model, inputs) for name, model in models.items()}
+        jobs = {name: model.job | {"inputs": str(inputs)} for name, model in models.items()}
         for number in range(PROCESSES):
-            found = Benchmark(device, threads).time(timed, rounds=rounds, seed=seed + number)
-            for name, turns in found.latency_ms.items():
+            job = device.run("time", models=jobs, threads=threads, rounds=rounds, seed=seed + number)
+            for name, turns in job["latency_ms"].items():
                 ms.setdefault(name, []).append(float(np.median(np.median(np.array(turns), axis=0))))
     first = np.array(ms[next(iter(models))])
     return {

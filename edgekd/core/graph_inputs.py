@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.cpus import usable_cpus
-from edgekd.core.model import Model
+from edgekd.core.model import FORWARD, Model
 
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
@@ -18,7 +18,7 @@ MOST_RUNS = 4  # of a graph for one sample that are kept: a program may loop ove
 
 
 class GraphInputs:
-    """The samples themselves for a model of one graph; of several, what the fp32 model's program feeds each graph.
+    """The samples themselves for one graph that runs once; else what the fp32 model's program feeds each graph.
 
     A program may run a graph several times for a sample, or never.
     """
@@ -28,7 +28,8 @@ class GraphInputs:
 
     def of(self, graph: str) -> Sequence[Sample]:
         """Return what the graph of that name is fed, in order."""
-        return self.samples if len(self.model.graphs) == 1 else self._recorded[graph]
+        once = len(self.model.graphs) == 1 and self.model.program == FORWARD
+        return self.samples if once else self._recorded[graph]
 
     @cached_property
     def _recorded(self) -> Mapping[str, list[Sample]]:
@@ -51,6 +52,7 @@ class _Recorder:
         self.session, self.left = session, 0
         self.fed: list[Sample] = []
         self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
+        self.get_overridable_initializers = session.get_overridable_initializers
 
     def run(self, names: Any, feed: Mapping[str, Any]) -> Any:
         """Run the session, as a program does."""
@@ -58,3 +60,10 @@ class _Recorder:
             self.left -= 1
             self.fed.append(dict(feed))
         return self.session.run(names, feed)
+
+    def run_with_ort_values(self, names: Any, feed: Mapping[str, Any]) -> Any:
+        """Run the session on values of the runtime's own, as a program does that keeps a cache."""
+        if self.left > 0:
+            self.left -= 1
+            self.fed.append({name: value.numpy() for name, value in feed.items()})
+        return self.session.run_with_ort_values(names, feed)

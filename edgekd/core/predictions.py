@@ -110,9 +110,13 @@ def _apart(own: Prediction, other: Prediction) -> float:
 def array_difference(own: Array, other: Array) -> float:
     """Return the largest difference of two arrays' values; infinite where shapes differ, or a value is no number.
 
+    Whole numbers are names, as token ids are: of them it is the share that differs.
+
     >>> import numpy as np
     >>> array_difference(np.array([1.0, 2.0]), np.array([1.0, 2.5])), array_difference(np.zeros(2), np.zeros(3))
     (0.5, inf)
+    >>> array_difference(np.array([7, 8, 9, 10]), np.array([7, 8, 9, 4000]))
+    0.25
     """
     import numpy as np
 
@@ -120,6 +124,8 @@ def array_difference(own: Array, other: Array) -> float:
         return float("inf")
     if not own.size:
         return 0.0
+    if own.dtype.kind in "biu" and other.dtype.kind in "biu":
+        return float((own != other).mean())
     if own.dtype.kind in "biu" or other.dtype.kind in "biu":
         own, other = own.astype(np.float64), other.astype(np.float64)
     with np.errstate(invalid="ignore"):

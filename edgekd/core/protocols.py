@@ -495,6 +495,10 @@ class EcosystemLoader(Exporter, Protocol):
         """Return whether it exports a model of that transformers config for the task."""
         ...
 
+    def proves(self, task: str) -> Mapping[str, str]:
+        """Return the output rule of what `open` gives."""
+        ...
+
     def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
         """The ecosystem's loader that opens a bundle's folder, and its outputs for these inputs."""
         ...
@@ -618,6 +622,58 @@ class CompletedTask(Protocol):
     """
 
     network: ClassVar[Mapping[str, str]]
+
+
+@runtime_checkable
+class CostlyTask(Protocol):
+    """A task of which one inference takes seconds: so few rows are timed, in few rounds."""
+
+    timed_rows: ClassVar[int]
+
+
+@runtime_checkable
+class WritingTask(Protocol):
+    """A task whose program reads a text and writes on: both are timed at these `contexts`, with `written` tokens."""
+
+    contexts: ClassVar[tuple[int, ...]]
+    written: ClassVar[int]
+
+
+@runtime_checkable
+class FinishedTask(Protocol):
+    """A task whose exporter writes the graphs as they ship: no other form of them is tried where `final_graphs`."""
+
+    final_graphs: ClassVar[bool]
+
+
+@runtime_checkable
+class ParityTask(Protocol):
+    """A task whose program gives what no network of torch gives by itself: tokens, likelihoods."""
+
+    def parity(self, network: Any, exported: Model, samples: Sequence[Sample]) -> float:
+        """Return the largest difference of the exported model from the network on these samples, in fp32's scale."""
+        ...
+
+
+@runtime_checkable
+class RecipeTask(Protocol):
+    """A task that other recipes serve than those that a profile lists for all tasks.
+
+    `recipes` are used where the profile names none of them but fp32; `least_ort` is the first release of ONNX Runtime
+    that loads what they and its exporter write: older ones that a profile allows are not allowed for this task.
+    """
+
+    recipes: ClassVar[tuple[str, ...]]
+    least_ort: ClassVar[str]
+
+
+@runtime_checkable
+class PackagedTask(Protocol):
+    """A task whose bundle holds a file that names its graphs, for a client of its own."""
+
+    def package(self, folder: Path, model: Model) -> None:
+        """Write such files into a bundle's folder, where its configs are; the graphs lie in its folder `onnx`."""
+        ...
 
 
 @runtime_checkable

@@ -87,12 +87,26 @@ class _Time(Form):
     state: _State
 
 
+class _Context(Form):
+    context: Annotated[int, Field(ge=1, lt=1 << 31)]
+    first_token_ms: Ms
+    read_tokens_per_cpu_s: Annotated[float, Field(gt=0, lt=1e12)]
+    written_tokens_per_cpu_s: Annotated[float, Field(gt=0, lt=1e12)]
+    peak_rss_mib: Mib
+
+
+class _Generation(Form):
+    baseline_mib: Mib
+    contexts: Annotated[list[_Context], Field(min_length=1, max_length=100)]
+
+
 _FORMS: dict[str, type[Form]] = {
     "facts": _Facts,
     "footprint": _Footprint,
     "predict": _Predict,
     "answers": _Answers,
     "count": _Count,
+    "generation": _Generation,
     "time": _Time,
 }
 
@@ -200,6 +214,8 @@ def _problem(answer: dict[str, Any], mode: str, job: dict[str, Any]) -> str:
         set(answer["row_sha256"]) != names or any(len(one) != answer["n"] for one in answer["row_sha256"].values())
     ):
         return "row_sha256 has not n rows for each model that was asked for"
+    elif mode == "generation" and [one["context"] for one in answer["contexts"]] != job["contexts"]:
+        return "it is of other contexts than were asked for"
     elif mode == "count" and set(answer["n"]) != names:
         return "it is of other models than were asked for"
     return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from edgekd.core.model import Model, graph_file
 from edgekd.core.predictions import network_outputs
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import plugin
+from edgekd.exporters import _causal_graph
 from edgekd.exporters._onnx import finished
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from edgekd.hardware.profile import Profile
 
 _FED = {"text": {"input_ids", "attention_mask", "token_type_ids"}, "image": {"pixel_values"}}
+_GROUPED = ("CPUExecutionProvider", "CUDAExecutionProvider")  # that have a kernel of GroupQueryAttention
 _FEW_LENGTHS = ("nystromformer",)  # its attention fails at lengths that are no multiple of its landmarks
+_CACHED = {"input_ids", "attention_mask", "position_ids", "past_key_values"}  # of a program over a cache
+CAUSAL = "causal"  # the program of language models
 _OPSET = 18  # what optimum recommends for encoders; a target's ceiling may lower it
 
 
@@ -52,7 +56,7 @@ class Optimum:
             onnx_export_from_model(
                 model,
                 Path(folder),
-                task=plugin("tasks", task).hub.task,
+                task=_name(task),
                 opset=opset,
                 do_validation=False,
                 device="cpu",
@@ -60,6 +64,9 @@ class Optimum:
                 **({} if side is None else {"height": side, "width": side}),
             )
             graphs = {name: external.load(graph_file(Path(folder), name)) for name in plugin("tasks", task).graphs}
+        if plugin("tasks", task).program == CAUSAL:
+            for graph in graphs.values():
+                _prepare(graph, model.config, target)
         return finished(graphs, out, task, target)
 
     def takes(self, config: PretrainedConfig, task: str) -> bool:
@@ -73,10 +80,12 @@ class Optimum:
             return False
         try:
             make = TasksManager.get_exporter_config_constructor(
-                "onnx", model_type=config.model_type, task=kind.hub.task, library_name="transformers"
+                "onnx", model_type=config.model_type, task=_name(task), library_name="transformers"
             )
         except (KeyError, ValueError):
             return False
+        if kind.program == CAUSAL:
+            return {name.partition(".")[0] for name in make(config, use_past=True).inputs} <= _CACHED
         of_kind = VisionOnnxConfig if kind.modality == "image" else TextEncoderOnnxConfig
         made = make(config)
         return isinstance(made, of_kind) and made.inputs.keys() <= _FED[kind.modality]
@@ -94,14 +103,16 @@ class Optimum:
         from edgekd.onboard.programs import kept
 
         kind = plugin("tasks", task)
-        hub, keep = kind.hub, network_outputs(kind)
+        hub, keep = kind.hub, self.proves(task)
         rows: list[Prediction] = []
         try:
             with quiet():
                 model = getattr(optimum.onnxruntime, hub.onnx_loader).from_pretrained(
-                    folder, subfolder="onnx", file_name=file, trust_remote_code=False
+                    folder, subfolder="onnx", file_name=file, trust_remote_code=False, session_options=_silent()
                 )
                 prepare = getattr(transformers, hub.processor).from_pretrained(folder, trust_remote_code=False)
+                if kind.program == CAUSAL:
+                    return hub.onnx_loader, [_written(model, prepare, one) for one in inputs]
                 for one in inputs:
                     given = one if isinstance(one, tuple) else (one,)  # a pair of texts, or one input
                     fed = prepare(*given, return_tensors="np", **hub.processor_options)
@@ -114,9 +125,61 @@ class Optimum:
             ) from error
         return hub.onnx_loader, rows
 
+    def proves(self, task: str) -> Mapping[str, str]:
+        """Return the output rule of what `open` gives: a network's own outputs; of a language model what it writes."""
+        kind = plugin("tasks", task)
+        return {"tokens": "as_is"} if kind.program == CAUSAL else network_outputs(kind)
+
     def opens(self, task: str) -> bool:
         """Whether optimum has a loader for the task."""
         return bool(plugin("tasks", task).hub.onnx_loader)
+
+
+def _silent() -> Any:
+    """Return session options under which ONNX Runtime tells errors alone."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def _name(task: str) -> str:
+    """Return what optimum calls the task's export."""
+    kind = plugin("tasks", task)
+    return f"{kind.hub.task}-with-past" if kind.program == CAUSAL else str(kind.hub.task)
+
+
+def _prepare(graph: Any, config: Any, target: Profile) -> None:
+    """Make a language model's graph what programs and clients run; attention grouped where the target has the kernel.
+
+    Raises TeacherError for a graph with another kind of cache.
+    """
+    _causal_graph.check(graph, str(config.model_type))
+    _causal_graph.prepared(graph)
+    if target.execution_provider in _GROUPED and not _causal_graph.slides(config):
+        _causal_graph.group_queries(graph)
+
+
+def _written(model: Any, tokenizer: Any, sample: Mapping[str, Any]) -> Prediction:
+    """Return what optimum's loader writes greedily behind a text: as many tokens as the sample says."""
+    import numpy as np
+    import torch
+
+    ids = torch.from_numpy(np.asarray(sample["input_ids"]))
+    count = int(sample["new_tokens"][0])
+    end = {"eos_token_id": -1, "pad_token_id": 0}  # as programs do, which a caller stops
+    whole = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        min_new_tokens=count,
+        do_sample=False,
+        num_beams=1,
+        **end,
+    )
+    tokenizer.decode(whole[0])  # it has these ids
+    return {"tokens": whole[0, ids.shape[1] :].numpy()}
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import confidence
 from edgekd.core import statistics as intervals
-from edgekd.core.benchmark import AGAIN, Benchmark, Timed
 from edgekd.core.confidence import Suggestion
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.latency import percentile, quantiles
@@ -29,7 +28,7 @@ from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, metric_input
 from edgekd.core.predictions import statistics as statistics_of
-from edgekd.core.protocols import MULTI_LABEL, NamedTask, Progress, named
+from edgekd.core.protocols import MULTI_LABEL, CostlyTask, NamedTask, Progress, WritingTask, named
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits, truth_of
@@ -76,6 +75,7 @@ def measure(
         before_timing()
         for model, (graphs, _) in models.items():
             results[model] |= lab.footprint(model, graphs)
+            results[model]["generation"] = lab.generation(model, graphs)
         latency = lab.latency({model: graphs for model, (graphs, _) in models.items()}, results)
     yardstick = next(iter(models))
     for model in models:
@@ -114,8 +114,8 @@ def guest_memory(plan: Plan, splits: Splits, model: Model, folder: Path, out: Pa
         peaks = []
         with make("devices", "guest", cpu=plan.target.emulator_cpu).up() as device:
             for _ in range(_GUEST_RUNS):
-                found = Benchmark(device, plan.target.threads).footprint(model, inputs)
-                peaks.append(found.peak_rss_mib[0])
+                job = device.run("footprint", **model.job, inputs=[str(inputs)], threads=plan.target.threads)
+                peaks.append(job["peak_rss_mib"][0])
             host = device.host
     (out / "guest.json").write_text(json.dumps({"peak_rss_mib": peaks, "host": host}), encoding="utf-8")
 
@@ -192,7 +192,7 @@ class _Lab:
 
         Rows without labels are judged by what the first model, the teacher, says of them.
         """
-        pack(_evenly(samples, self.plan.measuring.timed_samples), self.folder / f"{name}.timed.npz")
+        pack(_evenly(samples, _timed(self.plan, self.task)), self.folder / f"{name}.timed.npz")
         longest = self.plan.student.survey.max_size
         for size in {min(self.task.headline_size, longest), longest}:
             pack([self.task.sized(samples, size)], self.folder / f"{name}.{size}.npz")
@@ -245,37 +245,63 @@ class _Lab:
         """Peak RSS at the headline size and at the longest input, cold start: each in fresh processes."""
         longest = self.plan.student.survey.max_size
         sizes = [min(self.task.headline_size, longest), longest]
-        inputs = [self.folder / f"{name}.{size}.npz" for size in sizes]
-        runs = [Benchmark(self.device, self.threads).footprint(model, *inputs) for _ in range(_COLD_STARTS)]
+        inputs = [str(self.folder / f"{name}.{size}.npz") for size in sizes]
+        runs = [
+            self.device.run("footprint", **model.job, inputs=inputs, threads=self.threads) for _ in range(_COLD_STARTS)
+        ]
         self.step(f"{name}: memory and cold start")
-        peaks = [run.peak_rss_mib[0] for run in runs]
+        peaks = [run["peak_rss_mib"][0] for run in runs]
         return {
             "peak_rss_mib": statistics.median(peaks),
             "peak_rss_interval": [min(peaks), max(peaks)],
-            "peak_rss_longest_mib": statistics.median(run.peak_rss_mib[1] for run in runs),
+            "peak_rss_longest_mib": statistics.median(run["peak_rss_mib"][1] for run in runs),
             "longest": longest,
-            "cold_start_ms": statistics.median(run.cold_start_ms for run in runs if run.cold_start_ms is not None),
-            "load_ms": statistics.median(run.load_ms for run in runs if run.load_ms is not None),
-            "import_baseline_mib": statistics.median(run.baseline_mib for run in runs),
+            "cold_start_ms": statistics.median(run["cold_start_ms"] for run in runs),
+            "load_ms": statistics.median(run["load_ms"] for run in runs),
+            "import_baseline_mib": statistics.median(run["baseline_mib"] for run in runs),
         }
+
+    def generation(self, name: str, model: Model) -> list[dict[str, Any]] | None:
+        """Tokens a second in reading and in writing, and memory, against the context; None where nothing is written."""
+        if not isinstance(self.task, WritingTask):
+            return None
+        most = self.plan.teacher.architecture.get("max_tokens", self.plan.student.survey.max_size) - self.task.written
+        contexts = [one for one in self.task.contexts if one <= most] or [max(1, most)]
+        longest = self.plan.student.survey.max_size
+        job = self.device.run(
+            "generation",
+            **model.job,
+            inputs=str(self.folder / f"{name}.{longest}.npz"),
+            threads=self.threads,
+            contexts=contexts,
+            written=self.task.written,
+        )
+        self.step(f"{name}: reading and writing at {', '.join(map(str, contexts))} tokens")
+        found: list[dict[str, Any]] = job["contexts"]
+        return found
 
     def latency(self, timed: dict[str, Model], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Latency of all models, interleaved; `ratio` is the first model's median over the model's own."""
         import numpy as np
 
         models = {
-            name: Timed(model, self.folder / f"{name}.timed.npz", self.task.keep) for name, model in timed.items()
+            name: model.job | {"inputs": str(self.folder / f"{name}.timed.npz"), "keep": dict(self.task.keep)}
+            for name, model in timed.items()
         }
         first = next(iter(models))
-        samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, AGAIN)}
+        samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, "aa")}
         for number in range(self.plan.measuring.processes):
-            found = Benchmark(self.device, self.threads).time(
-                models, rounds=self.plan.measuring.rounds, seed=self.plan.seed + number
+            job = self.device.run(
+                "time",
+                models=models,
+                threads=self.threads,
+                rounds=self.plan.measuring.rounds,
+                seed=self.plan.seed + number,
             )
-            for name, turns in found.latency_ms.items():
+            for name, turns in job["latency_ms"].items():
                 samples[name].append(np.array(turns))
-                expected = _evenly(results[first if name == AGAIN else name]["_hashes"], len(turns[0]))
-                if found.row_sha256[name] != expected:
+                expected = _evenly(results[first if name == "aa" else name]["_hashes"], len(turns[0]))
+                if job["row_sha256"][name] != expected:
                     raise EdgeKDError(
                         f"{name}: the timed run's outputs are not the accuracy run's",
                         fix="the model is not deterministic on this host; report its operators and this CPU",
@@ -334,6 +360,12 @@ def speed_ratio(
         _, least, most = intervals.process_ratio(each)
         low, high = min(low, least), max(high, most)
     return ratio, low, high
+
+
+def _timed(plan: Plan, task: Any) -> int:
+    """Return how many of the held-out samples are timed: few where one inference takes seconds."""
+    usual = plan.measuring.timed_samples
+    return min(usual, task.timed_rows) if isinstance(task, CostlyTask) else usual
 
 
 def _evenly(rows: Sequence[Any], count: int) -> list[Any]:

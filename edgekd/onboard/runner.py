@@ -12,6 +12,7 @@ of graphs to files in their order; `program` (`forward`) and `keep`, the output 
     answers     several models over the same rows, row by row, until a time limit: outputs to a file, packed
     time        several models interleaved sample by sample, with an A/A control: latency samples
     count       several models, one after the other, with a mark before and after: for whoever counts instructions
+    generation  a language model over ascending contexts: tokens a second in reading and writing, memory behind each
     facts       what this machine is, how it fares, and its packages
 
 Inputs and outputs travel as one .npz of packed samples (`pack`, `unpack`): each sample keeps its own shape, unpadded.
@@ -50,6 +51,7 @@ Keep = Union[dict[str, str], str, None]  # noqa: UP007
 
 MARK = 0x45444B44  # a process number beyond any kernel's limit; devices/_instructions.c knows it
 SETTLE_ROUNDS = 30  # warm-up ends when three successive medians agree within 5%, or here
+SETTLE_S = 5.0  # or when a round ends behind so much time: what takes that long is warm
 
 
 class Packer:
@@ -351,6 +353,7 @@ class _Timed:
     def settle(self) -> None:
         """Run until three successive medians agree."""
         medians: list[float] = []
+        end = time.perf_counter() + SETTLE_S
         for _ in range(SETTLE_ROUNDS):
             times = []
             for feed in self.feeds[:5]:
@@ -360,6 +363,26 @@ class _Timed:
             medians.append(statistics.median(times))
             if len(medians) > 2 and abs(medians[-1] / medians[-2] - 1) < 0.05 > abs(medians[-2] / medians[-3] - 1):
                 break
+            if before > end:
+                break
+
+
+def generation(
+    model: Model, inputs: str, threads: int, provider: str, program: str, contexts: list[int], written: int
+) -> dict[str, Any]:
+    """Return of each context what `speeds` of the program says, and the peak RSS above the import baseline behind it.
+
+    The text is the first sample's `input_ids`, repeated where a context is longer.
+    """
+    ids = unpack(Path(inputs))[0]["input_ids"].reshape(-1).tolist()
+    speeds = _beside(program)["speeds"]
+    baseline = peak_rss_mib()
+    opened = open_model(model, threads, provider, program=program)
+    found = []
+    for context in contexts:
+        [told] = speeds(opened, ids, [context], written)
+        found.append({**told, "peak_rss_mib": peak_rss_mib() - baseline})
+    return {"baseline_mib": baseline, "contexts": found}
 
 
 MODES: dict[str, Callable[..., dict[str, Any]]] = {
@@ -368,6 +391,7 @@ MODES: dict[str, Callable[..., dict[str, Any]]] = {
     "answers": answers,
     "time": timed,
     "count": count,
+    "generation": generation,
     "facts": facts,
 }
 

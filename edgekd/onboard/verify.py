@@ -36,7 +36,7 @@ LARGEST_ARRAYS = 256 << 20  # bytes of all arrays of an .npz
 MOST_FILES, MOST_STEPS = 4096, 16  # that a manifest lists, and folders above one of them
 MOST_ARRAYS = 65_536  # in an .npz
 MOST_GRAPHS, MOST_OUTPUTS = 16, 64  # of a model
-PROGRAMS = ("forward",)  # that run a model's graphs: files beside bench/runner.py
+PROGRAMS = ("forward", "causal")  # that run a model's graphs: files beside bench/runner.py
 RULES = ("as_is", "mean", "words")  # of what is kept of an output
 DATA = "_data"  # follows the name of a graph's file: its external data
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
@@ -545,9 +545,19 @@ def held_to(reference, limits, outputs):
                 of = f"input {row}: " + (f"{shown(name)} " if name else "outputs ")
                 return f"{of}of shape {own.shape} or not finite; expected {values.shape}"
             if own.size:
-                worst[name] = max(worst[name], float(np.abs(own.astype(np.float64) - values).max()))
+                worst[name] = max(worst[name], apart(own, values))
     name = max(limits, key=lambda one: worst[one] / limits[one] if limits[one] else worst[one] and math.inf)
     return name, worst[name], limits[name]
+
+
+def apart(own, other):
+    """How far two arrays of one shape are apart: the largest difference; of whole numbers, which are names as token
+    ids are, the share that differs."""
+    import numpy as np
+
+    if own.dtype.kind in "biu" and other.dtype.kind in "biu":
+        return float((own != other).mean())
+    return float(np.abs(own.astype(np.float64) - other).max())
 
 
 # ---- the whole check

@@ -26,7 +26,7 @@ from edgekd.data.taught import split_taught
 from edgekd.data.untrained import split_untrained
 
 ANSWERS = "answers"  # the teacher whose answers are kept in the data's folder
-_KINDS = {".pth": "efficientnet_lite", ".pt": "efficientnet_lite", ".onnx": "onnx_model"}
+_KINDS = {".pth": "efficientnet_lite", ".pt": "efficientnet_lite", ".onnx": "onnx_model", ".gguf": "gguf"}
 
 
 def read_teacher(

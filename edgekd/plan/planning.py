@@ -12,8 +12,8 @@ from edgekd.core import versions as bundle_versions
 from edgekd.core.cpus import usable_cpus
 from edgekd.core.digests import digest
 from edgekd.core.errors import EdgeKDError, UsageError
-from edgekd.core.protocols import InputSpec
-from edgekd.core.registry import folder_name, made_elsewhere
+from edgekd.core.protocols import InputSpec, RecipeTask
+from edgekd.core.registry import folder_name, made_elsewhere, plugin
 from edgekd.core.results import versions
 from edgekd.data import demos
 from edgekd.data.splits import Splits
@@ -81,6 +81,17 @@ def load_targets(given: Sequence[str], options: Options) -> tuple[Profile, ...]:
     return targets
 
 
+def _for_task(target: Profile, task: str) -> Profile:
+    """Return the profile with the recipes that serve the task, and without the releases that do not run these."""
+    kind = plugin("tasks", task)
+    if not isinstance(kind, RecipeTask):
+        return target
+    own = [recipe for recipe in target.recipes if recipe in kind.recipes]
+    released = ",".join(filter(None, [target.ort_version, f">={kind.least_ort}"]))
+    recipes = own if len(own) > 1 else list(kind.recipes)
+    return target.model_copy(update={"recipes": recipes, "ort_version": released})
+
+
 def make_plan(options: Options, store: Store | None = None) -> tuple[Plan, Splits]:
     """The plan and the rows it speaks of. Reads files, loads no model, never imports torch.
 
@@ -100,7 +111,7 @@ def make_plans(options: Options, given: Sequence[str], store: Store | None = Non
     store = store or open_store()
     check_ranges(options)
     bundle_versions.numbers(options.version, where="--bundle-version")
-    targets = load_targets(given, options)
+    targets = tuple(_for_task(target, options.task) for target in load_targets(given, options))
     asked = resolve.request(options, targets)
     resolve.check_answers(asked)
     source = options.teacher or demos.demo_teacher(options.task)
@@ -209,7 +220,14 @@ def _floors(options: Options) -> dict[str, float]:
 
 
 def _one_floor(target: Profile, options: Options, shared: SharedPlan) -> Profile:
-    """Of a teacher compressed without labels the points lost are the agreement missing: one floor given is both."""
+    """Return the profile with the floors that hold: a metric with points of its own brings its own, unless one is said.
+
+    Of a teacher compressed without labels the points lost are the agreement missing: one floor given is both.
+    """
+    judged = plugin("tasks", shared.task)
+    own = judged.metric.max_drop if shared.data.selection_labelled else judged.fidelity.max_drop
+    if own is not None and options.max_drop is None:
+        target = target.model_copy(update={"max_drop_points": own})
     if not shared.compresses_only or shared.data.selection_labelled:
         return target
     if options.min_agreement is None or options.max_drop is not None:

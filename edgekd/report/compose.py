@@ -115,6 +115,7 @@ def compose(
         "on_target_says": found["on_target_says"],
         "figures": {name: figures(values, plan) for name, values in models.items()},
         "latency_quantiles_ms": {name: values["latency_quantiles_ms"] for name, values in models.items()},
+        "generation": {name: values["generation"] for name, values in models.items() if values.get("generation")},
         "baseline": baseline,
         "confidence": sureness(plan, shipped, confidence),
         "thresholds": decided(plan, confidence),
@@ -324,6 +325,8 @@ def _inputs(plan: Plan) -> str:
     """What the model takes, for a reader."""
     survey, unit = plan.student.survey, plugin("tasks", plan.task).unit
     if unit == "tokens":
+        if plugin("tasks", plan.task).program == "causal":
+            return f"texts up to a context of {survey.max_size} {unit}, which are scored and gone on from"
         known = f"{survey.vocabulary:,} tokens known; " if survey.vocabulary else ""
         return f"{known}texts are cut at {survey.max_size} {unit}"
     channels = f", {survey.channels} channel" + ("s" if survey.channels > 1 else "")

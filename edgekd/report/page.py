@@ -24,7 +24,7 @@ from edgekd.receipts import files, validate
 from edgekd.report.drawing import Axis, Mark, placed, round_step
 from edgekd.report.markdown import escaped_values
 
-_LATER = {
+_LATER: dict[str, Any] = {
     "on_target": None,
     "on_target_says": "",
     "receipts": None,
@@ -32,6 +32,7 @@ _LATER = {
     "api": None,
     "base": None,
     "roles": {"yardstick": "teacher", "speed": "the teacher", "quality": "the teacher"},
+    "generation": {},
 }  # what a report has not, or an older one
 _BULKY = ("outputs", "latency_ms", "aa_latency_ms")  # of a receipt: its file has them
 

@@ -14,7 +14,18 @@ from edgekd.core.loading import BODY
 from edgekd.core.protocols import PER_WORD, InputSpec
 from edgekd.core.registry import make, plugin
 from edgekd.data import clean, hub, pixels
-from edgekd.teachers import _checks, _files, _names, _own, _sentence_graph, _sentences, _settings, _sizes, _types
+from edgekd.teachers import (
+    _causal,
+    _checks,
+    _files,
+    _names,
+    _own,
+    _sentence_graph,
+    _sentences,
+    _settings,
+    _sizes,
+    _types,
+)
 
 if TYPE_CHECKING:
     from edgekd.hardware.profile import Profile
@@ -61,11 +72,13 @@ class Huggingface:
         heads = _architectures(config)
         # every encoder gives embeddings; classes need a head
         ready = bool(own) or not kind.labelled or any(head in name for name in heads)
-        labels = _labels(config, folder, weights.shapes, task) if ready and kind.labelled else None
+        labels = _labels(config, folder, weights.shapes, task) if ready and kind.problem_type else None
         shape = None if own else describe(config, folder)
         if shape:
             _sizes.check_weights(shape, weights.shapes, folder)
             _sizes.check_tables(config, weights.shapes, folder)
+        if kind.program == _causal.PROGRAM:
+            _causal.check(folder, config)
         architecture: dict[str, Any] = own or {"model_type": config["model_type"], **(shape or {})}
         if shape and kind.problem_type == PER_WORD:
             architecture["head"] = kind.hub.auto_model  # students copy it
@@ -77,7 +90,7 @@ class Huggingface:
             "folder": str(weights.folder),  # of pickles, their copies in the store
             "ready": ready,
             "architecture": architecture,
-            "labels": labels if kind.labelled else (),
+            "labels": labels if kind.labelled and kind.problem_type else (),
             "sha256": _files.fingerprint(folder, weights.sources, beside, weights.digests),
             "licence": licences.of_teacher(folder),
             "checks": (*weights.checks, *notes),
@@ -119,6 +132,8 @@ class Huggingface:
             if "sentence" in architecture and "max_tokens" in architecture:  # where the ecosystem's loaders cut
                 tokenizer.model_max_length = architecture["max_tokens"]
             tokenizer.save_pretrained(out)
+        if plugin("tasks", task).program == _causal.PROGRAM:
+            _causal.write_files(folder, out)
         if "sentence" in architecture:
             _sentences.write_files(folder, architecture, out)
 

@@ -1,0 +1,115 @@
+"""Embedding tables and tied projections in blocks of few bits: what the library's quantizers pass over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+_LEAST = 1 << 12  # values: a smaller table is not worth an operator
+_DOMAIN = "com.microsoft"
+
+
+def unfold_tied(model: Any) -> int:
+    """Give each MatMul by a transposed constant a matrix of its own, in place; return how many there were.
+
+    A projection that is tied to the embeddings is such a Transpose, which no quantizer looks behind.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    found = 0
+    for node in graph.node:
+        turned = makers.get(node.input[1]) if node.op_type == "MatMul" else None
+        if turned is None or turned.op_type != "Transpose" or turned.input[0] not in constants:
+            continue
+        if [list(one.ints) for one in turned.attribute] != [[1, 0]]:
+            continue
+        name = f"{turned.output[0]}.own"
+        if name not in constants:
+            matrix = np.ascontiguousarray(numpy_helper.to_array(constants[turned.input[0]]).T)
+            constants[name] = numpy_helper.from_array(matrix, name)
+            graph.initializer.append(constants[name])
+        node.input[1], found = name, found + 1
+    _drop_unused(graph)
+    return found
+
+
+def quantize_tables(model: Any, *, bits: int, block_size: int, keep: frozenset[str] = frozenset()) -> int:
+    """Make each Gather of a constant float table a GatherBlockQuantized, in place; return how many there were.
+
+    Nodes named in `keep`, tables that others read as well, and rows that are no whole blocks stay.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    readers: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    found = 0
+    for node in graph.node:
+        if node.op_type != "Gather" or node.name in keep or node.input[0] not in constants:
+            continue
+        table = numpy_helper.to_array(constants[node.input[0]])
+        axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
+        fits = table.ndim == 2 and table.dtype == "float32" and axis == 0 and table.shape[1] % block_size == 0
+        if not fits or table.size < _LEAST or readers[node.input[0]] > 1:
+            continue
+        codes, scales = in_blocks(table, bits, block_size)
+        name = node.input[0]
+        graph.initializer.append(numpy_helper.from_array(packed(codes, bits), f"{name}_Q{bits}"))
+        graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scales"))
+        more = {"bits": bits, "block_size": block_size, "gather_axis": 0, "quantize_axis": 1}
+        inputs = [f"{name}_Q{bits}", node.input[1], f"{name}_scales"]
+        made = helper.make_node(
+            "GatherBlockQuantized", inputs, list(node.output), f"{node.name}_Q{bits}", domain=_DOMAIN, **more
+        )
+        node.CopyFrom(made)
+        found += 1
+    if found and not any(entry.domain == _DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+    _drop_unused(graph)
+    return found
+
+
+def in_blocks(table: Array, bits: int, block_size: int) -> tuple[Array, Array]:
+    """Return codes, uint8 (rows, width), and scales, float32 (rows, blocks): value = (code - 2 ** (bits - 1)) * scale.
+
+    The value that is furthest from zero is exact, whatever its sign: it takes the lowest code, as in GGUF's Q4_0.
+    """
+    import numpy as np
+
+    half = 1 << (bits - 1)
+    blocks = table.reshape(len(table), -1, block_size)
+    furthest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1)[..., None], axis=-1)
+    scales = (furthest / -half).astype(np.float32)
+    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
+    codes = np.clip(np.rint(blocks * inverse) + half, 0, 2 * half - 1).astype(np.uint8)
+    return codes.reshape(table.shape), scales[..., 0]
+
+
+def packed(codes: Array, bits: int) -> Array:
+    """Return codes as the operator takes them: of four bits two to a byte, the first one low."""
+    return codes if bits == 8 else codes[:, 0::2] | (codes[:, 1::2] << 4)
+
+
+def _drop_unused(graph: Any) -> None:
+    wanted = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    while True:
+        idle = [node for node in graph.node if not wanted & set(node.output)]
+        if not idle:
+            break
+        for node in idle:
+            graph.node.remove(node)
+        wanted = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    inputs = {one.name for one in graph.input}
+    for tensor in [one for one in graph.initializer if one.name not in wanted | inputs]:
+        graph.initializer.remove(tensor)

@@ -1,0 +1,285 @@
+"""Language models on a device: the program over its cache, and the graph that it and other clients run."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgekd.core.errors import TeacherError
+from edgekd.core.quiet import quiet
+from edgekd.exporters import _causal_graph
+from edgekd.onboard import causal, programs, runner
+from edgekd.quantizers import _block_tables
+from edgekd.quantizers.block_int4 import BlockInt4
+from edgekd.quantizers.block_int8 import BlockInt8
+
+VOCABULARY, LAYERS = 90, 2
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A random Llama of grouped queries with tied embeddings."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    """Its graph as optimum exports it."""
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    folder = tmp_path_factory.mktemp("exported")
+    with quiet():
+        onnx_export_from_model(
+            model,
+            folder,
+            task="text-generation-with-past",
+            opset=18,
+            do_validation=False,
+            device="cpu",
+            no_post_process=True,
+        )
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def graphs(exported, tmp_path_factory):
+    """Files by form: as exported, prepared, and with grouped attention."""
+    folder = tmp_path_factory.mktemp("graphs")
+    plain, grouped = onnx.load(exported), onnx.load(exported)
+    _causal_graph.check(plain, "a test")
+    _causal_graph.prepared(plain)
+    _causal_graph.prepared(grouped)
+    assert _causal_graph.group_queries(grouped) == LAYERS
+    for name, graph in (("plain", plain), ("grouped", grouped)):
+        onnx.checker.check_model(graph)
+        onnx.save(graph, folder / f"{name}.onnx")
+    return {"exported": exported, "plain": folder / "plain.onnx", "grouped": folder / "grouped.onnx"}
+
+
+def opened(file: Path) -> causal.Program:
+    program: causal.Program = runner.open_model(str(file), 1, program="causal")
+    return program
+
+
+def ids_of(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, VOCABULARY, (1, count)).astype(np.int64)
+
+
+def by_torch(model, ids, written=0):
+    """Likelihoods, most likely tokens, and what transformers writes greedily."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(torch.from_numpy(ids)).logits[0]
+        shares = logits.log_softmax(dim=-1)[:-1]
+        nll = -shares.gather(1, torch.from_numpy(ids[0, 1:, None]))[:, 0]
+        tokens = ids[:, :0]
+        if written:
+            given = torch.from_numpy(ids)
+            more = {"attention_mask": torch.ones_like(given), "pad_token_id": 0, "eos_token_id": None}
+            whole = model.generate(given, max_new_tokens=written, do_sample=False, **more)
+            tokens = whole[:, ids.shape[1] :].numpy()
+    return nll.numpy(), shares.argmax(dim=-1).numpy(), tokens[0]
+
+
+@pytest.mark.parametrize("form", ["exported", "plain", "grouped"])
+@pytest.mark.parametrize("count", [2, 63, 64, 65, 150])
+def test_a_text_is_scored_and_gone_on_from_as_transformers_does(graphs, model, form, count):
+    program, ids = opened(graphs[form]), ids_of(count, count)
+    said = program.named(program.run(None, program.feed({"input_ids": ids, "new_tokens": np.array([12])})))
+    nll, top, tokens = by_torch(model, ids, 12)
+    np.testing.assert_allclose(said["nll"], nll, atol=1e-4)
+    assert said["top"].tolist() == top.tolist()
+    assert said["next"].tolist() == ids[0, 1:].tolist()
+    assert said["tokens"].tolist() == tokens.tolist()
+    assert list(islice(program.generate(ids[0].tolist()), 12)) == tokens.tolist(), "read in chunks"
+
+
+def test_the_last_logits_can_be_had_alone_and_need_not(graphs):
+    program, ids = opened(graphs["grouped"]), ids_of(40)
+    whole = causal.State(program).extend(ids)
+    assert whole.shape == (40, VOCABULARY)
+    asked = []
+    session = program.session
+    run = session.run_with_ort_values
+    spy = SimpleNamespace(run_with_ort_values=lambda names, feed: asked.append(sorted(feed)) or run(names, feed))
+    program.session = spy
+    last = causal.State(program).extend(ids, last=True)
+    assert last.shape == (1, VOCABULARY)
+    np.testing.assert_allclose(last[0], whole[-1], atol=1e-5)
+    assert "num_logits_to_keep" in asked[0]
+    plain = opened(graphs["plain"]).session
+    assert "num_logits_to_keep" not in {one.name for one in plain.get_inputs()}, "other clients see no such input"
+
+
+def test_an_exported_file_holds_tied_weights_once(graphs):
+    before, after = (graphs[name].stat().st_size for name in ("exported", "plain"))
+    assert before - after > 0.9 * 4 * VOCABULARY * 64 - 4000
+    assert [node.op_type for node in onnx.load(graphs["plain"]).graph.node].count("Transpose") > 0
+
+
+def test_grouped_attention_keeps_the_names_of_inputs_and_outputs(graphs):
+    plain, grouped = (onnx.load(graphs[name]).graph for name in ("plain", "grouped"))
+    assert [one.name for one in plain.input] == [one.name for one in grouped.input]
+    assert [one.name for one in plain.output] == [one.name for one in grouped.output]
+    kinds = [node.op_type for node in grouped.node]
+    assert kinds.count("GroupQueryAttention") == LAYERS
+    assert "Softmax" not in kinds
+
+
+def test_attention_that_is_not_plain_is_left_alone(exported):
+    graph = onnx.load(exported)
+    softmax = next(node for node in graph.graph.node if node.op_type == "Softmax")
+    for node in graph.graph.node:
+        for place, name in enumerate(node.input):
+            if name == softmax.output[0]:
+                node.input[place] = "capped"
+    graph.graph.node.append(helper.make_node("Tanh", [softmax.output[0]], ["capped"]))
+    before = len(graph.graph.node)
+    assert _causal_graph.group_queries(graph) == 0, "all layers, or none"
+    assert len(graph.graph.node) == before
+
+
+@pytest.mark.parametrize(
+    ("config", "slides"),
+    [
+        ({}, False),
+        ({"sliding_window": None}, False),
+        ({"sliding_window": 4096}, True),
+        ({"sliding_window": 4096, "use_sliding_window": False}, False),
+        ({"layer_types": ["full_attention"] * 2, "sliding_window": 4096}, False),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, True),
+        ({"attention_chunk_size": 8192}, True),
+    ],
+)
+def test_windows_are_told_by_the_config(config, slides):
+    assert _causal_graph.slides(SimpleNamespace(**config)) is slides
+
+
+def test_a_graph_without_a_cache_of_keys_and_values_is_refused():
+    def graph(inputs, outputs):
+        made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in (*inputs, *outputs)]
+        return helper.make_model(helper.make_graph([], "g", made[: len(inputs)], made[len(inputs) :]))
+
+    with pytest.raises(TeacherError, match="it keeps no keys and values") as told:
+        _causal_graph.check(graph(["input_ids"], ["logits"]), "rwkv")
+    assert "decoder-only" in told.value.fix
+    with pytest.raises(TeacherError, match="it takes cache_params"):
+        _causal_graph.check(graph(["input_ids", "cache_params"], ["logits", "present.0.key"]), "mamba")
+
+
+def test_the_program_refuses_what_it_cannot_run(graphs, tmp_path):
+    made = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["logits"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])],
+    )
+    file = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(made, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), file)
+    with pytest.raises(ValueError, match="no language model with a cache"):
+        opened(file)
+    program = opened(graphs["grouped"])
+    with pytest.raises(ValueError, match="two tokens"):
+        program.feed({"input_ids": ids_of(1)})
+    with pytest.raises(ValueError, match="takes input_ids"):
+        program.feed({"pixel_values": ids_of(4)})
+    with pytest.raises(ValueError, match="one token at least"):
+        next(program.generate([]))
+
+
+def test_drawing_is_repeatable_and_keeps_to_the_likely():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    draw = causal.sampler(temperature=1.0, seed=7)
+    again = causal.sampler(temperature=1.0, seed=7)
+    drawn = [draw(logits) for _ in range(4000)]
+    assert drawn[:50] == [again(logits) for _ in range(50)]
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 4000, [0.5, 0.3, 0.15, 0.05], atol=0.03)
+    few = causal.sampler(top_k=2, seed=1)
+    assert {few(logits) for _ in range(500)} == {0, 1}
+    nucleus = causal.sampler(top_p=0.7, seed=1)
+    assert {nucleus(logits) for _ in range(500)} == {0, 1}
+    cold = causal.sampler(temperature=0.01, seed=1)
+    assert {cold(logits) for _ in range(200)} == {0}
+    for wrong in ({"temperature": 0}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}):
+        with pytest.raises(ValueError, match="temperature is above 0"):
+            causal.sampler(**wrong)
+
+
+def test_likelihoods_of_large_logits_are_finite():
+    nll, top = causal.scored(np.array([[1e4, -1e4, 0.0]], np.float32), np.array([1]))
+    assert nll[0] == pytest.approx(2e4)
+    assert top[0] == 0
+
+
+def test_the_program_is_found_by_its_name(graphs, tmp_path):
+    assert programs.load("causal").__name__ == "Program"
+    inputs = tmp_path / "in.npz"
+    runner.pack([{"input_ids": ids_of(20), "new_tokens": np.array([3])}], inputs)
+    told = runner.generation(
+        str(graphs["grouped"]), str(inputs), 1, "CPUExecutionProvider", "causal", contexts=[16, 64], written=4
+    )
+    assert [one["context"] for one in told["contexts"]] == [16, 64]
+    assert all(one["read_tokens_per_cpu_s"] > 0 < one["written_tokens_per_cpu_s"] for one in told["contexts"])
+
+
+@pytest.mark.parametrize(("recipe", "least"), [(BlockInt8(), 0.85), (BlockInt4(), 0.3)])
+def test_a_recipe_makes_every_matrix_and_the_embeddings_small(graphs, tmp_path, recipe, least):
+    out = tmp_path / "small.onnx"
+    recipe.quantize(graphs["grouped"], out, [])
+    kinds = [node.op_type for node in onnx.load(out).graph.node]
+    assert kinds.count("MatMulNBits") == 7 * LAYERS + 1, "the tied projection as well"
+    assert kinds.count("GatherBlockQuantized") == 1
+    assert kinds.count("MatMul") == 1, "that of positions and frequencies, both computed"
+    ids = ids_of(120, 5)
+    own, plain = (
+        program.named(program.run(None, program.feed({"input_ids": ids})))
+        for program in (opened(out), opened(graphs["grouped"]))
+    )
+    assert (own["top"] == plain["top"]).mean() >= least
+    assert own["nll"].mean() == pytest.approx(plain["nll"].mean(), rel=0.02 if least > 0.5 else 0.5)
+
+
+def test_what_is_to_stay_in_float_stays(graphs, tmp_path):
+    out = tmp_path / "some.onnx"
+    BlockInt4().quantize(graphs["grouped"], out, [], keep=["/lm_head/MatMul", "/model/embed_tokens/Gather"])
+    kinds = [node.op_type for node in onnx.load(out).graph.node]
+    assert (kinds.count("MatMulNBits"), kinds.count("MatMul"), kinds.count("GatherBlockQuantized")) == (14, 2, 0)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_tables_in_blocks_are_as_near_as_their_bits_allow(bits):
+    table = np.random.default_rng(0).standard_normal((50, 64)).astype(np.float32)
+    table[3] = 0
+    codes, scales = _block_tables.in_blocks(table, bits, 32)
+    back = (codes.astype(np.float32) - (1 << (bits - 1))).reshape(50, 2, 32) * scales[..., None]
+    step = np.abs(scales)[..., None]
+    assert (np.abs(back - table.reshape(50, 2, 32)) <= step * (1.0 + 1e-5)).all()
+    assert np.abs(back - table.reshape(50, 2, 32)).mean() < 0.3 * step.mean()
+    assert (back[3] == 0).all()
+    packed = _block_tables.packed(codes, bits)
+    assert packed.shape == (50, 64 * bits // 8)
+    if bits == 4:
+        assert (packed & 15 == codes[:, 0::2]).all()
+        assert (packed >> 4 == codes[:, 1::2]).all()
