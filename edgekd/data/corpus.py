@@ -186,9 +186,11 @@ def _documents(source: str, text_column: str | None) -> tuple[dict[str, list[Doc
     """Return the documents by split, or as `all`, notes, and the columns of a table."""
     path = user_path(source)
     if path.is_file() and unpacked.kind_of(path) in _SUFFIXES:
+        _without_columns(source, text_column)
         return {"all": _of_file(path)}, [], None
     saved = any((path / name).exists() for name in ("dataset_dict.json", "dataset_info.json"))
     if path.is_dir() and not saved and not split_files(path):
+        _without_columns(source, text_column)
         parts = {split: _below(child) for split, child in split_folders(path).items()}
         if "train" in parts:
             return {split: _of_files(path, files) for split, files in parts.items()}, [], None
@@ -200,6 +202,15 @@ def _documents(source: str, text_column: str | None) -> tuple[dict[str, list[Doc
             )
         return {"all": _of_files(path, files)}, [], None
     return _of_tables(read_tables(source), source, text_column)
+
+
+def _without_columns(source: str, text_column: str | None) -> None:
+    """Raise DataError where a column of plain text is named."""
+    if text_column is not None:
+        raise DataError(
+            f"{source} is plain text, which has no column {limits.shown(text_column)}",
+            fix="leave --text-column out, or give a table",
+        )
 
 
 def _of_tables(

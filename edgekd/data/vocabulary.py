@@ -179,9 +179,9 @@ def _made(spec: Spec, merge: str | list[str]) -> str:
 
 def _ancestors(spec: Spec, pieces: dict[str, int], wanted: set[int]) -> set[int]:
     """Pieces that BPE passes through on its way to the wanted ones."""
-    made_from: dict[str, tuple[str, str]] = {}
+    made_from: dict[str, list[str]] = {}  # a piece may be made of several pairs: which of them depends on the word
     for merge in spec["model"]["merges"]:
-        made_from.setdefault(_made(spec, merge), _pair(merge))
+        made_from.setdefault(_made(spec, merge), []).extend(_pair(merge))
     names = {id_: piece for piece, id_ in pieces.items()}
     todo, found = [names[id_] for id_ in wanted if id_ in names], set()
     while todo:
