@@ -163,7 +163,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.startswith("refuses "):
             self._send(400, {"error": {"message": f"Unsupported parameter: '{fault[8:]}'", "code": "unsupported"}})
             return
-        content = WORDS.get(fault or "", json.dumps({"label": self.server.answer(text)}))
+        answer = self.server.answer(text)
+        said = {"labels": list(answer)} if isinstance(answer, list | tuple) else {"label": answer}
+        content = WORDS.get(fault or "", json.dumps(said))
         used = self._bill(body, text, content, fault)
         if fault == "redirect":
             self._send(307, {}, {"Location": f"{self.server.elsewhere}/chat/completions"})

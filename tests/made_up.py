@@ -159,9 +159,13 @@ def composed(
     target=None,
     min_retained=0.5,
     latency_ms=0.72,
+    api=None,
     **given,
 ):
-    """A report. Not `tested`: the test rows have no labels; of a text encoder's there are none."""
+    """A report. Not `tested`: the test rows have no labels; of a text encoder's there are none.
+
+    `api` is what a teacher that only answers took, and whether it was asked about test rows.
+    """
     cost = Cost(
         SHAPE,
         "5 blocks",
@@ -234,8 +238,19 @@ def composed(
     if not tested:
         values = {"teacher": 1.0, "float32": 1.0, "static_int8": 0.9957}
         models = {name: against_teacher(models[name], value) for name, value in values.items()}
+    answers = None
+    if api is not None:
+        told, asked = api
+        plan.has_yardstick, plan.compared_with = False, "its own fp32"
+        plan.base = SimpleNamespace(name="all-MiniLM", words="bert", licence="Apache-2.0", sha256="1" * 64)
+        plan.teacher.architecture, plan.teacher.answered = {"answers": WHO}, told
+        models = {name: values for name, values in models.items() if name != "teacher"}
+        each = {key: models["float32"][key] for key in COMPARED}
+        both = {"n": 100, "of": len(LABELS), "own_labels": True, "metric_value": 0.9, "metric_interval": [0.8, 0.95]}
+        answers = both | {"models": dict.fromkeys(models, each)} if asked else None
     measured = {
-        "yardstick": "teacher",
+        "yardstick": "teacher" if api is None else "float32",
+        "answers": answers,
         "models": models,
         "aa": {"ratio": 1.0, "ratio_interval": [0.99, 1.01]},
         "baseline": baseline if tested else None,
@@ -256,7 +271,46 @@ def composed(
     return compose.compose(plan, fit if distilled else None, choice, found, measured, **given)
 
 
+WHO = {"model": "a <b>model</b>", "provider": "api.example.com|v1", "terms": {"date": "2026-11-30"}}
+COMPARED = (
+    "metric_value",
+    "metric_interval",
+    "retained",
+    "retained_interval",
+    "difference_points",
+    "difference_interval",
+)
+TOOK = {
+    "figures": {
+        "rows": 2000,
+        "labelled": 1990,
+        "requests": 2100,
+        "unknown": 3,
+        "refused": 6,
+        "malformed": 4,
+        "prompt_tokens": 300_000,
+        "completion_tokens": 15_000,
+        "cost_usd": 0.1234,
+        "agreement": 0.98,
+        "repeats": 50,
+    },
+    "soft_labels": 1800,
+    "a_query": {
+        "answers": 2100,
+        "prompt_tokens": 140,
+        "completion_tokens": 7,
+        "cost_usd": 6e-5,
+        "latency_p50_ms": 400.0,
+        "latency_p90_ms": 900.0,
+        "concurrency": 8,
+    },
+    "pilot": {"rows": 50, "accuracy": 0.9, "low": 0.78, "high": 0.96},
+    "prices": {"source": "given"},
+}
+FREE = {"figures": TOOK["figures"] | {"cost_usd": None, "agreement": None, "unknown": 0, "refused": 0, "malformed": 0}}
+FREE |= {"soft_labels": 0, "a_query": None, "pilot": None, "prices": None}
 CARD = {
+    "pair": False,
     "model": "model_quantized.onnx",
     "bundle": "things",
     "survey": {"max_size": 9, "channels": 1},

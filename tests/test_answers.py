@@ -20,6 +20,9 @@ from edgekd.core.registry import make, plugin, protocols_of
 from edgekd.data import answers
 from edgekd.data.splits import Example
 from edgekd.inference import against_answers
+from edgekd.labelling.answers import Reader
+from edgekd.labelling.asked import asked_of
+from edgekd.labelling.client import Reply
 from edgekd.plan.options import Options
 from edgekd.plan.planning import make_plan
 from edgekd.report.api import break_even
@@ -222,6 +225,62 @@ def test_student_and_teacher_are_held_against_each_other_on_the_same_rows(tmp_pa
 )
 def test_when_labels_have_paid_for_themselves(spent, theirs, own, queries):
     assert break_even(spent, theirs, own) == queries
+
+
+def test_rows_with_several_labels_are_asked_about_and_read(tmp_path):
+    """A prompt and a schema of its own; answers of one label, of several, and of none."""
+    names = {0: (), 1: ("food",), 2: ("animal", "food")}
+    rows = [(f"text {number}", "") for number in range(30)]
+    rows += [(f"gold {number}", ";".join(names[number % 3]) or "colour") for number in range(60)]
+    data = write_csv(tmp_path / "rows.csv", rows, ("text", "labels"))
+    with StandIn() as server:
+        server.answer = lambda text: names[int(text.split()[-1]) % 3]
+        words = ["--task", "multi-label-text-classification", "--teacher", f"api:{server.url}", "--model", "mini"]
+        words += ["--data", data, "--out", tmp_path / "answers", "--classes", ",".join(CLASSES), "--shots", "2"]
+        done = invoke("label", *words, "--json")
+        assert done.returncode == 0, done.stdout
+        form = server.bodies[0]["response_format"]["json_schema"]["schema"]
+        assert form["properties"]["labels"]["items"]["enum"] == list(CLASSES)
+        assert '{"labels": [' in server.bodies[0]["messages"][2]["content"]
+        assert "logprobs" not in server.bodies[0], "the first token tells nothing of a list"
+    assert json.loads(done.stdout)["labelled"] == 30
+    written = (tmp_path / "answers" / "train.jsonl").read_text().splitlines()
+    kept_rows = {row["text"]: row for row in map(json.loads, written)}
+    assert [kept_rows[f"text {number}"]["label"] for number in range(3)] == [[], ["food"], ["animal", "food"]]
+    found = answers.read(tmp_path / "answers")
+    assert found.several
+    assert (found.logits("text 2") > 0).tolist() == [True, False, True]
+    assert (found.logits("text 0") < 0).all()
+    assert (found.logits("not asked", ("colour",)) > 0).tolist() == [False, True, False]
+    assert found.decided["colour", True, False] > 0, "gold rows of the pilot tell that colours are missed"
+    assert make("teachers", "answers").inspect(str(tmp_path / "answers"), "multi-label-text-classification")["ready"]
+
+
+@pytest.mark.parametrize(
+    ("content", "outcome", "label"),
+    [
+        ('{"labels": ["food", "animal"]}', "label", ("animal", "food")),
+        ('{"labels": []}', "label", ()),
+        ('Sure: ["Food", "food"]', "label", ("food",)),
+        ('```json\n{"labels": ["colour"]}\n```', "label", ("colour",)),
+        ('{"label": ["food"]}', "label", ("food",)),
+        ('{"labels": ["food", "vehicle"]}', "off_list", None),
+        ('{"labels": "food"}', "malformed", None),
+        ("food", "malformed", None),
+        ('{"labels": [["food"]]}', "malformed", None),
+        ('<think>["food"]</think>{"labels": ["animal"]}', "label", ("animal",)),
+    ],
+)
+def test_how_an_answer_of_several_labels_is_read(content, outcome, label):
+    reply = Reply(content, "stop", "", None, "", (), {})
+    found = Reader(CLASSES, several=True).read(reply)
+    assert (found.outcome, found.label) == (outcome, label)
+
+
+def test_two_texts_a_row_are_refused_before_anything_is_asked(tmp_path):
+    options = Options("rpi4", teacher="api:http://127.0.0.1:1/v1", model="m", data="x.csv", text_pair_column="b")
+    with pytest.raises(UsageError, match="one text a row"):
+        asked_of(options, tmp_path)
 
 
 def test_a_build_asks_nothing_where_its_words_are_refused(tmp_path, tiny_teacher, store):

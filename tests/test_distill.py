@@ -273,7 +273,7 @@ def test_where_all_targets_layers_are_too_much_each_asks_for_its_own(
 
 def test_of_many_classes_the_largest_logits_and_the_mass_of_the_rest_are_kept() -> None:
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)) * 3
-    top, classes, rest = teacher_outputs._top(logits).values()
+    top, classes, rest = teacher_outputs.largest(logits).values()
     assert top.shape == classes.shape == (4, teacher_outputs.TOP)
     assert rest.shape == (4, 1)
     spread = rest.expand(-1, 1000).clone().scatter_(1, classes, top)

@@ -21,14 +21,20 @@ from edgekd.plan.resolve import SIZES, sizes_asked, student_family
 TASKS = ("text-classification", "image-classification", "time-series-classification", "feature-extraction")
 
 
-def refusals(task: str, compressed: bool) -> list[str]:
+def refusals(task: str, compressed: bool, answers: bool = False) -> list[str]:
     """The fixes of the refusals for accuracy, memory and latency."""
     target = profile(memory_mib=1.0, latency_ms=1.0)
     plan: Any = SimpleNamespace(
-        task=task, compresses_only=compressed, min_retained=0.9, target=target, metric=make("tasks", task).metric
+        task=task,
+        compresses_only=compressed,
+        has_yardstick=not answers,
+        min_retained=0.9,
+        target=target,
+        metric=make("tasks", task).metric,
     )
     floor = Floor("min_retained", 0.9, 0.5, (0.4, 0.6)).as_dict()
     said = {"summary": {"metric": "accuracy", "shipped": {"recipe": "float32"}}, "floors": {"held": [floor]}}
+    said["roles"] = {"quality": "the teacher", "metric_value": 0.9}
     shipped = {"latency_p50_ms": 9.0, "latency_p90_ms": 9.0, "latency_notes": {}}
     fits, over = ({"value": mib, "kind": "measured"} for mib in (0.5, 2.0))
     found = []
@@ -55,6 +61,12 @@ def test_the_options_that_the_last_refusals_name_are_taken_by_the_same_mode(task
             if name.replace("_", "-") in flags:
                 assert sizes_asked(replace(Options("rpi4", task=task), **{name: 64}), make("tasks", task)), size
         assert flags or "profile" in fix
+
+
+def test_where_the_teacher_only_answers_fixes_name_what_it_takes():
+    refused = {"min-speedup", "evidence", "labels", "unlabelled", "augment"}
+    for fix in refusals("text-classification", compressed=False, answers=True):
+        assert not refused & set(re.findall(r"--([a-z-]+)", fix)), fix
 
 
 def test_what_student_none_refuses_is_taken_when_its_fix_is_obeyed():

@@ -48,6 +48,7 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
         "distilled",
         "forced",
         "teacher",
+        "compared_with",
         "shipped",
         "baseline",
         "retained",
@@ -58,6 +59,7 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
         "evidence",
         "threshold",
         "columns",
+        "counted",
         "never_right",
         "most_frequent",
     ]

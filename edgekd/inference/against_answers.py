@@ -33,7 +33,7 @@ def compare(
     if len(asked) < LEAST:
         return None
     metric: Metric = task.metric
-    said = np.log([known.probabilities(splits.test[number].input) for number in asked])
+    said = np.stack([known.logits(splits.test[number].input) for number in asked])
     theirs = task.statistics(said, truth[asked])
     return {
         "n": len(asked),

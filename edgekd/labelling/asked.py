@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from edgekd.core.errors import UsageError
-from edgekd.core.registry import make
+from edgekd.core.protocols import MULTI_LABEL
+from edgekd.core.registry import make, plugin
 from edgekd.labelling.address import Address
 from edgekd.labelling.budget import Ceilings
 from edgekd.labelling.prices import Prices, dollars, no_price, prices
@@ -77,6 +78,11 @@ def asked_of(options: Options, out: Path) -> Asked:
         raise UsageError("--teacher api: needs the model's name there", fix="give --model NAME")
     if options.data is None:
         raise UsageError("--teacher api: labels rows, and none are given", fix="give --data: a file or folder of texts")
+    if options.text_pair_column is not None:
+        raise UsageError(
+            "--text-pair-column: a teacher behind an API is asked about one text a row",
+            fix="join both texts in one column, or label the rows elsewhere and give them as --data",
+        )
     same = {one.name: getattr(options, one.name) for one in fields(Asked) if one.name in _SAME}
     return Asked(
         **same,
@@ -106,4 +112,5 @@ def rows_of(asked: Asked) -> Rows:
 
 def prompt_of(asked: Asked, words: Template, named: Mapping[str, str], rows: Rows, before: Sequence[str]) -> Prompt:
     """Return what is asked of each row, with an earlier run's examples where they still serve. Raises DataError."""
-    return Prompt(words, dict(named), draw_shots(rows, asked.shots, asked.seed, before))
+    several = plugin("tasks", asked.task).problem_type == MULTI_LABEL
+    return Prompt(words, dict(named), draw_shots(rows, asked.shots, asked.seed, before), several)

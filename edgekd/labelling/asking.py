@@ -75,7 +75,7 @@ class Asker:
     ) -> None:
         self.client, self.teacher, self.prompt, self.form = client, teacher, prompt, form
         self.ledger, self.budget, self.pace, self.progress = ledger, budget, pace, progress
-        self.reader = Reader(prompt.classes)
+        self.reader = Reader(prompt.classes, several=prompt.several)
         self.outcomes: Counter[str] = Counter()  # of this run
         self.over = self.failed = self.loose = 0
         self.last = ""  # why the latest request failed
@@ -274,7 +274,7 @@ class Asker:
         }
         if reply.fingerprint:
             record["fingerprint"] = reply.fingerprint
-        if answer.label is not None and reply.logprobs:
+        if isinstance(answer.label, str) and reply.logprobs:
             soft = soft_label(reply.logprobs, answer.label, list(self.prompt.classes))
             record |= {"probabilities": soft} if soft else {}
         await self.ledger.answered(request, used, record)

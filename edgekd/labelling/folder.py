@@ -161,6 +161,7 @@ def write_provenance(
         "schema": 1,
         "edgekd": version("edgekd"),
         "task": task,
+        "several_labels": asker.prompt.several,
         "teacher": {"provider": asker.teacher.url, "model": asker.teacher.model, "terms": accepted(ledger)},
         "data": {"source": source, "rows_sha256": rows.digest},
         "classes": prompt.classes,

@@ -144,11 +144,17 @@ async def _labelled(
     client = Client(
         where.url, key, timeout_s=asked.timeout_s, connections=asked.concurrency, proxies=not where.loopback
     )
+    soft = asked.soft and not prompt.several  # the first token of a list tells nothing of its names
     asker = Asker(
         client,
         Teacher(asked.model, where.identity, asked.context),
         prompt,
-        Form(prompt.schema, asked.answer_tokens or prompt.answer_tokens, newest=where.newest, soft=asked.soft),
+        Form(
+            prompt.schema,
+            asked.answer_tokens or prompt.answer_tokens,
+            newest=where.newest,
+            soft=soft,
+        ),
         ledger=ledger,
         budget=Budget(ceilings, ledger.prices, replace(ledger.spent)),
         pace=Pace(asked.concurrency, seed=asked.seed),

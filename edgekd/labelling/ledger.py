@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from edgekd.core.errors import StoreError
 from edgekd.core.files import flush, make_folder, storage_error, try_lock
+from edgekd.data.splits import Label
 from edgekd.labelling.budget import Spent
 from edgekd.labelling.prices import Prices, Tokens
 
@@ -37,7 +38,7 @@ class Entry(NamedTuple):
     """What became of a prompt, without the answer's words: those are at `place` in the file."""
 
     outcome: str
-    label: str | None
+    label: Label | None
     prompt: int  # tokens
     completion: int
     most: int  # tokens that the answer might have had
@@ -181,7 +182,7 @@ class Ledger:
         label = record["label"]
         self.entries[key] = Entry(  # one object for each name: there may be 10^5 of them
             sys.intern(str(record["outcome"])),
-            None if label is None else sys.intern(str(label)),
+            _interned(label),
             used.prompt,
             used.completion,
             most.completion,
@@ -304,6 +305,13 @@ class Ledger:
                 os.ftruncate(handle, self._size)  # no half line: the next run would have to mend it
             raise storage_error(error, self.path) from error
         self._size += len(lines)
+
+
+def _interned(label: Any) -> Label | None:
+    """A record's label: a name, or names; None where the answer has none."""
+    if isinstance(label, list | tuple):
+        return tuple(sys.intern(str(name)) for name in label)
+    return None if label is None else sys.intern(str(label))
 
 
 def _closed(record: Record) -> bytes:

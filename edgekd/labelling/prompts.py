@@ -23,6 +23,7 @@ _MOST_CLASSES = 1000
 _BREAKS = ("Cc", "Zl", "Zp", "Cs")  # kinds of signs that are no part of a name: control, new line, half a character
 _A_MESSAGE, _A_REQUEST = 16, 96  # tokens that a server's own chat template may add
 _ROOM = 48  # tokens of an answer beside the label's
+_A_NAME, _MOST_ROOM = 4, 1024  # tokens around a name in a list; of a list of names at most
 Message = dict[str, str]
 
 
@@ -52,6 +53,7 @@ class Prompt:
     template: Template
     classes: dict[str, str]
     shots: tuple[Example, ...] = ()
+    several: bool = False  # whether a row may have several labels, or none
 
     @cached_property
     def constant(self) -> tuple[Message, ...]:
@@ -60,7 +62,8 @@ class Prompt:
         made: list[Message] = [{"role": "system", "content": self.template.system.replace(_CLASSES, "\n".join(lines))}]
         for shot in self.shots:
             made.append({"role": "user", "content": self.row(shot.input)})
-            made.append({"role": "assistant", "content": json.dumps({"label": shot.label}, ensure_ascii=False)})
+            said = {"labels": list(shot.names)} if self.several else {"label": shot.label}
+            made.append({"role": "assistant", "content": json.dumps(said, ensure_ascii=False)})
         return tuple(made)
 
     def row(self, text: str) -> str:
@@ -74,8 +77,9 @@ class Prompt:
     @cached_property
     def schema(self) -> dict[str, object]:
         """The strict JSON schema of an answer, as `response_format` takes it."""
-        label = {"type": "string", "enum": list(self.classes)}
-        form = {"type": "object", "properties": {"label": label}, "required": ["label"], "additionalProperties": False}
+        name = {"type": "string", "enum": list(self.classes)}
+        asked = {"labels": {"type": "array", "items": name}} if self.several else {"label": name}
+        form = {"type": "object", "properties": asked, "required": list(asked), "additionalProperties": False}
         return {"type": "json_schema", "json_schema": {"name": "label", "strict": True, "schema": form}}
 
     @cached_property
@@ -90,7 +94,8 @@ class Prompt:
     @cached_property
     def answer_tokens(self) -> int:
         """Tokens that the longest answer in the form asked for needs at most."""
-        return max(len(name.encode()) for name in self.classes) + _ROOM
+        lengths = [len(name.encode()) + _A_NAME for name in self.classes]
+        return min(_MOST_ROOM, sum(lengths)) + _ROOM if self.several else max(lengths) - _A_NAME + _ROOM
 
     def key(self, model: str, text: str, turn: int) -> bytes:
         """What tells a request from others: the model, every message, and how often this was asked before."""
@@ -112,7 +117,7 @@ def template(task: str, file: Path | None) -> Template:
     """The user's template, or the task's own. Raises UsageError for a task without one, and for a file that is none."""
     if task not in tasks():
         raise UsageError(
-            f"edgekd label asks for one class a text; the task {task} has no prompts yet",
+            f"edgekd label asks for the labels of a text; the task {task} has no prompts yet",
             fix=f"give --task {listed(tasks())}, or label the rows elsewhere and give them to edgekd build as --data",
         )
     if file is None:

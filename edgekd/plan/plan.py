@@ -305,7 +305,8 @@ class SharedPlan:
         if "exits" in self.needs and not exits:
             raise UsageError(
                 f"the losses need early exits; a student of this shape has none ({made})",
-                fix="leave self_distillation out, or allow a larger student (--min-speedup, --memory-mib)",
+                fix="leave self_distillation out, or allow a larger student "
+                + ("(--min-speedup, --memory-mib)" if self.has_yardstick else "(--memory-mib)"),
             )
         if self.student.exit is not None and self.student.exit not in exits:
             raise UsageError(

@@ -18,7 +18,6 @@ def write(plan: Plan, splits: Splits, work: Path, progress: Progress) -> None:
     A changed copy of a row has no answer of its own: it has its label's probabilities, as a row that a person
     labelled. Raises TeacherError where the folder of answers is damaged.
     """
-    import numpy as np
     import torch
 
     known = answers.read(Path(plan.teacher.folder))
@@ -26,10 +25,9 @@ def write(plan: Plan, splits: Splits, work: Path, progress: Progress) -> None:
     done = 0
     for role in ROLES:
         writer = Writer(work / LOGITS / role, SHARD_ROWS)
-        sparse = role in TRAINED_ON and len(known.classes) > MOST_LOGITS
+        sparse = role in TRAINED_ON and not known.several and len(known.classes) > MOST_LOGITS
         for row in getattr(splits, role)[writer.done :]:
-            label = row.label if isinstance(row.label, str) else None
-            logits = torch.from_numpy(np.log(known.probabilities(row.input, label)))
+            logits = torch.from_numpy(known.logits(row.input, row.label))
             named = largest(logits[None]) if sparse else {LOGITS: logits[None]}
             writer.append(
                 {
