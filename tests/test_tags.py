@@ -16,6 +16,7 @@ from edgekd.data.given import read_given
 from edgekd.data.splits import Example, check_labels, split
 from edgekd.data.strata import strata
 from edgekd.data.tags import Span, Tags, Words, bio_classes, continued, in_scheme, kinds_of, spans_of
+from edgekd.data.untrained import split_untrained
 from edgekd.onboard import programs, verify
 
 TASK = "token-classification"
@@ -182,12 +183,14 @@ def test_words_that_nobody_sees_are_left_out(tmp_path):
 
 BAD = {
     "ragged columns": ("rows.conll", "Ann X B-PER\nhi O\n", "line 2: 2 columns .* where others have 3"),
-    "a word without a tag": ("rows.conll", "Ann B-PER\nhi O\n\nOslo\n", "line 4: 1 columns"),
+    "a word without a tag": ("rows.conll", "Ann B-PER\nhi O\n\nOslo\n", "line 4: 1 column "),
     "no sentence": ("rows.conll", "\n\n", "holds no sentence"),
     "CoNLL-U of nine cells": ("rows.conllu", "1\tIt" + "\t_" * 7 + "\n", "line 1: 9 cells where CoNLL-U has 10"),
     "fewer tags than words": ('{"tokens": ["a", "b"], "tags": ["O"]}', "row 1: 1 tags for 2 words"),
     "a hidden tag": ('{"tokens": ["a", "b"], "tags": ["O", -100]}', "row 1: the word 'b' has no tag"),
     "a word that is a number": ('{"tokens": ["a", 3], "tags": ["O", "O"]}', "row 1: the word 3 is no text"),
+    "a word that is missing": ('{"tokens": ["a", null], "tags": ["O", "O"]}', "row 1: the word None is no text"),
+    "a word that is nought": ('{"tokens": [0, "a"], "tags": ["O", "O"]}', "row 1: the word 0 is no text"),
     "no word": ('{"tokens": [], "tags": []}', "row 1: it holds no word"),
     "an empty text": ('{"text": " ", "spans": []}', "row 1: the text is"),
     "overlapping spans": (
@@ -214,6 +217,28 @@ def test_bad_rows_are_refused_by_their_place(what, tmp_path):
     assert refusal.value.fix
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("# id 7\tdomain=en\nAnn _ _ B-PER\n", ["Ann"]),
+        ("# doc7\nAnn B-PER\n", ["Ann"]),
+        ("# NN I O\nAnn NP I B-PER\nhi UH I O\n", ["#", "Ann", "hi"]),
+        ("# O\nAnn B-PER\nhi O\n", ["#", "Ann", "hi"]),
+        ("10\u00a0km O\nAnn B-PER\n", ["10\u00a0km", "Ann"]),
+    ],
+)
+def test_comments_and_words_are_told_apart(content, words, tmp_path):
+    (tmp_path / "rows.conll").write_text(content, encoding="utf-8")
+    [row] = read(tmp_path / "rows.conll")["all"]
+    assert [row.input[start:end] for start, end in row.input.places] == words
+    assert len(row.label) == len(words)
+
+
+def test_a_text_in_brackets_is_a_text(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "[1, 2]", "spans": [[1, 2, "NUM"]]}])
+    assert read(path)["all"][0].label == ("O", "B-NUM", "O", "O", "O")
+
+
 def test_the_fix_of_overlapping_spans_works(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "New York City", "spans": [[0, 8, "LOC"]]}])
     assert read(path)["all"][0].label == ("B-LOC", "I-LOC", "O"), "one of them was kept"
@@ -224,6 +249,36 @@ def test_the_fix_of_overlapping_spans_works(tmp_path):
 
 def examples(rows, seed=0):
     return [Example(Words.joined(words), Tags.of(tags)) for words, tags in rows]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("empty", [Tags(["O", "O"]), ()])
+def test_test_rows_without_a_span_or_label_are_refused_and_the_fix_works(trained, empty):
+    some = Tags(["B-PER", "O"]) if isinstance(empty, Tags) else ("PER",)
+    other = Tags(["O", "B-LOC"]) if isinstance(empty, Tags) else ("LOC",)
+    classes = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC") if isinstance(empty, Tags) else ("PER", "LOC")
+
+    def cut(test, validation=some):
+        given = {"train": 20 * [some] + 20 * [other], "validation": 12 * [validation], "test": 12 * [test]}
+        rows = {
+            part: [Example(Words.joined([part, str(n)]), label) for n, label in enumerate(labels)]
+            for part, labels in given.items()
+        }
+        return (
+            split(rows, labels=None, seed=0, classes=classes)
+            if trained
+            else split_untrained(rows, seed=0, classes=classes)
+        )
+
+    with pytest.raises(DataError, match=r"none of the 12 labelled test rows has a (span|label)") as refusal:
+        cut(empty)
+    assert "give test rows of which some have" in refusal.value.fix
+    assert cut(some).selection_labelled
+    by_agreement = cut(some, validation=empty)
+    assert not by_agreement.selection_labelled, "F1 of nothing picks nothing"
+    assert {row.label for row in by_agreement.selection} == {None}
+    if not trained:
+        assert not cut(None).test_labelled
 
 
 def test_kinds_of_spans_go_through_splits_and_strata():

@@ -78,7 +78,11 @@ def test_pairs_may_have_several_labels(tmp_path):
         (("  ", "is", "a", "1"), {}, "row 10: one side of the pair is missing: the column 'premise' holds '  '"),
         (("what", "is", "a", "1"), {"text_pair_column": "hypotheses"}, "has no column 'hypotheses'"),
         (("what", "is", "a", "1"), {"text_column": "premises"}, "has no column 'premises'"),
-        (("what", "is", "a", "1"), {"text_column": "hypothesis"}, "has no column 'hypothesis'"),
+        (
+            ("what", "is", "a", "1"),
+            {"text_column": "hypothesis"},
+            "both sides of each pair are the column 'hypothesis'",
+        ),
     ],
 )
 def test_a_side_that_is_missing_is_refused(tmp_path, row, columns, message):
@@ -86,6 +90,13 @@ def test_a_side_that_is_missing_is_refused(tmp_path, row, columns, message):
     with pytest.raises(DataError, match=message) as refusal:
         read(path, **columns)
     assert refusal.value.fix
+
+
+def test_the_split_that_lacks_a_side_is_named(tmp_path):
+    write_csv(tmp_path / "train.csv", rows(9), HEADER)
+    write_csv(tmp_path / "test.csv", [(row[0], row[2]) for row in rows(9)], ("premise", "label"))
+    with pytest.raises(DataError, match=r"\(test\) has no column 'hypothesis'"):
+        read(tmp_path)
 
 
 def test_more_inputs_have_both_columns(tmp_path):

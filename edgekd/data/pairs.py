@@ -59,7 +59,15 @@ def with_pairs(
     """
     if second is None:
         return dict(tables)
-    return {split: _paired(table, first, second, tuple(usual), source) for split, table in tables.items()}
+    if first == second:
+        raise DataError(
+            f"both sides of each pair are the column {second!r}",
+            fix="name two columns: --text-column FIRST --text-pair-column SECOND",
+        )
+    return {
+        split: _paired(table, first, second, tuple(usual), source if split == "all" else f"{source} ({split})")
+        for split, table in tables.items()
+    }
 
 
 def _paired(table: Table, first: str | None, second: str, usual: tuple[str, ...], source: str) -> Table:
@@ -67,11 +75,6 @@ def _paired(table: Table, first: str | None, second: str, usual: tuple[str, ...]
     if second not in present:
         raise DataError(f"{source} has no column {second!r}", fix=suggestion(second, present))
     name = find_column(first, usual, [one for one in present if one != second], source, "text")
-    if first == second:
-        raise DataError(
-            f"both sides of each pair are the column {second!r}",
-            fix="name two columns: --text-column FIRST --text-pair-column SECOND",
-        )
     both = f"{name}{BETWEEN}{second}"
     rows = []
     for number, row in enumerate(table, start=1):
@@ -83,7 +86,8 @@ def _paired(table: Table, first: str | None, second: str, usual: tuple[str, ...]
                     f"{limits.shown(text)}",
                     fix="remove rows without both texts, or name other columns: --text-column, --text-pair-column",
                 )
-        rows.append({both: Pair.of(row[name], row[second])} | {k: v for k, v in row.items() if k not in (name, second)})
+        others = {column: cell for column, cell in row.items() if column not in (name, second, both)}
+        rows.append({both: Pair.of(row[name], row[second])} | others)
     return NotedTable(rows, getattr(table, "notes", ()), getattr(table, "nameless", 0))
 
 

@@ -149,7 +149,11 @@ def split(
         train = kept
     notes += [*in_every_row(train), *joined(train)]
     labelled = True
-    if validation and labels is not None:
+    check_test_names(test)
+    if validation and not name_any(validation):
+        labelled, validation = False, [replace(row, label=None) for row in validation]
+        notes.append("no validation row has a label or span: selection is by agreement with the teacher")
+    elif validation and labels is not None:
         labelled, validation = False, [replace(row, label=None) for row in validation]
         notes.append("validation rows keep no labels either: selection is by agreement with the teacher")
     elif not validation and len(loose) >= min(FEW_UNLABELLED, 2 * len(train)):
@@ -320,6 +324,21 @@ def held_back(loose: list[Example], seed: int, notes: list[str]) -> tuple[list[E
         f"(by {'their labels' if labelled else 'agreement with the teacher'}), {calibrating} for calibration"
     )
     return shuffled[:count], shuffled[count:]
+
+
+def name_any(rows: Sequence[Example]) -> bool:
+    """Return whether the label of any row names something: of several labels and of tags it may be empty."""
+    return any(row.names for row in rows)
+
+
+def check_test_names(test: Sequence[Example]) -> None:
+    """Raises DataError for labelled test rows that all are without a label, or span: F1 would be of nothing."""
+    if test and not name_any(test):
+        what = "span" if isinstance(test[0].label, Tags) else "label"
+        raise DataError(
+            f"none of the {len(test)} labelled test rows has a {what}: F1 would be of nothing",
+            fix=f"give test rows of which some have a {what}; or, with --student none, rows without the column",
+        )
 
 
 def enough(**roles: Sequence[Example]) -> None:

@@ -31,6 +31,7 @@ SUFFIXES = (
 _DOCUMENT = "-DOCSTART-"
 _UNIVERSAL = ".conllu"
 _FORM, _UPOS, _CELLS = 1, 3, 10  # of CoNLL-U
+_SPACES = re.compile(r"[ \f\v]+")
 _SPLITS = {**SPLIT_NAMES, "testa": "validation", "testb": "test"}  # as CoNLL-2003 calls them: eng.testa
 
 
@@ -79,8 +80,9 @@ def read_columns(path: Path) -> NotedTable:
     universal = unpacked.kind_of(path) == _UNIVERSAL
     rows: list[dict[str, Any]] = []
     size = limits.Cells(path)
+    tags = _tags_of_words(text)
     for lines in _sentences(text):
-        cells = _universal(path, lines) if universal else _cells(path, lines, rows)
+        cells = _universal(path, lines) if universal else _cells(path, lines, rows, tags)
         if not cells:
             continue
         size.add(2 * len(cells))
@@ -108,14 +110,26 @@ def _sentences(text: str) -> Iterator[list[tuple[int, str]]]:
         yield own
 
 
-def _cells(path: Path, lines: list[tuple[int, str]], before: list[dict[str, Any]]) -> list[list[str]]:
+def _parted(line: str) -> list[str]:
+    """Return a line's cells: parted by tabs where it has some, else by spaces; a no-break space is a word's."""
+    return [cell.strip() for cell in line.split("\t")] if "\t" in line.strip() else _SPACES.split(line.strip())
+
+
+def _tags_of_words(text: str) -> set[str]:
+    """Return the last cells of lines that begin with another sign than #: no comment ends in one of them."""
+    if not text.startswith("# ") and "\n# " not in text:
+        return set()
+    return {_parted(line)[-1] for line in text.split("\n") if line.strip() and not line.startswith("#")}
+
+
+def _cells(path: Path, lines: list[tuple[int, str]], before: list[dict[str, Any]], tags: set[str]) -> list[list[str]]:
     """Return the cells of a sentence's lines, as many in each. Raises DataError."""
     found: list[list[str]] = []
     for number, line in lines:
-        cells = line.split("\t") if "\t" in line.strip() else line.split()
-        cells = [cell.strip() for cell in cells]
-        if cells[0] == _DOCUMENT or (not found and line.startswith("# ") and len(cells) != 2):
-            continue  # a comment, as `# id 7` before a sentence: a word called # has a tag
+        cells = _parted(line)
+        is_word = cells[0] == "#" and len(cells) > 1 and cells[-1] in tags
+        if cells[0] == _DOCUMENT or (not found and line.startswith("# ") and not is_word):
+            continue  # a comment, as `# id 7` before a sentence
         if not all(cells):
             raise DataError(f"{path}, line {number}: an empty cell", fix="give a word and its tag on each line")
         found.append(cells)
@@ -123,8 +137,9 @@ def _cells(path: Path, lines: list[tuple[int, str]], before: list[dict[str, Any]
         first = len(found[0])
         if len(cells) != first or (before and (first == 1) != one_column):
             wanted = first if len(cells) != first else 1 if one_column else 2
+            counted = f"{len(cells)} column" + ("s" if len(cells) > 1 else "")
             raise DataError(
-                f"{path}, line {number}: {len(cells)} columns ({limits.shown(line.strip())}) where others have {wanted}"
+                f"{path}, line {number}: {counted} ({limits.shown(line.strip())}) where others have {wanted}"
                 + (" or more" if wanted == 2 and len(cells) == 1 else ""),
                 fix="give as many columns on each line: the word first, its tag last; O where it is nothing",
             )

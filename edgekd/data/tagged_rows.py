@@ -51,6 +51,8 @@ def find_tags(given: str | None, present: Sequence[str], source: str, *, needed:
 def example(value: Any, label: Any, where: str) -> Example:
     """Return a row of words, or of a text; its label is `Tags`, or None where there is none. Raises DataError."""
     words = values_of(value) if not isinstance(value, str) or value.lstrip().startswith("[") else None
+    if isinstance(value, str) and words is not None and not all(isinstance(one, str) for one in words):
+        words = None  # a text such as "[1]", not a list of words
     missing = label is None or (isinstance(label, str) and not label.strip())
     if words is not None:
         return _of_words(words, None if missing else label, where)
@@ -78,8 +80,8 @@ def example(value: Any, label: Any, where: str) -> Example:
 
 def _of_words(words: Sequence[Any], label: Any, where: str) -> Example:
     """A row of words with as many tags. Raises DataError."""
-    if strange := next((one for one in words if not isinstance(one, str)), None):
-        raise DataError(f"{where}: the word {shown(strange)} is no text", fix="give words as texts")
+    if strange := [one for one in words if not isinstance(one, str)]:
+        raise DataError(f"{where}: the word {shown(strange[0])} is no text", fix="give words as texts")
     if label is None:
         return _visible(Words.joined(words), None, where)
     tags = values_of(label) if not isinstance(label, str) else (values_of(label) or label.split())

@@ -11,7 +11,18 @@ from hashlib import sha256
 
 from edgekd.core.errors import DataError
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
-from edgekd.data.splits import LEAST, TEACHER_KNOWS_NOT, TEST_SHARE, Example, Splits, check_labels, enough, place_of
+from edgekd.data.splits import (
+    LEAST,
+    TEACHER_KNOWS_NOT,
+    TEST_SHARE,
+    Example,
+    Splits,
+    check_labels,
+    check_test_names,
+    enough,
+    name_any,
+    place_of,
+)
 
 LEAST_ROWS = 30  # of all roles together
 TEST_MOST = 2000  # of rows without labels: their agreement is then known within 2 points
@@ -57,7 +68,9 @@ def split_untrained(
     selection = validation or free[:count]
     calibrating = list(calibration) or (free[:count] if validation else free[count : 2 * count])
     rest = others([*selection, *calibrating], rows)
-    judged = labelled and all(row.label is not None for row in selection)
+    judged = labelled and all(row.label is not None for row in selection) and name_any(selection)
+    if labelled:
+        check_test_names(test)
     notes.append(
         f"nothing is trained: {len(selection)} rows select "
         f"({'by their labels' if judged else 'by agreement with the teacher'}), {len(calibrating)} calibrate"

@@ -17,7 +17,7 @@ from edgekd.core.predictions import is_ragged, statistics
 from edgekd.core.protocols import Device, InputSpec, Sample, named, names_no_classes
 from edgekd.core.registry import make
 from edgekd.data.given import read_given, read_inputs
-from edgekd.data.splits import Example, label_names, truth_of
+from edgekd.data.splits import Example, check_test_names, label_names, truth_of
 from edgekd.onboard import verify
 from edgekd.onboard.bench import Rows, golden_inputs
 from edgekd.receipts.validate import Made, made
@@ -123,6 +123,7 @@ class DataFile:
             raise DataError(
                 f"{self.source} has no labelled rows{why}", fix="give rows with labels, or leave --data out"
             )
+        check_test_names(found)
         if names_no_classes(task):
             return found
         known = label_names(found, bundle.classes)
