@@ -147,6 +147,9 @@ def test_a_plan_of_kept_answers_starts_from_a_network_beside_them(tmp_path, tiny
     assert plan.compared_with == "its own fp32"
     assert plan.student.min_speedup == 0
     assert plan.student.losses[0].name == "response"
+    assert plan.student.training is not None
+    rates = (plan.student.training.learning_rate, plan.student.training.head_factor)
+    assert rates == (2e-4, 5.0), "of fine-tuning: the head is fresh"
     assert not splits.unlabelled, "nobody can be asked about them any more"
     assert "1 train rows without an answer that names a class left out" in splits.notes
     assert plan.needs == {"logits"}

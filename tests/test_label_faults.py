@@ -253,7 +253,24 @@ def test_a_ledger_that_failed_takes_nothing_more(tmp_path: Path, monkeypatch: py
     asyncio.run(some())
     again = Ledger(tmp_path, PRICES)
     assert (again.unknown, again.spent.prompt, again.spent.picos) == (1, 10, 50)
-    assert not again.entries
+    assert not len(again.entries)
+    again.close()
+
+
+def test_an_index_that_cannot_grow_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:
+    async def some() -> None:
+        ledger = Ledger(tmp_path, PRICES)
+        ledger.begin({"date": "", "model": "m", "provider": "p", "prompt": "", "shots": [], "terms": None})
+        request = await ledger.intend(b"1" * 17, Tokens(10, 10))
+        ledger.entries.close()
+        with pytest.raises(StoreError, match="cannot hold an index") as refusal:
+            await asyncio.wait_for(ledger.answered(request, Tokens(1, 1), {"outcome": "label", "label": "a"}), 5)
+        assert "TMPDIR" in refusal.value.fix
+        ledger.close()
+
+    asyncio.run(some())
+    again = Ledger(tmp_path, PRICES)
+    assert (again.unknown, len(again.entries), again.spent.prompt) == (0, 1, 1), "it was paid for, and is there"
     again.close()
 
 
@@ -270,12 +287,12 @@ def test_an_answer_is_kept_once_though_its_worker_is_cancelled(tmp_path: Path, m
         await asyncio.sleep(0.01)
         worker.cancel()
         await ledger.drain()
-        assert list(ledger.entries) == [b"1" * 17]
+        assert (len(ledger.entries), b"1" * 17 in ledger.entries) == (1, True)
         ledger.close()
 
     asyncio.run(some())
     again = Ledger(tmp_path, None)
-    assert (again.unknown, again.entries[b"1" * 17].used) == (0, Tokens(3, 4))
+    assert (again.unknown, again.entries.get(b"1" * 17).used) == (0, Tokens(3, 4))
     again.close()
 
 

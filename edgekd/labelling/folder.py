@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean, median, quantiles
+from statistics import median, quantiles
 
 from edgekd.core.errors import UsageError
 from edgekd.core.files import flush, is_plain, storage_error, user_path, write_file
@@ -16,7 +16,8 @@ from edgekd.core.outputs import check_above
 from edgekd.data.splits import Example
 from edgekd.labelling.answers import OUTCOMES
 from edgekd.labelling.asking import Asker, Job
-from edgekd.labelling.ledger import NAME, Entry, Ledger
+from edgekd.labelling.entries import Entry
+from edgekd.labelling.ledger import NAME, Ledger
 from edgekd.labelling.pilot import Pilot, agreement
 from edgekd.labelling.prices import PICO, Tokens
 from edgekd.labelling.rows import Answered, Rows, labelled_line, train_line
@@ -114,13 +115,13 @@ def _read(asker: Asker, entry: Entry) -> Answered:
 
 def _a_query(asker: Asker) -> dict[str, object]:
     """What an answer took, over all of them: time as it was here, tokens and money as they were billed."""
-    used = [entry.used for entry in asker.ledger.entries.values() if entry.used.total]
-    mean = Tokens(0, 0) if not used else Tokens(*(round(fmean(one)) for one in zip(*used, strict=True)))
+    count, used = asker.ledger.entries.billed()
+    mean = Tokens(*(round(one / max(1, count)) for one in used))
     latency = sorted(asker.ledger.latency_ms)
     upper = quantiles(latency, n=10) if len(latency) > 1 else []
-    cost = sum(map(asker.budget.cost, used)) / len(used) / PICO if used and asker.budget.prices else None
+    cost = asker.budget.cost(used) / count / PICO if count and asker.budget.prices else None
     return {
-        "answers": len(used),
+        "answers": count,
         "prompt_tokens": mean.prompt,
         "completion_tokens": mean.completion,
         "cost_usd": cost,

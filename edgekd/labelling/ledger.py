@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from edgekd.core.errors import StoreError
 from edgekd.core.files import flush, make_folder, storage_error, try_lock
 from edgekd.data.splits import Label
 from edgekd.labelling.budget import Spent
+from edgekd.labelling.entries import Entries, Entry
 from edgekd.labelling.prices import Prices, Tokens
 
 NAME = "ledger.jsonl"
@@ -32,22 +32,6 @@ _CRC_BYTES = len(_CRC % 0)
 _FIRST = b'{"kind":"run",'
 _LONGEST = 1 << 20  # bytes of a line
 Record = dict[str, Any]
-
-
-class Entry(NamedTuple):
-    """What became of a prompt, without the answer's words: those are at `place` in the file."""
-
-    outcome: str
-    label: Label | None
-    prompt: int  # tokens
-    completion: int
-    most: int  # tokens that the answer might have had
-    place: int
-
-    @property
-    def used(self) -> Tokens:
-        """What it was billed, as far as is known."""
-        return Tokens(self.prompt, self.completion)
 
 
 class _Line(NamedTuple):
@@ -65,7 +49,7 @@ class Ledger:
         Raises StoreError where another process holds it, where it is damaged elsewhere, and for a disk's errors.
         """
         self.path, self.prices = folder / NAME, prices
-        self.entries: dict[bytes, Entry] = {}
+        self.entries = Entries()
         self.spent, self.unknown, self.runs, self.mended = Spent(), 0, list[Record](), 0
         self.fingerprints: dict[str, int] = {}  # answers by the server's `system_fingerprint`, in order of the first
         self.latency_ms = array("f")  # of each answer, in order; an older ledger's have none
@@ -92,9 +76,11 @@ class Ledger:
                 self._recover_accuracy(left)
         except OSError as error:
             self._file.close()
+            self.entries.close()
             raise storage_error(error, self.path) from error
         except BaseException:
             self._file.close()
+            self.entries.close()
             raise
 
     def _lock(self) -> None:
@@ -180,9 +166,9 @@ class Ledger:
         if record.get("latency_ms"):
             self.latency_ms.append(float(record["latency_ms"]))
         label = record["label"]
-        self.entries[key] = Entry(  # one object for each name: there may be 10^5 of them
-            sys.intern(str(record["outcome"])),
-            _interned(label),
+        self.entries[key] = Entry(
+            str(record["outcome"]),
+            _names(label),
             used.prompt,
             used.completion,
             most.completion,
@@ -262,6 +248,7 @@ class Ledger:
             self._broken = error  # the next run finds the intents without an end
         finally:
             self._file.close()
+            self.entries.close()
 
     async def _append(self, record: Record, then: Callable[[int], None] | None = None) -> None:
         """Write and sync a record, then call `then` with its place. Those that wait meanwhile are synced together.
@@ -285,12 +272,15 @@ class Ledger:
             except StoreError as error:
                 self._broken = error
             for one in now:
+                if self._broken is None and one.then is not None:
+                    try:
+                        one.then(place)
+                    except StoreError as error:  # it is on disk: the next run reads it
+                        self._broken = error
                 if self._broken is not None:
                     one.done.set_exception(self._broken)
                     one.done.exception()  # who waited may have been cancelled meanwhile
                     continue
-                if one.then is not None:
-                    one.then(place)
                 one.done.set_result(None)
                 place += len(one.content)
 
@@ -307,11 +297,11 @@ class Ledger:
         self._size += len(lines)
 
 
-def _interned(label: Any) -> Label | None:
+def _names(label: Any) -> Label | None:
     """A record's label: a name, or names; None where the answer has none."""
     if isinstance(label, list | tuple):
-        return tuple(sys.intern(str(name)) for name in label)
-    return None if label is None else sys.intern(str(label))
+        return tuple(map(str, label))
+    return None if label is None else str(label)
 
 
 def _closed(record: Record) -> bytes:

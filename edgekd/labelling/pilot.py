@@ -135,9 +135,14 @@ async def run_pilot(asker: Asker, chosen: Sequence[Example], rows: Rows) -> Pilo
 
 def agreement(asker: Asker, texts: Sequence[str]) -> tuple[int, int]:
     """Of these texts those that were asked twice, and those whose two answers agree."""
-    pairs = [(asker.entry(Job(text)), asker.entry(Job(text, 1))) for text in texts]
-    both = [(first.label, second.label) for first, second in pairs if first and second]
-    return len(both), sum(first == second and first is not None for first, second in both)
+    repeats = agreed = 0
+    for text in texts:
+        second = asker.entry(Job(text, 1))
+        first = asker.entry(Job(text)) if second else None
+        if first and second:
+            repeats += 1
+            agreed += first.label == second.label and first.label is not None
+    return repeats, agreed
 
 
 def _estimate(asker: Asker, chosen: Sequence[Example], texts: Sequence[str]) -> Estimate:

@@ -8,8 +8,9 @@ from edgekd.labelling import folder as folders
 from edgekd.labelling.address import address
 from edgekd.labelling.asked import Asked, money, prompt_of, rows_of
 from edgekd.labelling.asking import Job, is_too_long, to_ask_again
+from edgekd.labelling.entries import Entry
 from edgekd.labelling.jobs import bulk_jobs, pilot_jobs
-from edgekd.labelling.ledger import NAME, Entry, Ledger
+from edgekd.labelling.ledger import NAME, Ledger
 from edgekd.labelling.pilot import pilot_rows
 from edgekd.labelling.prices import PICO, Tokens
 from edgekd.labelling.prompts import Message, Prompt, classes, template
@@ -46,12 +47,11 @@ def preview(asked: Asked) -> Preview:
     try:
         before = folders.shots_before(ledger, asked.shots) if ledger else []
         prompt = prompt_of(asked, words, named, rows, before)
-        entries = ledger.entries if ledger else {}
+        room = asked.answer_tokens or prompt.answer_tokens
+        jobs = [job for job in _jobs(asked, prompt, rows, room) if _is_open(_entry(ledger, prompt, asked, job), room)]
     finally:
         if ledger is not None:
             ledger.close()
-    room = asked.answer_tokens or prompt.answer_tokens
-    jobs = [job for job in _jobs(asked, prompt, rows, room) if _is_open(entries.get(_key(prompt, asked, job)), room)]
     most = Tokens(sum(prompt.bound(job.text) for job in jobs), room * len(jobs))
     return Preview(
         prompt_sha256=prompt.digest,
@@ -73,8 +73,8 @@ def _jobs(asked: Asked, prompt: Prompt, rows: Rows, room: int) -> list[Job]:
     return list(dict.fromkeys([*pilot, *bulk]))
 
 
-def _key(prompt: Prompt, asked: Asked, job: Job) -> bytes:
-    return prompt.key(asked.model, job.text, job.turn)
+def _entry(ledger: Ledger | None, prompt: Prompt, asked: Asked, job: Job) -> Entry | None:
+    return None if ledger is None else ledger.entries.get(prompt.key(asked.model, job.text, job.turn))
 
 
 def _is_open(entry: Entry | None, room: int) -> bool:

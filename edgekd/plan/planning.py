@@ -163,7 +163,7 @@ def _shared(
 ) -> SharedPlan:
     """The part that holds for every target."""
     options = asked.options
-    student = resolve.student(asked, sizes, teacher, rows.splits)
+    student = resolve.student(asked, sizes, teacher, rows.splits, base)
     used = {
         "tasks": [options.task],
         "teachers": [teacher.kind, *([base.kind] if base else [])],

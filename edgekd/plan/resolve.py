@@ -223,7 +223,9 @@ def data(found: Rows) -> DataPlan:
     )
 
 
-def student(asked: Request, sizes: InputSpec, taught_by: TeacherPlan, splits: Splits) -> StudentPlan:
+def student(
+    asked: Request, sizes: InputSpec, taught_by: TeacherPlan, splits: Splits, base: TeacherPlan | None = None
+) -> StudentPlan:
     """Return what the student may be. Raises UsageError for losses that the teacher or the family cannot serve."""
     options, losses, training = asked.options, asked.losses, None
     if not losses and not asked.compresses_only:
@@ -234,7 +236,7 @@ def student(asked: Request, sizes: InputSpec, taught_by: TeacherPlan, splits: Sp
         objective.check(losses, taught_by, asked.family, asked.task.problem_type)
         taught = splits.known if needs(losses) - {"exits"} else splits.train
         copies = sum(one.copies for one in asked.augmentations)
-        training = _student_training(asked.family, len(taught) * (1 + copies), options)
+        training = _student_training(asked.family, len(taught) * (1 + copies), options, base)
     if options.exit is not None and "exits" not in needs(losses):
         raise UsageError(
             f"--exit {options.exit}: no loss trains early exits", fix="add one: --loss self_distillation=0.5 and others"
@@ -328,9 +330,15 @@ def _golden(options: Options, task: Any) -> tuple[Example, ...]:
     return tuple(found[:GOLDEN_MOST])
 
 
-def _student_training(family: str, count: int, options: Options) -> Training:
-    """The family's own defaults, with what the user says."""
+def _student_training(family: str, count: int, options: Options, base: TeacherPlan | None) -> Training:
+    """The family's own defaults, with what the user says.
+
+    A cut of a network that never saw the task, with a fresh head, takes that network's rates for fine-tuning.
+    """
     made = Training(**plugin("students", family).training(count))
+    if base is not None:
+        rates = Training(**starting_network(base.kind).training(count))
+        made = replace(made, learning_rate=rates.learning_rate, head_factor=rates.head_factor)
     return replace(
         made,
         epochs=options.epochs or made.epochs,
