@@ -113,16 +113,13 @@ def test_options_reach_the_plugin():
             "quantizers",
             "dynamic_int",
             "there is no quantizer called 'dynamic_int'",
-            "did you mean 'dynamic_int8'? choose one of: dynamic_int8, embeddings_int8, float16, float32, static_int8, "
-            "weight_int4, weight_int8",
+            f"did you mean 'dynamic_int8'? choose one of: {', '.join(names('quantizers'))}",
         ),
         (
             "tasks",
             "text-clasification",
             "there is no task called 'text-clasification'",
-            "did you mean 'text-classification'? choose one of: "
-            "feature-extraction, image-classification, multi-label-text-classification, text-classification, "
-            "time-series-classification, token-classification",
+            f"did you mean 'text-classification'? choose one of: {', '.join(names('tasks')).replace('_', '-')}",
         ),
         (
             "losses",
@@ -136,7 +133,7 @@ def test_options_reach_the_plugin():
             "quantizers",
             "_onnx",
             "there is no quantizer called '_onnx'",
-            "choose one of: dynamic_int8, embeddings_int8, float16, float32, static_int8, weight_int4, weight_int8",
+            f"choose one of: {', '.join(names('quantizers'))}",
         ),
         (
             "devices",

@@ -87,7 +87,7 @@ def test_a_whole_bundle_verifies_from_any_folder_without_edgekd(bundle, tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
     first, second, third, note = done.stdout.splitlines()
-    assert first == "ok      10 files are those that the manifest lists"
+    assert first == "ok      16 files are those that the manifest lists"
     assert second == "ok      onnx/model.onnx loads and runs"
     assert third.startswith("ok      golden vectors: largest difference 0 to the outputs recorded on ")
     assert note == "note    hashes show damage, not malice: `edgekd verify --key PUB` tells who signed this bundle"
@@ -241,7 +241,7 @@ def test_a_card_formatted_as_fat_takes_a_flag(bundle):
     assert subprocess.run([*command, "--ignore-modes"], capture_output=True, check=False).returncode == 1
     wrong = subprocess.run([*command, "--key", "x"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "usage: python verify.py [--ignore-modes]\n"
+    assert wrong.stderr == "usage: python verify.py [--ignore-modes] [CLIP.wav]\n"
     asked = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, wrong.stderr, "")
 

@@ -175,7 +175,10 @@ def fold(model: Path, out: Path, target: Profile) -> Path:
                 fix="export it again with an opset and IR version that this runtime knows",
             ) from error
         graph = external.load(raw)
-    before = {node.domain for node in onnx.load(model, load_external_data=False).graph.node}
+    source = onnx.load(model, load_external_data=False)
+    del graph.metadata_props[:]
+    graph.metadata_props.extend(source.metadata_props)
+    before = {node.domain for node in source.graph.node}
     if own := {node.domain for node in graph.graph.node} - before:
         raise RuntimeCannotLoad(
             f"folding made operators of {', '.join(sorted(own))}", fix="keep the graph as it was exported"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 MOST_ROWS = 128  # samples that are run through several graphs: what they are fed stays in memory
+MOST_BYTES = 256 << 20  # of all that the graphs of a model were fed; of each at least one sample's
 MOST_RUNS = 4  # of a graph for one sample that are kept: a program may loop over tokens
 
 
@@ -39,6 +40,8 @@ class GraphInputs:
         opened = {name: _Recorder(open_session(str(file), usable_cpus())) for name, file in self.model.graphs.items()}
         program = open_program(self.model.program, opened)
         for sample in islice(self.samples, MOST_ROWS):
+            if sum(recorder.held for recorder in opened.values()) > MOST_BYTES:
+                break
             for recorder in opened.values():
                 recorder.left = MOST_RUNS
             program.run(None, program.feed(sample))
@@ -49,16 +52,21 @@ class _Recorder:
     """An ONNX Runtime session that keeps what it is fed, as often as there are runs `left`."""
 
     def __init__(self, session: Any) -> None:
-        self.session, self.left = session, 0
+        self.session, self.left, self.held = session, 0, 0
+        self._known: set[int] = set()  # arrays that an earlier run was fed, too: a cache's, or an encoder's states
         self.fed: list[Sample] = []
         self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
         self.get_overridable_initializers = session.get_overridable_initializers
+        self.get_modelmeta = session.get_modelmeta
 
     def run(self, names: Any, feed: Mapping[str, Any]) -> Any:
         """Run the session, as a program does."""
         if self.left > 0:
             self.left -= 1
             self.fed.append(dict(feed))
+            new = {id(value): value.nbytes for value in feed.values() if id(value) not in self._known}
+            self._known |= new.keys()
+            self.held += sum(new.values())
         return self.session.run(names, feed)
 
     def run_with_ort_values(self, names: Any, feed: Mapping[str, Any]) -> Any:

@@ -79,6 +79,7 @@ class Hub:
     processor: str = ""  # transformers' class that prepares inputs
     processor_options: Mapping[str, Any] = field(default_factory=dict)
     in_javascript: bool = False  # whether transformers.js opens it
+    exporter: str = "optimum"  # the plug-in that writes its graphs, where the model names none of its own
 
 
 class Progress(Protocol):
@@ -484,6 +485,15 @@ class Exporter(Protocol):
         ...
 
 
+@runtime_checkable
+class ProgramExporter(Protocol):
+    """An exporter of graphs that a program runs as often as it likes: torch is held against them by that program."""
+
+    def sessions(self, model: Any) -> Mapping[str, Any]:
+        """Return torch's parts of the model by graph, behind the interface of ONNX Runtime's sessions."""
+        ...
+
+
 class EcosystemLoader(Exporter, Protocol):
     """The exporter `optimum`, whose loaders open what it exported: the proof that a bundle works without edgekd."""
 
@@ -501,6 +511,12 @@ class EcosystemLoader(Exporter, Protocol):
 
     def open(self, folder: Path, file: str, inputs: Sequence[Any], *, task: str) -> tuple[str, Any]:
         """The ecosystem's loader that opens a bundle's folder, and its outputs for these inputs."""
+        ...
+
+    def generate(
+        self, folder: Path, files: Mapping[str, str], inputs: Sequence[Any], *, task: str
+    ) -> tuple[str, list[list[int]]]:
+        """The same of a model of several graphs, `files` by graph, that generates: the tokens of each input."""
         ...
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from edgekd.hardware.profile import Profile
 
 
+OWN_METADATA = "edgekd."  # how the keys begin of what a program reads in a graph
+
+
 def finish(graph: Any, path: Path, target: Profile) -> Path:
     """Check the graph and write it to `path`, its weights beside it where one file cannot hold them.
 
@@ -58,7 +61,9 @@ def only_graph(task: str, exporter: str) -> str:
 def _strip(model: Any) -> None:
     """Remove names of files and of this machine: a bundle is reproducible and leaks nothing."""
     model.doc_string, model.producer_name, model.producer_version = "", "edgekd", ""
+    kept = [one for one in model.metadata_props if one.key.startswith(OWN_METADATA)]
     del model.metadata_props[:]
+    model.metadata_props.extend(kept)
     for part in (*_parts(model.graph), *model.functions, *(node for own in model.functions for node in own.node)):
         part.doc_string = ""
         del part.metadata_props[:]

@@ -130,6 +130,43 @@ class Optimum:
         kind = plugin("tasks", task)
         return {"tokens": "as_is"} if kind.program == CAUSAL else network_outputs(kind)
 
+    def generate(
+        self, folder: Path, files: Mapping[str, str], inputs: Sequence[Any], *, task: str
+    ) -> tuple[str, list[list[int]]]:
+        """The name of optimum's loader for the task, and the tokens that it generates of each input, run alone.
+
+        Of an encoder and a decoder, whose files are named by graph. Without special tokens. Raises EdgeKDError where
+        the folder does not load in optimum.
+        """
+        import optimum.onnxruntime
+        import transformers
+
+        kind = plugin("tasks", task)
+        hub = kind.hub
+        encoder, decoder = (files[name] for name in kind.graphs)
+        rows: list[list[int]] = []
+        try:
+            with quiet():
+                model = getattr(optimum.onnxruntime, hub.onnx_loader).from_pretrained(
+                    folder,
+                    subfolder="onnx",
+                    encoder_file_name=encoder,
+                    decoder_file_name=decoder,
+                    use_io_binding=False,
+                    trust_remote_code=False,
+                )
+                prepare = getattr(transformers, hub.processor).from_pretrained(folder, trust_remote_code=False)
+                special = set(prepare.tokenizer.added_tokens_encoder.values())
+                for one in inputs:
+                    fed = prepare(one, return_tensors="pt", **hub.processor_options)
+                    rows.append([token for token in model.generate(**fed)[0].tolist() if token not in special])
+        except Exception as error:  # whatever optimum raises, the bundle does not open
+            raise EdgeKDError(
+                f"the bundle does not open with optimum: {type(error).__name__}: {error}",
+                fix="this is a fault of edgekd: please report it with the command you ran",
+            ) from error
+        return hub.onnx_loader, rows
+
     def opens(self, task: str) -> bool:
         """Whether optimum has a loader for the task."""
         return bool(plugin("tasks", task).hub.onnx_loader)

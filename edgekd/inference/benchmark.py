@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 4  # of what is kept
 _COLD_STARTS = 3
+_TIMED_S, _LEAST_TIMED = 10.0, 8  # of a slow teacher no more rows are timed than it answers in that, but so many
 _GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest counts
 
 
@@ -182,6 +184,7 @@ class _Lab:
         self.metric: Metric = task.fidelity if truth is None else task.metric
         self.device, self.threads, self.done = make("devices", "local"), plan.target.threads, 0
         self.reference: list[Prediction] | None = None  # what the first model, the teacher, says
+        self.timed_rows = 0
 
     def step(self, note: str) -> None:
         self.done += 1
@@ -192,13 +195,16 @@ class _Lab:
 
         Rows without labels are judged by what the first model, the teacher, says of them.
         """
-        pack(_evenly(samples, _timed(self.plan, self.task)), self.folder / f"{name}.timed.npz")
         longest = self.plan.student.survey.max_size
         for size in {min(self.task.headline_size, longest), longest}:
             pack([self.task.sized(samples, size)], self.folder / f"{name}.{size}.npz")
+        began = time.monotonic()
         said, hashes = answers(model, samples, threads=self.threads, keep=self.task.keep)
         if self.reference is None:
             self.reference = said
+            slow = int(len(samples) * _TIMED_S / (time.monotonic() - began))
+            self.timed_rows = min(_timed(self.plan, self.task), max(_LEAST_TIMED, slow))
+        pack(_evenly(samples, self.timed_rows), self.folder / f"{name}.timed.npz")
         agreed = agreement(self.task, said, self.reference)
         rows = agreed if self.truth is None else statistics_of(self.task, said, self.truth)
         value = self.metric.value(rows)

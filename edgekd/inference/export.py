@@ -18,6 +18,7 @@ from edgekd.core.protocols import (
     CompletingTeacher,
     GraphTeacher,
     ParityTask,
+    ProgramExporter,
     Yardstick,
 )
 from edgekd.core.registry import make
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample, Task
 
 PARITY_ROWS = 16
+_PROGRAM_ROWS = 4  # of them that torch goes through with a program, which asks it once a token
 _PLAIN_TYPES = {"text": "bert", "image": "mobilenet_v2"}  # by modality; optimum has no loader for others
 PARITY_LIMIT = 1e-3  # largest difference of a logit: fp32 in another order, nothing more
 
@@ -53,13 +55,15 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
     model = models.load(model_folder, plan.task)
     exporter, task = models.exporter(model), make("tasks", plan.task)
     exported = to_onnx(plan, model, exporter, out)
-    samples = task.encode(model_folder, inputs[:PARITY_ROWS], plan.student.survey.max_size)
+    runs = make("exporters", exporter)
+    rows = _PROGRAM_ROWS if isinstance(runs, ProgramExporter) else PARITY_ROWS
+    samples = task.encode(model_folder, inputs[:rows], plan.student.survey.max_size)
     if isinstance(task, ParityTask):
         difference = task.parity(model, exported, samples)
     else:
-        difference = largest_difference(
-            outputs(exported, samples, threads=1, keep=network_outputs(task)), _torch_says(model, task, samples)
-        )
+        says = partial(_program_says, runs) if isinstance(runs, ProgramExporter) else _torch_says
+        by_torch = says(model, task, samples)
+        difference = largest_difference(outputs(exported, samples, threads=1, keep=network_outputs(task)), by_torch)
     if not difference < PARITY_LIMIT:
         raise RuntimeCannotLoad(
             f"the exported model disagrees with torch by {difference:.2g} on {len(samples)} real inputs",
@@ -129,6 +133,15 @@ def completed(
     if problem_type == MULTI_LABEL and config.get("problem_type") != MULTI_LABEL:
         more["problem_type"] = MULTI_LABEL
     return {**config, **more} if more else {}
+
+
+def _program_says(exporter: ProgramExporter, model: Any, task: Task, samples: Sequence[Sample]) -> list[Prediction]:
+    """What the task's program makes of each sample with torch behind it."""
+    from edgekd.onboard.programs import kept, open_program
+
+    program = open_program(task.program, exporter.sessions(model))
+    keep = network_outputs(task)
+    return [kept(program.named(program.run(None, program.feed(sample))), sample, keep) for sample in samples]
 
 
 def _torch_says(model: Any, task: Task, samples: Sequence[Sample]) -> list[Prediction]:

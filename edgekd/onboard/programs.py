@@ -29,7 +29,7 @@ Array = np.ndarray
 Keep = Union[Mapping[str, str], str, None]  # noqa: UP007  (evaluated on a board's Python 3.9)
 
 DEFAULT = "forward"
-PROGRAMS = ("forward", "causal")  # each is the file of that name beside this one
+PROGRAMS = ("forward", "causal", "seq2seq")  # each is the file of that name beside this one
 RULES = ("as_is", "mean", "words")
 WORDS = "words"  # of a sample: the word that each position is of, -1 of none; no graph takes it, the rule reads it
 

@@ -52,6 +52,7 @@ Keep = Union[dict[str, str], str, None]  # noqa: UP007
 MARK = 0x45444B44  # a process number beyond any kernel's limit; devices/_instructions.c knows it
 SETTLE_ROUNDS = 30  # warm-up ends when three successive medians agree within 5%, or here
 SETTLE_S = 5.0  # or when a round ends behind so much time: what takes that long is warm
+TIMED_S = 60.0  # of all models where runs take long: there are fewer rounds then
 
 
 class Packer:
@@ -311,6 +312,8 @@ def _beside(name: str) -> dict[str, Any]:
 def timed(models: dict[str, dict[str, Any]], threads: int, rounds: int, seed: int, provider: str) -> dict[str, Any]:
     """Latency in ms of each model on the same samples, interleaved in random order; `aa` is the first model again.
 
+    There are fewer `rounds` where they would take more than TIMED_S, at least one.
+
     `models` maps a name to its `model`, `inputs`, `program` and `keep`. Returns, for each name, samples as rounds x
     inputs, and the SHA-256 of each input's kept outputs, so that the timed run can be held against the accuracy run;
     and the machine's state as it ended.
@@ -321,9 +324,9 @@ def timed(models: dict[str, dict[str, Any]], threads: int, rounds: int, seed: in
     specs = [*models.items(), ("aa", models[first])]
     for name, spec in order.sample(specs, len(specs)):  # where a session lies in memory moves it by percents
         opened[name] = _Timed(Predictor(spec["model"], threads, provider, **_rule(spec)), unpack(Path(spec["inputs"])))
-    for model in opened.values():
-        model.settle()
+    each_s = sum(model.settle() for model in opened.values())  # of one run of every model
     count = len(opened[first].feeds)
+    rounds = max(1, min(rounds, int(TIMED_S / max(1e-9, 2 * count * each_s))))
     latency: dict[str, list[list[float]]] = {name: [[0.0] * count for _ in range(rounds)] for name in opened}
     hashes: dict[str, list[str]] = {name: [""] * count for name in opened}
     for turn in range(rounds):
@@ -350,8 +353,8 @@ class _Timed:
     def digest(self, result: Any, row: int) -> str:
         return self.predictor.told(result, self.samples[row])[1]
 
-    def settle(self) -> None:
-        """Run until three successive medians agree."""
+    def settle(self) -> float:
+        """Run until three successive medians agree; the last of them, in seconds."""
         medians: list[float] = []
         end = time.perf_counter() + SETTLE_S
         for _ in range(SETTLE_ROUNDS):
@@ -365,6 +368,7 @@ class _Timed:
                 break
             if before > end:
                 break
+        return medians[-1]
 
 
 def generation(

@@ -2,9 +2,10 @@
 
     python verify.py                    needs numpy and onnxruntime alone; no key, no network
     python verify.py --ignore-modes     on a card formatted as FAT, which keeps no permissions
+    python verify.py CLIP.wav           of a bundle for speech: checks the files, then prints what was said
 
 Exit code 0: all is well; 1: this is not what was shipped; 7: ONNX Runtime cannot load the model; 5: the outputs are
-outside the tolerances in golden/golden.json; 2: there is no such option.
+outside the tolerances in golden/golden.json; 2: there is no such option, or the recording cannot be used.
 
 Hashes show damage, not malice: who can change a file can change its hash in manifest.json, and this script as well.
 Only a signature shows who made the bundle: `edgekd verify BUNDLE --key PUB`, with a key that came by another way.
@@ -36,7 +37,7 @@ LARGEST_ARRAYS = 256 << 20  # bytes of all arrays of an .npz
 MOST_FILES, MOST_STEPS = 4096, 16  # that a manifest lists, and folders above one of them
 MOST_ARRAYS = 65_536  # in an .npz
 MOST_GRAPHS, MOST_OUTPUTS = 16, 64  # of a model
-PROGRAMS = ("forward", "causal")  # that run a model's graphs: files beside bench/runner.py
+PROGRAMS = ("forward", "causal", "seq2seq")  # that run a model's graphs: files beside bench/runner.py
 RULES = ("as_is", "mean", "words")  # of what is kept of an output
 DATA = "_data"  # follows the name of a graph's file: its external data
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
@@ -55,7 +56,7 @@ KINDS = {
 }
 NEWER = "install a newer edgekd"
 PLAIN_MODES = "chmod -R a-xst,u=rwX,go=rX"
-USAGE = "usage: python verify.py [--ignore-modes]"
+USAGE = "usage: python verify.py [--ignore-modes] [CLIP.wav]"
 NOTE = "note    hashes show damage, not malice: `edgekd verify --key PUB` tells who signed this bundle"
 
 
@@ -488,29 +489,39 @@ def programs():
 
     Nothing is imported by its name from a bundle: the file, whose hash was checked, is compiled from its text.
     """
+    return beside("programs")
+
+
+def beside(name):
+    """What a file beside `programs.py` defines, as that one is found."""
     if __package__:
         import importlib
 
-        return vars(importlib.import_module(f"{__package__}.programs"))
+        return vars(importlib.import_module(f"{__package__}.{name}"))
     import runpy
 
-    return runpy.run_path(os.path.join(HERE, "bench", "programs.py"))
+    return runpy.run_path(os.path.join(HERE, "bench", f"{name}.py"))
 
 
-def run_golden(folder, manifest):
-    """Outputs of the golden inputs by name, each input run alone and unpadded: a list of dicts."""
+def open_program(folder, manifest):
+    """The bundle's program over its graphs, on one thread."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: else it writes files of its own
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    model, rule = model_of(manifest), programs()
+    model = model_of(manifest)
     sessions = {
         name: ort.InferenceSession(str(folder / graph["file"]), options, providers=["CPUExecutionProvider"])
         for name, graph in model["graphs"].items()
     }
-    program = rule["open_program"](model["program"], sessions)
+    return programs()["open_program"](model["program"], sessions)
+
+
+def run_golden(folder, manifest):
+    """Outputs of the golden inputs by name, each input run alone and unpadded: a list of dicts."""
+    program, model, rule = open_program(folder, manifest), model_of(manifest), programs()
     rules = rule["rules_of"](model["outputs"], program.outputs)
     return [
         rule["kept"](program.named(program.run(None, program.feed(sample))), sample, rules)
@@ -624,12 +635,40 @@ def check_answers(folder, manifest):
     return words
 
 
-def main(folder, ignore_modes=False):
-    """Print what was checked; the exit code says how it went."""
+def hear(folder, manifest, recording):
+    """Yield a line for each stretch of a WAV file: when, and what was said. Raises Failed."""
+    needs = manifest["min"]["ort_version"]
+    try:
+        program = open_program(folder, manifest)
+        if not hasattr(program, "stream"):
+            raise Failed(f"this bundle's program {model_of(manifest)['program']} takes no recordings", 2)
+        for begin, end, text in program.stream(beside("wav")["blocks"](Path(recording))):
+            yield f"{begin:.1f}-{end:.1f} s  {shown_text(text) or '(no speech)'}"
+    except ImportError as error:
+        raise Failed(f"{error}: install numpy and onnxruntime {needs}", 7) from error
+    except (OSError, ValueError) as error:
+        raise Failed(f"{shown(str(recording))} cannot be used: {shown(str(error))}", 2) from error
+    except Failed:
+        raise
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
+        raise Failed(f"ONNX Runtime cannot run {shown(model_name(manifest))}: {shown(str(error))}", 7) from error
+
+
+def shown_text(text):
+    """A text that a model heard, as it may go to a terminal: letters of any language, no control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def main(folder, ignore_modes=False, recording=None):
+    """Print what was checked, or what was said in a recording; the exit code says how it went."""
     try:
         manifest = check_files(folder, ignore_modes)
         count = len(manifest["artifact"]["files"]) + len(manifest["evidence"]["files"])
         print(f"ok      {count} files are those that the manifest lists")
+        if recording is not None:
+            for line in hear(folder, manifest, recording):
+                print(line, flush=True)
+            return 0
         words = check_answers(folder, manifest)
     except Failed as error:
         print(f"FAILED  {error}")
@@ -644,7 +683,8 @@ if __name__ == "__main__":
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(USAGE)
         sys.exit(0)
-    if set(sys.argv[1:]) - {"--ignore-modes"}:
+    given = [one for one in sys.argv[1:] if one != "--ignore-modes"]
+    if len(given) > 1 or any(one.startswith("-") for one in given):
         print(USAGE, file=sys.stderr)
         sys.exit(2)
-    sys.exit(main(Path(HERE), "--ignore-modes" in sys.argv))
+    sys.exit(main(Path(HERE), "--ignore-modes" in sys.argv, *given))

@@ -48,12 +48,15 @@ def check(target: Profile, installed: str, *, recipes: Iterable[str], exporters:
         _check_recipe(target, recipe, oldest)
 
 
-def exporters(family: str, kind: str, architecture: Mapping[str, Any]) -> list[str]:
-    """The plug-ins that will write the graphs of a student and of its teacher; none of a teacher that is a graph."""
+def exporters(family: str, kind: str, architecture: Mapping[str, Any], usual: str = "optimum") -> list[str]:
+    """The plug-ins that will write the graphs of a student and of its teacher; none of a teacher that is a graph.
+
+    `usual` is the task's, for models of the Hugging Face ecosystem.
+    """
     families = [one for one in (family, architecture.get("family")) if one not in (None, NO_STUDENT)]
     found = [plugin("students", one).exporter for one in families]
     if not issubclass(plugin("teachers", kind), GraphTeacher) and "family" not in architecture:
-        found.append("optimum")
+        found.append(usual)
     return list(dict.fromkeys(found))
 
 

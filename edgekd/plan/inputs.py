@@ -18,7 +18,7 @@ from edgekd.core.protocols import (
     Yardstick,
     names_no_classes,
 )
-from edgekd.core.registry import made_elsewhere, make, names, plugin
+from edgekd.core.registry import make, names, plugin
 from edgekd.data.given import Columns, class_names, read_given, read_inputs, without_labels
 from edgekd.data.leaks import distinct
 from edgekd.data.splits import Example, Splits, split
@@ -96,10 +96,9 @@ def starting_network(kind: str) -> StartingNetwork:
 def _kind_of(source: str, task: str) -> str:
     """Return the plug-in whose teacher that is: one that claims it, else by the suffix of its name."""
     for name in names("teachers"):
-        if made_elsewhere("teachers", name):  # ours claim none
-            kind = plugin("teachers", name)
-            if issubclass(kind, ClaimingTeacher) and kind.serves(source, task):
-                return name
+        kind = plugin("teachers", name)
+        if issubclass(kind, ClaimingTeacher) and kind.serves(source, task):
+            return name
     return source if source in ("labels", ANSWERS) else _KINDS.get(Path(source).suffix.lower(), "huggingface")
 
 

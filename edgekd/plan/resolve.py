@@ -87,7 +87,7 @@ def refused_targets(
 ) -> dict[str, EdgeKDError]:
     """Return the targets whose ONNX Runtime would not load what is to be written, each with its RuntimeCannotLoad."""
     refused: dict[str, EdgeKDError] = {}
-    exporters = compatibility.exporters(asked.family, kind, info["architecture"])
+    exporters = compatibility.exporters(asked.family, kind, info["architecture"], asked.task.hub.exporter)
     for target in targets:
         recipes = [*target.recipes, *filter(None, [asked.force])]
         try:

@@ -34,11 +34,13 @@ def quantize_blocks(
     from edgekd.core.quiet import quiet
     from edgekd.quantizers._onnx import kept_names, must_have
     from edgekd.quantizers._tables import quantize_tables
+    from edgekd.quantizers._tied import share, untie
 
     with tempfile.TemporaryDirectory(prefix="edgekd-blocks-") as folder, quiet():
         small = Path(folder, "tables.onnx")
+        model, tied = untie(model, Path(folder, "untied.onnx")) if embeddings and bits == 8 else (model, ())
         if embeddings:
-            quantize_tables(model, small, keep=keep)
+            quantize_tables(model, small, keep=[*keep, *(one.gather for one in tied)])
         plain = ONNXModel(external.load(small if embeddings else model))
         plain.replace_gemm_with_matmul()  # the quantizer passes over Gemm without a word
         plain.clean_initializers()
@@ -54,4 +56,5 @@ def quantize_blocks(
         quantizer.process()
         quantizer.model.topological_sort()
         external.save(quantizer.model.model, out)
+        share(out, tied)
     must_have(out, ["MatMulNBits"], recipe=recipe)

@@ -59,6 +59,7 @@ class DynamicInt8:
         from edgekd.core.quiet import quiet
         from edgekd.quantizers._onnx import TYPES, kept_names, must_have, written
         from edgekd.quantizers._smooth import smooth
+        from edgekd.quantizers._tied import share, untie
 
         with (
             tempfile.TemporaryDirectory(prefix="edgekd-dynamic-") as folder,
@@ -67,6 +68,7 @@ class DynamicInt8:
         ):
             if self.smooth:
                 model = smooth(model, Path(folder, "smooth.onnx"), calibration, strength=self.smooth, keep=keep)
+            model, tied = untie(model, Path(folder, "untied.onnx")) if self.embeddings else (model, ())
             quantize_dynamic(
                 model,
                 to.file,
@@ -75,7 +77,9 @@ class DynamicInt8:
                 per_channel=self.per_channel,
                 reduce_range=self.reduce_range,
                 weight_type=QuantType[TYPES[self.weight_type]],
-                nodes_to_exclude=kept_names(keep),
-                extra_options={"DefaultTensorType": TensorProto.FLOAT},  # shape inference knows no fused operator
+                nodes_to_exclude=[*kept_names(keep), *(one.gather for one in tied)],
+                # shape inference knows no fused operator
+                extra_options={"DefaultTensorType": TensorProto.FLOAT, "EnableSubgraph": True},
             )
+            share(to.file, tied)
         must_have(out, ("MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"), recipe="dynamic_int8")

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError, UsageError
-from edgekd.core.files import user_path
 from edgekd.core.loading import BODY
 from edgekd.core.protocols import PER_WORD, InputSpec
 from edgekd.core.registry import make, plugin
-from edgekd.data import clean, hub, pixels
+from edgekd.data import clean, pixels
 from edgekd.teachers import (
     _causal,
     _checks,
@@ -24,6 +23,7 @@ from edgekd.teachers import (
     _sentences,
     _settings,
     _sizes,
+    _sources,
     _types,
 )
 
@@ -35,7 +35,6 @@ _OF_PATCHES = ("beit", "deit", "vit")  # whose layers all have queries, keys and
 _MOST_DEPTH = 1000  # of our own networks, which name their layers one by one
 _HEADS = ("classifier.weight", "classifier.out_proj.weight", "classifier.1.weight")
 _MOST_LABELS = 10**6
-_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", *licences.NAMES, "README.md")
 
 
 @dataclass(frozen=True)
@@ -174,36 +173,7 @@ class Huggingface:
 
     def folder(self, source: str) -> Path:
         """The local folder of a source; a hub id is fetched. Raises TeacherError where there is none."""
-        path = user_path(source)
-        if path.is_dir():
-            return path.absolute()
-        if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
-            raise TeacherError(
-                f"the teacher {source!r} is not a folder", fix="give a folder saved by save_pretrained, or a hub id"
-            )
-        return self._fetched(source)
-
-    def _fetched(self, source: str) -> Path:
-        """The hub's files in its cache on this machine, brought up to date where the hub can be reached."""
-        from huggingface_hub import snapshot_download
-
-        try:
-            hub.ask(source, "model")
-            return Path(snapshot_download(source, revision=self.revision, allow_patterns=list(_HUB_FILES)))
-        except hub.Unknown as error:
-            reason = f"there is no such folder, and on the Hugging Face hub: {error}"
-        except hub.Unreachable as error:
-            reason = f"there is no such folder, the Hugging Face hub could not be reached ({error})"
-        except Exception as error:  # noqa: BLE001 (the hub's client raises dozens of kinds, most of them network errors)
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        kept = hub.cached(source, "model", _HUB_FILES, self.revision)
-        if kept is not None:
-            return kept
-        raise TeacherError(
-            f"cannot fetch the teacher {source!r}: {reason}, and the hub's cache on this machine has no copy",
-            fix="check the id; fetch the model once where there is a network (a cached copy is used from then on), or "
-            "give a local folder saved by save_pretrained",
-        )
+        return _sources.folder(source, self.revision)
 
 
 def _problem(task: str) -> dict[str, str]:

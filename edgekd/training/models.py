@@ -24,7 +24,7 @@ def load(folder: Path, task: str) -> Any:
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     try:
-        model = _own(folder, config) if OWN in config else _hugging_face(folder, task)
+        model: Any = _own(folder, config) if OWN in config else _hugging_face(folder, task)
     except EdgeKDError:
         raise
     except Exception as error:  # a foreign checkpoint fails in as many ways as there are checkpoints
@@ -35,6 +35,7 @@ def load(folder: Path, task: str) -> Any:
     bad = next((name for name, value in model.state_dict().items() if not torch.isfinite(value).all()), None)
     if bad:
         raise TeacherError(f"the teacher's weight {bad} holds NaN or infinity", fix="give an undamaged checkpoint")
+    model.processor_folder = folder  # what lies beside the weights: exporters of programs read how to decode there
     return model.eval()
 
 
@@ -102,6 +103,7 @@ def _hugging_face(folder: Path, task: str) -> torch.nn.Module:
     kind = plugin("tasks", task)
     purpose = loading.WHOLE if kind.labelled else loading.ENCODER
     model = clean.pretrained(folder, kind.hub.auto_model, purpose)
+    model.exporter = kind.hub.exporter
     if kind.modality == "image" and (folder / pixels.CONFIG).exists():
         model.input_side = pixels.side_of(pixels.read_config(folder), folder)  # the processor's: what it is fed
     loaded: torch.nn.Module = model
