@@ -15,7 +15,6 @@ from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, OverMemo
 from edgekd.core.latency import held_to
 from edgekd.core.protocols import NullProgress, Progress
 from edgekd.core.quiet import silence_libraries
-from edgekd.core.registry import plugin
 from edgekd.core.statistics import Retained
 from edgekd.data.splits import Splits
 from edgekd.emulation import evaluate, preflight
@@ -275,7 +274,7 @@ def _faster(plan: Plan) -> str:
 
 def _smaller(plan: Plan) -> str:
     """The option that makes a student smaller, of those that its task has."""
-    sizes = plugin("tasks", plan.task).sizes
+    sizes = plan.made_task.sizes
     known = {"vocabulary": "--vocabulary", "pixels": "--image-size"}
     flag = next((known[size] for size in sizes if size in known), "--min-speedup")
     return f"make it smaller ({flag})"

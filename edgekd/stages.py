@@ -246,7 +246,7 @@ class Stages:
         """
         from edgekd.data import orders
 
-        task = named(make("tasks", self.plan.task), self.splits.classes)
+        task = named(self.plan.made_task, self.splits.classes)
         said = self.outputs_of_selection(folder, exported)
         if task.problem_type in (MULTI_LABEL, PER_WORD):
             orders.check_finds(self.plan.teacher.name, task, metric_input(task, said))
@@ -263,21 +263,21 @@ class Stages:
         """What an exported model says of the selection rows."""
         from edgekd.inference import predict
 
-        task = named(make("tasks", self.plan.task), self.splits.classes)
+        task = named(self.plan.made_task, self.splits.classes)
         rows = [row.input for row in self.splits.selection]
         samples = task.encode(folder, rows, self.plan.student.survey.max_size)
         return predict.outputs(self.model(exported), samples, threads=self.plan.target.threads, keep=task.keep)
 
     def model(self, folder: Path) -> Model:
         """Return the task's fp32 graphs in a folder that `exported` or `improved` gave."""
-        task = make("tasks", self.plan.task)
+        task = self.plan.made_task
         return Model.in_folder(folder, task.graphs, task.program)
 
     def variant(self, variants: Path, name: str) -> Model:
         """Return the graphs of the variant of that name."""
         from edgekd.compression import candidates
 
-        return candidates.variant(variants, name, self.plan.task)
+        return candidates.variant(variants, name, self.plan.made_task)
 
     def exported(self, who: str, folder: Path) -> Path:
         """The folder of the teacher's or student's fp32 ONNX."""
@@ -295,7 +295,7 @@ class Stages:
         """The exported graph folded, or in another form that was found to be faster; as it is where that is final."""
         from edgekd.compression import graphs
 
-        task = make("tasks", self.plan.task)
+        task = self.plan.made_task
         if isinstance(task, FinishedTask) and task.final_graphs:
             return exported
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.core.errors import UsageError
+from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.hardware.profile import Profile, load_profile, parse_profile
 from edgekd.onboard import runner
@@ -19,6 +21,14 @@ from edgekd.onboard import runner
 fast = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 WIDTH = 32
+
+
+class PlanStub(SimpleNamespace):
+    """As much of a plan as a test needs; its task is made as a plan makes it, unless it is given."""
+
+    @property
+    def made_task(self):
+        return self.__dict__.get("own_task") or make("tasks", self.task)
 
 
 def profile(**values: object) -> Profile:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from helpers import profile
+from helpers import PlanStub, profile
 
 from edgekd.compression.choose import Choice, Trial, pareto
 from edgekd.core import confidence as sure
@@ -186,7 +186,7 @@ def composed(
     errors = {"float32": {"memory_mib": 0.1, "artifact_mib": 0.1, "latency_ratio": 0.2}}
     fit = Fit(teacher, (cost,), cost, (cost,), 9, 3, errors, "a host", 1.0, (), "this host")
     embeds = task == "feature-extraction"
-    plan = SimpleNamespace(
+    plan = PlanStub(
         name="things",
         task=task,
         target=target or profile(),

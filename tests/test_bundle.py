@@ -15,10 +15,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from conftest import run, texts
-from helpers import matmul_model, relu_model, samples
+from helpers import PlanStub, matmul_model, relu_model, samples
 
 from edgekd.bundle import golden
+from edgekd.bundle import write as bundle_writer
+from edgekd.compression import candidates
 from edgekd.core.model import Model
+from edgekd.core.registry import make as make_plugin
 from edgekd.onboard import verify as verifier
 from edgekd.onboard.runner import pack
 
@@ -55,6 +58,7 @@ def test_layout(tiny_bundle: Path) -> None:
         "bench/machine.py",
         "bench/programs.py",
         "bench/forward.py",
+        "bench/recurrent.py",
     }
     assert len([name for name in present if name.startswith("onnx/")]) == 1
     manifest = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
@@ -158,6 +162,7 @@ class Task:
     """A task whose inputs are the tiny models' own."""
 
     keep: ClassVar = {"y": "mean"}
+    graphs, program = ("model",), "forward"
 
     def encode(self, folder: Path, inputs: list[int], max_size: int) -> list[dict[str, np.ndarray]]:
         return samples(*inputs)
@@ -169,11 +174,12 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 
     def make(write: Callable[[Path], Path], name: str, folder: Path) -> Path:
         for variant in ("float32", name):
-            file = write.variant(tmp_path / "variants", variant, "text-classification").file
+            file = candidates.variant(tmp_path / "variants", variant, make_plugin("tasks", "text-classification")).file
             file.parent.mkdir(parents=True)
             write(file)
-        plan = SimpleNamespace(
+        plan = PlanStub(
             task="text-classification",
+            own_task=Task(),
             golden="test",
             seed=0,
             student=SimpleNamespace(survey=SimpleNamespace(max_size=9)),
@@ -184,9 +190,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         splits = SimpleNamespace(test=rows, golden=(), known=rows)
         out = tmp_path / "fresh"
         out.mkdir()
-        monkeypatch.setattr(golden, "make", lambda *_: Task())
-        monkeypatch.setattr(golden, "plugin", lambda *_: Task)
-        write._artifact(plan, splits, folder, tmp_path / "variants", name, None, out)
+        bundle_writer._artifact(plan, splits, folder, tmp_path / "variants", name, None, out)
         return out
 
     return make
@@ -226,11 +230,10 @@ def test_what_the_targets_kernels_said_is_recorded_beside_this_hosts(
     model = matmul_model(tmp_path / "model.onnx")
     rows = samples(3, 5, 1)
     (tmp_path / "there").mkdir()
-    monkeypatch.setattr(golden, "plugin", lambda *_: Task)
     here = golden._answers(Model.of(model), rows, Task.keep)[:2]
     pack([{"own/y": row["y"] + np.float32(0.25), "plain/y": row["y"]} for row in here], tmp_path / "there" / "said.npz")
     (tmp_path / "there" / "host.txt").write_text("a board")
-    plan = SimpleNamespace(task="any", golden="test", target=SimpleNamespace(arch="riscv64"))
+    plan = PlanStub(task="any", own_task=Task(), golden="test", target=SimpleNamespace(arch="riscv64"))
     golden.write(plan, rows, Model.of(model), Model.of(model), tmp_path / "there", tmp_path / "golden")
     rules = json.loads((tmp_path / "golden" / "golden.json").read_text("utf-8"))
     assert (rules["rows"]["riscv64"], rules["recorded_on"]["riscv64"]) == (2, "a board")

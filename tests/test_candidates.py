@@ -15,6 +15,7 @@ from edgekd.compression.candidates import (
 )
 from edgekd.compression.choose import Trial, best_so_far, choose, pareto, recipe_of
 from edgekd.core.errors import UsageError
+from edgekd.core.registry import make
 
 TARGET = profile(
     memory_mib=32.0,
@@ -46,9 +47,9 @@ def test_names_say_what_a_candidate_is():
 
 
 def test_a_variants_file_has_the_name_that_transformers_js_expects(tmp_path):
-    made = variant(tmp_path, "dynamic_int8-float3", "text-classification")
+    made = variant(tmp_path, "dynamic_int8-float3", make("tasks", "text-classification"))
     assert made.file == tmp_path / "dynamic_int8-float3" / "model_quantized.onnx"
-    assert variant(tmp_path, "float32", "text-classification").file.name == "model.onnx"
+    assert variant(tmp_path, "float32", make("tasks", "text-classification")).file.name == "model.onnx"
 
 
 def test_fp32_comes_first_and_a_forced_recipe_is_tried():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import profile
+from helpers import PlanStub, profile
 
 from edgekd.compression import compress
 from edgekd.compression.candidates import Candidate, variant
@@ -16,6 +16,7 @@ from edgekd.core.errors import EdgeKDError
 from edgekd.core.metrics import AGREEMENT
 from edgekd.core.model import Model
 from edgekd.core.protocols import NullProgress
+from edgekd.core.registry import make
 
 TARGET = profile(
     memory_mib=32.0,
@@ -41,6 +42,7 @@ class Bench:
     asked: list = field(default_factory=list)
     confirmed: list = field(default_factory=list)
     made: dict = field(default_factory=dict)
+    reference: tuple = ({"logits": np.zeros(2)},)
     speeds: dict = field(default_factory=dict)  # what several processes show where it is not what one showed
 
     def confirm(self, files):
@@ -66,7 +68,7 @@ def search(tmp_path, monkeypatch):
     monkeypatch.setattr(compress.diagnose, "diagnose", lambda *_, **__: found)
 
     def made(says, *, limit_s=60.0, force=None):
-        plan = SimpleNamespace(target=TARGET, search_limit_s=limit_s, force=force, task="text-classification")
+        plan = PlanStub(target=TARGET, search_limit_s=limit_s, force=force, task="text-classification")
         bench = Bench(says)
         return compress._Search(plan, bench, Model.of(tmp_path / "plain.onnx"), [{}], tmp_path, NullProgress()), bench
 
@@ -213,7 +215,7 @@ def test_a_trial_survives_the_disk(search, tmp_path):
     one.note(stopped="interrupted")
     assert compress.read_trials(tmp_path) == [whole]
     assert json.loads((tmp_path / compress.TRIALS).read_text())["stopped"] == "interrupted"
-    assert variant(tmp_path, whole.name, "text-classification").file.parent.name == whole.name
+    assert variant(tmp_path, whole.name, make("tasks", "text-classification")).file.parent.name == whole.name
 
 
 def test_drops_are_against_fp32_even_where_its_trial_lies_in_an_earlier_run(monkeypatch, tmp_path):

@@ -207,7 +207,7 @@ def test_with_every_switch_off_the_merged_graph_is_fp32(spoilt, tmp_path):
     session = open_session(str(tmp_path / "merged.onnx"), threads=1)
     off = dict.fromkeys([EXACT, *(site.switch for site in merged.sites)], np.array(False))
     for sample, right in zip(ROWS, outputs(spoilt[0]), strict=True):
-        np.testing.assert_allclose(session.run([merged.output], {"x": sample["x"], **off})[0], right, rtol=1e-5)
+        np.testing.assert_allclose(session.run([*merged.outputs], {"x": sample["x"], **off})[0], right, rtol=1e-5)
 
 
 @fast

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from helpers import matmul_model, profile
+from helpers import PlanStub, matmul_model, profile
 
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
@@ -236,7 +236,7 @@ def _embeds(task):
 @pytest.mark.parametrize("task", [TEXT, EMBEDDINGS])
 def test_an_export_is_held_against_torch_row_by_row(bert, tiny_teacher, tmp_path, monkeypatch, task):
     survey = SimpleNamespace(max_size=32)
-    plan = SimpleNamespace(
+    plan = PlanStub(
         seed=0,
         threads=1,
         task=task,

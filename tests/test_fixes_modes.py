@@ -25,6 +25,7 @@ def refusals(task: str, compressed: bool, answers: bool = False) -> list[str]:
     """The fixes of the refusals for accuracy, memory and latency."""
     target = profile(memory_mib=1.0, latency_ms=1.0)
     plan: Any = SimpleNamespace(
+        made_task=make("tasks", task),
         task=task,
         compresses_only=compressed,
         has_yardstick=not answers,

@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from edgekd.core.errors import DataError
+from edgekd.core.registry import make
 from edgekd.data import limits
 from edgekd.data.given import read_given, read_inputs
 from edgekd.data.splits import split
@@ -305,7 +307,9 @@ def test_as_data_of_bench(form, written):
     if "npz" in form or form in ("IDX", "int32 labels"):
         classes = ("0", "1")
     names = {TEXT: "text-classification", IMAGE: "image-classification", SERIES: "time-series-classification"}
-    bundle = SimpleNamespace(task=names[task], classes=classes, name="a bundle")
+    bundle = SimpleNamespace(
+        made_task=partial(make, "tasks", names[task]), task=names[task], classes=classes, name="a bundle"
+    )
     if not labelled:
         with pytest.raises(DataError, match="label"):
             DataFile(source).rows(bundle, labelled=True)

@@ -21,7 +21,7 @@ from packaging.version import Version
 from edgekd import pipeline
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError
 from edgekd.core.protocols import NullProgress
-from edgekd.core.registry import names, plugin
+from edgekd.core.registry import make, names, plugin
 from edgekd.core.results import this_host
 from edgekd.emulation import evaluate, preflight
 from edgekd.hardware import ort_releases
@@ -294,6 +294,10 @@ class Planned:
     force: str | None = None
     emulate_minutes: float = 0.5
 
+    @property
+    def made_task(self):
+        return make("tasks", self.task)
+
 
 class Heard(NullProgress):
     def __init__(self):
@@ -389,7 +393,7 @@ def test_a_build_asks_before_it_sizes_or_teaches(tmp_path, tiny_teacher, tiny_da
     def refuse(plan, store, progress):
         raise RuntimeCannotLoad(f"{plan.target.name} would not", fix="another")
 
-    monkeypatch.setattr(pipeline.loads, "check", refuse)
+    monkeypatch.setattr(pipeline.preflight, "check", refuse)
     monkeypatch.setattr(pipeline.fitting, "fit", lambda *_: pytest.fail("it went on"))
     store = Store(tmp_path / "store")
     plan, splits = make_plan(Options("rpi4", teacher=str(tiny_teacher), data=str(tiny_data)), store)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from helpers import elsewhere, fast, matmul_model, profile, samples, save_graph
+from helpers import PlanStub, elsewhere, fast, matmul_model, profile, samples, save_graph
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
@@ -214,7 +214,7 @@ def improve(exported, tmp_path, monkeypatch):
             lambda kind, name: Device(real(kind, name), speeds) if kind == "devices" else real(kind, name),
         )
         survey = SimpleNamespace(max_size=32)
-        plan = SimpleNamespace(task="text-classification", target=target, student=SimpleNamespace(survey=survey))
+        plan = PlanStub(task="text-classification", target=target, student=SimpleNamespace(survey=survey))
         graphs.improve(plan, folder, ["what is the red town", "a dog"], model, tmp_path, recipe=recipe)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.json", "model.onnx"]
         return graphs.read(tmp_path), onnx.load(tmp_path / "model.onnx")

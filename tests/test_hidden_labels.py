@@ -129,12 +129,19 @@ def test_nothing_trained_judges_hidden_rows_by_agreement(tmp_path):
 
 
 def test_bench_measures_on_the_split_that_has_labels(tmp_path):
+    from functools import partial
     from types import SimpleNamespace
 
     from edgekd.core.errors import DataError
+    from edgekd.core.registry import make
     from edgekd.receipts.shipped import DataFile
 
-    bundle = SimpleNamespace(task="text-classification", classes=("0", "1"), name="a bundle")
+    bundle = SimpleNamespace(
+        made_task=partial(make, "tasks", "text-classification"),
+        task="text-classification",
+        classes=("0", "1"),
+        name="a bundle",
+    )
     rows = rows_of([-1] * 12) | {"validation": [(f"a row of validation {n}", n % 2) for n in range(9)]}
     source = table(tmp_path, rows, ".csv")
     assert len(DataFile(str(source)).rows(bundle, labelled=True)) == 9

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import TINY, loose_target, run
-from helpers import elsewhere, fast, matmul_model, profile, samples
+from helpers import PlanStub, elsewhere, fast, matmul_model, profile, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ def trial(name="float32", **values):
 
 
 def plan(target=TARGET, *, minutes=0.5, force=None, task="text-classification"):
-    return SimpleNamespace(target=target, emulate_minutes=minutes, force=force, task=task, seed=0, threads=2)
+    return PlanStub(target=target, emulate_minutes=minutes, force=force, task=task, seed=0, threads=2)
 
 
 def test_those_that_may_ship_here_are_asked_first_then_those_that_only_accuracy_bars():
@@ -219,17 +219,18 @@ class Emulator:
 @pytest.fixture
 def lab(monkeypatch, tmp_path):
     """Two variants of one tiny model, 40 selection rows, and an emulator that answers otherwise for one of them."""
-    text = evaluate.make("tasks", "text-classification")
+    text = make("tasks", "text-classification")
     task = SimpleNamespace(
         encode=lambda folder, rows, size: rows,
         keep={"y": "as_is"},
+        graphs=text.graphs,
+        program=text.program,
         agrees=text.agrees,
         metric=text.metric,
         fidelity=text.fidelity,
     )
-    plugins = {"qemu": Emulator, "text-classification": lambda: task}
-    for module in (answers, evaluate):
-        monkeypatch.setattr(module, "make", lambda kind, name, **options: plugins[name](**options))
+    monkeypatch.setattr(PlanStub, "made_task", task)
+    monkeypatch.setattr(answers, "make", lambda kind, name, **options: Emulator(**options))
     for name, file in (("float32", "model.onnx"), ("dynamic_int8", "model_quantized.onnx")):
         (tmp_path / name).mkdir()
         matmul_model(tmp_path / name / file)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from helpers import WIDTH, matmul_model, random_weights, relu_model, samples
+from helpers import WIDTH, PlanStub, matmul_model, random_weights, relu_model, samples
 from made_bundle import make_bundle
 from onnx import TensorProto, helper, numpy_helper
 
@@ -264,9 +264,8 @@ def test_a_ragged_task_is_given_predictions_as_they_are():
 # golden vectors of two graphs and several ragged outputs
 
 
-def plan(monkeypatch, keep):
-    monkeypatch.setattr(golden, "plugin", lambda *_: SimpleNamespace(keep=keep))
-    return SimpleNamespace(task="any", golden="test", target=SimpleNamespace(arch="riscv64"))
+def plan(keep):
+    return PlanStub(own_task=SimpleNamespace(keep=keep), golden="test", target=SimpleNamespace(arch="riscv64"))
 
 
 KEEP = {"scores": "as_is", "tokens_above": "as_is"}
@@ -276,7 +275,7 @@ KEEP = {"scores": "as_is", "tokens_above": "as_is"}
 def bundle(lab, tmp_path, monkeypatch):
     """What `verify.py` reads of a bundle of two graphs."""
     model = Model({name: lab / f"{name}.onnx" for name in ("encoder", "decoder")})
-    golden.write(plan(monkeypatch, KEEP), ROWS, model, model, None, tmp_path / "golden")
+    golden.write(plan(KEEP), ROWS, model, model, None, tmp_path / "golden")
     graphs = {name: {"file": f"{name}.onnx", "recipe": "float32"} for name in model.graphs}
     for name in graphs:
         (tmp_path / f"{name}.onnx").write_bytes((lab / f"{name}.onnx").read_bytes())
@@ -396,7 +395,7 @@ def test_no_golden_vectors_are_written_of_a_model_that_answers_nan(tmp_path, mon
     path = graph(tmp_path / "nan.onnx", [NODE("Log", ["x"], ["y"])], {"x": (FLOAT, [1, 2])}, {"y": (FLOAT, [1, 2])})
     model, rows = Model.of(path), [{"x": np.float32([[-1, 1]])}]
     with pytest.raises(EdgeKDError, match="the output y holds NaN or infinity for a golden input"):
-        golden.write(plan(monkeypatch, {"y": "as_is"}), rows, model, model, None, tmp_path / "golden")
+        golden.write(plan({"y": "as_is"}), rows, model, model, None, tmp_path / "golden")
 
 
 def test_an_input_that_quantization_answers_in_another_length_is_not_held_to_fp32(tmp_path, monkeypatch):
@@ -406,12 +405,12 @@ def test_an_input_that_quantization_answers_in_another_length_is_not_held_to_fp3
         graph(tmp_path / f"{name}.onnx", nodes, {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["m"])}, limit=np.float32(limit))
     own, plain = (Model.of(tmp_path / f"{name}.onnx") for name in ("own", "plain"))
     rows = [{"x": np.float32([1, 2, 3])}, {"x": np.float32([0, 4])}]
-    golden.write(plan(monkeypatch, {"y": "as_is"}), rows, own, plain, None, tmp_path / "golden")
+    golden.write(plan({"y": "as_is"}), rows, own, plain, None, tmp_path / "golden")
     with np.load(tmp_path / "golden" / "expected.npz") as expected:
         assert [name for name in expected.files if "float32" in name] == ["float32.1.y"]
         assert expected[f"{platform.machine()}.0.y"].tolist() == [1, 2, 3]
     with pytest.raises(EdgeKDError, match="answers no golden input with outputs of the same shapes"):
-        golden.write(plan(monkeypatch, {"y": "as_is"}), rows[:1], own, plain, None, tmp_path / "again")
+        golden.write(plan({"y": "as_is"}), rows[:1], own, plain, None, tmp_path / "again")
 
 
 # what travels
@@ -441,7 +440,7 @@ def test_a_files_outputs_are_named_by_itself_where_a_task_calls_them_otherwise(t
 def test_edgekd_runs_its_own_program_and_nothing_of_a_bundles(bundle):
     folder, manifest = bundle
     (folder / "bench").mkdir()
-    for name in ("programs.py", "forward.py"):
+    for name in ("programs.py", "forward.py", "recurrent.py"):
         (folder / "bench" / name).write_text(f"open({str(folder / 'ran')!r}, 'w')")
     assert "tolerance" in verify.check_answers(folder, manifest)
     assert not (folder / "ran").exists()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
-from helpers import elsewhere
+from helpers import PlanStub, elsewhere
 from made_up import (
     CARD,
     EVIDENCE,
@@ -90,7 +90,7 @@ def test_a_threshold_that_no_test_row_reaches_answers_nothing():
 def test_a_threshold_that_does_not_deliver_is_not_suggested():
     """A poor model above a low threshold: the held-out rows show that 95% is not kept."""
     data = SimpleNamespace(selection_labelled=True, test_labelled=True, counts={"selection": 200})
-    plan = SimpleNamespace(task="time-series-classification", data=data)
+    plan = PlanStub(task="time-series-classification", data=data)
     shipped = model(3, 1.0, 0.72, suggestion=sure.Suggestion(0.2, 0.99, 0.96))
     said = figures.sureness(plan, shipped, None)
     assert figures.suggested(shipped["above"], plan) is said["suggestion"] is None

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import WIDTH, profile, random_weights, samples, save_graph
+from helpers import WIDTH, PlanStub, profile, random_weights, samples, save_graph
 from made_bundle import Board
 from onnx import helper
 
@@ -96,7 +96,7 @@ def lab(tmp_path, monkeypatch):
             max_drop_points=100.0,
             min_teacher_agreement=0.0,
         )
-        plan = SimpleNamespace(
+        plan = PlanStub(
             target=target,
             search_limit_s=60.0,
             force=None,
@@ -181,8 +181,13 @@ def test_what_ships_of_two_graphs_verifies_with_its_weights_beside_it(lab, tmp_p
     monkeypatch.setattr(external, "LARGEST_FILE", 2048)
     _, plan, work = lab()
     name = "dynamic_int8-float32_encoder_model"
-    task = SimpleNamespace(encode=lambda folder, rows, size: rows)
-    monkeypatch.setattr(write.golden, "make", lambda *_: task)
+    plan.own_task = SimpleNamespace(
+        keep={"logits": "as_is"},
+        graphs=NAMES,
+        program="forward",
+        fidelity=AGREEMENT,
+        encode=lambda folder, rows, size: rows,
+    )
     splits = SimpleNamespace(test=[SimpleNamespace(input=row) for row in ROWS], golden=(), known=())
     (tmp_path / "files").mkdir()
     fresh = tmp_path / "fresh"
@@ -215,12 +220,12 @@ def two_graphs(folder):
 def test_every_graph_is_folded_and_the_forms_are_held_against_the_export(tmp_path, monkeypatch):
     for module in (predict, graphs):
         real = module.make
-        task = SimpleNamespace(encode=lambda folder, rows, size: rows, keep={"logits": "as_is"})
-        found = {"devices": Board(), "tasks": task}
+        found = {"devices": Board()}
         monkeypatch.setattr(
             module, "make", lambda kind, name, real=real, found=found: found.get(kind) or real(kind, name)
         )
-    plan = SimpleNamespace(task=TASK, target=profile(), student=SimpleNamespace(survey=SimpleNamespace(max_size=9)))
+    task = SimpleNamespace(encode=lambda folder, rows, size: rows, keep={"logits": "as_is"})
+    plan = PlanStub(own_task=task, target=profile(), student=SimpleNamespace(survey=SimpleNamespace(max_size=9)))
     (tmp_path / "out").mkdir()
     graphs.improve(plan, tmp_path, ROWS[:3], two_graphs(tmp_path), tmp_path / "out")
     assert names_in(tmp_path / "out") == ["decoder_model_merged.onnx", "encoder_model.onnx", "graph.json"]

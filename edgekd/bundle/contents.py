@@ -30,7 +30,7 @@ class BundleContents:
     @cached_property
     def model(self) -> Model:
         """The graphs in the folder."""
-        return graphs_in(self.folder / "onnx", self.said["choice"]["recipe"], self.plan.task)
+        return graphs_in(self.folder / "onnx", self.said["choice"]["recipe"], self.plan.made_task)
 
     def listed(self, file: Path) -> str:
         """Return a file's name in the artifact."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.model import Model
 from edgekd.core.predictions import array_difference, by_model, largest_value, unstacked
-from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits
 from edgekd.plan.plan import Plan
@@ -32,7 +31,7 @@ _NATURE = {
 
 def inputs(plan: Plan, splits: Splits, encoder: Path) -> list[Sample]:
     """The golden inputs as the plan asks for them; `encoder` has the tokenizer or preprocessing."""
-    task = make("tasks", plan.task)
+    task = plan.made_task
     rows = splits.test if plan.golden == "test" else splits.known
     few = [row.input for row in rows[:: max(1, len(rows) // ROWS)][:ROWS]]
     given = [row.input for row in splits.golden]
@@ -58,7 +57,7 @@ def write(plan: Plan, samples: Sequence[Sample], model: Model, plain: Model, the
         f"{row}.{name}": values for row, sample in enumerate(samples) for name, values in sample.items()
     }
     np.savez(folder / "inputs.npz", **named)
-    keep = dict(plugin("tasks", plan.task).keep)
+    keep = dict(plan.made_task.keep)
     here = platform.machine()
     by_isa = {here: _Recorded(*(_answers(model, samples, keep, optimize=on) for on in (True, False)))}
     recorded = {here: this_host().name}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from edgekd.core.errors import listed
 from edgekd.core.model import Model
 from edgekd.core.protocols import PER_WORD
 from edgekd.core.recall import recall_says
-from edgekd.core.registry import plugin
 from edgekd.data.pairs import BETWEEN
 from edgekd.data.tags import kinds_of
 from edgekd.plan.plan import Plan
@@ -41,7 +40,7 @@ def variables(plan: Plan, said: dict[str, Any], model: Model, folder: Path) -> d
     """What the card's template takes beside the report's values: of the model its first graph's file among it."""
     beside = {name: words for name, words in _FILES.items() if name != "config.json" or (folder / name).exists()}
     files = {f"onnx/{name}": words for name, words in _described(model)} | beside
-    outputs = list(plugin("tasks", plan.task).keep)
+    outputs = list(plan.made_task.keep)
     return {
         "pair": BETWEEN in plan.data.input_column,
         "graphs": [file.name for file in model.graphs.values()],
@@ -69,7 +68,7 @@ def front_matter(plan: Plan, said: dict[str, Any]) -> str:
     """YAML for the hub, without its dashes. A distilled model's licence is its builder's to state: `other`."""
     import yaml
 
-    kind = plugin("tasks", plan.task)
+    kind = plan.made_task
     stated = licences.spdx(plan.teacher.licence) if plan.compresses_only else None
     known = (
         {"license": stated.lower()}
@@ -120,7 +119,7 @@ def is_hub_id(plan: Plan) -> bool:
 
 def purpose(plan: Plan) -> str:
     """What it is for, as far as its plan says: the builder knows more."""
-    what = plugin("tasks", plan.task).purpose.format(classes=len(plan.data.classes))
+    what = plan.made_task.purpose.format(classes=len(plan.data.classes))
     return f"turns {what}, offline, with ONNX Runtime on {plan.target.name} ({plan.target.arch})"
 
 
@@ -135,6 +134,17 @@ def _of_labels(said: dict[str, Any]) -> list[str]:
     return found
 
 
+def _held_against(plan: Plan, said: Mapping[str, Any]) -> list[str]:
+    """What it was held against where that is no label."""
+    if said.get("outputs"):
+        return [
+            "It was held against the original graph in fp32, output by output: how right that one is was not asked."
+        ]
+    if plan.made_task.labelled and plan.metric.of_teacher:
+        return ["The held-out rows have no labels: it was held against its teacher alone."]
+    return []
+
+
 def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
     """What to keep in mind of it, each in a sentence: nothing that was not looked at is claimed."""
     found = [
@@ -145,9 +155,9 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
         found.append(f"Against the same student without its teacher: {said['evidence']['says']}.")
     elif said["summary"]["distilled"]:
         found += _of_labels(said)
-    if plugin("tasks", plan.task).one_of_classes:
+    if plan.made_task.one_of_classes:
         found.append(f"It knows {len(plan.data.classes)} classes and always answers with one of them.")
-    if plugin("tasks", plan.task).problem_type == PER_WORD:
+    if plan.made_task.problem_type == PER_WORD:
         kinds = listed([*kinds_of(plan.data.classes)]) or "that its outputs are called after"
         found.append(f"It finds spans of the kinds {kinds}, and nothing else.")
     if said.get("thresholds"):
@@ -156,18 +166,17 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
             f"none, one or several. {said['thresholds']['says']}"
         )
     found += [f"{says[:1].upper()}{says[1:]}." for says in recall_says(said["summary"])]
-    if plugin("tasks", plan.task).program == "causal":
+    if plan.made_task.program == "causal":
         context = plan.student.survey.max_size
         found.append(f"Its memory was measured up to a context of {context} tokens; a longer one takes more.")
-    elif plugin("tasks", plan.task).unit == "tokens":
+    elif plan.made_task.unit == "tokens":
         found.append(f"Texts are cut at {plan.student.survey.max_size} tokens.")
     if not plan.target.runs_here:
         found.append(f"Its time was measured on {said['summary']['measured_on']}, not on {plan.target.name}.")
     elsewhere = said["target_figures"]["accuracy"]["kind"]
     if elsewhere != "measured":
         found.append(f"Its {said['summary']['metric']} on {plan.target.arch} kernels was not measured.")
-    if plugin("tasks", plan.task).labelled and plan.metric.of_teacher:
-        found.append("The held-out rows have no labels: it was held against its teacher alone.")
+    found += _held_against(plan, said)
     if said["choice"]["forced"]:
         found.append(f"It was forced against: {'; '.join(said['choice']['against']) or 'nothing'}.")
     found.append("Whether it treats groups of people alike was not examined.")

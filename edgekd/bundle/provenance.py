@@ -72,6 +72,7 @@ def shown(plan: Plan) -> dict[str, Any]:
             continue
         del values[part]["source"]
         values[part].pop("folder", None)
+    del values["task_places"]
     if values["teacher"]["answered"] is None:
         del values["teacher"]["answered"]
     return values

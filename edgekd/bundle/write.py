@@ -23,7 +23,7 @@ from edgekd.core.model import Model
 from edgekd.core.outputs import check_above
 from edgekd.core.predictions import largest_difference, largest_value, main_output, network_outputs
 from edgekd.core.protocols import PackagedTask
-from edgekd.core.registry import make, plugin
+from edgekd.core.registry import make
 from edgekd.data.splits import Splits
 from edgekd.inference.predict import outputs
 from edgekd.onboard import RUNNER_FILES, verify
@@ -239,7 +239,7 @@ def write(
     try:
         with writing(out) as fresh:
             _artifact(plan, splits, folder, variants, name, golden_there, fresh)
-            proof = _proof(plan, splits, fresh, folder, variant(variants, name, plan.task))
+            proof = _proof(plan, splits, fresh, folder, variant(variants, name, plan.made_task))
             page.write(said, fresh)
             _evidence(plan, said, proof, fresh)
             _manifest(plan, said, fresh)
@@ -261,15 +261,15 @@ def _artifact(
         (fresh / path.parent.name).mkdir(exist_ok=True)
         shutil.copyfile(path, fresh / path.parent.name / path.name)
     (fresh / "onnx").mkdir()
-    model = variant(variants, name, plan.task).copied(fresh / "onnx")
-    task = make("tasks", plan.task)
+    model = variant(variants, name, plan.made_task).copied(fresh / "onnx")
+    task = plan.made_task
     if isinstance(task, PackagedTask):
         task.package(fresh, model)
     onboard = Path(verify.__file__).parent
     for file, inside in _ONBOARD.items():
         (fresh / inside).parent.mkdir(exist_ok=True)
         shutil.copyfile(onboard / file, fresh / inside)
-    plain = variant(variants, FP32, plan.task)
+    plain = variant(variants, FP32, plan.made_task)
     golden.write(plan, golden.inputs(plan, splits, folder), model, plain, golden_there, fresh / "golden")
     licences.write(plan, fresh)
 
@@ -280,7 +280,7 @@ def _proof(plan: Plan, splits: Splits, fresh: Path, folder: Path, model: Model) 
     if not optimum.opens(plan.task):
         return {"optimum": f"has no loader for {plan.task}; onnxruntime opens it (golden vectors)"}
     inputs = [row.input for row in splits.known[:_PROOF_ROWS]]
-    task = make("tasks", plan.task)
+    task = plan.made_task
     if len(model.graphs) > 1:
         return _generated(optimum, fresh, model, task, inputs, plan)
     loader, opened = optimum.open(fresh, model.file.name, task.ordinary(fresh, inputs), task=plan.task)
@@ -328,7 +328,7 @@ def _evidence(plan: Plan, said: dict[str, Any], proof: dict[str, Any], fresh: Pa
 
 
 def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
-    model = graphs_in(fresh / "onnx", said["choice"]["recipe"], plan.task)
+    model = graphs_in(fresh / "onnx", said["choice"]["recipe"], plan.made_task)
     opset, ir_version = _least(model)
     files = {path.relative_to(fresh).as_posix(): path for path in sorted(fresh.rglob("*")) if path.is_file()}
     listed = {name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for name, path in files.items()}
@@ -338,7 +338,7 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
         "name": plan.name,
         "version": plan.version,
         "task": plan.task,
-        "fidelity": plugin("tasks", plan.task).fidelity.name,
+        "fidelity": plan.made_task.fidelity.name,
         "model": _named(model, plan, said["choice"]["recipe"]),
         "recipe": said["choice"]["recipe"],
         "compatible": [plan.target.name],
@@ -360,7 +360,7 @@ def _manifest(plan: Plan, said: dict[str, Any], fresh: Path) -> None:
 
 def _named(model: Model, plan: Plan, recipe: str) -> dict[str, Any]:
     """Return the model as the manifest names it: program, graphs with what was made of each, outputs and their rule."""
-    task, recipes = plugin("tasks", plan.task), recipes_of(model, recipe)
+    task, recipes = plan.made_task, recipes_of(model, recipe)
     graphs = {name: {"file": f"onnx/{file.name}", "recipe": recipes[name]} for name, file in model.graphs.items()}
     return {"program": model.program, "graphs": graphs, "outputs": dict(task.keep)}
 

@@ -16,6 +16,7 @@ _WORST = 5
 _CHANGES = {
     "agreement": ("agreement, points", 100.0, "+.1f"),
     "decision_f1": ("F1 of decisions, points", 100.0, "+.1f"),
+    "fidelity": ("fidelity of the worst output", 1.0, "+.4f"),
     "cosine": ("cosine", 1.0, "+.4f"),
     "output_sqnr_db": ("output SQNR, dB", 1.0, "+.1f"),
     "artifact_mib": ("file, MiB", 1.0, "+.1f"),
@@ -34,6 +35,7 @@ _CHANGES = {
 @click.option("--text-column", help="The column that holds the text.")
 @click.option("--text-pair-column", help="The column that holds the second text of a pair.")
 @click.option("--image-column", help="The column that holds the image, or its path.")
+@click.option("--state", multiple=True, metavar="OUTPUT=INPUT", help="Of any graph: what feeds back; or none.")
 @click.option("--samples", type=click.IntRange(1, 100_000), default=16, show_default=True, help="Rows to look at.")
 @click.option("--max-tokens", type=click.IntRange(2, 1_000_000), default=128, show_default=True, help="Longest text.")
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
@@ -48,7 +50,7 @@ def diagnose(
     max_tokens: int,
     threads: int,
     as_json: bool,
-    **columns: str | None,
+    **columns: str | tuple[str, ...] | None,
 ) -> None:
     """Which layers a quantized model loses most in, and what each in float would buy and cost.
 
@@ -76,7 +78,7 @@ def diagnose(
             samples,
             max_tokens,
             threads,
-            {name: one for name, one in columns.items() if one is not None},
+            {name: one for name, one in columns.items() if one not in (None, ())},
         )
         with shown_on_stderr() as progress:
             found = examine.examine(given, progress)

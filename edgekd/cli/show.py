@@ -12,7 +12,6 @@ from edgekd.core.confidence import evidence_says
 from edgekd.core.errors import listed
 from edgekd.core.protocols import MULTI_LABEL
 from edgekd.core.recall import recall_says
-from edgekd.core.registry import plugin
 from edgekd.core.results import IMPORT_BASELINE_MIB
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def _shared(made: SharedPlan) -> list[tuple[str, str]]:
     """The teacher, the rows, and how the student comes to be."""
     teacher, data, survey = made.teacher, made.data, made.student.survey
     counts = ", ".join(f"{count} {role}" for role, count in data.counts.items())
-    inputs = f"{survey.max_size} {plugin('tasks', made.task).unit}"
+    inputs = f"{survey.max_size} {made.made_task.unit}"
     inputs += f", {survey.channels} channels" if survey.channels > 1 else ""
     inputs += f", vocabulary trimmed to {survey.vocabulary}" if survey.vocabulary else ""
     how = (
@@ -78,7 +77,7 @@ def _shared(made: SharedPlan) -> list[tuple[str, str]]:
             else "used as it is"
         )
     )
-    classes = "labels" if plugin("tasks", made.task).problem_type == MULTI_LABEL else "classes"
+    classes = "labels" if made.made_task.problem_type == MULTI_LABEL else "classes"
     return [
         ("teacher", f"{teacher.name}: {teacher.words}; {how}"),
         *([("base", f"{made.base.name}: {made.base.words}; the student starts from it")] if made.base else []),
@@ -108,7 +107,7 @@ def _target(made: Plan) -> list[tuple[str, str]]:
     """The target's budgets, and what is done for it alone."""
     from edgekd.emulation import evaluate
 
-    target, task = made.target, plugin("tasks", made.task)
+    target, task = made.target, made.made_task
     own = f"{task.metric.name} on validation rows"
     if not made.data.selection_labelled:
         own = f"{task.fidelity.of_teacher} {made.compared_with}"

@@ -10,6 +10,7 @@ from typing import Any
 from edgekd.compression.choose import FP32, Trial, over_budget, recipe_of, violations
 from edgekd.core.errors import BelowAccuracy
 from edgekd.core.model import Model, graph_file
+from edgekd.core.protocols import Task
 from edgekd.core.registry import plugin
 from edgekd.hardware.profile import Profile
 
@@ -26,7 +27,9 @@ class Candidate:
     options: tuple[tuple[str, Any], ...] = ()
     keep: tuple[str, ...] = ()
     places: tuple[str, ...] = ()  # what `keep` is, in words
-    order: str = "float"  # in which places were taken: the worst ones, or `first`, from the input on
+    order: str = (
+        "float"  # in which places were taken: the worst ones; `first`, from the input on; or `last`, from the end
+    )
     plain: tuple[str, ...] = ()  # the graphs that stay in fp32
 
     @property
@@ -49,15 +52,15 @@ class Candidate:
         return replace(made, **dict(self.options)) if self.options else made
 
 
-def variant(folder: Path, name: str, task: str) -> Model:
+def variant(folder: Path, name: str, task: Task) -> Model:
     """Return the variant of that name in a folder of variants."""
     return graphs_in(folder / name, name, task)
 
 
-def graphs_in(place: Path, name: str, task: str) -> Model:
+def graphs_in(place: Path, name: str, task: Task) -> Model:
     """Return the variant of that name whose files lie in `place`, named as transformers.js expects them."""
-    of, suffix = plugin("tasks", task), plugin("quantizers", recipe_of(name)).suffix
-    return Model.in_folder(place, of.graphs, of.program, suffix=suffix)
+    suffix = plugin("quantizers", recipe_of(name)).suffix
+    return Model.in_folder(place, task.graphs, task.program, suffix=suffix)
 
 
 def recipes_of(model: Model, name: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ from edgekd.compression.choose import (
 )
 from edgekd.compression.judge import Judge
 from edgekd.core.errors import EdgeKDError
+from edgekd.core.fidelity import parts_of
 from edgekd.core.files import write_file
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model
@@ -66,7 +67,7 @@ def compress(
     `plain` is the fp32 model, `reference` what the teacher says of the selection rows.
     Raises Stopped where the user interrupts the search after fp32 was tried: `work` then is what `out` would be.
     """
-    task = make("tasks", plan.task)
+    task = plan.made_task
     longest = plan.student.survey.max_size
     selection = task.encode(model_folder, [row.input for row in splits.selection], longest)
     calibration = task.encode(model_folder, [row.input for row in splits.calibration], longest)
@@ -150,7 +151,7 @@ class _Search:
             self.note(stopped)
 
     def _variant(self, name: str) -> Model:
-        return candidates.variant(self.work, name, self.plan.task)
+        return candidates.variant(self.work, name, self.plan.made_task)
 
     def diagnose_best(self) -> None:
         """Look into the layers of the best quantized variant, or the fastest where fp32 ships."""
@@ -201,17 +202,26 @@ class _Search:
     def _recover_accuracy(self, base: Candidate) -> None:
         """Leave ever more places in float until nothing stands against it; then as few as will do.
 
-        The worst ones; of a network of convolutions first those at its input, where a few small ones do most.
+        The worst ones; of a network of convolutions first those at its input, where a few small ones do most. Where an
+        output has values of other sizes along an axis, as detectors' have, first those at the outputs: they make them.
         """
         try:
             found = self._diagnosis(base)
         except EdgeKDError:  # half precision has no layers to leave in float
             return
-        convolves = any(layer.op == "Conv" for layer in found.layers)
-        if not (
-            convolves and self._bisect_excluded_nodes(replace(base, order="first"), found.from_input(most=_MOST_PLACES))
-        ):
-            self._bisect_excluded_nodes(base, found.places(most=_MOST_PLACES))
+        orders = [("float", found.places(most=_MOST_PLACES))]
+        if any(layer.op == "Conv" for layer in found.layers):
+            orders.insert(0, ("first", found.from_input(most=_MOST_PLACES)))
+        if self._is_uneven():
+            orders.insert(0, ("last", found.from_output(most=_MOST_PLACES)))
+        for order, places in orders:
+            if self._bisect_excluded_nodes(replace(base, order=order), places):
+                return
+
+    def _is_uneven(self) -> bool:
+        """Whether an output holds values of other sizes along an axis, such as boxes in pixels beside scores."""
+        rows = self.judge.reference
+        return any(len(parts_of([row[name] for row in rows])) > 1 for name in rows[0])
 
     def _bisect_excluded_nodes(self, base: Candidate, places: Sequence[tuple[str, tuple[str, ...]]]) -> bool:
         """A ladder of places in float, and what lies between its last rungs; whether one is allowed."""

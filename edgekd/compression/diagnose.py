@@ -123,6 +123,10 @@ class Diagnosis:
         """Single layers in the graph's order."""
         return [(layer.name, layer.nodes) for layer in self.layers if layer.nodes][:most]
 
+    def from_output(self, *, most: int) -> list[tuple[str, tuple[str, ...]]]:
+        """Single layers, the last of the graph first."""
+        return [(layer.name, layer.nodes) for layer in reversed(self.layers) if layer.nodes][:most]
+
     def of_graph(self, name: str) -> Diagnosis:
         """The same with every layer, group and node named as that graph's."""
 

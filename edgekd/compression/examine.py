@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.compression.diagnose import diagnose, what_if
+from edgekd.compression.diagnose import diagnose_model, what_if
 from edgekd.compression.side_by_side import read
 from edgekd.compression.sqnr import Ratios
 from edgekd.core import external, plain_yaml
 from edgekd.core.errors import DataError, TeacherError, UsageError, no_bundle, suggestion
-from edgekd.core.model import Model
+from edgekd.core.graph_inputs import GraphInputs
+from edgekd.core.model import ONE, Model
 from edgekd.core.predictions import WORDS, agreement, main_output, network_outputs, unstacked
-from edgekd.core.protocols import MULTI_LABEL, named
+from edgekd.core.protocols import MULTI_LABEL, GraphTask, named
 from edgekd.core.registry import make, plugin
 from edgekd.data.limits import check_plain
 from edgekd.hardware.profile import load_profile
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 CALIBRATION_ROWS = 128
 _ROUNDS = 10
+_ANY_GRAPH = "array_graph"  # the teacher that says what a graph takes and gives
 _BESIDE = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "preprocessor_config.json")
 
 
@@ -40,14 +42,14 @@ class Given:
     """What is to be examined: an fp32 model, how it is quantized (a recipe, or the file), and its inputs."""
 
     model: Path
-    data: str  # rows as the task reads them, or an .npz of packed samples
+    data: str  # rows as the task reads them; of others than any graph's also an .npz of packed samples
     task: str
     recipe: str | None = None  # NAME, or NAME,OPTION=VALUE; the default is static_int8
     quantized: Path | None = None
     samples: int = 16
     max_tokens: int = 128
     threads: int = 1
-    columns: Mapping[str, str] = field(default_factory=dict)  # the task's options: text_column, image_column
+    columns: Mapping[str, Any] = field(default_factory=dict)  # the task's options: text_column, image_column, state
 
 
 def examine(given: Given, progress: Progress) -> dict[str, Any]:
@@ -70,22 +72,23 @@ def examine(given: Given, progress: Progress) -> dict[str, Any]:
     quantizer = None if given.quantized and not given.recipe else recipe(given.recipe or "static_int8")
     progress.stage("diagnose: first run")
     for model in models:
-        _first_run(model, looked_at)
+        _first_run(model, looked_at, task)
     with tempfile.TemporaryDirectory(prefix="edgekd-examine-") as folder:
-        plain = Model.of(_with_node_names(_settled(given.model, Path(folder)), Path(folder)))
+        plain = _model(_with_node_names(_settled(given.model, Path(folder)), Path(folder)), task)
+        fed = GraphInputs(plain, calibration)
 
         def quantize(place: Path, keep: tuple[str, ...]) -> Model:
             assert quantizer is not None
-            change = partial(_quantize, quantizer, calibration, keep, Path(folder))
+            change = partial(_quantize, quantizer, fed, keep, Path(folder))
             return plain.changed(place, change, suffix="_quantized")[0]
 
         if given.quantized is None:
             progress.stage("diagnose: quantize")
             candidate = quantize(Path(folder), ())
         else:
-            candidate = Model.of(_settled(given.quantized, Path(folder)))
+            candidate = _model(_settled(given.quantized, Path(folder)), task)
         progress.stage("diagnose: run both side by side")
-        found = diagnose(plain.file, candidate.file, looked_at, threads=given.threads)
+        found = diagnose_model(plain, candidate, GraphInputs(plain, looked_at), threads=given.threads)
         said = {"of": given.recipe or (given.quantized.name if given.quantized else "static_int8")}
         if quantizer is None:
             return said | found.as_dict()
@@ -101,10 +104,15 @@ def _settled(model: Path, folder: Path) -> Path:
 
 
 def _quantize(
-    quantizer: Quantizer, rows: Sequence[Sample], keep: tuple[str, ...], cache: Path, _: str, file: Path, out: Path
+    quantizer: Quantizer, rows: GraphInputs, keep: tuple[str, ...], cache: Path, graph: str, file: Path, out: Path
 ) -> None:
     """Write what the quantizer makes of a graph's file."""
-    quantizer.quantize(file, out, rows, keep=keep, cache=cache)
+    quantizer.quantize(file, out, rows.of(graph), keep=keep, cache=cache)
+
+
+def _model(file: Path, task: Any) -> Model:
+    """Return the model of one file, run as the task runs its own."""
+    return Model({ONE: file}, task.program) if isinstance(task, GraphTask) else Model.of(file)
 
 
 def _with_node_names(model: Path, folder: Path) -> Path:
@@ -124,7 +132,10 @@ def _task(given: Given) -> Any:
     if foreign := sorted(given.columns.keys() - known):
         flag = foreign[0].replace("_", "-")
         raise UsageError(f"--{flag} means nothing to {given.task}", fix="leave it out, or name another --task")
-    return make("tasks", given.task, **given.columns)
+    task: Any = make("tasks", given.task, **given.columns)
+    if isinstance(task, GraphTask):
+        return task.bound(make("teachers", _ANY_GRAPH).inspect(str(given.model), given.task))
+    return task
 
 
 def _checked(model: Path) -> None:
@@ -159,7 +170,7 @@ def _check_classes(given: Given, task: Any, config: Mapping[str, Any]) -> None:
     )
 
 
-def _first_run(model: Path, samples: Sequence[Sample]) -> None:
+def _first_run(model: Path, samples: Sequence[Sample], task: Any) -> None:
     """Run it once in a limited process, on the largest sample: all that follows takes some times as much."""
     largest = max(samples, key=lambda sample: sum(value.nbytes for value in sample.values()))
     with tempfile.TemporaryDirectory(prefix="edgekd-first-run-") as folder:
@@ -167,7 +178,7 @@ def _first_run(model: Path, samples: Sequence[Sample]) -> None:
         pack([largest], inputs)
         _onnx_apart.call(
             "_onnx_smoke:run",
-            {"source": str(model), "inputs": str(inputs)},
+            {"source": str(model), "inputs": str(inputs), "program": _model(model, task).program},
             model,
             "run under ONNX Runtime",
             mib_per_s=_onnx_smoke.MIB_PER_S,
@@ -272,7 +283,7 @@ class Judge:
 
 def _samples(given: Given, task: Any) -> Sequence[Sample]:
     path = Path(given.data)
-    if path.suffix.lower() == ".npz":
+    if path.suffix.lower() == ".npz" and not isinstance(task, GraphTask):
         check_plain(path)
         if not path.exists():
             raise DataError(f"there is no file {path}", fix="give an .npz of packed samples, or a file of rows")

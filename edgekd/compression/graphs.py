@@ -21,7 +21,7 @@ from edgekd.core import external
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model
-from edgekd.core.predictions import largest_difference
+from edgekd.core.predictions import largest_difference, largest_value
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
@@ -110,7 +110,7 @@ def improve(
     timed as that recipe's variant of it: only where the target's architecture is this host's, since what is faster
     here says nothing of another CPU. A form that says something else than the export, or fails, is passed over.
     """
-    task, target = make("tasks", plan.task), plan.target
+    task, target = plan.made_task, plan.target
     samples = task.encode(model_folder, inputs[:PARITY_ROWS], plan.student.survey.max_size)
     order, control = [FOLDED, EXPORTED], None  # the folded graph is the export with fewer operators
     asked = recipe if target.runs_here else None
@@ -267,6 +267,7 @@ class _Bench:
             says = outputs(model, self.samples, threads=1, keep=self.task.keep)
             self.said = says if self.said is None else self.said
             difference = largest_difference(says, self.said)
+            difference /= max(1.0, largest_value(self.said))
             if not difference < PARITY_LIMIT:
                 raise RuntimeCannotLoad(
                     f"it differs from the export by {difference:.2g} on {len(says)} real inputs", fix="keep the export"

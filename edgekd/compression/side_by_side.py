@@ -42,11 +42,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Merged:
-    """The graph, its layers in fp32's order, and its first output: what the switches leave of it."""
+    """The graph, its layers in fp32's order, and its outputs: what the switches leave of them."""
 
     model: Any
     sites: tuple[Site, ...]
-    output: str
+    outputs: tuple[str, ...]  # those of floats, where there are any
     weights: int  # values of all constants of the fp32 graph
 
 
@@ -164,19 +164,20 @@ class _Merger:
             _copy(tensor, f"q/{tensor.name}") for tensor in self.quantized.initializer if f"q/{tensor.name}" in needed
         ]
         fetched = {name for site in sites for name in (site.plain, site.quantized, *site.bare)}
-        output = self._from_plain(self.plain.output[0].name)
+        floats = [value for value in self.plain.output if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+        told = floats or list(self.plain.output)
         inputs = [value for value in self.plain.input if value.name not in self.constants]
         switches = [EXACT, *(site.switch for site in sites)]
         inputs += [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in switches]
         kinds = dict.fromkeys(sorted(fetched), TensorProto.FLOAT)
-        kinds[output] = self.plain.output[0].type.tensor_type.elem_type
+        kinds |= {self._from_plain(value.name): value.type.tensor_type.elem_type for value in told}
         outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
         graph = helper.make_graph(_sorted(nodes), "side by side", inputs, outputs, constants)
         graph.sparse_initializer.extend(self.plain.sparse_initializer)
         return Merged(
             helper.make_model(graph, opset_imports=[]),
             tuple(sites),
-            output,
+            tuple(dict.fromkeys(self._from_plain(value.name) for value in told)),
             sum(_size(shape) for shape in self.constants.values()),
         )
 

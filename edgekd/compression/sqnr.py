@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.compression.side_by_side import EXACT, Merged, Site
 from edgekd.core import external
 from edgekd.core.errors import DataError, RuntimeCannotLoad
+from edgekd.core.fidelity import Part, part_of, parts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,11 +41,15 @@ class Ratios:
         self.signal: dict[str, float] = {}
         self.error: dict[str, float] = {}
         self.values: dict[str, int] = {}
+        self.members: dict[str, dict[str, None]] = {}  # of what is as good as its worst member
 
     def add(self, name: str, right: np.ndarray[Any, Any], said: np.ndarray[Any, Any]) -> None:
         """One sample more of a tensor: what fp32 makes, and what stands for it."""
         import numpy as np
 
+        if right.shape != said.shape:  # another number of answers: all of them are wrong
+            said = np.zeros_like(right)
+        right, said = (values.astype(np.float32) if values.dtype.kind == "b" else values for values in (right, said))
         counted = np.abs(right) < MASK  # false for infinities and NaN too
         signal = np.where(counted, right, 0).astype(np.float64)
         error = np.where(counted, said, 0).astype(np.float64) - signal
@@ -52,8 +57,16 @@ class Ratios:
         self.error[name] = self.error.get(name, 0.0) + float(np.vdot(error, error))
         self.values[name] = self.values.get(name, 0) + right.size
 
+    def add_worst(self, name: str, member: str, right: np.ndarray[Any, Any], said: np.ndarray[Any, Any]) -> None:
+        """The same of one of several that share a name: it has the SQNR of the worst of them."""
+        own = f"{name} {member}"
+        self.members.setdefault(name, {})[own] = None
+        self.add(own, right, said)
+
     def sqnr_db(self, name: str) -> float | None:
         """None for a name that was never added."""
+        if members := self.members.get(name):
+            return min(found for one in members if (found := self.sqnr_db(one)) is not None)
         if name not in self.signal:
             return None
         signal, error = self.signal[name], self.error[name]
@@ -68,7 +81,8 @@ class SideBySide:
         import onnxruntime as ort
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-        self.sites, self.output = merged.sites, merged.output
+        self.sites, self.outputs = merged.sites, merged.outputs
+        self.parts: dict[str, list[Part]] = {}  # of each output, as the first sample shows them
         yes, no = np.array(True), np.array(False)
         self.off = {EXACT: no} | dict.fromkeys((site.switch for site in merged.sites), no)
         self.on = dict.fromkeys(self.off, yes) | {EXACT: no}
@@ -112,22 +126,30 @@ class SideBySide:
     def measure(self, sample: Sample, ratios: Ratios) -> None:
         """Every layer once on fp32's inputs, once without its roundings, once with all before it quantized."""
         names = {name for site in self.sites for name in (site.plain, site.quantized, *site.bare)}
-        right = self._named({*names, self.output}, sample, self.off)
+        right = self._named({*names, *self.outputs}, sample, self.off)
         exact = self._named({site.bare[0] for site in self.sites}, sample, self.exact)
-        said = self._named({self.output, *(site.quantized for site in self.sites)}, sample, self.on)
+        said = self._named({*self.outputs, *(site.quantized for site in self.sites)}, sample, self.on)
         for site in self.sites:
             ratios.add(f"own {site.quantized}", right[site.plain], right[site.quantized])
             ratios.add(f"bare {site.quantized}", right[site.bare[1]], exact[site.bare[0]])
             ratios.add(f"accumulated {site.quantized}", right[site.plain], said[site.quantized])
-        ratios.add("output", right[self.output], said[self.output])
+        self._add("output", right, said, ratios)
+
+    def _add(
+        self, name: str, right: Mapping[str, np.ndarray[Any, Any]], said: Mapping[str, np.ndarray[Any, Any]], to: Ratios
+    ) -> None:
+        """Each output, in parts where its values are of other sizes along an axis: an error drowns in none."""
+        for output in self.outputs:
+            for number, part in enumerate(self.parts.setdefault(output, parts_of([right[output]]))):
+                to.add_worst(name, f"{output} {number}", part_of(right[output], part), part_of(said[output], part))
 
     def _named(self, names: set[str], sample: Sample, switches: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
         listed = sorted(names)
         return dict(zip(listed, self._run(listed, sample, switches), strict=True))
 
     def alone(self, sample: Sample, groups: Mapping[str, Sequence[Site]], ratios: Ratios) -> None:
-        """What the output loses with one group of layers quantized at a time."""
-        (right,) = self._run([self.output], sample, self.off)
+        """What the outputs lose with one group of layers quantized at a time."""
+        right = self._named(set(self.outputs), sample, self.off)
         for label, sites in groups.items():
             switches = self.off | {site.switch: self.on[site.switch] for site in sites}
-            ratios.add(f"alone {label}", right, self._run([self.output], sample, switches)[0])
+            self._add(f"alone {label}", right, self._named(set(self.outputs), sample, switches), ratios)

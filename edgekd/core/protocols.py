@@ -426,6 +426,17 @@ class GraphTeacher(Protocol):
 
 
 @runtime_checkable
+class ComparingTeacher(Protocol):
+    """A teacher of graphs that are held against the file that they came from on the user's own rows."""
+
+    def compare(
+        self, folder: Path, architecture: Mapping[str, Any], written: Model, inputs: Path, outputs: Sequence[str]
+    ) -> None:
+        """Raise TeacherError where what was written gives other `outputs` than the file, of packed rows."""
+        ...
+
+
+@runtime_checkable
 class CompletingTeacher(Protocol):
     """A teacher that computes more than its exported network: pooling, and layers behind it."""
 
@@ -628,6 +639,46 @@ class RaggedTask(Protocol):
     """
 
     ragged: ClassVar[bool]
+
+
+@runtime_checkable
+class GraphTask(Protocol):
+    """A task whose inputs, outputs and metric are those of the graph that it is given.
+
+    `bound` gives the task of one graph: of that one `keep`, `program`, `metric`, `fidelity` and `labelled` are the
+    graph's. `make` gives it again by its `settings` and `places`.
+    """
+
+    program: ClassVar[str]
+
+    def bound(self, teacher: Mapping[str, Any]) -> Task:
+        """Return the task of the graph that was inspected. Raises UsageError for options that are not of it."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Return its fields as plain values, without where files of it lie."""
+        ...
+
+    def places(self) -> dict[str, str]:
+        """Return the fields that say where on this machine files of it lie."""
+        ...
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a plan is to say of it."""
+        ...
+
+    def invents(self, source: str) -> bool:
+        """Return whether the source names no data: then no variant may ship that data would have to prove."""
+        ...
+
+
+@runtime_checkable
+class ComparedTask(Protocol):
+    """A task that says more of each output beside a reference's than its fidelity."""
+
+    def compared(self, outputs: Any, reference: Any) -> Sequence[Any]:
+        """Return a dataclass for each output."""
+        ...
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from edgekd.compression.choose import FEWEST, FP32
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.model import Model
 from edgekd.core.predictions import by_model
-from edgekd.core.registry import make, plugin
+from edgekd.core.registry import make
 from edgekd.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def golden(plan: Plan, model: Model, samples: Sequence[Sample], out: Path) -> No
     with tempfile.TemporaryDirectory(prefix="edgekd-golden-") as place:
         inputs = Path(place, "inputs.npz")
         pack(list(samples), inputs)
-        own = model.job | {"inputs": str(inputs), "keep": dict(plugin("tasks", plan.task).keep)}
+        own = model.job | {"inputs": str(inputs), "keep": dict(plan.made_task.keep)}
         with make("devices", "qemu", cpu=plan.target.emulator_cpu).up() as device:
             device.run(
                 "answers",

@@ -21,7 +21,7 @@ from edgekd.core.metrics import Metric
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, is_ragged, largest_difference, metric_input, statistics
 from edgekd.core.protocols import Progress, named
-from edgekd.core.registry import make, plugin
+from edgekd.core.registry import plugin
 from edgekd.data.splits import Label, Splits, truth_of
 from edgekd.data.strata import strata
 from edgekd.emulation import answers
@@ -97,13 +97,13 @@ def judge(
     `reference` is what the teacher says of the selection rows. A variant that the target's runtime refuses is told
     under `refused`. Raises RuntimeCannotLoad where it refuses fp32.
     """
-    task = named(make("tasks", plan.task), splits.classes)
+    task = named(plan.made_task, splits.classes)
     names = contenders(trials, plan)
     progress.stage(f"on target: {len(names)} variants on {plan.target.arch} kernels")
     strata = None if is_ragged(task) else metric_input(task, reference)
     order = stratified_order([row.label for row in splits.selection], strata, plan.seed)
     samples = task.encode(folder, [splits.selection[row].input for row in order], plan.student.survey.max_size)
-    models = {name: variant(variants, name, plan.task) for name in names}
+    models = {name: variant(variants, name, plan.made_task) for name in names}
     refused: dict[str, str] = {}
     limit_s = _CHOOSING * 60 * plan.emulate_minutes
     try:
@@ -150,7 +150,7 @@ def held_out(plan: Plan, splits: Splits, folder: Path, model: Model, teacher: tu
     `teacher` has its graphs and its folder: rows without labels are judged by what it says of them. `moved` is how
     far the metric changed from here to there; fewer than FEWEST rows move nothing.
     """
-    task, longest = named(make("tasks", plan.task), splits.classes), plan.student.survey.max_size
+    task, longest = named(plan.made_task, splits.classes), plan.student.survey.max_size
     order = stratified_order([row.label for row in splits.test], None, plan.seed)
     inputs = [splits.test[row].input for row in order]
     samples = task.encode(folder, inputs, longest)

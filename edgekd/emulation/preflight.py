@@ -93,7 +93,7 @@ def _alone(plan: Plan, device: Any, name: str, job: dict[str, str], out: Path) -
 
 
 def _is_text(plan: Plan) -> bool:
-    return bool(plugin("tasks", plan.task).unit == "tokens")
+    return bool(plan.made_task.unit == "tokens")
 
 
 def _recipes(plan: Plan) -> dict[str, Any]:

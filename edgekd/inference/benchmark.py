@@ -29,7 +29,7 @@ from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, metric_input
 from edgekd.core.predictions import statistics as statistics_of
-from edgekd.core.protocols import MULTI_LABEL, CostlyTask, NamedTask, Progress, WritingTask, named
+from edgekd.core.protocols import MULTI_LABEL, ComparedTask, CostlyTask, NamedTask, Progress, WritingTask, named
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits, truth_of
@@ -64,7 +64,7 @@ def measure(
     Above the confidence `suggested` for it, chosen on the selection rows, a model's answers are judged once more.
     Nothing is timed before `before_timing` returns. Raises EdgeKDError where a timed output is not the accuracy run's.
     """
-    task = named(make("tasks", plan.task), splits.classes)
+    task = named(plan.made_task, splits.classes)
     truth = truth_of(task, splits.test, splits.classes, labelled=splits.test_labelled)
     inputs = [row.input for row in splits.test]
     progress.stage("measure: the models on the held-out samples", 2 * len(models) + plan.measuring.processes)
@@ -107,7 +107,7 @@ def measure(
 
 def guest_memory(plan: Plan, splits: Splits, model: Model, folder: Path, out: Path) -> None:
     """Write `guest.json` into `out`: peak RSS of what ships in an arm64 guest, in MiB, as often as _GUEST_RUNS."""
-    task = make("tasks", plan.task)
+    task = plan.made_task
     size = min(task.headline_size, plan.student.survey.max_size)
     with tempfile.TemporaryDirectory(prefix="edgekd-measure-") as name:
         inputs = Path(name, "headline.npz")
@@ -131,7 +131,7 @@ def read_measured(folder: Path) -> dict[str, Any]:
 def linear_baseline(task: Any, splits: Splits, seed: int) -> dict[str, Any] | None:
     """The task's linear classifier on the same labels: what a network must beat. None where there are no labels."""
 
-    if not (splits.test_labelled and splits.train):
+    if not (splits.test_labelled and splits.train and task.baseline_recipe):
         return None
     rows = task.baseline(splits.train, splits.test, seed)
     return {
@@ -217,9 +217,16 @@ class _Lab:
             "metric_interval": list(self.metric.interval(rows)),
             "n": len(samples),
             "artifact_mib": model.size_mib,
+            "outputs": self._compared(said),
             **self._certainty(said, rows),
             "_recall": self._recall(said, rows),
         }
+
+    def _compared(self, said: list[Prediction]) -> list[dict[str, Any]]:
+        """Each output beside the teacher's, where the task says more of it than its fidelity."""
+        if not isinstance(self.task, ComparedTask) or self.reference is None:
+            return []
+        return [asdict(one) for one in self.task.compared(said, self.reference)]
 
     def _recall(self, said: list[Prediction], correct: np.ndarray[Any, Any]) -> list[float | None] | None:
         """Of each class, label or kind of span the share that is right; None where labels are unknown."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from edgekd.core.predictions import WORDS, largest_difference, network_outputs
 from edgekd.core.protocols import (
     MULTI_LABEL,
     SINGLE_LABEL,
+    ComparingTeacher,
     CompletedTask,
     CompletingTeacher,
     GraphTeacher,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample, Task
 
 PARITY_ROWS = 16
+COMPARED_ROWS = 4  # of a graph that a user gives, run as it came and as it is written
 _PROGRAM_ROWS = 4  # of them that torch goes through with a program, which asks it once a token
 _PLAIN_TYPES = {"text": "bert", "image": "mobilenet_v2"}  # by modality; optimum has no loader for others
 PARITY_LIMIT = 1e-3  # largest difference of a logit: fp32 in another order, nothing more
@@ -47,13 +50,15 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
     source = make("teachers", plan.teacher.kind)
     if isinstance(source, GraphTeacher):  # only ever compressed; it compares what is written itself, in a child
         write = partial(finish, target=plan.target)
-        for graph in make("tasks", plan.task).graphs:
+        for graph in plan.made_task.graphs:
             file = graph_file(out, graph)
             source.export(Path(plan.teacher.folder), plan.teacher.architecture, plan.task, file, write)
+        if isinstance(source, ComparingTeacher):
+            _compare(plan, source, model_folder, inputs, out)
         return
     engine.prepare(plan.seed, plan.threads)
     model = models.load(model_folder, plan.task)
-    exporter, task = models.exporter(model), make("tasks", plan.task)
+    exporter, task = models.exporter(model), plan.made_task
     exported = to_onnx(plan, model, exporter, out)
     runs = make("exporters", exporter)
     rows = _PROGRAM_ROWS if isinstance(runs, ProgramExporter) else PARITY_ROWS
@@ -71,6 +76,19 @@ def export(plan: Plan, model_folder: Path, inputs: list[Any], out: Path) -> None
         )
 
 
+def _compare(plan: Plan, source: ComparingTeacher, model_folder: Path, inputs: list[Any], out: Path) -> None:
+    """Hold the graphs in `out` against the file that they came from, on the first rows."""
+    from edgekd.onboard.runner import pack
+
+    task = plan.made_task
+    samples = task.encode(model_folder, inputs[:COMPARED_ROWS], plan.student.survey.max_size)
+    with tempfile.TemporaryDirectory(prefix="edgekd-compare-") as folder:
+        packed = Path(folder, "inputs.npz")
+        pack(samples, packed)
+        written = Model.in_folder(out, task.graphs, task.program)
+        source.compare(Path(plan.teacher.folder), plan.teacher.architecture, written, packed, list(task.keep))
+
+
 def to_onnx(plan: Plan, network: Any, exporter: str, out: Path) -> Model:
     """Write a torch network's graphs into `out`, with what its teacher computes behind it.
 
@@ -78,7 +96,7 @@ def to_onnx(plan: Plan, network: Any, exporter: str, out: Path) -> Model:
     """
     import onnx
 
-    task = make("tasks", plan.task)
+    task = plan.made_task
     exported = make("exporters", exporter).export(network, out, task=plan.task, target=plan.target)
     _check_graphs(exporter, exported, task)
     source = make("teachers", plan.teacher.kind)
@@ -109,7 +127,7 @@ def files(plan: Plan, teacher_folder: Path, out: Path) -> None:
     if not file.exists():
         clean.write_config(teacher_folder, out)
     config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    task = make("tasks", plan.task)
+    task = plan.made_task
     if whole := completed(config, task.modality, plan.data.classes, task.problem_type):
         file.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

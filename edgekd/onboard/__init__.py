@@ -6,6 +6,7 @@ RUNNER_FILES = (  # the runner and what it loads from beside it
     "programs.py",
     "forward.py",
     "causal.py",
+    "recurrent.py",
     "seq2seq.py",
     "decoding.py",
     "logmel.py",

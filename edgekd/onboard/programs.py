@@ -2,7 +2,8 @@
 
 A program turns one input into named arrays. Each is a file beside this one with a class `Program` of one interface:
 
-    Program(sessions)       ONNX Runtime sessions by graph, in the model's order
+    Program(sessions)       ONNX Runtime sessions by graph, in the model's order; where the program's name has options
+                            behind a colon (`recurrent:stateN=state`), these come second
     .outputs                the names of what it gives
     .feed(sample)           what `run` takes of an input: made before anything is timed
     .run(None, feed)        one inference, and nothing else: what is timed (as a session's own `run` is called)
@@ -29,21 +30,23 @@ Array = np.ndarray
 Keep = Union[Mapping[str, str], str, None]  # noqa: UP007  (evaluated on a board's Python 3.9)
 
 DEFAULT = "forward"
-PROGRAMS = ("forward", "causal", "seq2seq")  # each is the file of that name beside this one
+PROGRAMS = ("forward", "causal", "recurrent", "seq2seq")  # each is the file of that name beside this one
 RULES = ("as_is", "mean", "words")
 WORDS = "words"  # of a sample: the word that each position is of, -1 of none; no graph takes it, the rule reads it
 
 
 def load(name: str) -> Any:
-    """Return the class of the program of that name. Raises ValueError for one that is unknown here."""
-    if name not in PROGRAMS:
+    """Return the class of the program of that name, options left aside. Raises ValueError for one unknown here."""
+    known, _, _ = name.partition(":")
+    if known not in PROGRAMS:
         raise ValueError(f"the program {name!r:.60} is unknown here; known are: {', '.join(PROGRAMS)}")
-    return _beside(name)["Program"]
+    return _beside(known)["Program"]
 
 
 def open_program(name: str, sessions: Mapping[str, Any]) -> Any:
     """Return the program of that name over these sessions. Raises ValueError for one that is unknown here."""
-    return load(name)(sessions)
+    _, _, options = name.partition(":")
+    return load(name)(sessions, options) if options else load(name)(sessions)
 
 
 def rules_of(keep: Keep, outputs: tuple[str, ...]) -> dict[str, str]:

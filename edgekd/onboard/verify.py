@@ -37,7 +37,7 @@ LARGEST_ARRAYS = 256 << 20  # bytes of all arrays of an .npz
 MOST_FILES, MOST_STEPS = 4096, 16  # that a manifest lists, and folders above one of them
 MOST_ARRAYS = 65_536  # in an .npz
 MOST_GRAPHS, MOST_OUTPUTS = 16, 64  # of a model
-PROGRAMS = ("forward", "causal", "seq2seq")  # that run a model's graphs: files beside bench/runner.py
+PROGRAMS = ("forward", "causal", "recurrent", "seq2seq")  # that run a model's graphs: files beside bench/runner.py
 RULES = ("as_is", "mean", "words")  # of what is kept of an output
 DATA = "_data"  # follows the name of a graph's file: its external data
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
@@ -204,7 +204,7 @@ def check_model(manifest):
     if not 0 < len(graphs) <= MOST_GRAPHS or not 0 < len(outputs) <= MOST_OUTPUTS:
         has = f"{len(graphs)} graphs and {len(outputs)} outputs"
         raise ValueError(f"its model has {has}; at most {MOST_GRAPHS} and {MOST_OUTPUTS} are read, and one of each")
-    if model["program"] not in PROGRAMS:
+    if model["program"].partition(":")[0] not in PROGRAMS:
         raise Newer(f"it was made by a newer edgekd: its program {shown(model['program'])} is not known here")
     for name, graph in graphs.items():
         told = isinstance(graph, dict) and is_plain(graph.get("file")) and is_plain(graph.get("recipe"))

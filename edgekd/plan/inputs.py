@@ -14,6 +14,7 @@ from edgekd.core.protocols import (
     PER_WORD,
     ClaimingTeacher,
     FolderTeacher,
+    GraphTeacher,
     StartingNetwork,
     Yardstick,
     names_no_classes,
@@ -64,7 +65,7 @@ def read_teacher(
             f"--student none compresses a model that is there; the teacher {source} only answers",
             fix="leave --student none out: a student learns from the answers",
         )
-    if allow_loops and kind != "onnx_model":
+    if allow_loops and not issubclass(plugin("teachers", kind), GraphTeacher):
         raise UsageError(f"--allow-loops: the teacher {source} is no ONNX file", fix="leave it out")
     given = {"allow_loops": True} if allow_loops else {}
     found = make("teachers", kind, **given).inspect(data if kind == ANSWERS and data else source, task)

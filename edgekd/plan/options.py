@@ -62,7 +62,8 @@ class Main:
     )
     data: str | None = option(
         None,
-        "A file (CSV, TSV, JSONL, Parquet, NumPy), a folder by split or by class, or a dataset's id.",
+        "A file (CSV, TSV, JSONL, Parquet, NumPy), a folder by split or by class, or a dataset's id; of any graph "
+        "also synthetic: drawn from its shapes.",
         usual="the task's demo",
     )
     unlabelled: str | None = option(None, "More inputs, without labels.", metavar="PATH")
@@ -85,6 +86,24 @@ class Data:
     image_column: str | None = option(None, "The column that holds the image, or its path.")
     label_column: str | None = option(
         None, "The column that holds the label; of several labels a row also A,B: a column of 0 and 1 for each."
+    )
+    state: tuple[str, ...] = option(
+        (),
+        "Of any graph: the output that is an input's next value; more than once, or none.",
+        metavar="OUTPUT=INPUT",
+        usual="found by name and shape",
+    )
+    class_output: tuple[str, ...] = option(
+        (),
+        "Of any graph: an output of scores, of which the largest counts; more than once.",
+        metavar="NAME",
+        usual="those that a softmax gives",
+    )
+    metric_file: str | None = option(
+        None,
+        "Of any graph: your own metric, which decides in place of fidelity to the original.",
+        flag="metric",
+        metavar="FILE.py:FUNCTION",
     )
     labels: int | None = option(
         None,

@@ -10,7 +10,7 @@ from edgekd.core.digests import digest
 from edgekd.core.errors import UsageError
 from edgekd.core.layers import matched_layers
 from edgekd.core.metrics import Metric
-from edgekd.core.protocols import InputSpec, Yardstick
+from edgekd.core.protocols import InputSpec, Task, Yardstick
 from edgekd.core.registry import make, plugin
 from edgekd.core.tensors import RequestedOutputs
 from edgekd.hardware.profile import Profile
@@ -206,6 +206,8 @@ class SharedPlan:
     versions: dict[str, str]
     plugins: dict[str, str] = field(default_factory=dict)  # of other packages: `losses/correlation` to package, release
     base: TeacherPlan | None = None  # the network to start from, where the teacher has none
+    task_settings: dict[str, Any] = field(default_factory=dict)  # of a task that a graph decides: see `GraphTask`
+    task_places: dict[str, str] = field(default_factory=dict)  # where files of it lie: no result depends on that
 
     @property
     def start(self) -> TeacherPlan:
@@ -250,7 +252,8 @@ class SharedPlan:
         own = {"training": asdict(self.teacher.training) if self.teacher.training else None}
         inputs = {"architecture": self.teacher.architecture, "max_size": self.student.survey.max_size}
         of = {"teacher": self.teacher.sha256, "kind": self.teacher.kind, "task": self.task, "data": self.data.digest}
-        return {**of, **inputs, **own, **self.training_key}
+        graph = {"graph": self.task_settings} if self.task_settings else {}
+        return {**of, **inputs, **own, **graph, **self.training_key}
 
     @property
     def starting(self) -> dict[str, Any]:
@@ -271,15 +274,20 @@ class SharedPlan:
         return {"teaching": self.teaching, "survey": asdict(self.student.survey)}
 
     @property
+    def made_task(self) -> Task:
+        """The task, ready for work; of one that a graph decides that graph's."""
+        return make("tasks", self.task, **self.task_settings, **self.task_places)
+
+    @property
     def metric(self) -> Metric:
         """The task's metric; its fidelity to the teacher where the test rows lack the labels that the metric takes."""
-        task = plugin("tasks", self.task)
+        task = self.made_task
         return task.metric if self.data.test_labelled or not task.labelled else task.fidelity
 
     @property
     def selected_by(self) -> Metric:
         """The metric that picks among models on the selection rows."""
-        task = plugin("tasks", self.task)
+        task = self.made_task
         return task.metric if self.data.selection_labelled and task.labelled else task.fidelity
 
     @property
@@ -355,7 +363,7 @@ def _content(values: dict[str, Any]) -> dict[str, Any]:
         for part in ("teacher", "base", "data")
         if values[part] is not None
     }
-    return values | parts
+    return {key: value for key, value in (values | parts).items() if key != "task_places"}
 
 
 @dataclass(frozen=True, kw_only=True)

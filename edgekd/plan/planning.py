@@ -12,7 +12,7 @@ from edgekd.core import versions as bundle_versions
 from edgekd.core.cpus import usable_cpus
 from edgekd.core.digests import digest
 from edgekd.core.errors import EdgeKDError, UsageError
-from edgekd.core.protocols import InputSpec, RecipeTask
+from edgekd.core.protocols import GraphTask, InputSpec, RecipeTask
 from edgekd.core.registry import folder_name, made_elsewhere, plugin
 from edgekd.core.results import versions
 from edgekd.data import demos
@@ -41,6 +41,7 @@ PACKAGES = (
     "numpy",
 )
 _SEPARATOR = ","
+PLAIN_RECIPE = "float32"
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def make_plans(options: Options, given: Sequence[str], store: Store | None = Non
     if len(refused) == len(targets):
         raise refused[targets[0].name]
     info = settle(kind, info, options.task, compressed=compressed)  # after the gate: it keeps something
+    asked = resolve.bound(asked, info)
     rows = resolve.rows(asked, answers or info, store)
     sizes = resolve.survey(asked, info, rows.splits, store)
     if not compressed:
@@ -194,6 +196,8 @@ def _shared(
         threads=options.threads or usable_cpus(),
         versions=versions(*PACKAGES),
         plugins=_of_others(used),
+        task_settings=asked.task.settings() if isinstance(asked.task, GraphTask) else {},
+        task_places=asked.task.places() if isinstance(asked.task, GraphTask) else {},
     )
 
 
@@ -224,7 +228,9 @@ def _one_floor(target: Profile, options: Options, shared: SharedPlan) -> Profile
 
     Of a teacher compressed without labels the points lost are the agreement missing: one floor given is both.
     """
-    judged = plugin("tasks", shared.task)
+    judged = shared.made_task
+    if isinstance(judged, GraphTask) and judged.invents(shared.data.source):  # such rows hold no floor
+        return target.model_copy(update={"recipes": [PLAIN_RECIPE]})
     own = judged.metric.max_drop if shared.data.selection_labelled else judged.fidelity.max_drop
     if own is not None and options.max_drop is None:
         target = target.model_copy(update={"max_drop_points": own})

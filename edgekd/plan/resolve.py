@@ -11,7 +11,7 @@ from edgekd.core import licences
 from edgekd.core.demo import Demo
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
 from edgekd.core.files import user_path
-from edgekd.core.protocols import InputSpec
+from edgekd.core.protocols import GraphTask, InputSpec
 from edgekd.core.registry import folder_name, make, names, plugin
 from edgekd.core.results import this_host
 from edgekd.data import demos
@@ -21,16 +21,21 @@ from edgekd.data.splits import Example, Splits
 from edgekd.hardware.profile import Profile
 from edgekd.plan import compatibility
 from edgekd.plan.inputs import ANSWERS, read_splits, read_teacher, shown, starting_network, yardstick
-from edgekd.plan.options import Options, of_api, of_students
+from edgekd.plan.options import Options, declarations, of_api, of_students
 from edgekd.plan.plan import NO_STUDENT, Augmenting, DataPlan, LossTerm, StudentPlan, TeacherPlan, Training, needs
 from edgekd.store.store import Store
 from edgekd.training import objective
 
+# options that are a task's: its fields of these names
+OF_TASKS = ("text_column", "text_pair_column", "image_column", "label_column", "state", "class_output", "metric_file")
 GOLDEN = ("synthetic", "test")
 GOLDEN_MOST = 64  # rows of a file of golden inputs
 NAME_BYTES = 80  # of a bundle: with the target's name and what is written beside it well below 255
+_MADE_UP = (
+    "the rows are synthetic, drawn from the graph's shapes: they prove nothing of real data, so no variant but float32 "
+    "ships unless --force names it"
+)
 MIN_SPEEDUP = 5.0  # of a student over its teacher, where the user does not say
-_COLUMNS = ("text_column", "text_pair_column", "image_column", "label_column")
 SIZES = {"tokens": "max_tokens", "vocabulary": "vocabulary", "pixels": "image_size"}  # a task's word: the option's
 
 
@@ -77,9 +82,20 @@ def request(options: Options, targets: Sequence[Profile]) -> Request:
         sizes=sizes_asked(options, task),
         losses=objective.losses(options.losses, options.temperature),
         augmentations=objective.augmentations(options.augmentations or usual, options.task),
-        golden=_golden(options, task),
+        golden=() if isinstance(task, GraphTask) else _golden(options, task),
         force=forced[0],
     )
+
+
+def bound(asked: Request, info: dict[str, Any]) -> Request:
+    """Return the request for the task of the graph that was inspected, golden rows read; other tasks are what they are.
+
+    Raises UsageError for options that mean nothing to that graph.
+    """
+    if not isinstance(asked.task, GraphTask):
+        return asked
+    task = asked.task.bound(info)
+    return replace(asked, task=task, golden=_golden(asked.options, task))
 
 
 def refused_targets(
@@ -119,7 +135,11 @@ def rows(asked: Request, info: dict[str, Any], store: Store) -> Rows:
         demo=demo is not None,
         answered=options.teacher == ANSWERS,
     )
-    return Rows(replace(splits, golden=asked.golden), columns, source, labels, demo)
+    notes = splits.notes
+    if isinstance(asked.task, GraphTask):
+        made_up = (_MADE_UP,) if asked.task.invents(source) else ()
+        notes = (*made_up, *asked.task.notes(), *notes)
+    return Rows(replace(splits, golden=asked.golden, notes=notes), columns, source, labels, demo)
 
 
 def survey(asked: Request, info: dict[str, Any], splits: Splits, store: Store) -> InputSpec:
@@ -257,12 +277,12 @@ def student(
 def _task(options: Options) -> Any:
     """The task with the columns that the user named. Raises UsageError for a column that it has no use for."""
     kind = plugin("tasks", options.task)
-    columns = {name: getattr(options, name) for name in _COLUMNS}
+    own = {name: getattr(options, name) for name in OF_TASKS}
     known = {field.name for field in fields(kind)}
-    for name, value in columns.items():
-        if value is not None and name not in known:
+    for name, value in own.items():
+        if value not in (None, ()) and name not in known:
             raise _means_nothing(name, options)
-    return kind(**{name: value for name, value in columns.items() if name in known})
+    return kind(**{name: value for name, value in own.items() if name in known and value is not None})
 
 
 def sizes_asked(options: Options, task: Any) -> dict[str, int]:
@@ -276,9 +296,8 @@ def sizes_asked(options: Options, task: Any) -> dict[str, int]:
 
 
 def _means_nothing(name: str, options: Options) -> UsageError:
-    return UsageError(
-        f"--{name.replace('_', '-')} means nothing to {options.task}", fix="leave it out, or name another --task"
-    )
+    flag = next((declared.flag for one, declared, _ in declarations() if one == name), name)
+    return UsageError(f"--{flag} means nothing to {options.task}", fix="leave it out, or name another --task")
 
 
 def student_family(options: Options, task: Any) -> str:

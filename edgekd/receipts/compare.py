@@ -14,7 +14,6 @@ from edgekd.core.latency import AA_LIMIT, is_stable
 from edgekd.core.metrics import unit_of
 from edgekd.core.protocols import Progress, Sample
 from edgekd.core.receipt import remark
-from edgekd.core.registry import make
 from edgekd.onboard.bench import FOOTPRINTS, PROTOCOLS, TIMED_ROWS
 from edgekd.onboard.runner import pack
 from edgekd.receipts import trust
@@ -134,7 +133,7 @@ def _inputs(sides: dict[str, Shipped], data: DataFile | None, place: Path) -> di
         elif sizes is None:
             samples = [one.golden()[0]] * len(sides["A"].golden())
         else:
-            own, task = one.golden(), make("tasks", one.task)
+            own, task = one.golden(), one.made_task()
             samples = [task.sized(own, size) for size in sizes]
         found[label] = place / f"{label}.npz"
         pack(list(samples), found[label])

@@ -74,8 +74,12 @@ class Shipped:
         """Rows as its model takes them, prepared by its own files; of a task on texts this loads its tokenizer."""
         inputs = [row.input for row in rows]
         with _extras():
-            samples: Sequence[Sample] = make("tasks", self.task).encode(self.folder, inputs, self.survey.max_size)
+            samples: Sequence[Sample] = self.made_task().encode(self.folder, inputs, self.survey.max_size)
         return samples
+
+    def made_task(self, **columns: str) -> Any:
+        """The task, ready for work; of one that a graph decides that graph's."""
+        return make("tasks", self.task, **self.plan.get("task_settings", {}), **columns)
 
 
 def open_bundle(folder: Path) -> Shipped:
@@ -137,7 +141,7 @@ class DataFile:
 
     def measured(self, bundle: Shipped) -> Rows:
         """The rows as a receipt is made of them; of embeddings they have no labels."""
-        task = named(make("tasks", bundle.task), bundle.classes)
+        task = named(bundle.made_task(), bundle.classes)
         rows = self.rows(bundle, labelled=task.labelled)
         truth = truth_of(task, rows, bundle.classes, labelled=task.labelled)
         encoded, name = bundle.encoded(rows), Path(self.source).name
@@ -146,13 +150,13 @@ class DataFile:
         return Rows(encoded, None, name, lambda said: _score(task, said, truth), task.metric.name)
 
     def _task(self, bundle: Shipped) -> Any:
-        known = make("tasks", bundle.task)
+        known = bundle.made_task()
         foreign = sorted(name for name in self.columns if not hasattr(known, name))
         if foreign:
             raise UsageError(
                 f"rows of {bundle.task} have no {foreign[0].replace('_', ' ')}", fix="leave that option out"
             )
-        return make("tasks", bundle.task, **self.columns)
+        return bundle.made_task(**self.columns)
 
 
 def device_at(

@@ -14,7 +14,6 @@ from edgekd.core.latency import is_stable
 from edgekd.core.metrics import AGREEMENT, COSINE, Metric
 from edgekd.core.protocols import MULTI_LABEL, PER_WORD
 from edgekd.core.recall import best_constant, most_frequent, never_right, recall_says
-from edgekd.core.registry import plugin
 from edgekd.core.results import this_host
 from edgekd.core.statistics import Retained
 from edgekd.plan.plan import Plan
@@ -94,7 +93,7 @@ def compose(
         "evidence": effect,
         "threshold": suggested(shipped["above"], plan),
         "columns": plan.data.columns,
-        "counted": "span" if plugin("tasks", plan.task).problem_type == PER_WORD else "row",
+        "counted": "span" if plan.made_task.problem_type == PER_WORD else "row",
         "never_right": never_right(measured["classes"], _of_teacher(plan, yardstick), shipped.get("recall", ())),
         "most_frequent": _constant(plan, measured, shipped["metric_interval"]),
     }
@@ -102,7 +101,7 @@ def compose(
     return {
         "summary": summary,
         "schema": SCHEMA,
-        "quality": {"metric": metric.as_dict(), "fidelity": plugin("tasks", plan.task).fidelity.as_dict()},
+        "quality": {"metric": metric.as_dict(), "fidelity": plan.made_task.fidelity.as_dict()},
         "roles": roles,
         "api": api,
         "name": plan.name,
@@ -115,6 +114,7 @@ def compose(
         "on_target_says": found["on_target_says"],
         "figures": {name: figures(values, plan) for name, values in models.items()},
         "latency_quantiles_ms": {name: values["latency_quantiles_ms"] for name, values in models.items()},
+        "outputs": {name: values["outputs"] for name, values in models.items() if values.get("outputs")},
         "generation": {name: values["generation"] for name, values in models.items() if values.get("generation")},
         "baseline": baseline,
         "confidence": sureness(plan, shipped, confidence),
@@ -227,9 +227,9 @@ def teacher_used(plan: Plan) -> str:
 
 def _constant(plan: Plan, measured: dict[str, Any], interval: Sequence[float]) -> dict[str, Any] | None:
     """The one answer for all rows that is right most often; of spans there is none."""
-    if plugin("tasks", plan.task).problem_type == PER_WORD:
+    if plan.made_task.problem_type == PER_WORD:
         return None
-    if plugin("tasks", plan.task).problem_type == MULTI_LABEL:
+    if plan.made_task.problem_type == MULTI_LABEL:
         return best_constant(measured["classes"], measured["n_test"], interval)
     return most_frequent(measured["classes"], interval)
 
@@ -323,9 +323,9 @@ def training_says(plan: Plan, told: dict[str, Any] | None) -> str:
 
 def _inputs(plan: Plan) -> str:
     """What the model takes, for a reader."""
-    survey, unit = plan.student.survey, plugin("tasks", plan.task).unit
+    survey, unit = plan.student.survey, plan.made_task.unit
     if unit == "tokens":
-        if plugin("tasks", plan.task).program == "causal":
+        if plan.made_task.program == "causal":
             return f"texts up to a context of {survey.max_size} {unit}, which are scored and gone on from"
         known = f"{survey.vocabulary:,} tokens known; " if survey.vocabulary else ""
         return f"{known}texts are cut at {survey.max_size} {unit}"

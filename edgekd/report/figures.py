@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.confidence import BINS, WANTED, scaling_says, threshold_says
 from edgekd.core.protocols import MULTI_LABEL
-from edgekd.core.registry import plugin
 from edgekd.core.results import IMPORT_BASELINE_MIB, Figure, Kind, this_host
 from edgekd.core.thresholds import thresholds_say
 from edgekd.hardware.latency_correction import Reading
@@ -40,7 +39,7 @@ def figures(values: dict[str, Any], plan: Plan) -> dict[str, Any]:
     host, metric = this_host().name, plan.metric
     threads = f"{plan.target.threads} thread" + ("s" if plan.target.threads > 1 else "")
     timing = f"ONNX Runtime, batch 1, {threads}, unpadded held-out samples, interleaved, each run warm"
-    task, longest = plugin("tasks", plan.task), values["longest"]
+    task, longest = plan.made_task, values["longest"]
     at = f"at {min(task.headline_size, longest)} {task.unit}"
     peak = f"VmHWM of a fresh process {_above_baseline(values)}, {at}"
 
@@ -175,7 +174,7 @@ def target_figures(
 
 
 def _size_says(plan: Plan) -> str:
-    return "size of the ONNX file" + ("s" if len(plugin("tasks", plan.task).graphs) > 1 else "")
+    return "size of the ONNX file" + ("s" if len(plan.made_task.graphs) > 1 else "")
 
 
 def _above_baseline(values: dict[str, Any]) -> str:
@@ -213,7 +212,7 @@ def sureness(plan: Plan, shipped: dict[str, Any], scaling: dict[str, Any] | None
 
     None where the outputs are no classes: an embedding has no certainty.
     """
-    if not plugin("tasks", plan.task).one_of_classes:
+    if not plan.made_task.one_of_classes:
         return None
     said: dict[str, Any] = {
         "scaling": scaling,
@@ -260,7 +259,7 @@ def decided(plan: Plan, chosen: dict[str, Any] | None) -> dict[str, Any] | None:
 
     `chosen` is the student's confidence.json; None where nothing was trained, and the model decides as it came.
     """
-    if plugin("tasks", plan.task).problem_type != MULTI_LABEL:
+    if plan.made_task.problem_type != MULTI_LABEL:
         return None
     found: dict[str, Any] = {"says": thresholds_say(chosen), "labels": [], "fitted_on": None}
     if chosen is None:

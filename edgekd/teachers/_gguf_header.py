@@ -88,7 +88,7 @@ class _Reader:
         version = self.scalar(4)
         if version not in _VERSIONS:
             raise self.wrong(f"its version is {version}; {' and '.join(map(str, _VERSIONS))} are read, little-endian")
-        tensors = self.count(10, _MOST_TENSORS, "tensors", least=24)
+        tensors = self.count(10, _MOST_TENSORS, "arrays of weights", least=24)
         keys = self.count(10, _MOST_KEYS, "keys", least=13)
         metadata: dict[str, Any] = {}
         for _ in range(keys):

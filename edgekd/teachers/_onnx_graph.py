@@ -94,7 +94,7 @@ def wire(model: Any, path: Path, feed: Feed) -> Wiring:
             raise _no_feed(path, f"it takes exactly {dims[1]} tokens; edgekd feeds texts at their own lengths")
     first = given[next(name for name, new in renamed.items() if new == feed.inputs[0])]
     output, left_out = _output(model, path, feed)
-    nodes, used = _reached(model, output)
+    nodes, used = reached(model, (output,))
     if not nodes or not given.keys() & used:
         raise _no_feed(path, f"its output {output} does not depend on what it takes")
     return Wiring(renamed, output, left_out, _dims(first), _dims(chosen(model, path, feed)))
@@ -140,7 +140,7 @@ def extract(model: Any, wiring: Wiring, feed: Feed) -> Any:
     import onnx
     from onnx import TensorProto, helper, version_converter
 
-    nodes, used = _reached(model, wiring.output)
+    nodes, used = reached(model, (wiring.output,))
     names = _renaming(model, wiring, feed)
     graph = helper.make_graph([], "model", [], [])
     titles = node_names(nodes)
@@ -230,9 +230,9 @@ def ends_in(model: Any, output: str, operators: Sequence[str]) -> bool:
     return node is not None and node.op_type in operators
 
 
-def _reached(model: Any, output: str) -> tuple[list[Any], set[str]]:
-    """The nodes that the output needs, in their order, and the names of all tensors that they read."""
-    needed, nodes = {output}, []
+def reached(model: Any, outputs: Sequence[str]) -> tuple[list[Any], set[str]]:
+    """Return the nodes that the outputs need, in their order, and the names of all tensors that they read."""
+    needed, nodes = set(outputs), []
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             nodes.append(node)

@@ -107,20 +107,24 @@ def _as_taken(session: Any, feed: Mapping[str, np.ndarray[Any, Any]]) -> dict[st
     return {name: values.astype("int32") if name in narrow else values for name, values in feed.items()}
 
 
-def run(source: str, inputs: str) -> None:
+def run(source: str, inputs: str, program: str = "forward") -> None:
     """Run a file on packed samples (in a child process). Raises TeacherError, DataError where it cannot."""
+    from edgekd.onboard.programs import open_program
     from edgekd.onboard.runner import unpack
 
     session = _session(source)
-    names = [node.name for node in session.get_inputs()]
+    opened = open_program(program, {"model": session})
     for sample in unpack(Path(inputs)):
-        if missing := [name for name in names if name not in sample]:
-            raise DataError(
-                f"the inputs lack {', '.join(missing)}, which {source} takes; they hold {', '.join(sample)}",
-                fix="give inputs that were made for this model",
-            )
         try:
-            session.run(None, {name: sample[name] for name in names})
+            feed = opened.feed(sample)
+        except ValueError as error:
+            names = [node.name for node in session.get_inputs() if node.name not in sample]
+            raise DataError(
+                f"the inputs lack {', '.join(names)}, which {source} takes; they hold {', '.join(sample)}",
+                fix="give inputs that were made for this model",
+            ) from error
+        try:
+            opened.run(None, feed)
         except Exception as error:  # as above
             raise TeacherError(
                 f"{source} does not run on these inputs: {str(error).splitlines()[0]}",

@@ -47,7 +47,7 @@ def converted(file: Path) -> tuple[Path, tuple[str, ...]]:
     return place / WEIGHTS, (
         f"pickle: picklescan {said['picklescan']} found {said['globals']} names in it, all of them harmless",
         "it was loaded with weights_only, in a process with limits on memory and time",
-        f"{said['tensors']} tensors: types, sizes against storage and values checked; used as safetensors from then on",
+        f"{said['weights']} tensors: types, sizes against storage and values checked; used as safetensors from then on",
     )
 
 
@@ -73,7 +73,7 @@ def convert(file: str, out: str) -> None:
     from safetensors.torch import save_file
 
     save_file(tensors, Path(out, WEIGHTS), metadata={"format": "pt"})
-    said = {"picklescan": versions("picklescan")["picklescan"], "globals": scanned, "tensors": len(tensors)}
+    said = {"picklescan": versions("picklescan")["picklescan"], "globals": scanned, "weights": len(tensors)}
     Path(out, _SAID).write_text(json.dumps(said), encoding="utf-8")
 
 

@@ -46,7 +46,7 @@ def distill(
     Without a loss that needs the teacher only the labelled rows count.
     """
     engine.prepare(plan.student.seed, plan.threads)
-    task, survey = named(make("tasks", plan.task), splits.classes), plan.student.survey
+    task, survey = named(plan.made_task, splits.classes), plan.student.survey
     rows = _rows(plan, splits)
     inputs = [row.input for row in (*splits.train, *splits.unlabelled)]
     student_shape = make("students", plan.student.family, **shape)
@@ -92,7 +92,7 @@ def distill(
 def score(plan: Plan, splits: Splits, folder: Path, outputs: Mapping[str, Path], teacher_folder: Path) -> float:
     """Return the metric of the selection rows or, where labels are unknown, how far a student agrees."""
     engine.prepare(plan.seed, plan.threads)
-    task = named(make("tasks", plan.task), splits.classes)
+    task = named(plan.made_task, splits.classes)
     judge = _Judge(plan, splits, outputs, task, folder, teacher_folder)
     return judge.right(models.load(folder, plan.task))
 
@@ -112,7 +112,7 @@ def _begun(plan: Plan, shape: Any, teacher_folder: Path, kept: Any, inputs: Sequ
     """The student before training: a cut of the teacher, or of this shape with random weights."""
     teacher = models.load(teacher_folder, plan.task)
     few = inputs[:: max(1, len(inputs) // _IMPORTANCE_ROWS)][:_IMPORTANCE_ROWS]
-    samples = make("tasks", plan.task).encode(teacher_folder, few, plan.student.survey.max_size)
+    samples = plan.made_task.encode(teacher_folder, few, plan.student.survey.max_size)
     return shape.init_from_teacher(
         teacher, teacher_folder, kept=kept, samples=samples, copy=plan.student.start == "teacher"
     )

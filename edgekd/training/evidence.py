@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.metrics import Metric
 from edgekd.core.protocols import LabelledTask, Progress, named
-from edgekd.core.registry import make, plugin
+from edgekd.core.registry import plugin
 from edgekd.data.splits import Splits
 from edgekd.plan.plan import LossTerm, Plan, StudentPlan
 from edgekd.training import engine, models, scored
@@ -78,7 +78,7 @@ def gather(
             progress.say(f"evidence: seed {number + 1} of {plan.evidence}, {name}")
             trained = replace(plan, student=replace(student, seed=plan.student.seed + number))
             found[name].append(statistics(plan, splits, train(trained)))
-    metric = plugin("tasks", plan.task).metric
+    metric = plan.made_task.metric
     told = said(compared, {name: np.stack(rows) for name, rows in found.items()}, metric)
     (out / FILE).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
@@ -120,7 +120,7 @@ def read_evidence(folder: Path) -> dict[str, Any]:
 def statistics(plan: Plan, splits: Splits, folder: Path) -> np.ndarray[Any, Any]:
     """Return the metric's statistics of a student on the held-out rows, in torch: (rows,) or (rows, k)."""
     engine.prepare(plan.seed, plan.threads)
-    task = named(make("tasks", plan.task), splits.classes)
+    task = named(plan.made_task, splits.classes)
     assert isinstance(task, LabelledTask), "evidence is gathered on labelled rows"
     samples = task.encode(folder, [row.input for row in splits.test], plan.student.survey.max_size)
     outputs = scored.said(models.load(folder, plan.task), samples, task).metric_input

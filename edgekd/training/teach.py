@@ -38,7 +38,7 @@ def fine_tune(plan: Plan, splits: Splits, out: Path, work: Path, progress: Progr
     described = Path(plan.teacher.folder), plan.teacher.architecture, plan.task
     model = source.base(*described, splits.classes)
     source.files(*described, out)
-    task = named(make("tasks", plan.task), splits.classes)
+    task = named(plan.made_task, splits.classes)
     samples = task.encode(out, [row.input for row in splits.train], plan.student.survey.max_size)
     for module in model.modules():
         if hasattr(module, "fit_inputs"):  # a standardisation inside the graph: from the training rows, as they are
@@ -78,7 +78,7 @@ def selection_said(plan: Plan, splits: Splits, outputs: Mapping[str, Path], teac
 
 
 def _said(plan: Plan, rows: Sequence[Example], outputs: Mapping[str, Path], role: str, teacher: Path) -> Scored:
-    task = named(make("tasks", plan.task), plan.data.classes)
+    task = named(plan.made_task, plan.data.classes)
     samples = task.encode(teacher, [row.input for row in rows], plan.student.survey.max_size)
     return of_teacher(TeacherOutputs(outputs, (role,), len(plan.data.classes)), samples, task)
 
@@ -88,7 +88,7 @@ def check_answers(plan: Plan, splits: Splits, outputs: Mapping[str, Path], teach
 
     So for a teacher that decides no label, or finds no span, in any selection row.
     """
-    task = named(make("tasks", plan.task), splits.classes)
+    task = named(plan.made_task, splits.classes)
     if task.problem_type in (MULTI_LABEL, PER_WORD):
         orders.check_finds(plan.teacher.name, task, selection_said(plan, splits, outputs, teacher).metric_input)
     if not plan.teacher.ready:

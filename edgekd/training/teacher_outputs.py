@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import UsageError
 from edgekd.core.memory import give_back
 from edgekd.core.protocols import MULTI_LABEL, Progress
-from edgekd.core.registry import make
 from edgekd.core.tensors import Outputs, RequestedOutputs, TopLogits
 from edgekd.data.splits import Splits
 from edgekd.plan.plan import Plan
@@ -67,7 +66,7 @@ def compute(
     """
     engine.prepare(plan.seed, plan.threads)
     model = models.load(teacher, plan.task).to(engine.device())
-    task, longest = make("tasks", plan.task), plan.student.survey.max_size
+    task, longest = plan.made_task, plan.student.survey.max_size
     shared = task.problem_type != MULTI_LABEL  # a row's mass: of several labels each has its own probability
     asked = _only(wanted, missing)
     size = DEEP_SHARD_ROWS if asked.layers or asked.attention is not None else SHARD_ROWS
