@@ -223,6 +223,7 @@ def test_drops_are_against_fp32_even_where_its_trial_lies_in_an_earlier_run(monk
     judge = object.__new__(Judge)
     judge.plain, judge._plain_score = Model.of(tmp_path / "plain.onnx"), None
     judge.task = SimpleNamespace(fidelity=AGREEMENT, one_of_classes=False)
+    judge.plan = SimpleNamespace(compared_with="the teacher")
     judge.metric = AGREEMENT
     scores = {"plain.onnx": np.ones(4), "int8.onnx": np.array([1.0, 1.0, 1.0, 0.0])}
     monkeypatch.setattr(Judge, "fidelity", lambda self, one: (None, *[scores[one.file.name]] * 2))

@@ -197,9 +197,12 @@ class Device:
         if mode == "predict":
             return self.real.run(mode, **job)
         if mode == "footprint":
-            return {"load_ms": 5.0, "peak_rss_mib": [12.0]}
+            return {"load_ms": 5.0, "cold_start_ms": 9.0, "baseline_mib": 50.0, "peak_rss_mib": [12.0]}
         names = [*job["models"], "aa"]
-        return {"latency_ms": {name: [[1 / self.speeds.get(name, 1.0)] * 12] * job["rounds"] for name in names}}
+        return {
+            "latency_ms": {name: [[1 / self.speeds.get(name, 1.0)] * 12] * job["rounds"] for name in names},
+            "row_sha256": {},
+        }
 
 
 @pytest.fixture

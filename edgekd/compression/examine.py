@@ -15,6 +15,7 @@ from edgekd.compression.diagnose import diagnose_model, what_if
 from edgekd.compression.side_by_side import read
 from edgekd.compression.sqnr import Ratios
 from edgekd.core import external, plain_yaml
+from edgekd.core.benchmark import Benchmark, Timed
 from edgekd.core.errors import DataError, TeacherError, UsageError, no_bundle, suggestion
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import ONE, Model
@@ -273,11 +274,9 @@ class Judge:
             inputs = Path(folder, "inputs.npz")
             pack(list(self.samples), inputs)
             sides = {"float32": self.plain, "variant": model}
-            models = {
-                name: side.job | {"inputs": str(inputs), "keep": self._keep(side)} for name, side in sides.items()
-            }
-            job = make("devices", "local").run("time", models=models, threads=self.threads, rounds=_ROUNDS, seed=0)
-        medians = {n: statistics.median(ms for turn in job["latency_ms"][n] for ms in turn) for n in models}
+            models = {name: Timed(side, inputs, self._keep(side)) for name, side in sides.items()}
+            found = Benchmark(make("devices", "local"), self.threads).time(models, rounds=_ROUNDS, seed=0)
+        medians = {n: statistics.median(ms for turn in found.latency_ms[n] for ms in turn) for n in models}
         return float(medians["float32"] / medians["variant"])
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.compression import timing
 from edgekd.core import external
+from edgekd.core.benchmark import AGAIN, Benchmark
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model
@@ -295,17 +296,14 @@ class _Bench:
         timed = self.folder / "timed.npz"
         pack(samples, timed)
         for name, made in variants.items():
-            runs = [
-                self.device.run("footprint", **made.job, inputs=[str(timed)], threads=self.threads)
-                for _ in range(_LOADS)
-            ]
+            runs = [Benchmark(self.device, self.threads).footprint(made, timed) for _ in range(_LOADS)]
             self.forms[name] = replace(
                 self.forms[name],
                 speed=found[name][:3],
-                load_ms=statistics.median(run["load_ms"] for run in runs),
-                peak_rss_mib=statistics.median(run["peak_rss_mib"][0] for run in runs),
+                load_ms=statistics.median(run.load_ms for run in runs if run.load_ms is not None),
+                peak_rss_mib=statistics.median(run.peak_rss_mib[0] for run in runs),
             )
-        return found[timing.AGAIN][:3]
+        return found[AGAIN][:3]
 
     def _variant(self, name: str, recipe: str) -> Model | None:
         """The recipe's variant of a form; None, with the reason noted, where it has none."""

@@ -11,6 +11,7 @@ from edgekd.compression import timing
 from edgekd.compression.candidates import Candidate
 from edgekd.compression.choose import FP32, Trial
 from edgekd.core import statistics as intervals
+from edgekd.core.benchmark import AGAIN, Benchmark, Timed
 from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
@@ -103,14 +104,14 @@ class Judge:
             rounds=rounds,
             seed=self.plan.seed,
         )
-        control = found.pop(timing.AGAIN)._replace(ms=found[FP32].ms)
+        control = found.pop(AGAIN)._replace(ms=found[FP32].ms)
         return {**found, FP32: control}
 
     def _cost(self, model: Model) -> tuple[float, tuple[float, float, float], float]:
         """Median latency in ms, speed over fp32 with its interval (interleaved), peak RSS in MiB."""
         import numpy as np
 
-        device, threads = make("devices", "local"), self.plan.target.threads
+        benchmark = Benchmark(make("devices", "local"), self.plan.target.threads)
         rows, rounds = timing.effort(self.task, _TIMED_ROWS, _ROUNDS)
         with tempfile.TemporaryDirectory(prefix="edgekd-trial-") as folder:
             timed, headline = Path(folder, "timed.npz"), Path(folder, "headline.npz")
@@ -118,9 +119,9 @@ class Judge:
             size = min(self.task.headline_size, self.plan.student.survey.max_size)
             pack([self.task.sized(self.selection, size)], headline)
             sides = {"float32": self.plain, "variant": model}
-            models = {name: side.job | {"inputs": str(timed)} for name, side in sides.items()}
-            job = device.run("time", models=models, threads=threads, rounds=rounds, seed=self.plan.seed)
-            each = {name: np.median(np.array(turns), axis=0) for name, turns in job["latency_ms"].items()}
-            job = device.run("footprint", **model.job, inputs=[str(headline)], threads=threads)
+            models = {name: Timed(side, timed) for name, side in sides.items()}
+            found = benchmark.time(models, rounds=rounds, seed=self.plan.seed)
+            each = {name: np.median(np.array(turns), axis=0) for name, turns in found.latency_ms.items()}
+            footprint = benchmark.footprint(model, headline)
         speed = intervals.paired_ratio(each["float32"], each["variant"])
-        return float(np.median(each["variant"])), speed, job["peak_rss_mib"][0]
+        return float(np.median(each["variant"])), speed, footprint.peak_rss_mib[0]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekd.compression.choose import PROCESSES
 from edgekd.core import statistics as intervals
+from edgekd.core.benchmark import Benchmark, Timed
 from edgekd.core.model import Model
 from edgekd.core.protocols import CostlyTask
 from edgekd.onboard.runner import pack
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 _COSTLY_ROUNDS = 2
-AGAIN = "aa"  # how the runner names its first model's second copy
 
 
 def effort(task: object, rows: int, rounds: int) -> tuple[int, int]:
@@ -50,10 +50,10 @@ def speeds(
     with tempfile.TemporaryDirectory(prefix="edgekd-timing-") as folder:
         inputs = Path(folder, "timed.npz")
         pack(list(samples), inputs)
-        jobs = {name: model.job | {"inputs": str(inputs)} for name, model in models.items()}
+        timed = {name: Timed(model, inputs) for name, model in models.items()}
         for number in range(PROCESSES):
-            job = device.run("time", models=jobs, threads=threads, rounds=rounds, seed=seed + number)
-            for name, turns in job["latency_ms"].items():
+            found = Benchmark(device, threads).time(timed, rounds=rounds, seed=seed + number)
+            for name, turns in found.latency_ms.items():
                 ms.setdefault(name, []).append(float(np.median(np.median(np.array(turns), axis=0))))
     first = np.array(ms[next(iter(models))])
     return {

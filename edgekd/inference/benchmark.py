@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import confidence
 from edgekd.core import statistics as intervals
+from edgekd.core.benchmark import AGAIN, Benchmark, Timed
 from edgekd.core.confidence import Suggestion
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.latency import percentile, quantiles
@@ -116,8 +117,8 @@ def guest_memory(plan: Plan, splits: Splits, model: Model, folder: Path, out: Pa
         peaks = []
         with make("devices", "guest", cpu=plan.target.emulator_cpu).up() as device:
             for _ in range(_GUEST_RUNS):
-                job = device.run("footprint", **model.job, inputs=[str(inputs)], threads=plan.target.threads)
-                peaks.append(job["peak_rss_mib"][0])
+                found = Benchmark(device, plan.target.threads).footprint(model, inputs)
+                peaks.append(found.peak_rss_mib[0])
             host = device.host
     (out / "guest.json").write_text(json.dumps({"peak_rss_mib": peaks, "host": host}), encoding="utf-8")
 
@@ -258,20 +259,18 @@ class _Lab:
         """Peak RSS at the headline size and at the longest input, cold start: each in fresh processes."""
         longest = self.plan.student.survey.max_size
         sizes = [min(self.task.headline_size, longest), longest]
-        inputs = [str(self.folder / f"{name}.{size}.npz") for size in sizes]
-        runs = [
-            self.device.run("footprint", **model.job, inputs=inputs, threads=self.threads) for _ in range(_COLD_STARTS)
-        ]
+        inputs = [self.folder / f"{name}.{size}.npz" for size in sizes]
+        runs = [Benchmark(self.device, self.threads).footprint(model, *inputs) for _ in range(_COLD_STARTS)]
         self.step(f"{name}: memory and cold start")
-        peaks = [run["peak_rss_mib"][0] for run in runs]
+        peaks = [run.peak_rss_mib[0] for run in runs]
         return {
             "peak_rss_mib": statistics.median(peaks),
             "peak_rss_interval": [min(peaks), max(peaks)],
-            "peak_rss_longest_mib": statistics.median(run["peak_rss_mib"][1] for run in runs),
+            "peak_rss_longest_mib": statistics.median(run.peak_rss_mib[1] for run in runs),
             "longest": longest,
-            "cold_start_ms": statistics.median(run["cold_start_ms"] for run in runs),
-            "load_ms": statistics.median(run["load_ms"] for run in runs),
-            "import_baseline_mib": statistics.median(run["baseline_mib"] for run in runs),
+            "cold_start_ms": statistics.median(run.cold_start_ms for run in runs if run.cold_start_ms is not None),
+            "load_ms": statistics.median(run.load_ms for run in runs if run.load_ms is not None),
+            "import_baseline_mib": statistics.median(run.baseline_mib for run in runs),
         }
 
     def generation(self, name: str, model: Model) -> list[dict[str, Any]] | None:
@@ -298,23 +297,18 @@ class _Lab:
         import numpy as np
 
         models = {
-            name: model.job | {"inputs": str(self.folder / f"{name}.timed.npz"), "keep": dict(self.task.keep)}
-            for name, model in timed.items()
+            name: Timed(model, self.folder / f"{name}.timed.npz", self.task.keep) for name, model in timed.items()
         }
         first = next(iter(models))
-        samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, "aa")}
+        samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, AGAIN)}
         for number in range(self.plan.measuring.processes):
-            job = self.device.run(
-                "time",
-                models=models,
-                threads=self.threads,
-                rounds=self.plan.measuring.rounds,
-                seed=self.plan.seed + number,
+            found = Benchmark(self.device, self.threads).time(
+                models, rounds=self.plan.measuring.rounds, seed=self.plan.seed + number
             )
-            for name, turns in job["latency_ms"].items():
+            for name, turns in found.latency_ms.items():
                 samples[name].append(np.array(turns))
-                expected = _evenly(results[first if name == "aa" else name]["_hashes"], len(turns[0]))
-                if job["row_sha256"][name] != expected:
+                expected = _evenly(results[first if name == AGAIN else name]["_hashes"], len(turns[0]))
+                if found.row_sha256[name] != expected:
                     raise EdgeKDError(
                         f"{name}: the timed run's outputs are not the accuracy run's",
                         fix="the model is not deterministic on this host; report its operators and this CPU",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core import statistics as intervals
+from edgekd.core.benchmark import AGAIN, Benchmark, Timed
 from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.latency import AA_LIMIT, is_stable
 from edgekd.core.metrics import unit_of
@@ -99,8 +100,8 @@ def compare(
     progress.stage(f"compare on {name}", processes + FOOTPRINTS * len(sides))
     with tempfile.TemporaryDirectory(prefix="edgekd-compare-") as place, opened.up() as running:
         inputs = _inputs(sides, data, Path(place))
-        models = {label: one.model.job | {"inputs": str(inputs[label])} for label, one in sides.items()}
-        lab = _Lab(running, models, first.of.target["threads"], progress)
+        models = {label: Timed(one.model, inputs[label]) for label, one in sides.items()}
+        lab = _Lab(Benchmark(running, first.of.target["threads"]), models, progress)
         latency, peaks, host = lab.latency(processes), lab.memory(), running.host
     rows = next(iter(latency.values())).shape[1]
     return _found(sides, latency, peaks, rows_of=data.source if data else "", rows=rows, host=host)
@@ -165,8 +166,8 @@ def _varying(samples: Sequence[Sample]) -> tuple[str, int] | None:
 class _Lab:
     """One device that runs all sides."""
 
-    def __init__(self, running: Any, models: dict[str, dict[str, Any]], threads: int, progress: Progress) -> None:
-        self.running, self.models, self.threads, self.progress, self.done = running, models, threads, progress, 0
+    def __init__(self, benchmark: Benchmark, models: dict[str, Timed], progress: Progress) -> None:
+        self.benchmark, self.models, self.progress, self.done = benchmark, models, progress, 0
 
     def _step(self, note: str) -> None:
         self.done += 1
@@ -176,12 +177,12 @@ class _Lab:
         """Each side's latencies in ms and A's again as `aa`: (processes * rounds, rows)."""
         import numpy as np
 
-        turns: dict[str, list[list[float]]] = {name: [] for name in (*self.models, "aa")}
+        turns: dict[str, list[Sequence[float]]] = {name: [] for name in (*self.models, AGAIN)}
         for number in range(processes):
-            job = self.running.run("time", models=self.models, threads=self.threads, rounds=_ROUNDS, seed=number)
+            timed = self.benchmark.time(self.models, rounds=_ROUNDS, seed=number)
             for name, found in turns.items():
-                found += job["latency_ms"][name]
-            if job["row_sha256"]["aa"] != job["row_sha256"]["A"]:
+                found += timed.latency_ms[name]
+            if timed.row_sha256[AGAIN] != timed.row_sha256["A"]:
                 raise EdgeKDError("A answers the same inputs unlike twice", fix="report its operators and this CPU")
             self._step("latency, interleaved")
         return {name: np.array(found) for name, found in turns.items()}
@@ -190,9 +191,8 @@ class _Lab:
         """The highest peak RSS of fresh processes, in MiB, by turns."""
         peaks: dict[str, list[float]] = {name: [] for name in self.models}
         for _ in range(FOOTPRINTS):
-            for name, told in self.models.items():
-                job = self.running.run("footprint", **told | {"inputs": [told["inputs"]]}, threads=self.threads)
-                peaks[name].append(job["peak_rss_mib"][0])
+            for name, timed in self.models.items():
+                peaks[name].append(self.benchmark.footprint(timed.model, timed.inputs).peak_rss_mib[0])
                 self._step(f"{name}: memory")
         return {name: max(found) for name, found in peaks.items()}
 
@@ -209,7 +209,7 @@ def _found(
     import numpy as np
 
     each = {name: np.median(turns, axis=0) for name, turns in latency.items()}  # a figure a row
-    control = intervals.paired_ratio(each["A"], each["aa"])
+    control = intervals.paired_ratio(each["A"], each[AGAIN])
     return Comparison(
         sides=tuple(_side(label, one, float(np.median(each[label])), peaks[label]) for label, one in sides.items()),
         verdicts=tuple(verdict(label, each["A"], each[label], control) for label in sides if label != "A"),

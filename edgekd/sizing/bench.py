@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import statistics as intervals
+from edgekd.core.benchmark import Benchmark, Timed
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model
 from edgekd.core.registry import make, plugin
@@ -50,11 +51,12 @@ class Bench:
         """Peak RSS and cold start of one fresh process."""
         inputs = self.folder / "headline.npz"
         pack(samples, inputs)
-        job = self.device.run("footprint", **model.job, inputs=[str(inputs)], threads=self.threads)
+        found = Benchmark(self.device, self.threads).footprint(model, inputs)
+        assert found.cold_start_ms is not None, "shapes are measured on this machine"
         return {
-            "memory_mib": job["peak_rss_mib"][0],
+            "memory_mib": found.peak_rss_mib[0],
             "artifact_mib": model.size_mib,
-            "cold_start_ms": job["cold_start_ms"],
+            "cold_start_ms": found.cold_start_ms,
         }
 
     def time(self, models: dict[str, tuple[Model, list[Any]]], *, seed: int = 0) -> dict[str, list[list[float]]]:
@@ -67,12 +69,12 @@ class Bench:
             inputs = self.folder / f"timed-{name}.npz"
             repeats = max(1, _TIMED // len(samples))
             pack(samples * repeats, inputs)
-            jobs[name] = model.job | {"inputs": str(inputs)}
+            jobs[name] = Timed(model, inputs)
         latency_ms: dict[str, list[list[float]]] = {name: [] for name in models}
         for number in range(_PROCESSES):
-            job = self.device.run("time", models=jobs, threads=self.threads, rounds=_ROUNDS, seed=seed + number)
+            found = Benchmark(self.device, self.threads).time(jobs, rounds=_ROUNDS, seed=seed + number)
             for name, processes in latency_ms.items():
-                turns = job["latency_ms"][name]
+                turns = found.latency_ms[name]
                 count = len(turns[0]) // repeats
                 again = [
                     [turn[row + count * time] for turn in turns for time in range(repeats)] for row in range(count)

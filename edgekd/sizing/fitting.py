@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.benchmark import Benchmark
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.model import Model
 from edgekd.core.protocols import InputSpec, Running, StartingNetwork
@@ -315,10 +316,10 @@ class _Lab:
             guest = self.guest()
             if guest is None:
                 return None
-            job = guest.run("footprint", **model.job, inputs=[str(inputs)], threads=self.target.threads)
+            found = Benchmark(guest, self.target.threads).footprint(model, inputs)
         except EdgeKDError:  # this host's figure is left, and the build's own guest run will say what is wrong
             return None
-        return float(job["peak_rss_mib"][0])
+        return found.peak_rss_mib[0]
 
     def measure(self, cost: Cost, among: Candidates) -> list[Cost]:
         """The predicted shape, measured under each of the family's recipes, latency beside the teacher."""
