@@ -27,7 +27,9 @@ KL = ("forward_kl", "reverse_kl", "skewed_kl")
 
 @pytest.fixture(scope="module")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("language") / "teacher")
+    folder = save_llama(tmp_path_factory.mktemp("language") / "teacher")
+    (folder / "chat_template.jinja").write_text("{% for one in messages %}{{ one.content }}{% endfor %}")
+    return folder
 
 
 def load(folder: Path) -> Any:
@@ -118,6 +120,15 @@ def test_the_layer_that_does_nothing_goes_first(teacher_folder: Path) -> None:
     assert model.config.num_hidden_layers == len(model.model.layers) == 3
     written = model.generate(rows[0]["input_ids"][:, :5], max_new_tokens=4, do_sample=False)
     assert written.shape[1] <= 9, "its cache has a place for each layer"
+
+
+def test_layers_that_were_found_are_taken_again(teacher_folder: Path) -> None:
+    model, rows = load(teacher_folder), rows_of(1)
+    kept = cut.remove_layers(model, 2, rows)
+    again = load(teacher_folder)
+    cut.take_layers(again, kept)
+    torch.testing.assert_close(cut.run(again, rows[0]), cut.run(model, rows[0]))
+    assert [layer.self_attn.layer_idx for layer in again.model.layers] == [0, 1]
 
 
 def test_layers_are_measured_again_after_each_removal(teacher_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +254,7 @@ def test_the_student_is_an_ordinary_folder(distilled: tuple[Path, dict[str, Any]
     assert cut.parameters(model) == told["parameters"]["student"] < told["parameters"]["teacher"]
     assert len(tokenizer) == model.config.vocab_size == told["vocabulary"]["kept"]
     assert told["vocabulary"]["more_tokens_held_out"] < 0.02
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "Anna"}], tokenize=False) == "Anna"
     ids = tokenizer("Anna saw", return_tensors="pt").input_ids
     written = model.generate(ids, max_new_tokens=5, do_sample=False)
     assert tokenizer.decode(written[0]).startswith("Anna saw")
@@ -265,6 +277,7 @@ def test_the_teacher_is_asked_once(teacher_folder: Path, tmp_path: Path, monkeyp
     usual = {"evidence": False, "epochs": 1}
     first = distil(request(teacher_folder, data, **usual), tmp_path / "a", store, NullProgress())
     monkeypatch.setattr(lessons, "ask_teacher", None)
+    monkeypatch.setattr(cut, "remove_layers", None)
     second = distil(request(teacher_folder, data, **usual), tmp_path / "b", store, NullProgress())
     assert first == second, "and training repeats to the bit"
 

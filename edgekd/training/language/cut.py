@@ -90,10 +90,29 @@ def remove_layers(
         _settle(model.config, worst)
         removed += 1
         step(removed, f"layer {kept.pop(worst)} removed, loss {losses[worst]:.3f}")
-    for number, layer in enumerate(getattr(holder, name)):
-        if hasattr(getattr(layer, "self_attn", None), "layer_idx"):
-            layer.self_attn.layer_idx = number  # of the cache
+    _number(getattr(holder, name))
     return kept
+
+
+def take_layers(model: Any, kept: Sequence[int]) -> None:
+    """Keep these layers in place, ascending: those that `remove_layers` found."""
+    import torch
+
+    holder, name = layers_of(model)
+    layers = list(getattr(holder, name))
+    for place in range(len(layers) - 1, -1, -1):
+        if place not in kept:
+            del layers[place]
+            _settle(model.config, place)
+    setattr(holder, name, torch.nn.ModuleList(layers))
+    _number(layers)
+
+
+def _number(layers: Sequence[Any]) -> None:
+    """Give each layer its own place in the cache."""
+    for number, layer in enumerate(layers):
+        if hasattr(getattr(layer, "self_attn", None), "layer_idx"):
+            layer.self_attn.layer_idx = number
 
 
 def _settle(config: Any, removed: int) -> None:

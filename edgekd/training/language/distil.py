@@ -19,6 +19,7 @@ from edgekd.data import corpus, packed
 from edgekd.plan.plan import LossTerm, Training
 from edgekd.store.store import Store
 from edgekd.tasks import _texts
+from edgekd.teachers import _causal
 from edgekd.training import engine
 from edgekd.training.language import cut, lessons, scores
 
@@ -85,22 +86,27 @@ def distil(asked: Request, out: Path, store: Store, progress: Progress) -> dict[
     texts = _read(asked, teacher, out, progress)
     rows = lessons.rows_of(texts.train, asked.row_tokens, asked.train_tokens, asked.seed)
     lessons.check_rows(rows)
-    student, layers = _cut(asked, teacher, texts, rows, progress)
+    student, layers = _cut(asked, teacher, texts, rows, store, progress)
     tokens = _teacher_ids(texts)
     answers = _answers(asked, texts, teacher, rows, tokens, store, progress)
     arms: dict[str, tuple[Any, tuple[LossTerm, ...], Path | None]] = {"distilled": (student, asked.losses, answers)}
     if asked.evidence:
         arms["labels alone"] = (copy.deepcopy(student), _LABELS, None)
-    trained = {}
+    trained, works = {}, []
     for name, (model, terms, kept) in arms.items():
         progress.stage(f"distill: {name}", None)
-        trained[name] = _train(asked, model, rows, terms, kept, texts, store, name, progress)
+        work = store.workspace("language-student", _student_key(asked, texts, name))
+        works.append(work)
+        trained[name] = _train(asked, model, rows, terms, kept, texts, work, progress)
     progress.stage("measure: held-out documents")
     own, found = scores.compare([model for model, _, _ in arms.values()], teacher, texts.test, texts.test_truth, tokens)
     told = _told(asked, texts, teacher, student, layers, trained) | _figures(own, dict(zip(arms, found, strict=True)))
     student.config.use_cache = True
+    _causal.write_files(asked.teacher, out)  # its chat template; how it writes is told in its tokens by the next line
     student.save_pretrained(out, safe_serialization=True)
     (out / FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    for work in works:  # a run that was stopped goes on with both arms
+        shutil.rmtree(work, ignore_errors=True)
     return told
 
 
@@ -161,11 +167,9 @@ def _same_tokens(own: Any, theirs: Any, kept: Sequence[int]) -> bool:
 
 
 def _cut(
-    asked: Request, teacher: Any, texts: _Corpus, rows: Sequence[Sample], progress: Progress
+    asked: Request, teacher: Any, texts: _Corpus, rows: Sequence[Sample], store: Store, progress: Progress
 ) -> tuple[Any, list[int]]:
-    """Return the student before it learns, and which of the teacher's layers it has."""
-    from edgekd.training import batches
-
+    """Return the student before it learns, and which of the teacher's layers it has: ranked once, and kept."""
     whole = teacher.config.num_hidden_layers
     count = asked.layers or cut.layers_for(teacher, len(texts.kept), MOST_PARAMETERS)
     if count > whole:
@@ -173,17 +177,42 @@ def _cut(
     student = copy.deepcopy(teacher)
     student.config.tie_word_embeddings = bool(teacher.config.tie_word_embeddings)
     cut.keep_tokens(student, texts.kept)
-    some: list[int] = []
-    while len(some) < len(rows) and sum(rows[one]["input_ids"].shape[1] for one in some) < _RANKING_TOKENS:
-        some.append(len(some))
-    device = engine.device()
-    ranked = [batches.padded(rows, [one], 0, device) for one in some]
-    progress.stage("size: layers that matter", whole - count)
-    layers = cut.remove_layers(student.to(device), count, ranked, progress.step)
+    key = _key(asked, texts) | {"layers": count}
+
+    def produce(folder: Path) -> None:
+        progress.stage("size: layers that matter", whole - count)
+        ranked = copy.deepcopy(student).to(engine.device())
+        kept = cut.remove_layers(ranked, count, _ranking(rows), progress.step)
+        (folder / "kept.json").write_text(json.dumps(kept), encoding="ascii")
+
+    place = store.stage("language-layers", key, produce)
+    layers: list[int] = json.loads((place / "kept.json").read_text(encoding="ascii"))
+    cut.take_layers(student, layers)
     for name, value in list(vars(student.config).items()):
         if "dropout" in name and isinstance(value, float):
             setattr(student.config, name, 0.0)
-    return student.to("cpu"), layers
+    return student, layers
+
+
+def _ranking(rows: Sequence[Sample]) -> list[dict[str, Tensor]]:
+    """Return the first rows as batches of one each: about a thousand tokens."""
+    from edgekd.training import batches
+
+    some: list[int] = []
+    while len(some) < len(rows) and sum(rows[one]["input_ids"].shape[1] for one in some) < _RANKING_TOKENS:
+        some.append(len(some))
+    return [batches.padded(rows, [one], 0, engine.device()) for one in some]
+
+
+def _key(asked: Request, texts: _Corpus) -> dict[str, Any]:
+    """Return what the layers and the teacher's answers depend on."""
+    return {
+        "teacher": asked.teacher_sha256,
+        "data": texts.digest,
+        "vocabulary": digest(texts.kept),
+        "rows": [asked.row_tokens, asked.train_tokens, asked.seed],
+        "versions": versions("torch", "transformers", "tokenizers", "edgekd"),
+    }
 
 
 def _teacher_ids(texts: _Corpus) -> Tensor | None:
@@ -202,13 +231,7 @@ def _answers(
     progress: Progress,
 ) -> Path:
     """Return the folder of what the teacher says of each token, made once for a teacher, corpus and vocabulary."""
-    key = {
-        "teacher": asked.teacher_sha256,
-        "data": texts.digest,
-        "vocabulary": digest(texts.kept),
-        "rows": [asked.row_tokens, asked.train_tokens, asked.seed],
-        "versions": versions("torch", "transformers", "tokenizers", "edgekd"),
-    }
+    key = _key(asked, texts)
     work = store.workspace("language-outputs", key)
 
     def produce(folder: Path) -> None:
@@ -225,16 +248,13 @@ def _train(
     terms: Sequence[LossTerm],
     answers: Path | None,
     texts: _Corpus,
-    store: Store,
-    name: str,
+    work: Path,
     progress: Progress,
 ) -> engine.Trained:
     """Train an arm; the weights of its own best epoch by bits per byte on the validation documents are kept."""
     training = Training(asked.epochs, _BATCH_ROWS, asked.learning_rate)
-    key = {"request": json.loads(json.dumps(asdict(asked), default=str)), "data": texts.digest, "arm": name}
     model.config.use_cache = False
-    work = store.workspace("language-student", key)
-    trained = engine.fit(
+    return engine.fit(
         lessons.Pupil(model, rows, terms, answers),
         rows,
         training,
@@ -243,8 +263,10 @@ def _train(
         validate=lambda: (-scores.bits_per_byte(model, texts.validation, texts.validation_truth),),
         work=work,
     )
-    shutil.rmtree(work, ignore_errors=True)
-    return trained
+
+
+def _student_key(asked: Request, texts: _Corpus, arm: str) -> dict[str, Any]:
+    return {"request": json.loads(json.dumps(asdict(asked), default=str)), "data": texts.digest, "arm": arm}
 
 
 def _told(
