@@ -455,6 +455,30 @@ def test_outputs_that_are_no_arrays_are_left_out_and_named(lab, tmp_path):
     assert "agreement of p, whose largest score counts" in done.stdout
 
 
+def test_classes_lie_along_the_axis_of_their_softmax():
+    from edgekd.core.fidelity import by_row
+    from edgekd.core.ports import CLASSES, Port
+
+    maps = np.zeros((2, 3, 3), np.float32)  # two classes at nine places
+    maps[1] = 0.1
+    other = maps.copy()
+    other[0, 0, 0] = 0.2
+    port = Port("classes", "float32", (1, 2, 3, 3), CLASSES, -3)
+    assert by_row([{"classes": other}], [{"classes": maps}], [port]).tolist() == [[8 / 9]]
+
+
+@pytest.mark.parametrize(("opset", "axis", "found"), [(17, 1, -3), (17, -1, -1), (11, 1, None), (11, 3, -1)])
+def test_the_axis_is_read_off_the_graph(tmp_path, opset, axis, found):
+    from edgekd.teachers._array_graph import _class_axis
+
+    shape = (FLOAT, ["batch", 2, 3, 3])
+    graph = toy_graphs.save(
+        tmp_path / "m.onnx", [node("Softmax", "x", "y", axis=axis)], {"x": shape}, {"y": shape}, opset=opset
+    )
+    model = onnx.load(graph)
+    assert _class_axis(model, model.graph.output[0]) == found
+
+
 def test_options_of_any_graph_mean_nothing_elsewhere(lab, tmp_path):
     done = lab.edgekd("plan", "--target", "rpi4", "--state", "a=b")
     assert done.returncode == 2

@@ -8,12 +8,12 @@ its signal, or a share of what the signal usually is; and values of other sizes 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.metrics import Metric
-from edgekd.core.ports import CLASSES, WHOLE
+from edgekd.core.ports import CLASSES, WHOLE, Port
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,31 +51,32 @@ class OutputFidelity:
     parts: int  # groups of slices that were looked at apart
 
 
-def by_row(outputs: Predictions, reference: Predictions, kinds: Mapping[str, str]) -> Array:
+def by_row(outputs: Predictions, reference: Predictions, ports: Sequence[Port]) -> Array:
     """Return each row's fidelity from 0 to 1, a column for each output or part of one: (rows, columns).
 
-    `kinds` names the outputs and what each holds. Raises nothing: another shape, or a value that is no number, is 0.
+    `ports` are the outputs that count. Raises nothing: another shape, or a value that is no number, is 0.
     """
     import numpy as np
 
     columns = []
-    for name, kind in kinds.items():
-        own, other = ([row[name] for row in rows] for rows in (outputs, reference))
-        columns += _columns(own, other, kind)
+    for port in ports:
+        own, other = ([row[port.name] for row in rows] for rows in (outputs, reference))
+        columns += _columns(own, other, port)
     return np.stack(columns, axis=1)
 
 
-def told(outputs: Predictions, reference: Predictions, kinds: Mapping[str, str]) -> tuple[OutputFidelity, ...]:
+def told(outputs: Predictions, reference: Predictions, ports: Sequence[Port]) -> tuple[OutputFidelity, ...]:
     """Return of each output its fidelity, cosine, SQNR in dB and largest difference; of classes the agreement."""
     found = []
-    for name, kind in kinds.items():
+    for port in ports:
+        name = port.name
         own, other = ([row[name] for row in rows] for rows in (outputs, reference))
-        columns = _columns(own, other, kind)
+        columns = _columns(own, other, port)
         same = all(one.shape == two.shape for one, two in zip(own, other, strict=True))
         largest = _largest(own, other) if same else None
-        whole = _is_whole(kind, other)
+        whole = _is_whole(port, other)
         fidelity = min(float(column.mean()) for column in columns)
-        if whole or kind == CLASSES:
+        if whole or port.kind == CLASSES:
             found.append(OutputFidelity(name, fidelity, None, None, largest, fidelity, len(columns)))
             continue
         cosine, sqnr = _cosine_and_sqnr(own, other) if same else (None, None)
@@ -83,21 +84,21 @@ def told(outputs: Predictions, reference: Predictions, kinds: Mapping[str, str])
     return tuple(found)
 
 
-def _columns(own: Sequence[Array], other: Sequence[Array], kind: str) -> list[Array]:
+def _columns(own: Sequence[Array], other: Sequence[Array], port: Port) -> list[Array]:
     """The fidelity of each row, (rows,): one for the output, or one for each of its parts."""
     import numpy as np
 
     pairs = list(zip(own, other, strict=True))
-    if _is_whole(kind, other):
+    if _is_whole(port, other):
         return [np.array([_same(one, two) for one, two in pairs])]
-    if kind == CLASSES:
-        return [np.array([_same_class(one, two) for one, two in pairs])]
+    if port.kind == CLASSES:
+        return [np.array([_same_class(one, two, port.axis) for one, two in pairs])]
     parts = parts_of(other)
     return [_near([(part_of(one, part), part_of(two, part)) for one, two in pairs]) for part in parts]
 
 
-def _is_whole(kind: str, rows: Sequence[Array]) -> bool:
-    return kind == WHOLE or (bool(len(rows)) and rows[0].dtype.kind in "biu")
+def _is_whole(port: Port, rows: Sequence[Array]) -> bool:
+    return port.kind == WHOLE or (bool(len(rows)) and rows[0].dtype.kind in "biu")
 
 
 def _same(own: Array, other: Array) -> float:
@@ -106,13 +107,13 @@ def _same(own: Array, other: Array) -> float:
     return float((own == other).mean()) if own.size else 1.0
 
 
-def _same_class(own: Array, other: Array) -> float:
-    """The share of places at which both have the same largest score along the last axis."""
+def _same_class(own: Array, other: Array, axis: int) -> float:
+    """The share of places at which both have the same largest score along the axis."""
     import numpy as np
 
-    if own.shape != other.shape or not own.ndim or np.isnan(own).any():
+    if own.shape != other.shape or own.ndim < -axis or np.isnan(own).any():
         return 0.0
-    return float((own.argmax(axis=-1) == other.argmax(axis=-1)).mean()) if own.size else 1.0
+    return float((own.argmax(axis=axis) == other.argmax(axis=axis)).mean()) if own.size else 1.0
 
 
 def _near(pairs: Sequence[tuple[Array, Array]]) -> Array:

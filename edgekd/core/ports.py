@@ -21,18 +21,19 @@ NUMBERS = (
 class Port:
     """One input or output. A size of its shape is a number, a name where it is free, or empty where nothing names it.
 
-    `kind` is an output's: `values`, `classes` (scores along the last axis, the largest counts) or `whole` numbers.
+    `kind` is an output's: `values`, `classes` (scores along `axis`, counted from the end) or `whole` numbers.
     """
 
     name: str
     type: str  # numpy's name
     shape: tuple[int | str, ...]
     kind: str = VALUES
+    axis: int = -1
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Port:
         """From plain values, as `as_dict` gives them."""
-        return cls(told["name"], told["type"], tuple(told["shape"]), told.get("kind", VALUES))
+        return cls(told["name"], told["type"], tuple(told["shape"]), told.get("kind", VALUES), told.get("axis", -1))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

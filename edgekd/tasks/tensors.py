@@ -220,11 +220,11 @@ class Tensors:
         """Per row the fidelity of each output or part of one, (rows, columns); or what the user's metric says."""
         if self.metric_file:
             return self._scored(outputs, reference)
-        return by_row(outputs, reference, self._kinds)
+        return by_row(outputs, reference, self._told)
 
     def compared(self, outputs: Predictions, reference: Predictions) -> tuple[OutputFidelity, ...]:
         """Return of each output how near it is to the reference's."""
-        return told(outputs, reference, self._kinds)
+        return told(outputs, reference, self._told)
 
     def truth(self, rows: Sequence[Example], classes: Sequence[str]) -> list[Mapping[str, Any]]:
         """Return what the outputs of each row are held against."""
@@ -256,10 +256,6 @@ class Tensors:
             if any(size in values.shape for values in sample.values()):
                 return sample
         return min(samples, key=lambda sample: abs(_size(sample) - size))
-
-    @property
-    def _kinds(self) -> dict[str, str]:
-        return {port.name: port.kind for port in self._told}
 
     def _scored(self, outputs: Predictions, references: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, Any]:
         if not self.metric_file:

@@ -100,9 +100,13 @@ def _outputs(model: Any, path: Path) -> tuple[list[Port], list[str]]:
         if kind not in NUMBERS:
             left_out.append(f"{value.name} ({'texts' if kind == 'string' else kind})")
             continue
-        scores = kind.startswith("float") and _onnx_graph.ends_in(model, value.name, _SCORES)
-        of = CLASSES if scores else VALUES if kind.startswith("float") else WHOLE
-        found.append(Port(value.name, kind, _shape(value), of))
+        axis = _class_axis(model, value) if kind.startswith("float") else None
+        of = VALUES if kind.startswith("float") else WHOLE
+        found.append(
+            Port(value.name, kind, _shape(value), of)
+            if axis is None
+            else Port(value.name, kind, _shape(value), CLASSES, axis)
+        )
     if not found:
         raise TeacherError(
             f"{path} gives no array of numbers: {', '.join(left_out) or 'nothing'}",
@@ -110,6 +114,23 @@ def _outputs(model: Any, path: Path) -> tuple[list[Port], list[str]]:
         )
     _check_names(path, [port.name for port in found])
     return found, left_out
+
+
+def _class_axis(model: Any, value: Any) -> int | None:
+    """The axis, from the end, of an output that is a softmax over classes; None of others.
+
+    Below opset 13 a softmax is over all axes from its own on: it counts where that is the last.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node, rank = makers.get(value.name), len(value.type.tensor_type.shape.dim)
+    while node is not None and node.op_type in ("Cast", "Identity"):
+        node = makers.get(node.input[0])
+    if node is None or node.op_type not in _SCORES or not rank:
+        return None
+    new = _onnx_checks.opset(model) >= _onnx_graph.LEAST_OPSET
+    axis = next((one.i for one in node.attribute if one.name == "axis"), -1 if new else 1)
+    from_end = int(axis - rank if axis >= 0 else axis)
+    return from_end if new or from_end == -1 else None
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
