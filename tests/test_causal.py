@@ -12,10 +12,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgekd.core.errors import TeacherError
+from edgekd.core.graph_inputs import GraphInputs
+from edgekd.core.model import Model
 from edgekd.core.quiet import quiet
 from edgekd.exporters import _causal_graph
 from edgekd.onboard import causal, programs, runner
-from edgekd.quantizers import _block_tables
+from edgekd.quantizers import _block_tables, _gptq
 from edgekd.quantizers.block_int4 import BlockInt4
 from edgekd.quantizers.block_int8 import BlockInt8
 
@@ -283,3 +285,45 @@ def test_tables_in_blocks_are_as_near_as_their_bits_allow(bits):
     if bits == 4:
         assert (packed & 15 == codes[:, 0::2]).all()
         assert (packed >> 4 == codes[:, 1::2]).all()
+
+
+def test_codes_make_up_for_each_others_errors_on_the_inputs_they_saw():
+    random = np.random.default_rng(0)
+    mixed = random.standard_normal((64, 64))
+    inputs = random.standard_normal((500, 64)) @ mixed  # correlated, as activations are
+    weights = random.standard_normal((40, 64)).astype(np.float32)
+    error = {}
+    for name, (codes, scales) in {
+        "rounded": _block_tables.in_blocks(weights, 4, 32),
+        "gptq": _gptq.rounded(weights, inputs.T @ inputs, bits=4, block_size=32),
+    }.items():
+        assert codes.max() <= 15
+        back = ((codes.astype(np.float64) - 8).reshape(40, 2, 32) * scales[..., None]).reshape(40, 64)
+        error[name] = float(((inputs @ (back - weights).T) ** 2).mean())
+    assert error["gptq"] < 0.5 * error["rounded"]
+
+
+def test_inputs_that_never_occur_do_no_harm():
+    codes, scales = _gptq.rounded(np.ones((4, 32), np.float32), np.zeros((32, 32)), bits=4, block_size=32)
+    back = (codes.astype(np.float32) - 8) * scales
+    np.testing.assert_allclose(back, 1.0, atol=0.13)
+
+
+def test_four_bits_that_saw_inputs_are_nearer_to_the_model(graphs, tmp_path):
+    rows = [{"input_ids": ids_of(60, seed), "new_tokens": np.array([0])} for seed in range(30)]
+    fed = GraphInputs(Model({"model": graphs["grouped"]}, "causal"), rows).of("model")
+    assert {"input_ids", "attention_mask", "past_key_values.0.key"} <= set(fed[0])
+    lost = {}
+    plain = opened(graphs["grouped"])
+    for name, calibration in (("rounded", ()), ("gptq", fed)):
+        out = tmp_path / f"{name}.onnx"
+        BlockInt4(accuracy_level=0).quantize(graphs["grouped"], out, calibration)
+        kinds = [node.op_type for node in onnx.load(out).graph.node]
+        assert kinds.count("MatMulNBits") == 7 * LAYERS + 1
+        program = opened(out)
+        apart = []
+        for seed in range(100, 110):
+            feed = program.feed({"input_ids": ids_of(60, seed)})
+            apart.append(np.abs(program.run(None, feed)[0] - plain.run(None, feed)[0]).mean())
+        lost[name] = float(np.mean(apart))
+    assert lost["gptq"] < lost["rounded"]

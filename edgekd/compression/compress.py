@@ -33,7 +33,7 @@ from edgekd.core.fidelity import parts_of
 from edgekd.core.files import write_file
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model
-from edgekd.core.protocols import Progress
+from edgekd.core.protocols import CostlyTask, Progress
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits
 from edgekd.plan.plan import Plan
@@ -132,7 +132,7 @@ class _Search:
         for trial in candidates.recoverable(self._all(), self.plan.target):
             self._try(candidates.settings(self.made[trial.name], self.plan.target), until_allowed=True)
         mended: set[str] = set()
-        while todo := self._to_mend(mended):
+        while not self._costly and (todo := self._to_mend(mended)):
             mended.add(recipe_of(todo[0].name))
             self._recover_accuracy(self.made[todo[0].name])
         stopped = "time limit" if self.cut else None
@@ -155,6 +155,9 @@ class _Search:
 
     def diagnose_best(self) -> None:
         """Look into the layers of the best quantized variant, or the fastest where fp32 ships."""
+        if self._costly:
+            self.progress.say("no diagnosis: one inference takes seconds")
+            return
         best = best_so_far(self._all(), self.plan.target, self.plan.force)
         quantized = [trial for trial in self._all() if trial.failed is None and trial.name != FP32]
         if not quantized:
@@ -282,7 +285,7 @@ class _Search:
         quantizer = candidate.quantizer(self.plan.target)
 
         def change(graph: str, file: Path, out: Path) -> None:
-            rows = self.inputs.of(graph)
+            rows = self.inputs.of(graph) if quantizer.calibrates else ()  # of a program with a cache they are large
             quantizer.quantize(file, out, rows, keep=self._kept(candidate, graph), cache=self.work / _RANGES)
 
         made, stays = self.plain.changed(folder, change, suffix=quantizer.suffix, leave=candidate.plain)
@@ -350,6 +353,11 @@ class _Search:
 
     def _all(self) -> list[Trial]:
         return list(self.trials.values())
+
+    @property
+    def _costly(self) -> bool:
+        """Whether an inference takes seconds: what takes a trial for each layer, or each step towards them, is left."""
+        return isinstance(self.judge.task, CostlyTask)
 
     @property
     def _late(self) -> bool:

@@ -61,17 +61,19 @@ class _Recorder:
 
     def run(self, names: Any, feed: Mapping[str, Any]) -> Any:
         """Run the session, as a program does."""
+        self._keep(feed)
+        return self.session.run(names, feed)
+
+    def run_with_ort_values(self, names: Any, feed: Mapping[str, Any]) -> Any:
+        """Run the session on values of the runtime's own, as a program does that keeps a cache."""
+        if self.left > 0:
+            self._keep({name: value.numpy().copy() for name, value in feed.items()})  # a view of the runtime's
+        return self.session.run_with_ort_values(names, feed)
+
+    def _keep(self, feed: Mapping[str, Any]) -> None:
         if self.left > 0:
             self.left -= 1
             self.fed.append(dict(feed))
             new = {id(value): value.nbytes for value in feed.values() if id(value) not in self._known}
             self._known |= new.keys()
             self.held += sum(new.values())
-        return self.session.run(names, feed)
-
-    def run_with_ort_values(self, names: Any, feed: Mapping[str, Any]) -> Any:
-        """Run the session on values of the runtime's own, as a program does that keeps a cache."""
-        if self.left > 0:
-            self.left -= 1
-            self.fed.append({name: value.numpy() for name, value in feed.items()})
-        return self.session.run_with_ort_values(names, feed)

@@ -18,6 +18,7 @@ _PRESENT = re.compile(r"present\.(\d+)\.(key|value)$")
 _KNOWN = re.compile(r"input_ids$|attention_mask$|position_ids$|past_key_values\.\d+\.(key|value)$")
 _BETWEEN = ("Mul", "Transpose", "Reshape", "Expand", "Unsqueeze")  # from a cached key to the product with queries
 _MOST_STEPS = 12
+_WIDTH = 8  # the operator takes heads of so many values, or a multiple
 
 
 def check(graph: Any, source: str) -> None:
@@ -221,7 +222,7 @@ def _attention(edit: _Edit, layer: int) -> _Attention | None:
         if node.op_type == "MatMul" and node.input[1] in edit.constants
     ]
     rows = shapes[0][0] if shapes else 0
-    if not rows or rows % width:
+    if not rows or rows % width or width % _WIDTH:
         return None
     key, value = cached["key"], cached["value"]
     assert key is not None

@@ -37,7 +37,7 @@ def unfold_tied(model: Any) -> int:
             constants[name] = numpy_helper.from_array(matrix, name)
             graph.initializer.append(constants[name])
         node.input[1], found = name, found + 1
-    _drop_unused(graph)
+    drop_unused(graph)
     return found
 
 
@@ -76,7 +76,7 @@ def quantize_tables(model: Any, *, bits: int, block_size: int, keep: frozenset[s
         found += 1
     if found and not any(entry.domain == _DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
-    _drop_unused(graph)
+    drop_unused(graph)
     return found
 
 
@@ -101,7 +101,8 @@ def packed(codes: Array, bits: int) -> Array:
     return codes if bits == 8 else codes[:, 0::2] | (codes[:, 1::2] << 4)
 
 
-def _drop_unused(graph: Any) -> None:
+def drop_unused(graph: Any) -> None:
+    """Remove the nodes and constants that lead to no output, in place."""
     wanted = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
     while True:
         idle = [node for node in graph.node if not wanted & set(node.output)]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError
+
+if TYPE_CHECKING:
+    from edgekd.core.protocols import Sample
 
 
 def quantize_language(
@@ -16,14 +19,14 @@ def quantize_language(
     *,
     bits: int,
     block_size: int,
-    symmetric: bool,
     accuracy_level: int,
-    table_bits: int,
     keep: Sequence[str],
     recipe: str,
+    rows: Sequence[Sample] = (),
 ) -> None:
     """Write the model with each MatMul of a constant matrix as MatMulNBits, each table as GatherBlockQuantized.
 
+    With `rows`, what the graph is fed, codes make up for each other's errors on these (GPTQ); without, each is rounded.
     A projection that is tied to the embeddings gets a matrix of its own first: nothing else makes it small. Raises
     EdgeKDError where nothing is left to do, or a large constant stayed in float that is not in `keep`.
     """
@@ -36,12 +39,14 @@ def quantize_language(
         loaded = external.load(model)
         matrices = _matrices(loaded)
         unfold_tied(loaded)
-        quantize_tables(loaded, bits=table_bits, block_size=block_size, keep=frozenset(keep))
+        quantize_tables(loaded, bits=bits, block_size=block_size, keep=frozenset(keep))
+        if rows:
+            _compensate(model, loaded, rows, frozenset(keep), (bits, block_size, accuracy_level))
         quantizer = MatMulNBitsQuantizer(
             loaded,
             bits=bits,
             block_size=block_size,
-            is_symmetric=symmetric,
+            is_symmetric=True,
             accuracy_level=accuracy_level or None,
             nodes_to_exclude=list(keep),
             op_types_to_quantize=("MatMul",),
@@ -51,6 +56,51 @@ def quantize_language(
         made = quantizer.model.model
     _check(made, matrices, keep, recipe)
     external.save(made, out)
+
+
+def _compensate(
+    model: Path, graph: Any, rows: Sequence[Sample], keep: frozenset[str], how: tuple[int, int, int]
+) -> None:
+    """Make each MatMul whose rows are whole blocks a MatMulNBits of GPTQ's codes, in place. `model` is the fp32 file.
+
+    `how` is bits, block size and accuracy level.
+    """
+    from onnx import helper, numpy_helper
+
+    from edgekd.quantizers import _gptq
+    from edgekd.quantizers._block_tables import drop_unused, packed
+
+    bits, block_size, level = how
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer if len(tensor.dims) == 2}
+    fit = [
+        node
+        for node in graph.graph.node
+        if node.op_type == "MatMul" and node.name not in keep and node.input[1] in constants
+    ]
+    fit = [node for node in fit if constants[node.input[1]].dims[0] % block_size == 0]
+    widths = {node.input[0]: constants[node.input[1]].dims[0] for node in fit}
+    for found in _gptq.moments(model, widths, rows):
+        for node in [one for one in fit if one.input[0] in found]:
+            weights = numpy_helper.to_array(constants[node.input[1]]).T
+            codes, scales = _gptq.rounded(weights, found[node.input[0]], bits=bits, block_size=block_size)
+            blob = packed(codes, bits).reshape(len(weights), weights.shape[1] // block_size, -1)
+            names = [f"{node.input[1]}_Q{bits}", f"{node.input[1]}_scales"]
+            graph.graph.initializer.append(numpy_helper.from_array(blob, names[0]))
+            graph.graph.initializer.append(numpy_helper.from_array(scales.reshape(-1), names[1]))
+            more = {"K": weights.shape[1], "N": len(weights), "bits": bits, "block_size": block_size}
+            more |= {"accuracy_level": level} if level else {}
+            made = helper.make_node(
+                "MatMulNBits",
+                [node.input[0], *names],
+                list(node.output),
+                f"{node.name}_Q{bits}",
+                domain="com.microsoft",
+                **more,
+            )
+            node.CopyFrom(made)
+    drop_unused(graph.graph)
+    if fit and not any(entry.domain == "com.microsoft" for entry in graph.opset_import):
+        graph.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
 def _matrices(model: Any) -> int:

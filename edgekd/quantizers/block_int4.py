@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockInt4:
-    """MatMulNBits and GatherBlockQuantized with `block_size` weights to a scale; not `symmetric`: and to a zero point.
+    """MatMulNBits and GatherBlockQuantized with `block_size` weights to a scale.
 
     `accuracy_level` 4 quantizes activations to int8 inside the operator, 0 leaves them in float: slower, and on some
     models other tokens (onnxruntime issue 29849).
     """
 
     block_size: int = 32  # a power of two from 16
-    symmetric: bool = True
     accuracy_level: int = 4
+    compensate: bool = True  # later columns make up for the errors of earlier ones, on calibration inputs (GPTQ)
 
     suffix: ClassVar[str] = "_q4"
-    calibrates: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = True
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider", "CUDAExecutionProvider")
     least_opset: ClassVar[int] = 10
     least_ort: ClassVar[str] = "1.23.0"  # GatherBlockQuantized of uint8; of 8 bits MatMulNBits as well
@@ -36,8 +36,8 @@ class BlockInt4:
         return cls()
 
     def variants(self) -> tuple[dict[str, Any], ...]:
-        """Return a zero point for each block, and activations in float between matrices."""
-        return ({"symmetric": False}, {"accuracy_level": 0})
+        """Return activations in float between matrices."""
+        return ({"accuracy_level": 0},)
 
     def quantize(
         self,
@@ -56,9 +56,8 @@ class BlockInt4:
             out,
             bits=4,
             block_size=self.block_size,
-            symmetric=self.symmetric,
             accuracy_level=self.accuracy_level,
-            table_bits=4,
             keep=keep,
             recipe="block_int4",
+            rows=calibration if self.compensate else (),
         )

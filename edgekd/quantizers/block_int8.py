@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockInt8:
-    """MatMulNBits and GatherBlockQuantized with `block_size` weights to a scale; not `symmetric`: and to a zero point.
+    """MatMulNBits and GatherBlockQuantized with `block_size` weights to a scale.
 
     `accuracy_level` 4 quantizes activations to int8 inside the operator, 0 leaves them in float: slower, and on some
     models other tokens (onnxruntime issue 29849).
     """
 
     block_size: int = 32  # a power of two from 16
-    symmetric: bool = True
     accuracy_level: int = 4
 
     suffix: ClassVar[str] = "_quantized"
@@ -56,9 +55,7 @@ class BlockInt8:
             out,
             bits=8,
             block_size=self.block_size,
-            symmetric=self.symmetric,
             accuracy_level=self.accuracy_level,
-            table_bits=8,
             keep=keep,
             recipe="block_int8",
         )
