@@ -14,13 +14,14 @@ from conftest import loose_target, run, texts, write_csv
 from foreign_weights import LABELS, WORDS, tokenizer
 from transformers import AutoConfig
 
-from edgekd.core.errors import TeacherError
-from edgekd.core.registry import make
+from edgekd.cli import show
+from edgekd.core.errors import TeacherError, UsageError
+from edgekd.core.registry import make, plugin
 from edgekd.exporters.optimum import Optimum
 from edgekd.hardware.profile import load_profile
 from edgekd.plan.inputs import read_teacher, settle
 from edgekd.plan.planning import Options, make_plan
-from edgekd.training import models
+from edgekd.training import batches, models
 
 # what transformers and torch say of their own ways: DeBERTa scripts functions, the old exporter calls itself old
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -158,12 +159,40 @@ def test_the_sample_of_an_export_has_the_processors_size(tmp_path: Path, monkeyp
     assert model.config.image_size == 64  # it says how large the table of positions is
 
 
-def test_a_student_that_cannot_be_copied_is_refused_and_the_fix_works(tmp_path: Path) -> None:
-    teacher_of("albert", tmp_path)
-    with pytest.raises(TeacherError, match="is a 'albert' model; no student can be copied from that") as why:
-        settled(tmp_path, TEXT, compressed=False)
-    assert why.value.fix.startswith("give --student none, which compresses the teacher itself; or give a teacher of")
-    assert settled(tmp_path, TEXT)["architecture"]["layers"] == 2
+@pytest.mark.parametrize("model_type", ["albert", "deberta-v2", "modernbert"])
+def test_of_a_teacher_that_none_is_cut_from_the_student_is_new(
+    model_type: str, tmp_path: Path, tiny_data: Path
+) -> None:
+    """It starts at random, on the teacher's tokenizer, and the plan says so."""
+    folder = tmp_path / "teacher"
+    teacher_of(model_type, folder)
+    architecture = settled(folder, TEXT, compressed=False)["architecture"]
+    assert architecture["layers"] == 2
+    assert make("teachers", "huggingface").gives(architecture) == ("logits", "embedding", "text")
+    rows = [(text, label) for text, label in texts(200, seed=4)]
+    data = write_csv(tmp_path / "rows.csv", rows)
+    plan, splits = make_plan(Options(str(loose_target(tmp_path)), teacher=str(folder), data=str(data)))
+    assert plan.student.start == "scratch"
+    assert not plan.is_cut
+    told = dict.fromkeys(line for _, line in show._student(plan, ""))
+    assert any(f"no student is cut from a {model_type}: a new distilbert starts" in line for line in told)
+    with pytest.raises(UsageError, match=r"hidden_states needs features .* which the teacher"):
+        make_plan(Options("rpi4", teacher=str(folder), data=str(data), losses=("response=1", "hidden_states=1")))
+    survey = plan.student.survey
+    family = plugin("students", "transformer")
+    assert family.of_teacher(architecture, survey, classes=3) is None, "what it costs is measured, not predicted"
+    shapes = family.ladder(architecture, survey, classes=3)
+    assert {shape.layers for shape in shapes} == {1, 2}
+    task, out = make("tasks", TEXT), tmp_path / "student"
+    kept = task.student_files(folder, [row.input for row in splits.train], survey, shapes[0], out)
+    teacher = models.load(folder, TEXT)
+    student = shapes[0].init_from_teacher(teacher, folder, kept=kept, samples=(), copy=False)
+    assert student.config.model_type == "distilbert"
+    assert student.config.id2label == teacher.config.id2label
+    [sample] = task.encode(out, [splits.train[0].input], survey.max_size)
+    batch = batches.padded([sample], [0], 0, torch.device("cpu"))
+    assert student(**{name: batch[name] for name in ("input_ids", "attention_mask")}).logits.shape == (1, 3)
+    assert type(shapes[0])(**shapes[0].as_dict()) == shapes[0]
 
 
 def test_students_learn_from_the_logits_of_any_image_model(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def _student(made: SharedPlan, inputs: str) -> list[tuple[str, str]]:
     tried = f"the {student.tries} most capable shapes that fit, briefly; the best goes on"
     return [
         ("student", f"{student.family}, {_speed(made)}, up to {inputs}"),
+        *([("", new)] if (new := _new_student(made)) else []),
         *([("try", tried)] if student.tries > 1 else []),
         ("distill", f"{objective}{copies}; up to {training.epochs} epochs of {training.batch_size} at "
                     f"{training.learning_rate:g}"),
@@ -166,6 +167,17 @@ def _speed(made: SharedPlan) -> str:
     if not made.has_yardstick:
         return "as fast as the budgets ask for (the teacher only answers; speed is told against its own fp32)"
     return f"at least {made.student.min_speedup:g}x the teacher's speed"
+
+
+def _new_student(made: SharedPlan) -> str:
+    """Return that the student begins at random, where none is cut from such a teacher; else nothing."""
+    told = made.start.architecture
+    if "student" not in told:
+        return ""
+    return (
+        f"no student is cut from a {told['model_type']}: a new {told['student']} starts with random weights, on the "
+        "teacher's tokenizer, and learns from what the teacher says; more unlabelled rows help it most"
+    )
 
 
 def fit_table(shape: Fit, made: Plan) -> str:

@@ -101,7 +101,7 @@ def teacher_depth(architecture: Mapping[str, Any]) -> int:
     if "family" in architecture:
         depth: int = make("students", architecture["family"], **architecture["shape"]).layers
         return depth
-    layers: int = architecture["taps"] if "taps" in architecture else architecture["layers"]
+    layers: int = architecture["taps"] if "taps" in architecture else architecture.get("layers", 0)
     return layers
 
 
@@ -304,6 +304,8 @@ class SharedPlan:
     def is_cut(self) -> bool:
         """Whether the student's family can start with weights of its teacher."""
         told = self.start.architecture
+        if "student" in told:
+            return False
         return self.student.family == told.get("family", "transformer" if "vocabulary" in told else None)
 
     def check_exits(self, shape: dict[str, Any]) -> None:

@@ -272,7 +272,8 @@ class _Lab:
             return self.whole
 
         request = self.request
-        shape = teacher_shape(request) or _Square(**request["architecture"])
+        strange = _Text if "student" in request["architecture"] else _Square
+        shape = teacher_shape(request) or strange(**request["architecture"])
         if "family" in request["architecture"]:  # one of ours, perhaps untrained yet: what it has learned costs nothing
             model = random_model(shape)
         else:
@@ -367,6 +368,20 @@ class _Lab:
     def guest_is_there(self) -> bool:
         """Whether an arm64 guest can stand for this target."""
         return self.target.needs_guest and plugin("devices", "guest").available()
+
+
+class _Text:
+    """Token ids for a teacher that is no shape of ours."""
+
+    def __init__(self, vocabulary: int, max_tokens: int = 512, **rest: Any) -> None:
+        self.vocabulary, self.max_size = vocabulary, max_tokens
+
+    def sample(self, size: int, random: np.random.Generator) -> Sample:
+        """Ids at random, (1, size), and what may be asked beside them."""
+        import numpy as np
+
+        ids = random.integers(0, self.vocabulary, (1, size))
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
 class _Square:

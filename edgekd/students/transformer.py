@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _CLASSIFIER, _TAGGER = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 _WIDTHS = (1.0, 0.75, 0.5, 0.25)  # of the teacher's feed-forward
+_NEW_LAYERS, _NEW_HIDDEN, _NEW_HEAD = 6, 384, 32  # MiniLM-L6's depth, width, and width of a head
 _MULTIPLE = 64  # widths stay multiples of it: int8 kernels work in blocks
 _SHARED_HEADS = ("mpnet",)  # all layers share one bias a head: heads cannot be chosen layer by layer
 _INTO_HEADS = re.compile(r"\b(query|key|value|q_lin|k_lin|v_lin|attn\.[qkv])\.(weight|bias)$")
@@ -40,6 +41,7 @@ class Transformer:
     max_tokens: int
     classes: int
     head: str = _CLASSIFIER  # transformers' class of the network
+    body: str = ""  # its model type, where it is new; empty: the teacher's, whose weights it may copy
 
     modalities: ClassVar[tuple[str, ...]] = ("text",)
     recipes: ClassVar[tuple[str, ...]] = ("dynamic_int8",)
@@ -48,7 +50,13 @@ class Transformer:
 
     @classmethod
     def ladder(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> list[Transformer]:
-        """Every shape that a student of this teacher may have, the most capable first (see `capability`)."""
+        """Every shape that a student of this teacher may have, the most capable first (see `capability`).
+
+        Of a teacher that none can be cut from: new ones, at most as deep and wide as it is, and as MiniLM is.
+        """
+        body = architecture.get("student", "")
+        if body:
+            architecture = {**architecture, **_new_sizes(architecture)}
         hidden, heads, wide = (architecture[name] for name in ("hidden", "heads", "feed_forward"))
         parts = [1] if heads % 2 or architecture.get("model_type") in _SHARED_HEADS else [1, 2]
         shapes = {
@@ -61,6 +69,7 @@ class Transformer:
                 survey.max_size,
                 classes,
                 architecture.get("head", _CLASSIFIER),
+                body,
             )
             for layers in range(1, architecture["layers"] + 1)
             for part in parts
@@ -95,8 +104,11 @@ class Transformer:
 
     @classmethod
     def of_teacher(cls, architecture: Mapping[str, Any], survey: InputSpec, *, classes: int) -> Transformer | None:
-        """The teacher's own shape: what it costs is predicted as any shape's is. None for one that reads no text."""
-        if "vocabulary" not in architecture:
+        """The teacher's own shape: what it costs is predicted as any shape's is.
+
+        None for one that reads no text, or whose layers are not those that students have.
+        """
+        if "vocabulary" not in architecture or "student" in architecture:
             return None
         sizes = {name: architecture[name] for name in ("layers", "hidden", "heads", "feed_forward", "vocabulary")}
         head = architecture.get("head", _CLASSIFIER)
@@ -139,9 +151,9 @@ class Transformer:
         return f"{self.layers} layer{'s' * (self.layers > 1)} x {self.hidden}, ff {self.feed_forward}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; `Transformer(**values)` is the shape again. A classifier's head goes without saying."""
-        values = asdict(self)
-        return values if self.head != _CLASSIFIER else {key: one for key, one in values.items() if key != "head"}
+        """Plain values; `Transformer(**values)` is the shape again. A copied classifier goes without saying."""
+        plain = {"head": _CLASSIFIER, "body": ""}
+        return {key: one for key, one in asdict(self).items() if plain.get(key) != one}
 
     def random(self, teacher_folder: Path | None = None, kept: Sequence[int] | None = None) -> PreTrainedModel:
         """A student of this shape with random weights: what measuring needs, before anything is trained.
@@ -220,10 +232,22 @@ class Transformer:
 
         return _exits.cut_text(model, layer + 1, head)
 
-    def _config(self, teacher_folder: Path | None, kept: Sequence[int]) -> PretrainedConfig:
-        from transformers import AutoConfig, BertConfig
-
+    def _pad(self, teacher_folder: Path | None) -> int:
+        """The padding's id of the teacher, before the vocabulary is trimmed; 0 where it says none."""
         if teacher_folder is None:
+            return 0
+        from transformers import AutoConfig
+
+        with clean.config_folder(teacher_folder) as place:
+            told = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        return getattr(told, "pad_token_id", None) or 0
+
+    def _config(self, teacher_folder: Path | None, kept: Sequence[int]) -> PretrainedConfig:
+        from transformers import CONFIG_MAPPING, AutoConfig, BertConfig
+
+        if self.body:
+            config = CONFIG_MAPPING[self.body](num_labels=self.classes, pad_token_id=self._pad(teacher_folder))
+        elif teacher_folder is None:
             config = BertConfig(
                 hidden_size=self.hidden, num_attention_heads=self.heads, num_labels=self.classes, pad_token_id=0
             )
@@ -245,6 +269,13 @@ class Transformer:
             setattr(config, name, 0.0)  # a student that imitates has no labels to overfit (Beyer et al. 2022)
         config.torch_dtype = "float32"
         return config
+
+
+def _new_sizes(architecture: Mapping[str, Any]) -> dict[str, int]:
+    """Return depth and widths of the largest new student: the teacher's, and no more than MiniLM's."""
+    hidden = max(_MULTIPLE, min(_NEW_HIDDEN, architecture.get("hidden", _NEW_HIDDEN)) // _MULTIPLE * _MULTIPLE)
+    layers = max(1, min(_NEW_LAYERS, architecture.get("layers", _NEW_LAYERS)))
+    return {"layers": layers, "hidden": hidden, "heads": hidden // _NEW_HEAD, "feed_forward": 4 * hidden}
 
 
 def _layer_list(model: PreTrainedModel) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from edgekd.data import clean
 from edgekd.security import child
 from edgekd.store.store import open_store
 
-# The encoders whose layers, feed-forward width and vocabulary we know how to copy from.
+# The encoders whose layers, feed-forward width and vocabulary we know how to copy from. Of others students are new.
 MODEL_TYPES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 # Those whose layers we know how to count and to tap. Of others that optimum exports students learn from logits alone.
 IMAGE_TYPES = (
@@ -57,8 +57,8 @@ def check(config: dict[str, Any], folder: Path, task: str) -> None:
     raise _refused(folder, model_type, why, f"{_of_types(task)}; or {_ELSEWHERE}")
 
 
-def settle(info: dict[str, Any], task: str, *, compressed: bool) -> None:
-    """Raises TeacherError where optimum cannot export the teacher, or a student would have to be copied from it.
+def settle(info: dict[str, Any], task: str) -> None:
+    """Raises TeacherError where optimum cannot export the teacher.
 
     A limited child asks optimum about types that are not known by name; the store keeps the answer.
     """
@@ -69,13 +69,6 @@ def settle(info: dict[str, Any], task: str, *, compressed: bool) -> None:
     if not _exportable(folder, task):
         raise _refused(
             folder, model_type, f"optimum cannot export that for {task}", f"{_of_types(task)}; or {_ELSEWHERE}"
-        )
-    if not compressed and plugin("tasks", task).modality == "text":
-        raise _refused(
-            folder,
-            model_type,
-            "no student can be copied from that",
-            f"give --student none, which compresses the teacher itself; or {_of_types(task)}",
         )
 
 

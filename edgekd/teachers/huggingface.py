@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgekd.hardware.profile import Profile
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+_NEW_STUDENT = "distilbert"  # it takes ids and a mask alone, whatever the teacher's tokenizer gives beside them
 _OF_PATCHES = ("beit", "deit", "vit")  # whose layers all have queries, keys and values
 _MOST_DEPTH = 1000  # of our own networks, which name their layers one by one
 _HEADS = ("classifier.weight", "classifier.out_proj.weight", "classifier.1.weight")
@@ -79,6 +80,8 @@ class Huggingface:
         if kind.program == _causal.PROGRAM:
             _causal.check(folder, config)
         architecture: dict[str, Any] = own or {"model_type": config["model_type"], **(shape or {})}
+        if shape and kind.families and kind.modality == "text" and config["model_type"] not in _types.MODEL_TYPES:
+            architecture["student"] = _NEW_STUDENT  # it is not copied: layers of other types have other parts
         if shape and kind.problem_type == PER_WORD:
             architecture["head"] = kind.hub.auto_model  # students copy it
         notes: tuple[str, ...] = ()
@@ -117,9 +120,9 @@ class Huggingface:
         """Return `info`, of a copy where a wrapper's prefix is stripped from the weights' names.
 
         Raises TeacherError where weights are missing, are another model's, or have another shape; where optimum cannot
-        export the model, or no student can be cut from it and it is not itself `compressed`.
+        export the model.
         """
-        _types.settle(info, task, compressed=compressed)
+        _types.settle(info, task)
         return _names.check(info, task)
 
     def files(self, folder: Path, architecture: Mapping[str, Any], task: str, out: Path) -> None:
@@ -150,6 +153,8 @@ class Huggingface:
         """What losses can have of it; logits alone where its config does not say how many layers it shows."""
         if "family" in architecture:
             return _own.gives(architecture["family"])
+        if "student" in architecture:
+            return ("logits", "embedding", "text")
         if "vocabulary" in architecture:
             return ("logits", "features", "embedding", "attention", "text")
         if not architecture.get("taps"):
