@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.errors import UsageError
 from edgekd.core.model import Model
 from edgekd.core.predictions import by_word, main_output, metric_input
-from edgekd.core.protocols import MULTI_LABEL, PER_WORD, FinishedTask, GraphTeacher, PackedTeacher, Progress, named
+from edgekd.core.protocols import (
+    MULTI_LABEL,
+    PER_WORD,
+    REGRESSION,
+    FinishedTask,
+    GraphTeacher,
+    PackedTeacher,
+    Progress,
+    named,
+)
 from edgekd.core.registry import make
 from edgekd.core.results import this_host, versions
 from edgekd.data.augment import augment
@@ -250,7 +259,9 @@ class Stages:
         said = self.outputs_of_selection(folder, exported)
         if task.problem_type in (MULTI_LABEL, PER_WORD):
             orders.check_finds(self.plan.teacher.name, task, metric_input(task, said))
-        if self.splits.selection_labelled and task.problem_type:
+        if task.problem_type == REGRESSION:
+            orders.check_varies(self.plan.teacher.name, metric_input(task, said))
+        elif self.splits.selection_labelled and task.problem_type:
             truth = truth_of(task, self.splits.selection, self.splits.classes, labelled=True)
             logits = metric_input(task, said)
             if task.problem_type == PER_WORD and truth is not None:

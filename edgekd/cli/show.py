@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.cli.printing import one_line
 from edgekd.core.confidence import evidence_says
 from edgekd.core.errors import listed
-from edgekd.core.protocols import MULTI_LABEL
+from edgekd.core.protocols import MULTI_LABEL, REGRESSION
 from edgekd.core.recall import recall_says
 from edgekd.core.results import IMPORT_BASELINE_MIB
 
@@ -77,7 +77,8 @@ def _shared(made: SharedPlan) -> list[tuple[str, str]]:
             else "used as it is"
         )
     )
-    classes = "labels" if made.made_task.problem_type == MULTI_LABEL else "classes"
+    kinds = {MULTI_LABEL: "labels", REGRESSION: "targets"}
+    classes = kinds.get(made.made_task.problem_type, "classes")
     return [
         ("teacher", f"{teacher.name}: {teacher.words}; {how}"),
         *([("base", f"{made.base.name}: {made.base.words}; the student starts from it")] if made.base else []),

@@ -20,7 +20,7 @@ from edgekd.core.errors import DataError, TeacherError, UsageError, no_bundle, s
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import ONE, Model
 from edgekd.core.predictions import WORDS, agreement, main_output, network_outputs, unstacked
-from edgekd.core.protocols import MULTI_LABEL, GraphTask, named
+from edgekd.core.protocols import MULTI_LABEL, REGRESSION, GraphTask, named
 from edgekd.core.registry import make, plugin
 from edgekd.data.limits import check_plain
 from edgekd.hardware.profile import load_profile
@@ -162,6 +162,8 @@ def _check_classes(given: Given, task: Any, config: Mapping[str, Any]) -> None:
     dims = output.type.tensor_type.shape.dim
     _checks.check_problem(config, dims[-1].dim_value or None if len(dims) else 1, model, given.task, said=False)
     if not _onnx_graph.ends_in_sigmoid(graph, output.name):
+        return
+    if task.problem_type == REGRESSION:
         return
     if task.problem_type != MULTI_LABEL:
         raise _checks.not_classes(model, "it ends in a sigmoid over each label", given.task)

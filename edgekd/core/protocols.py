@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Sample = dict[str, "np.ndarray"]
 AnyTask = TypeVar("AnyTask")
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"  # transformers' problem types
+REGRESSION = "regression"  # outputs are numbers, no logits; transformers calls it so, too
 PER_WORD = "token_classification"  # one class for each word of a text; transformers has no problem type for it
 
 
@@ -781,6 +782,15 @@ class NamedTask(Protocol):
         ...
 
 
+@runtime_checkable
+class NumericTask(Protocol):
+    """A task whose rows have numbers."""
+
+    def figures(self, outputs: Any, truth: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return of each target, by name, what a reader asks beside the metric: `mae`, `r2`, `spearman`."""
+        ...
+
+
 def named(task: AnyTask, classes: Sequence[str]) -> AnyTask:
     """Return the task, told the classes where its metrics depend on their names."""
     told: AnyTask = task.named(classes) if isinstance(task, NamedTask) else task
@@ -808,8 +818,8 @@ class StudentTask(Protocol):
 
 
 def names_no_classes(task: Task) -> bool:
-    """Return whether a task's labels are no names of classes: they are what was said, or played."""
-    return task.labelled and not task.problem_type
+    """Return whether a task's labels are no names of classes: they are what was said, or played, or numbers."""
+    return task.labelled and task.problem_type in ("", REGRESSION)
 
 
 def lacking(plugin: type[Any], protocol: type[Any]) -> list[str]:

@@ -59,8 +59,10 @@ class Outputs:
 class Targets:
     """What a batch is trained towards: the teacher's cached outputs, and labels (scored,), NO_LABEL where unknown.
 
-    Of several labels a row `labels` are 0 or 1 for each of them: (scored, classes). The teacher's features are of the
-    layers that the student's are mapped to, in the same order, with the same positions; widths may differ.
+    Of several labels a row `labels` are 0 or 1 for each of them: (scored, classes). Of numbers they are those, floats
+    (scored, targets), NaN where unknown; outputs and labels are scaled alike, to a variance of about 1.
+    The teacher's features are of the layers that the student's are mapped to, in the same order, with the same
+    positions; widths may differ.
     """
 
     teacher: Outputs | None
@@ -69,4 +71,9 @@ class Targets:
     @property
     def independent(self) -> bool:
         """Return whether each class is there or not by itself, rather than one of them."""
-        return self.labels.dim() == 2
+        return self.labels.dim() == 2 and not self.numeric
+
+    @property
+    def numeric(self) -> bool:
+        """Return whether labels are numbers: outputs are then no logits."""
+        return self.labels.is_floating_point()

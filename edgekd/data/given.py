@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from edgekd.core.errors import DataError, suggestion
 from edgekd.data.columns import row_label
 from edgekd.data.limits import shown
+from edgekd.data.numbers import Numbers
 from edgekd.data.read import ColumnsRead
 from edgekd.data.splits import Example, Label
 from edgekd.data.tags import Tags
@@ -143,6 +144,8 @@ def _renamed(label: Label | None, other: Callable[[str], str]) -> Label | None:
     """Return a label with other names, those of several in order."""
     if isinstance(label, Tags):
         return Tags.of(map(other, label))
+    if isinstance(label, Numbers):
+        return label
     if isinstance(label, tuple):
         return tuple(sorted(map(other, label)))
     return None if label is None else other(label)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgekd.core.errors import DataError
 from edgekd.data.limits import shown
+from edgekd.data.numbers import Numbers
 from edgekd.data.tags import Tags
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def two_labels(given: Mapping[str, Sequence[Example]]) -> list[str]:
     ]
     what = "input has" if len(labels) == 1 else "inputs have"
     kinds = {type(row.label) for row in first.values()}
-    more = "sequence of tags" if Tags in kinds else "set of labels" if tuple in kinds else "label"
+    several = {Tags: "sequence of tags", tuple: "set of labels"}
+    more = next((words for kind, words in several.items() if kind in kinds), "label")
     return [f"{len(labels)} {what} more than one {more} ({'; '.join(examples)}): the first of a split counts"]
 
 
@@ -59,6 +61,8 @@ def _spelled(label: Label | None) -> str:
     """A label in a message; of several names with plus signs between."""
     if isinstance(label, Tags):
         return shown(" ".join(label))
+    if isinstance(label, Numbers):
+        return ", ".join(f"{value:g}" for value in label)
     if not isinstance(label, tuple):
         return shown(label)
     return " + ".join(map(shown, label)) or "none"

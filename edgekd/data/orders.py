@@ -106,6 +106,16 @@ def check_finds(teacher: str, task: Any, outputs: Any) -> None:
         )
 
 
+def check_varies(teacher: str, outputs: np.ndarray[Any, Any]) -> None:
+    """Raise TeacherError where a teacher of numbers says the same of all rows, (rows, targets)."""
+    if len(outputs) and (outputs.max(axis=0) <= outputs.min(axis=0)).any():
+        raise TeacherError(
+            f"the teacher {teacher} gives one and the same number for all {len(outputs)} selection rows: how far a "
+            "smaller model gives the same cannot be told",
+            fix="give rows that it tells apart; a teacher that is trained here needs more labelled rows",
+        )
+
+
 def check_decides(teacher: str, logits: np.ndarray[Any, Any]) -> None:
     """Raise TeacherError where a teacher of several labels decides none in any row: what is kept of it is unknown."""
     if not (logits > 0).any():

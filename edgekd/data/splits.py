@@ -19,6 +19,7 @@ from edgekd.core.digests import digest
 from edgekd.core.errors import DataError
 from edgekd.core.protocols import LabelledTask, Task
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
+from edgekd.data.numbers import Numbers, check_numbers
 from edgekd.data.strata import in_every_row, joined, stratified
 from edgekd.data.tags import Tags, bio_classes, kinds_of
 
@@ -30,7 +31,7 @@ HELD_BACK_SHARE, HELD_BACK_MOST = 0.15, 1000  # of the unlabelled rows, for sele
 TEACHER_KNOWS_NOT = "the teacher does not know"
 _OR_A_BASE = "; or give a base model as teacher, which is fine-tuned on your labels"
 LEAST = {"training": 8, "selection": 4, "test": 8}
-# one name; or several, sorted, each once: an empty tuple is none of them; or `Tags`, a tuple of one for each word
+# one name; or several, sorted, each once: an empty tuple is none of them; or `Tags`, one for each word; or `Numbers`
 Label = str | tuple[str, ...]
 FEW_UNLABELLED = 200  # fewer than this are not worth holding back: selection then uses labelled validation rows
 
@@ -53,6 +54,8 @@ class Example:
     def names(self) -> tuple[str, ...]:
         """The names in its label, of tags the kind of each span; none where that is unknown, or none of them."""
         if self.label is None:
+            return ()
+        if isinstance(self.label, Numbers):
             return ()
         if isinstance(self.label, Tags):
             return self.label.kinds
@@ -248,7 +251,7 @@ def _known_in_training(parts: dict[str, list[Example]], notes: list[str]) -> Non
     moved = 0
     for part in ("validation", "test"):
         for row in sorted(parts[part], key=place_of, reverse=True):
-            if isinstance(row.label, tuple) and not known.issuperset(row.names):
+            if isinstance(row.label, tuple) and not known.issuperset(row.names):  # numbers have no names
                 parts[part].remove(row)
                 parts["train"].append(row)
                 known.update(row.names)
@@ -279,6 +282,9 @@ def _classes(train: list[Example], known: Sequence[str] | None) -> tuple[str, ..
                 fix="give rows with spans, or name the right column with --label-column",
             )
         return tuple(known) if known is not None else bio_classes(tagged)
+    if isinstance(train[0].label, Numbers):
+        names = check_numbers(train, known)
+        return tuple(known) if known is not None else names
     if len(counts) < 2:
         what, others = ("label", "labels") if isinstance(train[0].label, tuple) else ("class", "classes")
         raise DataError(
@@ -327,8 +333,8 @@ def held_back(loose: list[Example], seed: int, notes: list[str]) -> tuple[list[E
 
 
 def name_any(rows: Sequence[Example]) -> bool:
-    """Return whether the label of any row names something: of several labels and of tags it may be empty."""
-    return any(row.names for row in rows)
+    """Return whether the label of any row says something: of several labels and of tags it may be empty."""
+    return any(row.names or isinstance(row.label, Numbers) for row in rows)
 
 
 def check_test_names(test: Sequence[Example]) -> None:

@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from edgekd.core.errors import listed
+from edgekd.data.numbers import Numbers, bins
 from edgekd.data.tags import Tags
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ _NO_NAME = ""  # the stratum of rows whose label is none of the names; no name i
 
 
 def strata(labels: Sequence[Label | None]) -> list[str]:
-    """Return the stratum of each row: its class; of several labels, or kinds of spans, the rarest one.
+    """Return the stratum of each row: its class; of several labels, or kinds of spans, the rarest; of numbers a tenth.
 
     >>> strata(["a", "b"]), strata([("a", "b"), ("a",), ()])
     (['a', 'b'], ['b', 'a', ''])
     """
+    if labels and all(isinstance(label, Numbers) for label in labels):
+        return bins(labels)
     sets = [label.kinds if isinstance(label, Tags) else label for label in labels]
     counts = Counter(name for label in sets if isinstance(label, tuple) for name in set(label))
     return [
@@ -33,7 +36,9 @@ def strata(labels: Sequence[Label | None]) -> list[str]:
 
 def in_every_row(rows: Sequence[Example]) -> list[str]:
     """Return notes where all rows with several labels share one, or have but one: another task may be meant."""
-    sets = [set(row.names) for row in rows if isinstance(row.label, tuple) and not isinstance(row.label, Tags)]
+    sets = [
+        set(row.names) for row in rows if isinstance(row.label, tuple) and not isinstance(row.label, Tags | Numbers)
+    ]
     if sets and all(len(one) == 1 for one in sets):
         return ["each training row has one label alone: a task of one class a row decides between them"]
     shared = set.intersection(*sets) if sets else set()
@@ -63,11 +68,12 @@ def stratified(rows: Sequence[Example], count: int, seed: int, *, spare: int = 0
     Fewer than classes: one row of each class. `spare` rows of each class are never taken. Of rows with several labels
     each label has its share, and at least one row.
     """
-    if any(isinstance(row.label, tuple) for row in rows):
+    numbers = all(isinstance(row.label, Numbers) for row in rows)
+    if any(isinstance(row.label, tuple) for row in rows) and not numbers:
         return _of_label_sets(rows, count, seed, spare)
     groups: dict[str, list[Example]] = defaultdict(list)
-    for row in rows:
-        groups[str(row.label)].append(row)
+    for name, row in zip(strata([row.label for row in rows]), rows, strict=True):
+        groups[name].append(row)
     random = Random(seed)  # noqa: S311
     for name in sorted(groups):
         random.shuffle(groups[name])

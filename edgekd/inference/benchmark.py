@@ -30,7 +30,16 @@ from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, metric_input
 from edgekd.core.predictions import statistics as statistics_of
-from edgekd.core.protocols import MULTI_LABEL, ComparedTask, CostlyTask, NamedTask, Progress, WritingTask, named
+from edgekd.core.protocols import (
+    MULTI_LABEL,
+    ComparedTask,
+    CostlyTask,
+    NamedTask,
+    NumericTask,
+    Progress,
+    WritingTask,
+    named,
+)
 from edgekd.core.registry import make
 from edgekd.core.results import this_host
 from edgekd.data.splits import Splits, truth_of
@@ -221,6 +230,7 @@ class _Lab:
             "outputs": self._compared(said),
             **self._certainty(said, rows),
             "_recall": self._recall(said, rows),
+            **self._targets(said),
         }
 
     def _compared(self, said: list[Prediction]) -> list[dict[str, Any]]:
@@ -228,6 +238,15 @@ class _Lab:
         if not isinstance(self.task, ComparedTask) or self.reference is None:
             return []
         return [asdict(one) for one in self.task.compared(said, self.reference)]
+
+    def _targets(self, said: list[Prediction]) -> dict[str, Any]:
+        """Of each target that is a number its error in its unit, R2 and rank correlation; of other tasks nothing."""
+        task: Any = self.task
+        if self.truth is None or not isinstance(task, NumericTask):
+            return {}
+        names = self.plan.data.label_column.split(",")
+        names = names if len(names) == self.truth.shape[1] else [*map(str, range(1, self.truth.shape[1] + 1))]
+        return {"targets": task.figures(metric_input(self.task, said), self.truth, names)}
 
     def _recall(self, said: list[Prediction], correct: np.ndarray[Any, Any]) -> list[float | None] | None:
         """Of each class, label or kind of span the share that is right; None where labels are unknown."""

@@ -14,6 +14,7 @@ from edgekd.core.model import Model, graph_file
 from edgekd.core.predictions import WORDS, largest_difference, network_outputs
 from edgekd.core.protocols import (
     MULTI_LABEL,
+    REGRESSION,
     SINGLE_LABEL,
     ComparingTeacher,
     CompletedTask,
@@ -138,7 +139,7 @@ def completed(
     """A config.json with what loaders of the ecosystem ask for; empty where nothing lacks.
 
     That is a model type that transformers knows, from which they take classes but no layers, and the class names; of
-    several labels the problem type, by which their pipelines take a sigmoid and no softmax.
+    several labels the problem type, by which their pipelines take a sigmoid and no softmax; of numbers neither.
     """
     from transformers import CONFIG_MAPPING
 
@@ -148,8 +149,8 @@ def completed(
     if classes and not config.get("id2label"):
         more["id2label"] = {str(number): name for number, name in enumerate(classes)}
         more["label2id"] = {name: number for number, name in enumerate(classes)}
-    if problem_type == MULTI_LABEL and config.get("problem_type") != MULTI_LABEL:
-        more["problem_type"] = MULTI_LABEL
+    if problem_type in (MULTI_LABEL, REGRESSION) and config.get("problem_type") != problem_type:
+        more["problem_type"] = problem_type
     return {**config, **more} if more else {}
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class HardLabels:
     """Cross-entropy to the labels; rows without a label do not count.
 
-    Of several labels a row it is the binary one of each label, summed over labels.
+    Of several labels a row it is the binary one of each label, summed over labels; of numbers the squared error.
     """
 
     label_smoothing: float = 0.0
@@ -31,6 +31,10 @@ class HardLabels:
         """
         from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+        if targets.numeric:
+            given = ~targets.labels.isnan()
+            apart = (student.logits - targets.labels.nan_to_num().to(student.logits)).square()
+            return (apart * given).sum() / given.sum().clamp(min=1)
         if targets.independent:
             known = targets.labels != NO_LABEL
             wanted = targets.labels.clamp(min=0).to(student.logits)

@@ -18,7 +18,7 @@ class Response:
     """KL divergence to the teacher's logits at a temperature. Hinton et al. 2015, arXiv 1503.02531.
 
     Of several labels a row each is a decision of its own: the divergences of their sigmoids, summed over labels (Yang
-    et al. 2023, arXiv 2308.06453, whose sigmoids are not softened).
+    et al. 2023, arXiv 2308.06453, whose sigmoids are not softened). Of numbers it is the squared difference.
     """
 
     temperature: float = 2.0
@@ -29,6 +29,9 @@ class Response:
 
     def __call__(self, student: Outputs, targets: Targets) -> Tensor:
         """Return a scalar, of logits (scored, classes) of both; the teacher's may be its largest ones alone."""
+        if targets.numeric:
+            said = teacher_of(targets).logits.to(student.logits)
+            return (student.logits - said).square().mean()
         kl = (binary_divergence if targets.independent else divergence)(
             student.logits, teacher_of(targets), self.temperature
         )

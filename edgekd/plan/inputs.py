@@ -12,6 +12,7 @@ from edgekd.core.errors import TeacherError, UsageError
 from edgekd.core.files import user_path
 from edgekd.core.protocols import (
     PER_WORD,
+    REGRESSION,
     ClaimingTeacher,
     FolderTeacher,
     GraphTeacher,
@@ -22,6 +23,7 @@ from edgekd.core.protocols import (
 from edgekd.core.registry import make, names, plugin
 from edgekd.data.given import Columns, class_names, read_given, read_inputs, without_labels
 from edgekd.data.leaks import distinct
+from edgekd.data.numbers import check_outputs
 from edgekd.data.splits import Example, Splits, split
 from edgekd.data.taught import split_taught
 from edgekd.data.untrained import split_untrained
@@ -148,13 +150,16 @@ def read_splits(
         if task.problem_type == PER_WORD and known is None:
             given, classes = without_labels(given), ()
             notes.append("labels not read: the model does not say which tag each of its outputs is")
+        elif task.problem_type == REGRESSION:
+            classes = known
+            check_outputs([row for part in given.values() for row in part], known)
         elif not names_no_classes(task):
             classes = known if known is not None else numbers if set(said) <= set(numbers) else said
         if demo and classes is not None and not set(said) <= set(classes):
             given = without_labels(given)  # its inputs still serve
             notes.append("labels not read: they are not the teacher's classes")
         splits = split_untrained(given, seed=seed, classes=classes, calibration=rows)
-    elif names_no_classes(task):
+    elif names_no_classes(task) and task.problem_type != REGRESSION:
         splits = split_taught(given, labels=labels, seed=seed, calibration=rows)
     else:
         splits = split(given, labels=labels, seed=seed, classes=known, calibration=rows)

@@ -271,7 +271,7 @@ def student(
         tries=options.tries,
         exit=options.exit,
         seed=options.seed,
-        start="scratch" if "student" in taught_by.architecture else "teacher",
+        start="scratch" if "student" in (base or taught_by).architecture else "teacher",
     )
 
 

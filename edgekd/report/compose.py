@@ -117,6 +117,7 @@ def compose(
         "outputs": {name: values["outputs"] for name, values in models.items() if values.get("outputs")},
         "generation": {name: values["generation"] for name, values in models.items() if values.get("generation")},
         "baseline": baseline,
+        "targets": {name: values["targets"] for name, values in models.items() if values.get("targets")},
         "confidence": sureness(plan, shipped, confidence),
         "thresholds": decided(plan, confidence),
         "classes": class_gains(measured["classes"], yardstick.get("recall", ()), shipped.get("recall", ()))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import InputSpec
-from edgekd.data import clean, limits, pairs, vocabulary
+from edgekd.data import clean, limits, pair_tables, pairs, vocabulary
 from edgekd.data.columns import find_column, row_label
 from edgekd.data.demos import write_trec
 from edgekd.data.read import Table, read_tables
@@ -37,12 +37,13 @@ TREC = Demo(
 )
 TEXT_NAMES = ("text", "sentence", "question", "content", "review", "utterance", "document", "query", "input")
 TOKENS_LIMIT = 512
+_IDS_AND_MASK = ["input_ids", "attention_mask"]
 _LENGTH_QUANTILES = 12
 
 
 def read(source: str, text_column: str | None, pair_column: str | None) -> dict[str, Table]:
     """Tables by split; of pairs with one column of both texts. Raises DataError."""
-    return pairs.with_pairs(read_tables(source), text_column, pair_column, TEXT_NAMES, source)
+    return pair_tables.with_pairs(read_tables(source), text_column, pair_column, TEXT_NAMES, source)
 
 
 def ordinary(inputs: Iterable[str]) -> list[Any]:
@@ -94,8 +95,11 @@ def survey(
     return replace(found, vocabulary=0, vocabulary_limit=None) if whole else found
 
 
-def student_files(teacher_folder: Path, texts: Iterable[str], survey: InputSpec, out: Path) -> Any:
-    """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending."""
+def student_files(teacher_folder: Path, texts: Iterable[str], survey: InputSpec, out: Path, shape: Any = None) -> Any:
+    """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending.
+
+    A student whose body is new takes ids and a mask alone.
+    """
     with tempfile.TemporaryDirectory(prefix="edgekd-tokenizer-") as name:
         folder = Path(name)
         with clean.tokenizer(teacher_folder) as tokenizer:
@@ -111,6 +115,10 @@ def student_files(teacher_folder: Path, texts: Iterable[str], survey: InputSpec,
         with clean.tokenizer(folder) as trimmed:
             trimmed.model_max_length = survey.max_size
             trimmed.save_pretrained(out)
+        if getattr(shape, "body", ""):
+            settings = out / "tokenizer_config.json"
+            told = json.loads(settings.read_text(encoding="utf-8")) | {"model_input_names": _IDS_AND_MASK}
+            settings.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return kept
 
 

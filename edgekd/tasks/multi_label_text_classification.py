@@ -18,7 +18,7 @@ from edgekd.core.protocols import MULTI_LABEL, Hub, InputSpec
 from edgekd.core.statistics import decision_counts
 from edgekd.data import label_sets
 from edgekd.data.columns import find_column
-from edgekd.data.pairs import pair_column
+from edgekd.data.pair_tables import pair_column
 from edgekd.data.read import Table
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
@@ -120,7 +120,7 @@ class MultiLabelTextClassification:
         self, teacher_folder: Path, texts: Iterable[str], survey: InputSpec, shape: Any, out: Path
     ) -> Any:
         """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending."""
-        return _texts.student_files(teacher_folder, texts, survey, out)
+        return _texts.student_files(teacher_folder, texts, survey, out, shape)
 
     def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:
         """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""

@@ -12,7 +12,7 @@ from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
 from edgekd.core.protocols import SINGLE_LABEL, Hub, InputSpec
 from edgekd.core.statistics import hits, same_class
 from edgekd.data.columns import find_label
-from edgekd.data.pairs import pair_column
+from edgekd.data.pair_tables import pair_column
 from edgekd.data.read import Table
 from edgekd.data.splits import Example
 from edgekd.data.tokens import Tokens, tokenize
@@ -99,7 +99,7 @@ class TextClassification:
 
         `texts` are those that the student may see, never the test's.
         """
-        return _texts.student_files(teacher_folder, texts, survey, out)
+        return _texts.student_files(teacher_folder, texts, survey, out, shape)
 
     def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:
         """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""

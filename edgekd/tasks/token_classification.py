@@ -111,7 +111,7 @@ class TokenClassification:
         self, teacher_folder: Path, texts: Iterable[str], survey: InputSpec, shape: Any, out: Path
     ) -> Any:
         """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending."""
-        return _texts.student_files(teacher_folder, texts, survey, out)
+        return _texts.student_files(teacher_folder, texts, survey, out, shape)
 
     def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:
         """Model inputs of each text, unpadded, and `words`, the word of each token: int64 arrays (1, tokens)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TeacherError
-from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL
+from edgekd.core.protocols import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from edgekd.core.registry import plugin, sibling_task
 from edgekd.teachers import _files
 
@@ -91,6 +91,12 @@ def check_problem(
     functions = [config.get("sbert_ce_default_activation_function"), config.get("function_to_apply")]
     functions += [cross_encoder.get("activation_fn")] if isinstance(cross_encoder, dict) else []
     sigmoid = sigmoid or any(isinstance(one, str) and one.lower().endswith("sigmoid") for one in functions)
+    if plugin("tasks", task).problem_type == REGRESSION:
+        if kind in (SINGLE_LABEL, MULTI_LABEL):
+            raise not_numbers(source, f"its config.json says problem_type {kind}", task)
+        if said and kind is None and outputs != 1:
+            raise not_numbers(source, f"its config.json says no problem_type, and it gives {outputs} values", task)
+        return
     if plugin("tasks", task).problem_type == MULTI_LABEL:
         if kind in (SINGLE_LABEL, "regression"):
             raise not_labels(source, f"its config.json says problem_type {kind}", task)
@@ -109,14 +115,25 @@ def check_problem(
 
 def not_classes(source: Path, why: str, task: str) -> TeacherError:
     """The error for a model that a task of one class a row cannot judge."""
-    other = sibling_task(plugin("tasks", task).modality, MULTI_LABEL)
+    modality = plugin("tasks", task).modality
+    other, numbers = (sibling_task(modality, kind) for kind in (MULTI_LABEL, REGRESSION))
     several = f"; a model of several labels at once is for --task {other}" if other else ""
+    several += f"; one that gives numbers (scores, ratings) for --task {numbers}" if numbers else ""
     return TeacherError(
         f"{source} does not name one of several classes: {why}; agreement of largest outputs would say nothing of it",
         fix="give a model that was trained to name one of several classes (problem_type single_label_classification), "
-        f"or an encoder with --task feature-extraction{several}; scores "
-        + ("are" if other else "and several labels at once are")
-        + " not supported yet",
+        f"or an encoder with --task feature-extraction{several}"
+        + ("" if other else "; scores and several labels at once are not supported yet"),
+    )
+
+
+def not_numbers(source: Path, why: str, task: str) -> TeacherError:
+    """The error for a model that a task of numbers cannot judge."""
+    other = sibling_task(plugin("tasks", task).modality, SINGLE_LABEL)
+    return TeacherError(
+        f"{source} does not give numbers: {why}",
+        fix=f'set "problem_type": "{REGRESSION}" in its config.json if its outputs are numbers'
+        + (f"; a model of one class a row is for --task {other}" if other else ""),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError
 from edgekd.core.external import inner_graphs
-from edgekd.core.protocols import MULTI_LABEL
+from edgekd.core.protocols import MULTI_LABEL, REGRESSION
 from edgekd.core.registry import plugin
 from edgekd.data import clean, pixels, token_types
 from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph, _sentence_graph, _sentences, _settings
@@ -191,6 +191,8 @@ def _max_tokens(config: Mapping[str, Any], tokenizer: Mapping[str, Any], folder:
 
 def _check_end(model: Any, path: Path, wiring: Wiring, task: str) -> None:
     """Raises TeacherError where the outputs are probabilities of another kind than the task's, or cannot be undone."""
+    if plugin("tasks", task).problem_type == REGRESSION:
+        return  # a sigmoid or softmax gives numbers, too
     if plugin("tasks", task).problem_type != MULTI_LABEL:
         if _onnx_graph.ends_in_sigmoid(model, wiring.output):
             raise _checks.not_classes(path, "it ends in a sigmoid over each label", task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from edgekd.core.protocols import MULTI_LABEL, Progress, StudentTask, named
 from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
 from edgekd.core.thresholds import choose_thresholds
-from edgekd.data.splits import Example, Splits
+from edgekd.data.splits import Example, Splits, truth_of
 from edgekd.plan.plan import Plan
 from edgekd.training import batches, engine, models, scored
 from edgekd.training.learner import Learner
-from edgekd.training.scored import label_rows
+from edgekd.training.scored import Scale, label_rows
 from edgekd.training.teacher_outputs import TRAINED_ON, TeacherOutputs
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def distill(
     assert isinstance(task, StudentTask), "a task with families writes what its students need"
     kept = task.student_files(teacher_folder, inputs, survey, student_shape, out)
     student = _begun(plan, student_shape, teacher_folder, kept, inputs)
+    scale = Scale.of(task, truth_of(task, splits.train, splits.classes, labelled=True))
+    if plan.student.start == "teacher":  # its head gives numbers in their own unit
+        scale.fold(student, undo=True)
     samples = task.encode(out, [row.input for row in rows], survey.max_size)
     labels = label_rows(task, rows, splits.classes, samples)
     teacher = TeacherOutputs(outputs, TRAINED_ON, len(splits.classes)) if plan.needs_teacher else None
@@ -61,7 +64,9 @@ def distill(
         heads = {layer: student_shape.exit_head(student, layer) for layer in student_shape.exits}
 
     def targets(numbers: list[int]) -> Targets:
-        return Targets(teacher.outputs(numbers) if teacher else None, labels(numbers))
+        given = teacher.outputs(numbers) if teacher else None
+        said = None if given is None else replace(given, logits=scale.scaled(given.logits))
+        return Targets(said, scale.scaled(labels(numbers)))
 
     learner = Learner(student, plan.student.losses, targets, plan.matched(shape).student, heads)
     few = list(range(min(4, len(samples))))
@@ -74,16 +79,16 @@ def distill(
         plan.student.schedule,
         seed=plan.student.seed,
         progress=progress,
-        validate=lambda: judge.score(student),
+        validate=lambda: judge.score(student, scale),
         work=work,
     )
-    _write(student, judge, out)
+    _write(student, judge, out, scale)
     exits = {}
     for layer, head in heads.items():
         place = out / EXITS / str(layer + 1)
         shutil.copytree(out, place, ignore=shutil.ignore_patterns(EXITS, "*.safetensors"))
         cut = student_shape.truncate_at(student, layer, head)
-        _write(cut, judge, place)
+        _write(cut, judge, place, scale)
         exits[layer + 1] = judge.right(cut)
     told = asdict(trained) | {"rows": len(rows), judge.words: judge.right(student), "of_exits": exits}
     (out / TRAINING).write_text(json.dumps(told, indent=1), encoding="utf-8")
@@ -118,9 +123,13 @@ def _begun(plan: Plan, shape: Any, teacher_folder: Path, kept: Any, inputs: Sequ
     )
 
 
-def _write(model: Any, judge: _Judge, out: Path) -> None:
-    """The model's files; before that its temperature, or its labels' thresholds, are folded in, where that helps."""
+def _write(model: Any, judge: _Judge, out: Path, scale: Scale) -> None:
+    """The model's files; before that the scale of its numbers, its temperature or its labels' thresholds are folded in.
+
+    The latter two where that helps.
+    """
     said: dict[str, Any] = {}
+    scale.fold(model)
     if judge.independent:
         said = judge.thresholds(model)
         models.fold_thresholds(model, said["logits"])
@@ -162,7 +171,7 @@ class _Judge:
             return self.metric.value(self.task.agrees(outputs, self.teacher.metric_input))
         return self.metric.value(self.task.statistics(outputs, self.truth))
 
-    def score(self, model: Any) -> engine.Score:
+    def score(self, model: Any, scale: Scale) -> engine.Score:
         """What picks an epoch: with labels the metric, else the cross-entropy to what the teacher says.
 
         A few hundred rows tell the second far more finely than whether the largest of two distributions agree. Of
@@ -170,8 +179,8 @@ class _Judge:
         """
         import numpy as np
 
-        own = scored.said(model, self.samples, self.task)
-        likely = -self._surprise(own)
+        own = scale.unscaled(scored.said(model, self.samples, self.task))
+        likely = -self._surprise(own, scale)
         if self.truth is None:
             return (likely,)
         outputs = own.metric_input
@@ -180,11 +189,16 @@ class _Judge:
             outputs = outputs - np.asarray(chosen.logits, dtype=outputs.dtype)
         return self.metric.sign * self._value(outputs), likely
 
-    def _surprise(self, own: scored.Scored) -> float:
-        """Return the mean cross-entropy to the labels, or to what the teacher says; of several labels of each."""
+    def _surprise(self, own: scored.Scored, scale: Scale) -> float:
+        """Return the mean cross-entropy to the labels, or to what the teacher says; of several labels of each.
+
+        Of numbers it is the squared difference, over their spread.
+        """
         from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
         logits, wanted = own.beside(self.teacher) if self.truth is None else own.logits(self.truth)
+        if scale.mean:
+            return float((scale.scaled(logits) - scale.scaled(wanted)).square().mean())
         if self.independent:
             return float(
                 binary_cross_entropy_with_logits(logits, wanted.sigmoid() if self.truth is None else wanted.to(logits))

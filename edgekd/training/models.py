@@ -69,6 +69,24 @@ def fold_thresholds(model: Any, logits: Sequence[float]) -> None:
         bias.sub_(torch.tensor(logits, dtype=bias.dtype))
 
 
+def fold_scaling(model: Any, mean: Sequence[float], spread: Sequence[float], *, undo: bool = False) -> None:
+    """Make outputs that are scaled to mean 0 and spread 1 numbers in their own unit, in the last layer; or `undo` that.
+
+    Raises EdgeKDError where no linear layer with a bias gives the outputs.
+    """
+    import torch
+
+    last = _last_linear(model, "the targets' scale", needs_bias=True)
+    shift, scale = (torch.tensor(list(one), dtype=last.weight.dtype) for one in (mean, spread))
+    with torch.no_grad():
+        if undo:
+            last.weight.div_(scale[:, None])
+            last.bias.sub_(shift).div_(scale)
+        else:
+            last.weight.mul_(scale[:, None])
+            last.bias.mul_(scale).add_(shift)
+
+
 def _last_linear(model: Any, what: str, *, needs_bias: bool = False) -> Any:
     import torch
 

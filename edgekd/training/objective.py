@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from edgekd.core.errors import UsageError, suggestion
-from edgekd.core.protocols import MULTI_LABEL, SINGLE_LABEL
+from edgekd.core.protocols import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from edgekd.core.registry import make, names, plugin
 from edgekd.plan.plan import Augmenting, LossTerm, TeacherPlan
 
@@ -106,6 +106,11 @@ def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str, problem_
     So is one that is of one class of several where the task's `problem_type` has several labels a row.
     """
     one = [term.name for term in terms if getattr(plugin("losses", term.name), "one_of_classes", False)]
+    if one and problem_type == REGRESSION:
+        raise UsageError(
+            f"the loss {one[0]} weighs the right class against all others; numbers have no classes",
+            fix="leave it out, or use: --loss response=0.9 --loss hard_labels=0.1",
+        )
     if one and problem_type == MULTI_LABEL:
         raise UsageError(
             f"the loss {one[0]} weighs the right class against all others; of several labels a row none is the one",

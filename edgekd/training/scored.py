@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.predictions import WORDS, by_word, main_output, metric_input, unstacked
-from edgekd.core.protocols import LabelledTask, PositionTask
+from edgekd.core.protocols import REGRESSION, LabelledTask, PositionTask
 from edgekd.core.tensors import NO_LABEL
 from edgekd.data.splits import Example
-from edgekd.training import engine
+from edgekd.training import engine, models
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +53,47 @@ class Scored:
         given = [row[name] for row in reference.rows]
         by_position = isinstance(self.task, PositionTask)
         return self.logits(given if by_position else reference.metric_input)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How numbers are scaled while a model learns them: to mean 0 and spread 1; nothing is where outputs are logits."""
+
+    mean: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, task: Any, values: Any) -> Scale:
+        """Return the scale of targets, (rows, targets), NaN where unknown; of another task's labels none."""
+        import numpy as np
+
+        if task.problem_type != REGRESSION:
+            return cls()
+        known = values[~np.isnan(values).any(axis=1)].astype(float)
+        spread = known.std(axis=0)
+        return cls(tuple(known.mean(axis=0)), tuple(np.where(spread > 0, spread, 1.0)))
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Return labels, or a teacher's outputs, as the model learns them."""
+        if not self.mean:
+            return values
+        return (values - values.new_tensor(self.mean)) / values.new_tensor(self.spread)
+
+    def unscaled(self, own: Scored) -> Scored:
+        """Return what a model that is learning says, in the targets' own unit."""
+        if not self.mean:
+            return own
+        import numpy as np
+
+        name = main_output(own.task.keep)
+        mean, spread = np.array(self.mean, np.float32), np.array(self.spread, np.float32)
+        return Scored(own.task, [{name: row[name] * spread + mean} for row in own.rows])
+
+    def fold(self, model: Any, *, undo: bool = False) -> None:
+        """Make a model's outputs numbers in their own unit; or `undo` that, before it learns on."""
+        if self.mean:
+            models.fold_scaling(model, self.mean, self.spread, undo=undo)
+            model.config.problem_type = REGRESSION  # clients then take neither a softmax nor a sigmoid
 
 
 def said(model: Any, samples: Sequence[Sample], task: Any) -> Scored:

@@ -9,6 +9,7 @@ from typing import Any
 from edgekd.core.protocols import (
     MULTI_LABEL,
     PER_WORD,
+    REGRESSION,
     LabelledTask,
     PositionTask,
     Progress,
@@ -24,7 +25,7 @@ from edgekd.data.splits import Example, Splits, truth_of
 from edgekd.plan.plan import LossTerm, Plan
 from edgekd.training import engine, models
 from edgekd.training.learner import Learner
-from edgekd.training.scored import Scored, label_rows, of_teacher
+from edgekd.training.scored import Scale, Scored, label_rows, of_teacher
 from edgekd.training.teacher_outputs import TeacherOutputs
 
 
@@ -44,11 +45,13 @@ def fine_tune(plan: Plan, splits: Splits, out: Path, work: Path, progress: Progr
         if hasattr(module, "fit_inputs"):  # a standardisation inside the graph: from the training rows, as they are
             module.fit_inputs(samples)
     labels = label_rows(task, splits.train, splits.classes, samples)
-    learner = Learner(model, (LossTerm("hard_labels", 1.0),), lambda rows: Targets(None, labels(rows)))
+    scale = Scale.of(task, task.truth(splits.train, splits.classes)) if isinstance(task, LabelledTask) else Scale()
+    learner = Learner(model, (LossTerm("hard_labels", 1.0),), lambda rows: Targets(None, scale.scaled(labels(rows))))
     progress.stage("teach: train the teacher on the labels", engine.steps_of(samples, training, plan.seed))
     engine.fit(learner, samples, training, seed=plan.seed, progress=progress, work=work)
     if task.problem_type == MULTI_LABEL and splits.selection_labelled:
         _fold_thresholds(model, task, splits, plan, out)
+    scale.fold(model)
     model.save_pretrained(out, safe_serialization=True)
 
 
@@ -91,7 +94,9 @@ def check_answers(plan: Plan, splits: Splits, outputs: Mapping[str, Path], teach
     task = named(plan.made_task, splits.classes)
     if task.problem_type in (MULTI_LABEL, PER_WORD):
         orders.check_finds(plan.teacher.name, task, selection_said(plan, splits, outputs, teacher).metric_input)
-    if not plan.teacher.ready:
+    if task.problem_type == REGRESSION:
+        orders.check_varies(plan.teacher.name, selection_said(plan, splits, outputs, teacher).metric_input)
+    if not plan.teacher.ready or task.problem_type == REGRESSION:
         return
     known = TeacherOutputs(outputs, ("train",), len(splits.classes))
     truth: Any = truth_of(task, splits.train, splits.classes, labelled=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import UsageError
 from edgekd.core.memory import give_back
-from edgekd.core.protocols import MULTI_LABEL, Progress
+from edgekd.core.protocols import MULTI_LABEL, REGRESSION, Progress
 from edgekd.core.tensors import Outputs, RequestedOutputs, TopLogits
 from edgekd.data.splits import Splits
 from edgekd.plan.plan import Plan
@@ -67,6 +67,7 @@ def compute(
     engine.prepare(plan.seed, plan.threads)
     model = models.load(teacher, plan.task).to(engine.device())
     task, longest = plan.made_task, plan.student.survey.max_size
+    exact = task.problem_type == REGRESSION  # numbers may be larger than half precision holds
     shared = task.problem_type != MULTI_LABEL  # a row's mass: of several labels each has its own probability
     asked = _only(wanted, missing)
     size = DEEP_SHARD_ROWS if asked.layers or asked.attention is not None else SHARD_ROWS
@@ -82,7 +83,8 @@ def compute(
             for start in range(first, len(inputs), size):
                 samples = task.encode(teacher, inputs[start : start + size], longest)
                 sparse = shared and role in TRAINED_ON
-                for number, row in enumerate(_rows(taps, samples, asked, sparse=sparse), start=start):
+                rows = _rows(taps, samples, asked, sparse=sparse and not exact, exact=exact)
+                for number, row in enumerate(rows, start=start):
                     for piece, writer in writers.items():
                         if number >= writer.done:  # a kill may have come between two pieces' shards
                             writer.append(row[piece])
@@ -122,9 +124,12 @@ def _hold_to(limit_mib: float, work: Path, done: int, rows: int) -> None:
 
 
 def _rows(
-    taps: FeatureExtractor, samples: Sequence[Any], asked: RequestedOutputs, *, sparse: bool
+    taps: FeatureExtractor, samples: Sequence[Any], asked: RequestedOutputs, *, sparse: bool, exact: bool
 ) -> list[dict[str, dict[str, Array]]]:
-    """Return each sample's outputs as they are kept, by piece and name: without padding, in half precision."""
+    """Return each sample's outputs as they are kept, by piece and name: without padding, in half precision.
+
+    Logits that are to be `exact` are kept whole.
+    """
     import numpy as np
 
     kept: list[dict[str, dict[str, Array]]] = [{} for _ in samples]
@@ -133,11 +138,18 @@ def _rows(
         for piece, named in _named(outputs, asked, sparse=sparse).items():
             positions = lengths is not None and (piece not in (LOGITS, EMBEDDING) or outputs.logits.dim() == 3)
             for name, value in named.items():
-                half = (value.to("cpu").half() if value.is_floating_point() else value.to("cpu").int()).numpy()
+                half = _kept(value.to("cpu"), whole=exact and piece == LOGITS).numpy()
                 for place, row in enumerate(rows):
                     one = half[place, : lengths[place]] if positions and lengths is not None else half[place]
                     kept[row].setdefault(piece, {})[name] = np.ascontiguousarray(one)
     return kept
+
+
+def _kept(value: torch.Tensor, *, whole: bool) -> torch.Tensor:
+    """Return values in half precision, or `whole`; whole numbers in 32 bits."""
+    if value.is_floating_point():
+        return value.float() if whole else value.half()
+    return value.int()
 
 
 def _named(outputs: Outputs, asked: RequestedOutputs, *, sparse: bool) -> dict[str, dict[str, torch.Tensor]]:
