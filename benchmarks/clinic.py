@@ -158,7 +158,11 @@ def line(patient: Patient, done: dict[str, Treated]) -> str:
             continue
         low, high = one.speed_interval
         mark = "" if one.is_sound else " **worse**"
-        cells += [f"{one.fidelity:.4f}{mark}", f"{one.speed:.2f}x [{low:.2f}, {high:.2f}]", one.recipe or one.why]
+        cells += [
+            f"{one.fidelity:.4f}{mark}",
+            f"{one.speed:.2f}x [{low:.2f}, {high:.2f}]",
+            f"{one.recipe}: {one.why}" if one.recipe and one.why else one.recipe or one.why,
+        ]
     return f"| {' | '.join(cells)} |"
 
 

@@ -180,6 +180,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         plan = PlanStub(
             task="text-classification",
             own_task=Task(),
+            base=None,
             golden="test",
             seed=0,
             student=SimpleNamespace(survey=SimpleNamespace(max_size=9)),

@@ -101,6 +101,8 @@ def lab(tmp_path, monkeypatch):
             search_limit_s=60.0,
             force=None,
             thorough=False,
+            compared_with="the teacher",
+            base=None,
             task=TASK,
             seed=0,
             golden="test",
