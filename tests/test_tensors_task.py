@@ -439,6 +439,26 @@ def test_graphs_of_texts_and_of_chance_are_refused(lab, tmp_path):
     assert "fix: " in done.stderr
 
 
+def test_graphs_with_operators_of_others_and_data_elsewhere_are_refused(lab, tmp_path):
+    own = toy_graphs.save(
+        tmp_path / "own.onnx", [node("Identity", "x", "y")], {"x": (FLOAT, ["b", 4])}, {"y": (FLOAT, ["b", 4])}
+    )
+    model = onnx.load(own)
+    model.graph.node[0].op_type, model.graph.node[0].domain = "Mine", "com.mine"
+    model.opset_import.append(onnx.helper.make_opsetid("com.mine", 1))
+    onnx.save(model, own)
+    done = lab.plan("custom", own, "synthetic")
+    assert done.returncode != 0
+    assert "needs operators that ONNX Runtime does not have on every CPU: com.mine.Mine" in done.stderr
+    whole = onnx.load(toy_graphs.detector(tmp_path / "whole.onnx"))
+    onnx.save(whole, tmp_path / "apart.onnx", save_as_external_data=True, location="weights.bin", size_threshold=64)
+    done = lab.plan("apart", tmp_path / "apart.onnx", "synthetic")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "weights.bin").unlink()
+    done = lab.plan("gone", tmp_path / "apart.onnx", "synthetic")
+    assert "keeps its weights in 'weights.bin', which is not beside it" in done.stderr
+
+
 def test_outputs_that_are_no_arrays_are_left_out_and_named(lab, tmp_path):
     graph = toy_graphs.save(
         tmp_path / "several.onnx",

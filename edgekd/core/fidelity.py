@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 QUIET_SHARE = 0.1  # of an output's usual size: a row that is smaller is held against that, not against itself
 _MOST_SLICES = 512  # along an axis that is looked at for values of other sizes
-_APART = 30.0  # times between the largest values of two groups of slices
+_APART = 100.0  # times between the largest values of two groups of slices
 _LEAST_SHARE, _LEAST_PEAK = 1e-4, 1e-2  # a group of smaller values is noise
 _LIMIT_DB = 120.0
 
