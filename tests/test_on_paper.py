@@ -90,6 +90,9 @@ def test_parameters_are_those_of_transformers(values: dict[str, Any]) -> None:
         ({"model_type": "llama", "num_attention_heads": 3, "head_dim": None}, "contradicts itself"),
         ({"model_type": "llama", "num_key_value_heads": 3}, "contradicts itself"),
         ({"model_type": "llama", "intermediate_size": None}, "intermediate_size is None"),
+        ({"model_type": "llama", "tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', neither true nor"),
+        ({"model_type": "llama", "mlp_bias": 1}, "mlp_bias is 1, neither true nor false"),
+        ({"model_type": "llama", "quantization_config": {"quant_method": "fp8"}}, "is of quantized weights"),
     ],
 )
 def test_what_is_not_modelled_is_refused(values: dict[str, Any], words: str) -> None:
@@ -106,6 +109,15 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> No
         read_config(place)
     with pytest.raises(TeacherError, match="no such file"):
         read_config(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("layers", [1, 7, 2_000_000_000])
+def test_the_most_layers_are_found_at_once(layers: int) -> None:
+    model = of_config(SMALL | {"model_type": "llama", "num_hidden_layers": layers}, "deep")
+    for count in {1, (layers + 1) // 2, layers}:
+        room = on_paper.peak(model.cut(count), 4, 64, 1).total
+        assert on_paper._most_layers(model, 4, 64, 1, room) == count
+        assert on_paper._most_layers(model, 4, 64, 1, room - 1) == count - 1
 
 
 def test_the_longest_context_is_the_longest() -> None:

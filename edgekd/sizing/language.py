@@ -128,6 +128,11 @@ def of_config(config: Mapping[str, Any], where: str) -> Language:
             f"{where}: the model type {limits.shown(kind)} is not known on paper; {listed(sorted(_TYPES))} are",
             fix="give the model's folder: its size is then measured",
         )
+    if config.get("quantization_config"):
+        raise TeacherError(
+            f"{where} is of quantized weights: what they decode to is not modelled, and build takes none",
+            fix="give the config of the model in 16 or 32 bits",
+        )
     biased, normed, tied = _TYPES[kind]
     sizes = _Sizes(config, where)
     hidden, heads = sizes.whole("hidden_size"), sizes.whole("num_attention_heads")
@@ -137,7 +142,7 @@ def of_config(config: Mapping[str, Any], where: str) -> Language:
         what = f"{heads} heads share {key_heads} key heads" if heads % key_heads else f"{heads} heads of {hidden}"
         raise TeacherError(f"{where} contradicts itself: {what}", fix="fetch the config again from the model's source")
     feed_forward = sizes.whole("intermediate_size")
-    with_bias = bool(config.get("attention_bias", False)) if biased is None else biased
+    with_bias = sizes.flag("attention_bias", default=False) if biased is None else biased
     biases = (heads + 2 * key_heads) * head_size + (0 if kind == "qwen2" else hidden)
     return Language(
         model_type=kind,
@@ -148,10 +153,10 @@ def of_config(config: Mapping[str, Any], where: str) -> Language:
         head_size=head_size,
         feed_forward=feed_forward,
         vocabulary=sizes.whole("vocab_size"),
-        tied=bool(config.get("tie_word_embeddings", tied)),
+        tied=sizes.flag("tie_word_embeddings", default=tied),
         context=sizes.whole("max_position_embeddings"),
         attention_biases=biases if with_bias else 0,
-        other_biases=2 * feed_forward + hidden if config.get("mlp_bias") else 0,
+        other_biases=2 * feed_forward + hidden if sizes.flag("mlp_bias", default=False) else 0,
         head_norms=2 * head_size if normed else 0,
     )
 
@@ -178,6 +183,16 @@ def _check_attention(config: Mapping[str, Any], where: str) -> None:
 class _Sizes:
     config: Mapping[str, Any]
     where: str
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """Return true or false of the config; the default where it says none. Raises TeacherError."""
+        value = self.config.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise TeacherError(
+                f"{self.where}: {name} is {limits.shown(value)}, neither true nor false",
+                fix="fetch the config again from the model's source",
+            )
+        return default if value is None else value
 
     def whole(self, name: str, default: int | None = None) -> int:
         """Return a positive whole number of the config; the default where it says none. Raises TeacherError."""

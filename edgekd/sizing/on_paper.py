@@ -5,6 +5,7 @@ All figures are predicted by arithmetic that each states; none is measured.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -233,7 +234,6 @@ def distilling(teacher: Language, student: Language, tokens: int, words: str, gp
 
 def _most_layers(model: Language, bits: int, context: int, copies: int, room: float) -> int:
     """Return the most layers of the model that fit; 0 where not even one does."""
-    fitting = (
-        count for count in range(model.layers, 0, -1) if peak(model.cut(count), bits, context, copies).total <= room
+    return bisect_right(
+        range(1, model.layers + 1), room, key=lambda count: peak(model.cut(count), bits, context, copies).total
     )
-    return next(fitting, 0)
