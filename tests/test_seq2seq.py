@@ -242,6 +242,22 @@ def test_a_projection_that_stays_in_float_shares_its_table_again(exported: dict[
     assert _closeness(_open({**exported, seq2seq.DECODER: out}), _open(exported), babble(1.5)) > 0.97
 
 
+def test_static_int8_leaves_a_decoder_with_branches_as_it_is_and_reaches_the_encoder(
+    exported: dict[str, Path], tmp_path: Path
+):
+    from edgekd.core.graph_inputs import GraphInputs
+    from edgekd.quantizers.static_int8 import StaticInt8
+
+    model = Model(dict(exported), "seq2seq")
+    rows = GraphInputs(model, [{"audio": babble(1.5, seed)} for seed in range(2)])
+    made, stays = model.changed(
+        tmp_path, lambda graph, file, out: StaticInt8().quantize(file, out, rows.of(graph)), suffix="_quantized"
+    )
+    assert list(stays) == [seq2seq.DECODER]
+    assert "branches" in stays[seq2seq.DECODER]
+    assert _closeness(_open(dict(made.graphs)), _open(exported), babble(1.5)) > 0.9
+
+
 # ---- decoding
 
 

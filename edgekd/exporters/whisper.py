@@ -91,10 +91,12 @@ class _Encoder:
 
 
 class _Decoder:
-    """Torch's decoder as a session: it sees all tokens at each step, its cache holds them and nothing else."""
+    """Torch's decoder as a session. What it hands out as the cache are the tokens; torch's own cache stays with it."""
 
     def __init__(self, model: Any, shape: graphs.Shape, told: Mapping[str, str]) -> None:
         self._model, self._shape, self._told = model, shape, told
+        self._cache: Any = None
+        self._seen: Any = None  # the tokens in that cache
 
     def get_modelmeta(self) -> Any:
         """The metadata of the graph that will be written."""
@@ -113,14 +115,17 @@ class _Decoder:
         new, past = feed["input_ids"], feed["past_key_values.0.decoder.key"]
         before = past[:, 0, :, 0].astype(np.int64) if past.shape[2] else new[:, :0]
         tokens = np.concatenate([before, new], axis=1)
+        goes_on = before.shape[1] > 0 and self._seen is not None and np.array_equal(before, self._seen)
         states = torch.from_numpy(feed["encoder_hidden_states"]).expand(len(tokens), -1, -1)
         with torch.no_grad():
             output = self._model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                decoder_input_ids=torch.from_numpy(tokens),
-                use_cache=False,
+                decoder_input_ids=torch.from_numpy(new if goes_on else tokens),
+                past_key_values=self._cache if goes_on else None,
+                use_cache=True,
             )
-        logits = output.logits[:, before.shape[1] :].numpy()
+        self._cache, self._seen = output.past_key_values, tokens
+        logits = output.logits[:, -new.shape[1] :].numpy()
         return [logits, tokens[:, None, :, None].astype(np.float32)]
 
 

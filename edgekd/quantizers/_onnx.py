@@ -58,6 +58,13 @@ def has_operator(model: Path, operators: Sequence[str]) -> bool:
     return any(node.op_type in operators for node in onnx.load(model, load_external_data=False).graph.node)
 
 
+def has_branches(model: Path) -> bool:
+    """Whether a node of the model holds a graph of its own."""
+    import onnx
+
+    return any(external.inner_graphs(node) for node in onnx.load(model, load_external_data=False).graph.node)
+
+
 def must_have(model: Path, operators: Sequence[str], *, recipe: str) -> None:
     """Raises EdgeKDError where the written model holds none of these operators: a silent no-op is an error."""
     if not has_operator(model, operators):

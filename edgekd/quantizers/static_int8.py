@@ -85,8 +85,19 @@ class StaticInt8:
 
         from edgekd.core.quiet import quiet
         from edgekd.quantizers._calibration import calibrate
-        from edgekd.quantizers._onnx import TYPES, has_operator, must_have, products_of_activations, written
+        from edgekd.quantizers._onnx import (
+            TYPES,
+            has_branches,
+            has_operator,
+            must_have,
+            products_of_activations,
+            written,
+        )
 
+        if has_branches(model):
+            raise EdgeKDError(
+                "static_int8 sees no ranges inside the branches of an If", fix="take another recipe for this graph"
+            )
         if not len(calibration):
             raise EdgeKDError("static_int8 has no calibration rows", fix="give unlabelled or validation rows")
         with (
