@@ -325,6 +325,16 @@ def test_a_decoder_that_dies_names_the_file(tmp_path, read, monkeypatch):
         read(tmp_path / "clips")
 
 
+def test_a_table_whose_columns_nobody_knows(tmp_path, read):
+    speak(tmp_path / "clips", 2)
+    (tmp_path / "all.csv").write_text("what,text\nclips/000.wav,a\nclips/001.wav,b\n")
+    with pytest.raises(DataError, match="has no audio column by a usual name") as error:
+        read(tmp_path / "all.csv")
+    assert error.value.fix == "call the column of the recordings audio"
+    (tmp_path / "all.csv").write_text("audio,text\nclips/000.wav,a\nclips/001.wav,b\n")  # the fix, obeyed
+    assert len(read(tmp_path / "all.csv")["all"]) == 2
+
+
 def test_nothing_to_hear(tmp_path, read):
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="holds no recordings"):

@@ -147,7 +147,7 @@ def _raw(file: Path, first: int, count: int) -> bytes:
 
 def _with_paths(table: Table, column: str | None, source: str, root: Path) -> tuple[str, NotedTable]:
     """Return the recordings' column, and the table with its cells as paths or bytes. Raises DataError."""
-    found = find_column(column, AUDIO.columns, list(table[0]), source, AUDIO.option)
+    found = find_column(column, AUDIO.columns, list(table[0]), source, AUDIO.option, fix=AUDIO.fix)
     rows = []
     for number, row in enumerate(table, start=1):
         cell = row.get(found)
@@ -158,7 +158,7 @@ def _with_paths(table: Table, column: str | None, source: str, root: Path) -> tu
         if not isinstance(cell, Path | bytes):
             raise DataError(
                 f"{source}, row {number}: the column {found!r} holds {limits.shown(cell)}, no recording",
-                fix="remove rows without one, or name another column with --audio-column",
+                fix="remove rows without a recording, or call the column of the recordings audio",
             )
         rows.append(row | {found: cell})
     noted = NotedTable(rows, getattr(table, "notes", ()))

@@ -26,8 +26,13 @@ _MOST_TEXT = 100_000  # characters of a transcript
 _LONGEST = 100_000  # characters of a list that Python spelt; of JSON as many as there are
 
 
-def find_column(given: str | None, usual: Sequence[str], present: list[str], source: str, what: str) -> str:
-    """The column that is given, or the first usual name that is there. Raises DataError, naming the columns."""
+def find_column(
+    given: str | None, usual: Sequence[str], present: list[str], source: str, what: str, *, fix: str = ""
+) -> str:
+    """The column that is given, or the first usual name that is there. Raises DataError, naming the columns.
+
+    `fix` is what to do where no option names such a column.
+    """
     if given is not None:
         if given not in present:
             raise DataError(f"{source} has no column {given!r}", fix=suggestion(given, present))
@@ -37,7 +42,9 @@ def find_column(given: str | None, usual: Sequence[str], present: list[str], sou
     if not found:
         raise DataError(
             f"{source} has no {what} column by a usual name; its columns are {listed([*map(repr, present)])}",
-            fix=_separate(present) or f"name it: --{what}-column {shlex.quote(present[0]) if present else 'NAME'}",
+            fix=_separate(present)
+            or fix
+            or f"name it: --{what}-column {shlex.quote(present[0]) if present else 'NAME'}",
         )
     return found[0]
 

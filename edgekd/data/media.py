@@ -50,6 +50,7 @@ class Media:
     suffixes: tuple[str, ...]
     columns: tuple[str, ...]  # usual names of the files' column
     labels: tuple[str, ...]  # usual names of the labels' column
+    fix: str = ""  # where no option names their column
     texts: bool = False  # labels are what is said: no folder's name is one, a `.txt` file beside may be
 
     def label(self, value: Any, where: str = "the data") -> str | None:
@@ -81,6 +82,7 @@ AUDIO = Media(
     (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
     AUDIO_NAMES,
     TRANSCRIPT_NAMES,
+    fix="call the column of the recordings audio",
     texts=True,
 )
 
@@ -216,7 +218,9 @@ def _metadata(folder: Path, media: Media, column: str | None, label: str | None)
         if not _describes(source, media):
             continue
         table = read_file(source)
-        name = find_column(column, ("file_name", *media.columns), list(table[0]), str(source), media.option)
+        name = find_column(
+            column, ("file_name", *media.columns), list(table[0]), str(source), media.option, fix=media.fix
+        )
         others = [one for one in table[0] if one != name]
         own = find_label(label if label in others else None, others, str(source), needed=False, usual=media.labels)
         if made.files and own != made.label:
