@@ -153,6 +153,16 @@ def test_a_long_held_out_split_is_scored_in_part_over_all_its_documents(tmp_path
     assert any(note.startswith("test: 128 of the") for note in tables["train"].notes)
 
 
+def test_of_many_held_out_documents_some_are_scored_whatever_their_order(tmp_path: Path) -> None:
+    for part, count in (("train", 20), ("validation", 20), ("test", 300)):
+        rows = [{"text": text_of(number + 1000 * len(part), 2 + number // 60)} for number in range(count)]
+        (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tables = read_corpus(str(tmp_path))
+    assert len(tables["test"]) == len(documents(tables)["test"]) == 128
+    assert max(int(name.partition("/")[2]) for name in documents(tables)["test"]) > 250, "not the first ones"
+    assert len(tables["validation"]) == 20
+
+
 @fast
 @given(st.text(max_size=400), st.integers(4, 60))
 def test_passages_joined_are_the_text(text: str, most: int) -> None:

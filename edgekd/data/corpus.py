@@ -122,6 +122,8 @@ def _first_piece(text: str, limit: int) -> str:
 
 def _rows(documents: Sequence[Document], *, held: bool) -> list[dict[str, str]]:
     """Return the passages of documents; of those held out a part, as many of each as the longest allow."""
+    if held and len(documents) > HELD_OUT_PASSAGES:  # by the hash: in a file they may stand by kind
+        documents = sorted(documents, key=lambda one: one.content)[:HELD_OUT_PASSAGES]
     rows = [[{TEXT: piece, DOCUMENT: one.name} for piece in passages(one.text)] for one in documents]
     if not held:
         return [row for several in rows for row in several]
@@ -130,7 +132,7 @@ def _rows(documents: Sequence[Document], *, held: bool) -> list[dict[str, str]]:
     while len(kept) < HELD_OUT_PASSAGES and any(turn < len(several) for several in rows):
         kept += [several[turn] for several in rows if turn < len(several)]
         turn += 1
-    return kept[: max(HELD_OUT_PASSAGES, len(documents))]
+    return kept[:HELD_OUT_PASSAGES]
 
 
 def _distinct(given: Mapping[str, Sequence[Document]], notes: list[str]) -> dict[str, list[Document]]:

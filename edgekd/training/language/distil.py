@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.digests import digest
 from edgekd.core.errors import DataError, UsageError
-from edgekd.core.metrics import BITS_PER_BYTE, Metric
 from edgekd.core.protocols import InputSpec, Progress
 from edgekd.core.results import versions
 from edgekd.data import corpus, packed
@@ -21,7 +20,7 @@ from edgekd.store.store import Store
 from edgekd.tasks import _texts
 from edgekd.teachers import _causal
 from edgekd.training import engine
-from edgekd.training.language import cut, lessons, scores
+from edgekd.training.language import cut, figures, lessons, scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +99,9 @@ def distil(asked: Request, out: Path, store: Store, progress: Progress) -> dict[
         trained[name] = _train(asked, model, rows, terms, kept, texts, work, progress)
     progress.stage("measure: held-out documents")
     own, found = scores.compare([model for model, _, _ in arms.values()], teacher, texts.test, texts.test_truth, tokens)
-    told = _told(asked, texts, teacher, student, layers, trained) | _figures(own, dict(zip(arms, found, strict=True)))
+    told = _told(asked, texts, teacher, student, layers, trained) | figures.of_arms(
+        own, dict(zip(arms, found, strict=True))
+    )
     student.config.use_cache = True
     _causal.write_files(asked.teacher, out)  # its chat template; how it writes is told in its tokens by the next line
     student.save_pretrained(out, safe_serialization=True)
@@ -305,36 +306,3 @@ def _told(
         "threads": asked.threads,
         "versions": versions("torch", "transformers", "tokenizers", "edgekd"),
     }
-
-
-def _figures(teacher: Array, found: Mapping[str, scores.Scores]) -> dict[str, Any]:
-    """Return each arm's figures on the held-out documents with intervals by document, and the difference."""
-    metrics: dict[str, tuple[Metric, str]] = {
-        "bits_per_byte": (BITS_PER_BYTE, "bits"),
-        "next_token_agreement": (scores.AGREEMENT, "agreed"),
-        "kl_to_teacher": (scores.DIVERGENCE, "divergence"),
-    }
-
-    def figure(metric: Metric, rows: Array) -> dict[str, Any]:
-        return {"value": metric.value(rows), "interval": list(metric.interval(rows)), "unit": metric.unit}
-
-    arms = {
-        arm: {name: figure(metric, getattr(own, part)) for name, (metric, part) in metrics.items()}
-        for arm, own in found.items()
-    }
-    told: dict[str, Any] = {"teacher": {"bits_per_byte": figure(BITS_PER_BYTE, teacher)}, "arms": arms}
-    told["documents"], told["passages"] = len(set(teacher[:, -1].tolist())), len(teacher)
-    if len(found) == 2:
-        own, other = found.values()
-        told["gained_over_labels_alone"] = {
-            name: _gained(metric, getattr(own, part), getattr(other, part)) for name, (metric, part) in metrics.items()
-        }
-    return told
-
-
-def _gained(metric: Metric, own: Array, other: Array) -> dict[str, Any]:
-    """Return by how much the first is better, in the metric's own unit, points of a share; paired by document."""
-    change, low, high = metric.moved(own, other)
-    factor = metric.sign * metric.points
-    ends = sorted((factor * low, factor * high))
-    return {"value": factor * change, "interval": ends, "unit": "points" if metric.points == 100 else metric.unit}
