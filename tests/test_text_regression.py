@@ -7,11 +7,13 @@ import math
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import loose_target, write_csv
 from foreign_weights import classifier, configure
 from helpers import profile
+from onnx_files import FLOAT, HIDDEN, INT, ROWS, beside, exported, model_of, node, refused, value, weights
 
 from edgekd.compression.choose import Trial, violations
 from edgekd.core.errors import DataError, TeacherError, UsageError
@@ -144,6 +146,24 @@ def test_problem_types_decide_which_task_takes_a_folder(tmp_path):
     with pytest.raises(TeacherError, match="says problem_type multi_label_classification"):
         Huggingface().inspect(str(plain), TASK)
     assert sibling_task("text", REGRESSION) == TASK
+
+
+def test_an_onnx_file_may_give_one_value_and_keeps_its_sigmoid(tmp_path):
+    nodes = [
+        node("Gather", ["table", "input_ids"], ["rows"]),
+        node("ReduceMean", ["rows"], ["pooled"], axes=[1], keepdims=0),
+        node("MatMul", ["pooled", "head"], ["score"]),
+        node("Sigmoid", ["score"], ["share"]),
+    ]
+    constants = {"table": weights(ROWS, HIDDEN), "head": weights(HIDDEN, 1)}
+    inputs = [value("input_ids", INT, ["batch", "tokens"])]
+    model = model_of(nodes, inputs, [value("share", FLOAT, ["batch", 1])], constants)
+    beside(tmp_path, problem_type=REGRESSION, model_type="bert")
+    onnx.save(model, tmp_path / "model.onnx")
+    made = exported(tmp_path / "model.onnx", TASK, tmp_path / "out.onnx")
+    assert [one.op_type for one in made.graph.node][-1] == "Sigmoid"
+    assert [one.name for one in made.graph.output] == ["logits"]
+    assert "does not name one of several classes" in refused(tmp_path / "model.onnx", TEXT)
 
 
 def test_a_bundle_says_that_its_outputs_are_numbers():

@@ -12,6 +12,8 @@ from typing import Any
 
 from edgekd.core.cpus import usable_cpus, usable_memory
 from edgekd.core.errors import TeacherError
+from edgekd.core.protocols import REGRESSION
+from edgekd.core.registry import plugin
 from edgekd.security import child
 from edgekd.teachers import _onnx_checks, _onnx_graph
 from edgekd.teachers._onnx_graph import feed_of
@@ -84,4 +86,5 @@ def prepare(source: str, task: str, out: str, *, loops: bool) -> dict[str, Any]:
         "given": _onnx_graph.chosen(model, path, feed).name,
         "left_out": wiring.left_out,
         "gives": list(wiring.gives),
+        "one_value": plugin("tasks", task).problem_type == REGRESSION,
     }
