@@ -17,7 +17,8 @@ from conftest import call_here, invoke, loose_target
 from made_bundle import Board
 from toy_graphs import FLOAT, node
 
-from edgekd.core import registry
+from edgekd.core import fidelity, registry
+from edgekd.core.ports import CLASSES, WHOLE, Port
 from edgekd.devices.local import Local
 from edgekd.security import child
 
@@ -97,6 +98,40 @@ def found(lab, here, detector):
 def heard(lab, here, listener):
     """The bundle of the one that remembers."""
     return shipped(lab.build("heard", *listener, recipes=["float32", "dynamic_int8", "static_int8"]))
+
+
+def test_a_mask_without_what_it_should_find_is_far_from_it_though_most_places_agree():
+    rare = np.zeros((6, 50, 4), dtype=bool)
+    rare[:3, :2] = True  # 2% of all places; none in the last rows
+    half = rare.copy()
+    half[:3, 0] = False
+    port = Port("mask", "bool", (50, 4), WHOLE)
+    reference = [{"mask": row} for row in rare]
+    for found, wanted in ((np.zeros_like(rare), 0.0), (half, 0.5), (rare, 1.0)):
+        columns = fidelity.by_row([{"mask": row} for row in found], reference, [port])
+        assert columns[:, 0].mean() >= 0.98
+        assert fidelity.worst_column(columns) == pytest.approx(wanted)
+    noise = rare.copy()
+    noise[3:, :25] = True
+    assert fidelity.worst_column(fidelity.by_row([{"mask": row} for row in noise], reference, [port])) == 0.75
+
+
+def test_classes_behind_a_background_are_looked_at_apart():
+    scores = np.zeros((8, 3, 100), dtype=np.float32)
+    scores[:, 0] = 1
+    scores[:, 1, :5] = 2  # 5% are of the second class
+    port = Port("classes", "float32", (3, 100), CLASSES, -2)
+    background = np.zeros_like(scores)
+    background[:, 0] = 1
+
+    def worst(own, other):
+        rows = [[{"classes": one} for one in several] for several in (own, other)]
+        return fidelity.worst_column(fidelity.by_row(*rows, [port]))
+
+    assert (worst(scores, scores), worst(background, scores), worst(np.full_like(scores, np.nan), scores)) == (1, 0, 0)
+    even = scores.copy()
+    even[:, 1, :40] = 2
+    assert worst(background, even) == pytest.approx(0.6), "without a background the share of equal classes is all"
 
 
 def test_the_plan_says_what_goes_in_and_out(lab, detector):
@@ -377,7 +412,8 @@ PIXELS = np.zeros((40, 3, 6, 6), np.float32)
         ({"pixels:0": PIXELS.astype("U3")}, "pixels:0 is <U3, the graph takes float32"),
         ({"pixels:0": PIXELS[:, :2]}, r"has the shape \(2, 6, 6\), the graph takes pixels:0: float32 \(batch, 3, "),
         ({"pixels:0": PIXELS * np.nan}, r"row 0: pixels:0 holds NaN or infinity \(108 of 108 values\)"),
-        ({"pixels:0": PIXELS[:0]}, "have not as many rows"),
+        ({"pixels:0": PIXELS[:0]}, "holds no row: its arrays are empty"),
+        ({"pixels:0": np.full_like(PIXELS, 1e300, dtype=float)}, r"holds 1e\+300, beyond what float32 can hold"),
         ({"pixels:0": PIXELS[:5] + np.arange(5, dtype=np.float32)[:, None, None, None]}, "only 5 rows"),
         ({"pixels:0": PIXELS, "other": PIXELS[:3]}, "have not as many rows each"),
         ({"pixels:0": PIXELS.astype(np.complex64)}, "pixels:0 is complex64, the graph takes float32"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 QUIET_SHARE = 0.1  # of an output's usual size: a row that is smaller is held against that, not against itself
 _MOST_SLICES = 512  # along an axis that is looked at for values of other sizes
+_NEARLY_ALL = 0.9  # share of one value, by which a model that says nothing else would pass floors
 _APART = 100.0  # times between the largest values of two groups of slices
 _LEAST_SHARE, _LEAST_PEAK = 1e-4, 1e-2  # a group of smaller values is noise
 _LIMIT_DB = 120.0
@@ -86,13 +87,12 @@ def told(outputs: Predictions, reference: Predictions, ports: Sequence[Port]) ->
 
 def _columns(own: Sequence[Array], other: Sequence[Array], port: Port) -> list[Array]:
     """The fidelity of each row, (rows,): one for the output, or one for each of its parts."""
-    import numpy as np
 
     pairs = list(zip(own, other, strict=True))
     if _is_whole(port, other):
-        return [np.array([_same(one, two) for one, two in pairs])]
+        return _agreements(pairs)
     if port.kind == CLASSES:
-        return [np.array([_same_class(one, two, port.axis) for one, two in pairs])]
+        return _agreements([(_chosen(one, port.axis, none=-1), _chosen(two, port.axis, none=-2)) for one, two in pairs])
     parts = parts_of(other)
     return [_near([(part_of(one, part), part_of(two, part)) for one, two in pairs]) for part in parts]
 
@@ -107,13 +107,37 @@ def _same(own: Array, other: Array) -> float:
     return float((own == other).mean()) if own.size else 1.0
 
 
-def _same_class(own: Array, other: Array, axis: int) -> float:
-    """The share of places at which both have the same largest score along the axis."""
+def _chosen(scores: Array, axis: int, *, none: int) -> Array:
+    """Return where the largest score along the axis stands; `none` alone where a score is no number."""
     import numpy as np
 
-    if own.shape != other.shape or own.ndim < -axis or np.isnan(own).any():
-        return 0.0
-    return float((own.argmax(axis=axis) == other.argmax(axis=axis)).mean()) if own.size else 1.0
+    if scores.ndim < -axis or np.isnan(scores).any() or (scores.size == 0 and scores.shape[axis] == 0):
+        return np.array(none)
+    chosen: Array = scores.argmax(axis=axis)
+    return chosen
+
+
+def _agreements(pairs: Sequence[tuple[Array, Array]]) -> list[Array]:
+    """Return the share of equal values of each row; and, where one value is nearly all, the same of the others.
+
+    A model that finds nothing gives that one value everywhere, and is right in most places. A row without other values
+    counts as the others do on average.
+    """
+    import numpy as np
+
+    columns = [np.array([_same(one, two) for one, two in pairs])]
+    values = np.concatenate([two.ravel() for _, two in pairs]) if pairs else np.zeros(0)
+    if not values.size:
+        return columns
+    usual = np.partition(values, values.size // 2)[values.size // 2]  # the median: what is nearly all is that
+    if not _NEARLY_ALL <= float((values == usual).mean()) < 1:
+        return columns
+    others = [(one, two, two != usual) for one, two in pairs]
+    found = [
+        (float((one[rare] == two[rare]).mean()) if one.shape == two.shape else 0.0) if rare.any() else np.nan
+        for one, two, rare in others
+    ]
+    return [*columns, np.where(np.isnan(found), np.nanmean(found), found)]
 
 
 def _near(pairs: Sequence[tuple[Array, Array]]) -> Array:

@@ -78,7 +78,8 @@ def converted(values: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any] |
         return None
     if wanted.kind == "b" and values.dtype.kind in "iu" and not np.isin(values, (0, 1)).all():
         return None
-    made = values.astype(wanted)
+    with np.errstate(over="ignore"):  # told below
+        made = values.astype(wanted)
     if wanted.kind in "iu" and values.dtype.kind in "iu" and not np.array_equal(made.astype(object), values):
         return None
     if wanted.kind == "f" and values.dtype.kind == "f" and (np.isinf(made) & ~np.isinf(values)).any():

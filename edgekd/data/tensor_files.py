@@ -123,6 +123,8 @@ def _stacked(path: Path, taking: Taking) -> list[TensorRow]:
     known = {port.name: port for port in taking.inputs}
     same = {name for name, values in arrays.items() if name in known and _for_all(known[name], values, taking)}
     counts = {name: len(values) for name, values in arrays.items() if name not in same and values.ndim}
+    if counts and not any(counts.values()):
+        raise DataError(f"{path} holds no row: its arrays are empty", fix="stack inputs along a first axis, a row each")
     if len({0, *counts.values()}) != 2:  # none, none at all, or not as many
         told = ", ".join(f"{name} {arrays[name].shape}" for name in arrays)
         raise DataError(
@@ -203,6 +205,12 @@ def _fitting(values: Array, port: Port, taking: Taking, where: str) -> Array:
     import numpy as np
 
     made = converted(values, port.type)
+    if made is None and {values.dtype.kind, np.dtype(port.type).kind} == {"f"}:
+        largest = f"{float(np.abs(values[np.isfinite(values)]).max()):.3g}"
+        raise DataError(
+            f"{where}: {port.name} holds {largest}, beyond what {port.type} can hold",
+            fix="leave that row out, or scale the rows as the graph expects them",
+        )
     if made is None:
         raise DataError(
             f"{where}: {port.name} is {values.dtype}, the graph takes {port.type}",
