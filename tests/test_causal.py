@@ -246,7 +246,7 @@ def test_the_program_is_found_by_its_name(graphs, tmp_path):
     assert all(one["read_tokens_per_cpu_s"] > 0 < one["written_tokens_per_cpu_s"] for one in told["contexts"])
 
 
-@pytest.mark.parametrize(("recipe", "least"), [(BlockInt8(), 0.85), (BlockInt4(), 0.3)])
+@pytest.mark.parametrize(("recipe", "least"), [(BlockInt8(), 0.85), (BlockInt4(compensate=False), 0.3)])
 def test_a_recipe_makes_every_matrix_and_the_embeddings_small(graphs, tmp_path, recipe, least):
     out = tmp_path / "small.onnx"
     recipe.quantize(graphs["grouped"], out, [])
@@ -265,7 +265,9 @@ def test_a_recipe_makes_every_matrix_and_the_embeddings_small(graphs, tmp_path, 
 
 def test_what_is_to_stay_in_float_stays(graphs, tmp_path):
     out = tmp_path / "some.onnx"
-    BlockInt4().quantize(graphs["grouped"], out, [], keep=["/lm_head/MatMul", "/model/embed_tokens/Gather"])
+    BlockInt4(compensate=False).quantize(
+        graphs["grouped"], out, [], keep=["/lm_head/MatMul", "/model/embed_tokens/Gather"]
+    )
     kinds = [node.op_type for node in onnx.load(out).graph.node]
     assert (kinds.count("MatMulNBits"), kinds.count("MatMul"), kinds.count("GatherBlockQuantized")) == (14, 2, 0)
 
@@ -317,7 +319,7 @@ def test_four_bits_that_saw_inputs_are_nearer_to_the_model(graphs, tmp_path):
     plain = opened(graphs["grouped"])
     for name, calibration in (("rounded", ()), ("gptq", fed)):
         out = tmp_path / f"{name}.onnx"
-        BlockInt4(accuracy_level=0).quantize(graphs["grouped"], out, calibration)
+        BlockInt4(accuracy_level=0, compensate=bool(calibration)).quantize(graphs["grouped"], out, calibration)
         kinds = [node.op_type for node in onnx.load(out).graph.node]
         assert kinds.count("MatMulNBits") == 7 * LAYERS + 1
         program = opened(out)

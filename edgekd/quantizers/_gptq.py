@@ -31,8 +31,10 @@ def moments(model: Path, inputs: Mapping[str, int], rows: Sequence[Sample]) -> I
     for group in _groups(inputs):
         session = _watched(model, group)
         found = {name: np.zeros((inputs[name], inputs[name]), np.float64) for name in group}
+        known = {one.name for one in (*session.get_inputs(), *session.get_overridable_initializers())}
         for row in rows:
-            for name, values in zip(group, session.run(group, dict(row)), strict=True):
+            fed = {name: values for name, values in row.items() if name in known}
+            for name, values in zip(group, session.run(group, fed), strict=True):
                 flat = values.reshape(-1, values.shape[-1]).astype(np.float32)
                 found[name] += flat.T @ flat
         yield found

@@ -31,30 +31,35 @@ def quantize_language(
     EdgeKDError where nothing is left to do, or a large constant stayed in float that is not in `keep`.
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     from edgekd.core.quiet import quiet
     from edgekd.quantizers._block_tables import quantize_tables, unfold_tied
+    from edgekd.quantizers._onnx import kept_names
 
     with quiet():
-        loaded = external.load(model)
+        plain = ONNXModel(external.load(model))
+        plain.replace_gemm_with_matmul()  # the quantizer passes over Gemm without a word
+        plain.clean_initializers()
+        loaded, kept = plain.model, kept_names(keep)
         matrices = _matrices(loaded)
         unfold_tied(loaded)
-        quantize_tables(loaded, bits=bits, block_size=block_size, keep=frozenset(keep))
-        if rows:
-            _compensate(model, loaded, rows, frozenset(keep), (bits, block_size, accuracy_level))
+        quantize_tables(loaded, bits=bits, block_size=block_size, keep=frozenset(kept))
+        if len(rows):
+            _compensate(model, loaded, rows, frozenset(kept), (bits, block_size, accuracy_level))
         quantizer = MatMulNBitsQuantizer(
             loaded,
             bits=bits,
             block_size=block_size,
             is_symmetric=True,
             accuracy_level=accuracy_level or None,
-            nodes_to_exclude=list(keep),
+            nodes_to_exclude=kept,
             op_types_to_quantize=("MatMul",),
         )
         quantizer.process()
         quantizer.model.topological_sort()
         made = quantizer.model.model
-    _check(made, matrices, keep, recipe)
+    _check(made, matrices, kept, recipe)
     external.save(made, out)
 
 
@@ -114,14 +119,11 @@ def _matrices(model: Any) -> int:
 
 def _check(made: Any, matrices: int, keep: Sequence[str], recipe: str) -> None:
     """Raise EdgeKDError where the library passed over a matrix or a table without a word."""
-    kinds = [node.op_type for node in made.graph.node]
-    changed, left = (
-        kinds.count("MatMulNBits"),
-        len([name for name in keep if any(node.name == name for node in made.graph.node)]),
-    )
+    changed = sum(node.op_type == "MatMulNBits" for node in made.graph.node)
+    left = sum(node.op_type == "MatMul" and node.name in keep for node in made.graph.node)
     if not changed:
         raise EdgeKDError(
-            f"{recipe} quantized nothing: the model has no product with a constant matrix",
+            f"{recipe} quantized nothing: the model has no operator that it applies to",
             fix="take the recipe out of the profile's recipes",
         )
     if changed < matrices - left:

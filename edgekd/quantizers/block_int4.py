@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgekd.core.errors import EdgeKDError
+
 if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
     from edgekd.hardware.profile import Profile
@@ -48,9 +50,11 @@ class BlockInt4:
         keep: Sequence[str] = (),
         cache: Path | None = None,
     ) -> None:
-        """Write the candidate. Raises EdgeKDError where a matrix or a table that it applies to stayed in float."""
+        """Write the candidate. Raises EdgeKDError without rows, or where a matrix stayed in float."""
         from edgekd.quantizers._language import quantize_language
 
+        if self.compensate and not len(calibration):
+            raise EdgeKDError("block_int4 has no calibration rows", fix="give unlabelled or validation rows")
         quantize_language(
             model,
             out,
