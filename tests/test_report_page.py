@@ -131,7 +131,7 @@ def measured(tmp_path, monkeypatch):
     files.folder(bundle).mkdir()
     (files.folder(bundle) / "a.json").write_text("{}")
     refused = [(files.folder(bundle) / "<b>.json", ("of another model", "it is from the future"))]
-    monkeypatch.setattr(page.receipts, "read_all", lambda _: ([], refused))
+    monkeypatch.setattr(page.files, "read_all", lambda _: ([], refused))
     return bundle
 
 

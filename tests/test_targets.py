@@ -153,7 +153,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Built(out, said["summary"], "", fresh=True)
 
     monkeypatch.setattr(build_targets, "build", build)
-    monkeypatch.setattr(build_targets.bundle, "is_finished", lambda out, plan_sha256: (out / "report.json").exists())
+    monkeypatch.setattr(build_targets.write, "is_finished", lambda out, plan_sha256: (out / "report.json").exists())
     return errors
 
 
