@@ -88,10 +88,18 @@ def test_a_value_that_makes_no_sense_is_refused(values, problem):
         (
             "CPUExecutionProvider",
             "float16",
-            "dynamic_int8, embeddings_int8, float32, static_int8, weight_int4, weight_int8",
+            "block_int4, block_int8, dynamic_int8, embeddings_int8, float32, static_int8, weight_int4, weight_int8",
         ),
-        ("CUDAExecutionProvider", "dynamic_int8", "embeddings_int8, float16, float32, weight_int4, weight_int8"),
-        ("CUDAExecutionProvider", "static_int8", "embeddings_int8, float16, float32, weight_int4, weight_int8"),
+        (
+            "CUDAExecutionProvider",
+            "dynamic_int8",
+            "block_int4, block_int8, embeddings_int8, float16, float32, weight_int4, weight_int8",
+        ),
+        (
+            "CUDAExecutionProvider",
+            "static_int8",
+            "block_int4, block_int8, embeddings_int8, float16, float32, weight_int4, weight_int8",
+        ),
         ("TensorrtExecutionProvider", "dynamic_int8", "float16, float32, static_int8"),
         ("TensorrtExecutionProvider", "weight_int4", "float16, float32, static_int8"),
     ],
