@@ -14,7 +14,14 @@ import edgekd
 from edgekd.cli import cli
 
 PACKAGE = Path(edgekd.__file__).parent
-OF_OTHERS = {"inputs-as-nchw", "no-install-recommends", "now", "version", "help"}  # tf2onnx, apt-get, systemctl, click
+OF_OTHERS = {
+    "merge",
+    "inputs-as-nchw",
+    "no-install-recommends",
+    "now",
+    "version",
+    "help",
+}  # other tools'
 RAISED_BY_DIAGNOSE = ("compression/examine.py", "compression/side_by_side.py", "data/columns.py", "tasks/_texts.py")
 
 

@@ -35,6 +35,7 @@ from onnx_files import (
 )
 
 from edgekd.core.errors import RuntimeCannotLoad, TeacherError, UsageError
+from edgekd.core.protocols import StartingNetwork, Yardstick
 from edgekd.teachers import _onnx_checks
 from edgekd.teachers._onnx_inspect import look
 from edgekd.teachers.onnx_model import OnnxModel
@@ -63,7 +64,9 @@ def test_no_file_and_no_task(tmp_path):
     for path in (tmp_path / "absent.onnx", tmp_path, tmp_path / "pipe.onnx", Path("/dev/zero")):
         with pytest.raises(TeacherError, match="is not a file"):
             OnnxModel().inspect(str(path), TEXT)
-    with pytest.raises(UsageError, match="there is no task called 'text-generation'"):
+    with pytest.raises(UsageError, match="there is no task called 'text-translation'"):
+        OnnxModel().inspect(str(save(tmp_path, text_model())), "text-translation")
+    with pytest.raises(TeacherError, match="an ONNX file cannot be a teacher of text-generation"):
         OnnxModel().inspect(str(save(tmp_path, text_model())), "text-generation")
 
 
@@ -420,8 +423,7 @@ def test_classes_of_the_data(tmp_path):
     OnnxModel().check_classes(OnnxModel().inspect(str(path), EMBED), ("a", "b"))
 
 
-def test_it_is_never_trained(tmp_path):
-    with pytest.raises(TeacherError, match="cannot be trained") as refusal:
-        OnnxModel().base(tmp_path, {"file": "model.onnx"}, TEXT, ("a", "b"))
-    assert "--student none" in refusal.value.fix
+def test_it_is_never_trained():
+    assert not isinstance(OnnxModel(), StartingNetwork)
+    assert isinstance(OnnxModel(), Yardstick)
     assert OnnxModel().gives({}) == ()
