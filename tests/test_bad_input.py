@@ -95,7 +95,7 @@ def plan_of(tiny_teacher: Path, store: Path):
             "no family of students serves feature-extraction",
             "compress the teacher itself: --student none",
         ),
-        (("--target", "rpi4", "--force", "int8"), "there is no quantizer called 'int8'", "choose one of: dynamic_int8"),
+        (("--target", "rpi4", "--force", "int8"), "there is no quantizer called 'int8'", "choose one of: block_int4"),
         (("--target", "gpu-t4", "--force", "dynamic_int8"), "has no kernels for what it writes", "choose one of: "),
         (("--target", "rpi4", "--min-agreement", "2"), "--min-agreement 2 makes no sense", "give a number from 0 to 1"),
         (("--target", "rpi4", "--max-drop", "-1"), "--max-drop -1 makes no sense", "give a number from 0 to 100"),

@@ -107,7 +107,7 @@ HUGE = 1 << 62
         (b"GGML" + bytes(64), "does not begin as a GGUF"),
         (gguf({}, [], 0, version=1), "its version is 1"),
         (b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + bytes(64), "its version is"),
-        (gguf({}, [], 0, counts=(HUGE, 0)), "claims .* tensors"),
+        (gguf({}, [], 0, counts=(HUGE, 0)), "claims .* arrays of weights"),
         (gguf({}, [], 0, counts=(0, HUGE)), "claims .* keys"),
         (gguf(KEYS, TENSORS, DATA)[:200], "ends inside|claims"),
         (gguf(KEYS, TENSORS, DATA - 200), "ends at byte"),

@@ -205,3 +205,12 @@ def test_a_child_that_dies_is_told(call, name, timeout_s, why):
         call(name, timeout_s)
     assert refusal.value.fix.startswith("run the same command again: finished stages are kept")
     assert refusal.value.exit_code == 1
+
+
+def test_rounds_are_fewer_only_where_that_was_asked_for(tmp_path):
+    """A slow model's trial ends in time; a receipt's protocol is kept to whatever it takes."""
+    runner.pack(samples(3, 5), tmp_path / "rows.npz")
+    spec = {"model": str(matmul_model(tmp_path / "model.onnx")), "inputs": str(tmp_path / "rows.npz")}
+    board, job = Local(), {"models": {"one": spec}, "threads": 1, "rounds": 4, "seed": 0}
+    assert len(board.run("time", **job)["latency_ms"]["one"]) == 4
+    assert len(board.run("time", **job, most_s=1e-9)["latency_ms"]["one"]) == 1

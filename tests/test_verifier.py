@@ -87,7 +87,7 @@ def test_a_whole_bundle_verifies_from_any_folder_without_edgekd(bundle, tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
     first, second, third, note = done.stdout.splitlines()
-    assert first == "ok      16 files are those that the manifest lists"
+    assert first == "ok      17 files are those that the manifest lists"
     assert second == "ok      onnx/model.onnx loads and runs"
     assert third.startswith("ok      golden vectors: largest difference 0 to the outputs recorded on ")
     assert note == "note    hashes show damage, not malice: `edgekd verify --key PUB` tells who signed this bundle"

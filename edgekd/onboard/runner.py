@@ -52,7 +52,6 @@ Keep = Union[dict[str, str], str, None]  # noqa: UP007
 MARK = 0x45444B44  # a process number beyond any kernel's limit; devices/_instructions.c knows it
 SETTLE_ROUNDS = 30  # warm-up ends when three successive medians agree within 5%, or here
 SETTLE_S = 5.0  # or when a round ends behind so much time: what takes that long is warm
-TIMED_S = 60.0  # of all models where runs take long: there are fewer rounds then
 
 
 class Packer:
@@ -309,10 +308,17 @@ def _beside(name: str) -> dict[str, Any]:
     return runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))
 
 
-def timed(models: dict[str, dict[str, Any]], threads: int, rounds: int, seed: int, provider: str) -> dict[str, Any]:
+def timed(
+    models: dict[str, dict[str, Any]],
+    threads: int,
+    rounds: int,
+    seed: int,
+    provider: str,
+    most_s: float | None = None,
+) -> dict[str, Any]:
     """Latency in ms of each model on the same samples, interleaved in random order; `aa` is the first model again.
 
-    There are fewer `rounds` where they would take more than TIMED_S, at least one.
+    There are fewer `rounds`, but one, where all would take more than `most_s` seconds.
 
     `models` maps a name to its `model`, `inputs`, `program` and `keep`. Returns, for each name, samples as rounds x
     inputs, and the SHA-256 of each input's kept outputs, so that the timed run can be held against the accuracy run;
@@ -326,7 +332,8 @@ def timed(models: dict[str, dict[str, Any]], threads: int, rounds: int, seed: in
         opened[name] = _Timed(Predictor(spec["model"], threads, provider, **_rule(spec)), unpack(Path(spec["inputs"])))
     each_s = sum(model.settle() for model in opened.values())  # of one run of every model
     count = len(opened[first].feeds)
-    rounds = max(1, min(rounds, int(TIMED_S / max(1e-9, 2 * count * each_s))))
+    if most_s is not None:
+        rounds = max(1, min(rounds, int(most_s / max(1e-9, 2 * count * each_s))))
     latency: dict[str, list[list[float]]] = {name: [[0.0] * count for _ in range(rounds)] for name in opened}
     hashes: dict[str, list[str]] = {name: [""] * count for name in opened}
     for turn in range(rounds):

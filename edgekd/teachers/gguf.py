@@ -161,7 +161,7 @@ def convert(file: str, out: str) -> None:
         link = Path(name, "model.gguf")
         link.symlink_to(path)
         model = AutoModelForCausalLM.from_pretrained(
-            name, gguf_file=link.name, dtype=torch.float32, trust_remote_code=False
+            name, gguf_file=link.name, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         )
         bad = next((key for key, value in model.state_dict().items() if not torch.isfinite(value).all()), None)
         if bad:
