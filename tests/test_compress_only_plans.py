@@ -161,7 +161,7 @@ def test_labels_that_the_teacher_does_not_know(classifier: Path, tmp_path: Path,
         (
             {"force": "float16"},
             "--force float16: the CPUExecutionProvider of cpu-vnni has no kernels for what it writes",
-            "choose one of: dynamic_int8, ",
+            "choose one of: block_int4, ",
         ),
         ({"min_agreement": 1.5}, "--min-agreement 1.5 makes no sense", "give a number from 0 to 1"),
         ({"max_drop": -1}, "--max-drop -1 makes no sense", "give a number from 0 to 100"),

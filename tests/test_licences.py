@@ -129,6 +129,7 @@ def test_a_cache_of_the_hub_links_into_its_own_blobs(tmp_path: Path) -> None:
 
 def plan_of(teacher: Path | str, data: Path | str) -> SimpleNamespace:
     return SimpleNamespace(
+        base=None,
         teacher=SimpleNamespace(name="a teacher", folder=str(teacher), licence="gemma (as its model card says)"),
         data=SimpleNamespace(name="rows.csv", source=str(data), licence="MIT (as LICENSE beside the data says)"),
     )
