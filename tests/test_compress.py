@@ -44,6 +44,7 @@ class Bench:
     made: dict = field(default_factory=dict)
     reference: tuple = ({"logits": np.zeros(2)},)
     speeds: dict = field(default_factory=dict)  # what several processes show where it is not what one showed
+    task: object = None  # none of the costly ones
 
     def confirm(self, files):
         self.confirmed.append([FP32, *files])
@@ -61,7 +62,7 @@ class Bench:
 
 @pytest.fixture
 def search(tmp_path, monkeypatch):
-    recipe = SimpleNamespace(quantize=lambda model, out, *_, **__: out.write_bytes(b""), suffix="")
+    recipe = SimpleNamespace(quantize=lambda model, out, *_, **__: out.write_bytes(b""), suffix="", calibrates=False)
     monkeypatch.setattr(Candidate, "quantizer", lambda self, target: recipe)
     monkeypatch.setattr(compress.candidates, "settings", lambda base, target: [])
     found = SimpleNamespace(layers=(), places=lambda most: PLACES[:most])

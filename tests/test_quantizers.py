@@ -361,3 +361,9 @@ def test_smoothing_leaves_kept_nodes_alone_and_needs_rows(tmp_path):
         smooth(model, tmp_path / "none.onnx", [], strength=0.8)
     with pytest.raises(EdgeKDError, match="no matrix of the model can be smoothed"):
         smooth(model, tmp_path / "none.onnx", CALIBRATION, strength=0.8, keep=["up", "left", "right"])
+
+
+def test_a_smoothed_recipe_says_that_it_takes_rows():
+    """By this the search knows whom to give them: without rows no smoothed candidate can be made."""
+    assert not make("quantizers", "dynamic_int8").calibrates
+    assert make("quantizers", "dynamic_int8", smooth=0.8).calibrates

@@ -68,7 +68,7 @@ def test_a_loss_says_what_it_needs(name):
 def test_a_recipe_names_its_files_as_transformers_js_expects(name):
     found = plugin("quantizers", name)
     assert found.suffix in ("", "_fp16", "_quantized", "_q4")
-    assert isinstance(found.calibrates, bool)
+    assert isinstance(found().calibrates, bool)
 
 
 @pytest.mark.parametrize("name", names("students"))

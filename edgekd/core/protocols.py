@@ -451,9 +451,13 @@ class Quantizer(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # a frozen dataclass: its fields are its options
     suffix: ClassVar[str]  # of the file's name, as transformers.js expects it
-    calibrates: ClassVar[bool]
     providers: ClassVar[tuple[str, ...]]  # execution providers that have kernels for what it writes
     least_ort: ClassVar[str]  # the first release of ONNX Runtime that loads what it writes
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether `quantize` takes rows, as it is set."""
+        ...
 
     @property
     def least_opset(self) -> int:

@@ -26,10 +26,14 @@ class DynamicInt8:
     smooth: float = 0.0  # how far wide channels of activations are made narrower (`_smooth`); takes calibration rows
 
     suffix: ClassVar[str] = "_quantized"
-    calibrates: ClassVar[bool] = False
     providers: ClassVar[tuple[str, ...]] = ("CPUExecutionProvider",)
     least_opset: ClassVar[int] = 11  # DynamicQuantizeLinear
     least_ort: ClassVar[str] = "1.15.0"
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it takes rows: to smooth by them."""
+        return self.smooth > 0
 
     @classmethod
     def for_target(cls, target: Profile) -> DynamicInt8:
