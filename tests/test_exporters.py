@@ -250,6 +250,6 @@ def test_an_export_is_held_against_torch_row_by_row(bert, tiny_teacher, tmp_path
     export.export(plan, teacher, texts, tmp_path)
     kind = make("tasks", task)
     assert names(tmp_path / "model.onnx")[1] == list(dict.fromkeys([*network_outputs(kind), *kind.keep]))
-    monkeypatch.setattr(predict, "PARITY_LIMIT", 1e-12)
+    monkeypatch.setattr(export, "PARITY_LIMIT", 1e-12)
     with pytest.raises(RuntimeCannotLoad, match=r"the exported model disagrees with torch by \S+ on 3 real inputs"):
         export.export(plan, teacher, texts, tmp_path)

@@ -21,6 +21,10 @@ VALUES: dict[str, Any] = {
     "unlabelled": "none-such.csv",
     "student": None,
     "text_column": "body",
+    "text_pair_column": "answer",
+    "state": ("stateN=state",),
+    "class_output": ("scores",),
+    "metric_file": "none-such.py:figure",
     "image_column": "photo",
     "label_column": "kind",
     "labels": 10,
@@ -91,9 +95,10 @@ WITHOUT_STUDENT = {
     "cache_mib",
     "evidence",
 }
-OF_TEXT, OF_IMAGES = {"text_column", "max_tokens", "vocabulary"}, {"image_column", "image_size"}
+OF_TEXT, OF_IMAGES = {"text_column", "text_pair_column", "max_tokens", "vocabulary"}, {"image_column", "image_size"}
 LOOPS = {"allow_loops"}  # of an .onnx teacher alone
 OF_API = set(API_WORDS)  # of a teacher behind an API alone: a plan is made once it has answered
+OF_GRAPHS = {"state", "class_output", "metric_file"}  # of the task tensors alone
 MODES: dict[str, tuple[Options, set[str]]] = {
     "text": (Options("cpu-avx2"), OF_IMAGES | LOOPS),
     "images": (Options("cpu-avx2", task="image-classification"), OF_TEXT | LOOPS),
@@ -113,7 +118,7 @@ MODES: dict[str, tuple[Options, set[str]]] = {
     ),
     "embeddings, none": (
         Options("cpu-avx2", task="feature-extraction", student="none"),
-        WITHOUT_STUDENT | OF_IMAGES | LOOPS | {"label_column"},
+        WITHOUT_STUDENT | OF_IMAGES | LOOPS | {"label_column", "text_pair_column"},
     ),
     "text, answers": (
         Options("cpu-avx2", teacher="answers"),
@@ -151,7 +156,7 @@ def test_what_a_mode_does_not_honour_it_refuses(mode, tmp_path, monkeypatch):
         for name, value in VALUES.items()
         if name not in ("task", "teacher", "data", "student") and not taken(replace(usual, **{name: value}))
     }
-    assert found == refused | OF_API | (set() if mode == "text, answers" else {"base"})
+    assert found == refused | OF_API | OF_GRAPHS | (set() if mode == "text, answers" else {"base"})
 
 
 def test_a_temperature_that_no_loss_has_is_refused():

@@ -62,7 +62,7 @@ def test_rows_outside(tiny_teacher):
 def test_inputs_that_differ_from_token_to_token_are_kept(monkeypatch, tmp_path):
     """A tokenizer whose types are no constant, as XLNet's, and an output that no model takes."""
 
-    def encode(rows, **_):
+    def encode(rows, pairs=None, **_):
         ids = [[len(word) for word in row.split()] for row in rows]
         types = [[0] * (len(row) - 1) + [2] for row in ids]
         return {"input_ids": ids, "token_type_ids": types, "special_tokens_mask": types}
