@@ -20,7 +20,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 COMMANDS = {  # by name: where the command is, and its line in the help
     "build": ("edgekd.cli.build:build", "Make a bundle for the target: teacher in, proven artifact out."),
     "plan": ("edgekd.cli.build:plan", "Show what `build` would do and what fits; train nothing."),
-    "distill": ("edgekd.cli.distill:distill", "Cut a language model and let it learn from the whole one."),
+    "distill": ("edgekd.cli.distill:distill", "Cut a language model or a Whisper; it learns from the whole one."),
     "label": ("edgekd.cli.label:label", "Label rows by a teacher behind an API: paid once, bounded."),
     "targets": ("edgekd.cli.targets:targets", "Profiles of the devices that edgekd knows."),
     "report": ("edgekd.cli.report:report", "Show a bundle's report, and the receipts beside it."),

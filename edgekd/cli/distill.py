@@ -65,10 +65,10 @@ _OF = {
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads for training.  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def distill(task: str | None, out: Path, as_json: bool, **values: Any) -> None:
-    """Cut a language model or a Whisper to fewer layers, and let it learn what the whole one says.
+    """Cut a language model or a Whisper to fewer layers; the student learns to say what the whole model says.
 
-    Of a corpus, or of recordings that need no transcripts. The student is a Hugging Face folder: `edgekd build
-    --student none` makes bundles of it.
+    It learns from a corpus, or from recordings, which need no transcripts. The student is a Hugging Face folder:
+    `edgekd build --student none` makes bundles of it.
     """
     from edgekd.cli.progress import shown_on_stderr
     from edgekd.core.files import user_path, writing
