@@ -52,7 +52,7 @@ def test_each_stage_is_made_once(builds, record_property):
         "teach: the teacher's",
         "distill: the student learns",
         "compress: search over recipes",
-        "measure: teacher and variants",
+        "measure: the models on the held-out samples",
     ):
         assert sum(f"] {began}" in text for text in said) == 1, began
     assert not any("damaged" in text or "Traceback" in text for text in said)
