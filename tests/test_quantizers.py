@@ -17,6 +17,7 @@ from edgekd.core.errors import EdgeKDError, UsageError
 from edgekd.core.quiet import quiet
 from edgekd.core.registry import make, names, plugin
 from edgekd.onboard.runner import open_session
+from edgekd.quantizers._onnx import drop_unused
 from edgekd.quantizers._smooth import smooth
 
 CALIBRATION, HELD_OUT = samples(*[1, 2, 3, 5] * 8), samples(3, 9, 1, seed=7)
@@ -367,3 +368,18 @@ def test_a_smoothed_recipe_says_that_it_takes_rows():
     """By this the search knows whom to give them: without rows no smoothed candidate can be made."""
     assert not make("quantizers", "dynamic_int8").calibrates
     assert make("quantizers", "dynamic_int8", smooth=0.8).calibrates
+
+
+def test_what_a_branch_reads_is_used():
+    """A merged decoder's cross-attention lies in an If: its weights stay, and what nothing reads goes."""
+    empty = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])]
+    inner = helper.make_graph([helper.make_node("Identity", ["held"], ["y"])], "branch", [], empty)
+    node = helper.make_node("If", ["which"], ["out"], then_branch=inner, else_branch=inner)
+    idle = helper.make_node("Identity", ["left"], ["nowhere"])
+    constants = [helper.make_tensor(name, TensorProto.FLOAT, [1], [0.0]) for name in ("held", "left")]
+    which = [helper.make_tensor_value_info("which", TensorProto.BOOL, [])]
+    out = [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1])]
+    graph = helper.make_graph([node, idle], "whole", which, out, constants)
+    drop_unused(graph)
+    assert [one.op_type for one in graph.node] == ["If"]
+    assert [one.name for one in graph.initializer] == ["held"]

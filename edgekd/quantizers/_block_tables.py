@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgekd.quantizers._onnx import drop_unused
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -99,18 +101,3 @@ def in_blocks(table: Array, bits: int, block_size: int) -> tuple[Array, Array]:
 def packed(codes: Array, bits: int) -> Array:
     """Return codes as the operator takes them: of four bits two to a byte, the first one low."""
     return codes if bits == 8 else codes[:, 0::2] | (codes[:, 1::2] << 4)
-
-
-def drop_unused(graph: Any) -> None:
-    """Remove the nodes and constants that lead to no output, in place."""
-    wanted = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
-    while True:
-        idle = [node for node in graph.node if not wanted & set(node.output)]
-        if not idle:
-            break
-        for node in idle:
-            graph.node.remove(node)
-        wanted = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
-    inputs = {one.name for one in graph.input}
-    for tensor in [one for one in graph.initializer if one.name not in wanted | inputs]:
-        graph.initializer.remove(tensor)

@@ -73,7 +73,8 @@ def _compensate(
     from onnx import helper, numpy_helper
 
     from edgekd.quantizers import _gptq
-    from edgekd.quantizers._block_tables import drop_unused, packed
+    from edgekd.quantizers._block_tables import packed
+    from edgekd.quantizers._onnx import drop_unused
 
     bits, block_size, level = how
     constants = {tensor.name: tensor for tensor in graph.graph.initializer if len(tensor.dims) == 2}

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgekd.core import external
 from edgekd.core.errors import EdgeKDError
@@ -72,3 +72,22 @@ def must_have(model: Path, operators: Sequence[str], *, recipe: str) -> None:
             f"{recipe} quantized nothing: the model has no operator that it applies to",
             fix="take the recipe out of the profile's recipes",
         )
+
+
+def drop_unused(graph: Any) -> None:
+    """Remove the nodes and constants that lead to no output, in place; what branches read counts as read."""
+    wanted = _read(graph)
+    while idle := [node for node in graph.node if not wanted & set(node.output)]:
+        for node in idle:
+            graph.node.remove(node)
+        wanted = _read(graph)
+    inputs = {one.name for one in graph.input}
+    for tensor in [one for one in graph.initializer if one.name not in wanted | inputs]:
+        graph.initializer.remove(tensor)
+
+
+def _read(graph: Any) -> set[str]:
+    """Return the names that a graph's nodes and outputs read, and those of the graphs inside it."""
+    names = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    inner = (part for node in graph.node for part in external.inner_graphs(node))
+    return names.union(*map(_read, inner))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import external
+from edgekd.quantizers._onnx import drop_unused
 
 _OWN = "_turned"  # follows the table's name: the projection's own matrix
 
@@ -69,7 +70,7 @@ def share(out: Path, tied: tuple[Tied, ...]) -> None:
     model = external.load(out)
     for one in tied:
         _share(model, one)
-    _drop_unused(model.graph)
+    drop_unused(model.graph)
     external.save(model, out)
 
 
@@ -192,17 +193,3 @@ class _Lookup:
         if own not in {one.name for one in self.constants}:
             self.constants.append(numpy_helper.from_array(values, own))
         return own
-
-
-def _drop_unused(graph: Any) -> None:
-    """Remove what no node reads, those inside branches included."""
-    read: set[str] = {one.name for one in graph.output}
-    waiting = [graph]
-    while waiting:
-        inner = waiting.pop()
-        for node in inner.node:
-            read |= set(node.input)
-            waiting += external.inner_graphs(node)
-        read |= {one.name for one in inner.output}
-    for tensor in [one for one in graph.initializer if one.name not in read]:
-        graph.initializer.remove(tensor)
