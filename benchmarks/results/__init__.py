@@ -17,7 +17,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 # Files from before they named commit and command. Remove a name when its benchmark has been run anew.
-GRACE = frozenset({"demo", "distillation", "faults", "instructions", "sizing", "throughput"})
+GRACE = frozenset({"distillation", "faults", "instructions", "sizing", "throughput"})
 _COMMAND = re.compile(r"python -m benchmarks\.(\w+)\b.*")
 _MADE = (":!benchmarks/results/*.json", ":!README.md", ":!docs/results.md")  # what benchmarks write themselves
 
