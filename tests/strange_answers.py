@@ -5,7 +5,12 @@ import json
 HASH = "0" * 64
 JOB = {"models": {"model": {}}, "rounds": 1}
 STATE = {"load": 0.1, "governor": None, "temperature_c": None, "clock_mhz": None, "throttled": None}
-GOOD = {"latency_ms": {"model": [[1.0]], "aa": [[1.0]]}, "row_sha256": {"model": [HASH], "aa": [HASH]}, "state": STATE}
+GOOD = {
+    "latency_ms": {"model": [[1.0]], "aa": [[1.0]]},
+    "row_sha256": {"model": [HASH], "aa": [HASH]},
+    "rows": [0],
+    "state": STATE,
+}
 
 
 def _with(**values):
@@ -33,6 +38,9 @@ ANSWERS = [
     ("very many lists", lambda: b'{"latency_ms":[' + b"[]," * 1_000_000 + b"1]}"),
     ("another model's", lambda: _with(row_sha256={"other": [HASH], "aa": [HASH]})),
     ("too many rows", lambda: _latency("1.0, 2.0")),
+    ("no rows", lambda: _with(rows=[])),
+    ("more rows than were timed", lambda: _with(rows=[0, 1])),
+    ("a row below zero", lambda: _with(rows=[-1])),
     ("a hash that is none", lambda: _with(row_sha256={"model": ["x"], "aa": [HASH]})),
     ("a missing key", lambda: json.dumps({"latency_ms": GOOD["latency_ms"]}).encode()),
     ("an unknown key", lambda: _with(more=1)),

@@ -130,6 +130,16 @@ def test_an_emulated_core_has_no_times(prove):
     assert set(board.jobs) == {"facts", "predict"}, "nothing is timed there"
 
 
+def test_a_receipt_of_a_slow_model_times_fewer_rows_in_all_rounds_of_its_protocol(prove, tmp_path, monkeypatch):
+    bundle = make_bundle(tmp_path / "tiny-here")
+    rows = prove(Board(), bundle).receipt.protocol.samples
+    monkeypatch.setattr(bench, "ROUND_S", 1e-9)
+    told = prove(Board(), bundle).receipt
+    assert (told.protocol.processes, told.protocol.rounds) == bench.PROTOCOLS["quick"]
+    assert told.protocol.samples == bench.LEAST_ROWS < rows
+    assert f"over {bench.LEAST_ROWS} " in told.latency_note
+
+
 def test_timed_outputs_that_are_not_the_accuracy_run_s_are_an_error(prove, tmp_path):
     with pytest.raises(EdgeKDError, match="the timed run's outputs are not the accuracy run's"):
         prove(Board(sways=True))

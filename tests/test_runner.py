@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgekd.core import errors
+from edgekd.core.benchmark import Benchmark, Timed
+from edgekd.core.model import Model
 from edgekd.devices.local import Local
 from edgekd.onboard import programs, runner
 from edgekd.security import child
@@ -207,10 +209,79 @@ def test_a_child_that_dies_is_told(call, name, timeout_s, why):
     assert refusal.value.exit_code == 1
 
 
-def test_rounds_are_fewer_only_where_that_was_asked_for(tmp_path):
-    """A slow model's trial ends in time; a receipt's protocol is kept to whatever it takes."""
-    runner.pack(samples(3, 5), tmp_path / "rows.npz")
-    spec = {"model": str(matmul_model(tmp_path / "model.onnx")), "inputs": str(tmp_path / "rows.npz")}
-    board, job = Local(), {"models": {"one": spec}, "threads": 1, "rounds": 4, "seed": 0}
-    assert len(board.run("time", **job)["latency_ms"]["one"]) == 4
-    assert len(board.run("time", **job, most_s=1e-9)["latency_ms"]["one"]) == 1
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """A job that times one model on six rows in four rounds."""
+    folder = tmp_path_factory.mktemp("six")
+    runner.pack(samples(3, 5, 1, 7, 2, 4), folder / "rows.npz")
+    spec = {"model": str(matmul_model(folder / "model.onnx")), "inputs": str(folder / "rows.npz")}
+    return {"models": {"one": spec}, "threads": 1, "rounds": 4, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "rounds", "rows"),
+    [
+        ({}, 4, [0, 1, 2, 3, 4, 5]),
+        ({"most_s": 60}, 4, [0, 1, 2, 3, 4, 5]),
+        ({"most_s": 60, "least_rows": 3}, 4, [0, 1, 2, 3, 4, 5]),
+        ({"most_s": 1e-9}, 1, [0, 1, 2, 3, 4, 5]),
+        ({"most_s": 1e-9, "least_rows": 3}, 1, [0, 2, 5]),
+        ({"most_s": 1e-9, "least_rows": 99}, 1, [0, 1, 2, 3, 4, 5]),
+        ({"most_s": 60, "least_rows": 3, "rows": [1, 4]}, 4, [1, 4]),
+    ],
+    ids=["all", "in time", "in time, fewer allowed", "one round", "fewer rows", "no more than there are", "as told"],
+)
+def test_less_is_timed_only_where_that_was_asked_for(six, bounds, rounds, rows):
+    """A slow model's trial ends in time; without a limit all is timed whatever it takes."""
+    predicted = runner.timed(**six | {"rounds": 1}, provider="CPUExecutionProvider")["row_sha256"]["one"]
+    answer = Local().run("time", **six, **bounds)
+    assert answer["rows"] == rows
+    assert np.shape(answer["latency_ms"]["one"]) == np.shape(answer["latency_ms"]["aa"]) == (rounds, len(rows))
+    assert answer["row_sha256"]["one"] == answer["row_sha256"]["aa"] == [predicted[row] for row in rows]
+
+
+class Clock:
+    """A clock that a made-up inference sets forward."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_timing_a_slow_model_takes_about_the_time_it_was_given(monkeypatch, six):
+    """An inference of two seconds, on six rows: no warm-up of five of them, none before each that is timed."""
+    clock, ran = Clock(), []
+
+    class Slow:
+        def __init__(self, *_, **__):
+            self.program = self
+
+        def feed(self, sample):
+            return sample
+
+        def run(self, _, feed):
+            ran.append(clock.now)
+            clock.now += 2.0
+
+        def told(self, result, sample):
+            return sample, "0" * 64
+
+    monkeypatch.setattr(runner, "Predictor", Slow)
+    monkeypatch.setattr(runner.time, "perf_counter", clock.perf_counter)
+    answer = runner.timed(**six, provider="", most_s=20.0, least_rows=3)
+    assert answer["rows"] == [0, 1, 2, 4, 5]
+    assert np.shape(answer["latency_ms"]["one"]) == (1, 5)
+    assert clock.now <= 20.0 + 2 * 4.0, (
+        "each model's warm-up ends behind an eighth of the time, and the run in progress"
+    )
+
+
+def test_processes_time_the_rows_that_the_first_one_had_time_for(six):
+    """Else their medians were of other inputs."""
+    spec = six["models"]["one"]
+    timed = {"one": Timed(Model.of(Path(spec["model"])), Path(spec["inputs"]))}
+    found = [*Benchmark(Local(), 1).processes(timed, 2, rounds=4, seed=0, most_s=1e-9)]
+    assert [one.rows for one in found] == [(0, 2, 5)] * 2
+    assert {np.shape(one.latency_ms["aa"]) for one in found} == {(1, 3)}

@@ -11,7 +11,7 @@ from edgekd.compression import timing
 from edgekd.compression.candidates import Candidate
 from edgekd.compression.choose import FP32, Trial
 from edgekd.core import statistics as intervals
-from edgekd.core.benchmark import AGAIN, Benchmark, Timed
+from edgekd.core.benchmark import AGAIN, LEAST_ROWS, Benchmark, Timed
 from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 _TIMED_ROWS, _ROUNDS = 20, 10
+_MOST_S = 30.0  # that timing a trial may take: what may ship is timed again
 _CONFIRMING_ROUNDS = 5  # in each of several processes
 
 
@@ -120,7 +121,7 @@ class Judge:
             pack([self.task.sized(self.selection, size)], headline)
             sides = {"float32": self.plain, "variant": model}
             models = {name: Timed(side, timed) for name, side in sides.items()}
-            found = benchmark.time(models, rounds=rounds, seed=self.plan.seed)
+            found = benchmark.time(models, rounds=rounds, seed=self.plan.seed, most_s=_MOST_S, least_rows=LEAST_ROWS)
             each = {name: np.median(np.array(turns), axis=0) for name, turns in found.latency_ms.items()}
             footprint = benchmark.footprint(model, headline)
         speed = intervals.paired_ratio(each["float32"], each["variant"])

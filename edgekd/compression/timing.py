@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 _COSTLY_ROUNDS = 2
+_MOST_S = 90.0  # of all processes together
 
 
 def effort(task: object, rows: int, rounds: int) -> tuple[int, int]:
@@ -51,8 +52,8 @@ def speeds(
         inputs = Path(folder, "timed.npz")
         pack(list(samples), inputs)
         timed = {name: Timed(model, inputs) for name, model in models.items()}
-        for number in range(PROCESSES):
-            found = Benchmark(device, threads).time(timed, rounds=rounds, seed=seed + number)
+        benchmark = Benchmark(device, threads)
+        for found in benchmark.processes(timed, PROCESSES, rounds=rounds, seed=seed, most_s=_MOST_S):
             for name, turns in found.latency_ms.items():
                 ms.setdefault(name, []).append(float(np.median(np.median(np.array(turns), axis=0))))
     first = np.array(ms[next(iter(models))])

@@ -84,6 +84,7 @@ class _Count(Form):
 class _Time(Form):
     latency_ms: dict[str, list[list[Ms]]]
     row_sha256: dict[str, list[Sha256]]
+    rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     state: _State
 
 
@@ -206,8 +207,10 @@ def _problem(answer: dict[str, Any], mode: str, job: dict[str, Any]) -> str:
         least = job["rounds"] if job.get("most_s") is None else 1
         if not least <= rounds <= job["rounds"] or any(turns != [count] * rounds for turns in rows.values()):
             return f"latency_ms has not {job['rounds']} rounds of {count} rows for each model"
-        if any(len(hashes) != count for hashes in answer["row_sha256"].values()):
+        if any(len(hashes) != count for hashes in [answer["rows"], *answer["row_sha256"].values()]):
             return f"row_sha256 has not {count} rows for each model"
+        if answer["rows"] != (job.get("rows") or sorted(set(answer["rows"]))):
+            return "it is of other rows than were asked for"
     elif mode == "footprint" and len(answer["peak_rss_mib"]) != len(job["inputs"]):
         return f"peak_rss_mib has {len(answer['peak_rss_mib'])} values for {len(job['inputs'])} files of inputs"
     elif mode == "predict" and len(answer["row_sha256"]) != answer["n"]:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 SCHEMA = 4  # of what is kept
 _COLD_STARTS = 3
 _TIMED_S, _LEAST_TIMED = 10.0, 8  # of a slow teacher no more rows are timed than it answers in that, but so many
+_PROCESS_S = 45.0  # of timing in one process: where an inference takes seconds, fewer rows still
 _GUEST_RUNS = 3  # int8 sessions have two modes, some MiB apart: the highest counts
 
 
@@ -320,14 +321,15 @@ class _Lab:
         }
         first = next(iter(models))
         samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, AGAIN)}
-        for number in range(self.plan.measuring.processes):
-            found = Benchmark(self.device, self.threads).time(
-                models, rounds=self.plan.measuring.rounds, seed=self.plan.seed + number
-            )
+        own = self.plan.measuring
+        timing = Benchmark(self.device, self.threads).processes(
+            models, own.processes, rounds=own.rounds, seed=self.plan.seed, most_s=own.processes * _PROCESS_S
+        )
+        for found in timing:
             for name, turns in found.latency_ms.items():
                 samples[name].append(np.array(turns))
-                expected = _evenly(results[first if name == AGAIN else name]["_hashes"], len(turns[0]))
-                if found.row_sha256[name] != expected:
+                packed = _evenly(results[first if name == AGAIN else name]["_hashes"], self.timed_rows)
+                if found.row_sha256[name] != [packed[row] for row in found.rows]:
                     raise EdgeKDError(
                         f"{name}: the timed run's outputs are not the accuracy run's",
                         fix="the model is not deterministic on this host; report its operators and this CPU",

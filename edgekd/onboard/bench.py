@@ -57,6 +57,7 @@ CHECKS = "checks"  # of the byproducts in provenance.json
 SCHEMA = 2
 PROTOCOLS = {"quick": (4, 2), "full": (10, 3)}  # fresh processes, and rounds over the timed rows in each
 TIMED_ROWS = 100
+LEAST_ROWS, ROUND_S = 5, 15.0  # no more rows are timed than are answered in that, but so many
 FOOTPRINTS = 3
 MOST_MINUTES = 1440.0  # of a sustained run: a day
 SLOWDOWN = 1.10  # of a sustained run's last tenth over its first: above, the device throttles
@@ -342,11 +343,13 @@ class _Lab:
 
         inputs, outputs = self.folder / f"{name}.npz", self.folder / f"{name}.outputs.npz"
         _pack(samples, inputs)
+        began = time.monotonic()
         job = self.run(
             "predict", **self.job, inputs=str(inputs), threads=self.threads, outputs=str(outputs), keep=self.keep
         )
         self.say(f"answers to {len(samples)} {of}")
-        chosen = _evenly(len(samples), TIMED_ROWS)
+        fitting = int(ROUND_S * len(samples) / max(1e-9, 2 * (time.monotonic() - began)))  # model and control
+        chosen = _evenly(len(samples), min(TIMED_ROWS, max(LEAST_ROWS, fitting)))
         _pack([samples[row] for row in chosen], self.folder / "timed.npz")
         answers = _beside("runner")["unpack"](outputs)
         if not len(answers) == len(job["row_sha256"]) == len(samples):
@@ -377,7 +380,8 @@ class _Lab:
     def sustained(self, minutes: float, latency: list[list[float]]) -> dict[str, Any] | None:
         """Latency and temperature over time, a point for each chunk of timed work; None where not one was finished."""
         p50_ms = statistics.median(ms for turn in latency for ms in turn)
-        round_s = 4 * self.timed_rows * p50_ms / 1000  # model and control, each row twice
+        times = 4 if p50_ms < 1000 * _beside("runner")["SLOW_S"] else 2  # model and control; a fast row twice
+        round_s = times * self.timed_rows * p50_ms / 1000
         points: list[dict[str, Any]] = []
         held_down, began = False, time.monotonic()
         try:

@@ -51,7 +51,10 @@ Keep = Union[dict[str, str], str, None]  # noqa: UP007
 
 MARK = 0x45444B44  # a process number beyond any kernel's limit; devices/_instructions.c knows it
 SETTLE_ROUNDS = 30  # warm-up ends when three successive medians agree within 5%, or here
-SETTLE_S = 5.0  # or when a round ends behind so much time: what takes that long is warm
+SETTLE_S = 5.0  # or behind so much time: what takes that long is warm
+SLOW_S = (
+    0.25  # an inference of which none needs to go before another: it reads weights more often than caches hold them
+)
 
 
 class Packer:
@@ -315,14 +318,17 @@ def timed(
     seed: int,
     provider: str,
     most_s: float | None = None,
+    least_rows: int | None = None,
+    rows: list[int] | None = None,
 ) -> dict[str, Any]:
     """Latency in ms of each model on the same samples, interleaved in random order; `aa` is the first model again.
 
-    There are fewer `rounds`, but one, where all would take more than `most_s` seconds.
+    Where all would take more than `most_s` seconds there are fewer `rounds`, but one, and where `least_rows` are given
+    fewer samples, evenly spaced, but so many. `rows` are the only ones that are timed, as an earlier process chose.
 
     `models` maps a name to its `model`, `inputs`, `program` and `keep`. Returns, for each name, samples as rounds x
     inputs, and the SHA-256 of each input's kept outputs, so that the timed run can be held against the accuracy run;
-    and the machine's state as it ended.
+    which `rows` were timed; and the machine's state as it ended.
     """
     opened = {}
     first = next(iter(models))
@@ -330,24 +336,41 @@ def timed(
     specs = [*models.items(), ("aa", models[first])]
     for name, spec in order.sample(specs, len(specs)):  # where a session lies in memory moves it by percents
         opened[name] = _Timed(Predictor(spec["model"], threads, provider, **_rule(spec)), unpack(Path(spec["inputs"])))
-    each_s = sum(model.settle() for model in opened.values())  # of one run of every model
-    count = len(opened[first].feeds)
+    settle_s = SETTLE_S if most_s is None else min(SETTLE_S, most_s / (4 * len(opened)))
+    row_s = 0.0  # of one input, by every model
+    for model in opened.values():
+        each_s = model.settle(settle_s)
+        model.goes_before = each_s < SLOW_S
+        row_s += each_s * (2 if model.goes_before else 1)
+    chosen = list(range(len(opened[first].feeds))) if rows is None else rows
     if most_s is not None:
-        rounds = max(1, min(rounds, int(most_s / max(1e-9, 2 * count * each_s))))
+        fitting = int(most_s / max(1e-9, row_s))
+        rounds = max(1, min(rounds, fitting // len(chosen)))
+        if least_rows is not None and rows is None:
+            chosen = _spread(len(chosen), max(least_rows, fitting))
+    count = len(chosen)
     latency: dict[str, list[list[float]]] = {name: [[0.0] * count for _ in range(rounds)] for name in opened}
     hashes: dict[str, list[str]] = {name: [""] * count for name in opened}
     for turn in range(rounds):
-        for row in order.sample(range(count), count):
+        for place in order.sample(range(count), count):
             for name in order.sample(list(opened), len(opened)):
-                model = opened[name]
+                model, row = opened[name], chosen[place]
                 run, feed = model.run, model.feeds[row]
-                run(None, feed)  # untimed: the other models' weights have left the caches cold
+                if model.goes_before:
+                    run(None, feed)  # untimed: the other models' weights have left the caches cold
                 before = time.perf_counter()
                 result = run(None, feed)
-                latency[name][turn][row] = (time.perf_counter() - before) * 1000
+                latency[name][turn][place] = (time.perf_counter() - before) * 1000
                 if turn == rounds - 1:  # once is enough, and what runs between two inferences is not free of effect
-                    hashes[name][row] = model.digest(result, row)
-    return {"latency_ms": latency, "row_sha256": hashes, "state": _beside("machine")["state"]()}
+                    hashes[name][place] = model.digest(result, row)
+    return {"latency_ms": latency, "row_sha256": hashes, "rows": chosen, "state": _beside("machine")["state"]()}
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of `count` row numbers, evenly spaced."""
+    if count <= most:
+        return list(range(count))
+    return [round(place * (count - 1) / max(1, most - 1)) for place in range(most)]
 
 
 class _Timed:
@@ -356,24 +379,27 @@ class _Timed:
     def __init__(self, predictor: Predictor, samples: list[Sample]) -> None:
         self.predictor, self.samples, self.run = predictor, samples, predictor.program.run
         self.feeds = [predictor.program.feed(sample) for sample in samples]
+        self.goes_before = True  # whether an untimed inference goes before each timed one
 
     def digest(self, result: Any, row: int) -> str:
         return self.predictor.told(result, self.samples[row])[1]
 
-    def settle(self) -> float:
-        """Run until three successive medians agree; the last of them, in seconds."""
+    def settle(self, most_s: float) -> float:
+        """Run until three successive medians agree, or for so many seconds; the last of them, in seconds."""
         medians: list[float] = []
-        end = time.perf_counter() + SETTLE_S
+        end = time.perf_counter() + most_s
         for _ in range(SETTLE_ROUNDS):
-            times = []
+            times: list[float] = []
             for feed in self.feeds[:5]:
                 before = time.perf_counter()
+                if before > end and (times or medians):
+                    break
                 self.run(None, feed)
                 times.append(time.perf_counter() - before)
-            medians.append(statistics.median(times))
-            if len(medians) > 2 and abs(medians[-1] / medians[-2] - 1) < 0.05 > abs(medians[-2] / medians[-3] - 1):
+            medians += [statistics.median(times)] if times else []
+            if time.perf_counter() > end:
                 break
-            if before > end:
+            if len(medians) > 2 and abs(medians[-1] / medians[-2] - 1) < 0.05 > abs(medians[-2] / medians[-3] - 1):
                 break
         return medians[-1]
 
