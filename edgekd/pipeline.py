@@ -20,6 +20,7 @@ from edgekd.data.splits import Splits
 from edgekd.emulation import evaluate, preflight
 from edgekd.emulation.target_stages import Emulated
 from edgekd.hardware import latency_correction
+from edgekd.plan import ways_out
 from edgekd.plan.plan import Plan
 from edgekd.report import compose, page
 from edgekd.security.signing import Signer
@@ -225,7 +226,7 @@ def _hold_to_floor(plan: Plan, said: dict[str, Any]) -> None:
             told = f"{who} is {plan.metric.kept_says(own, other, Retained(least['value'], low, high))}{asked}"
         raise BelowAccuracy(
             told,
-            fix=_keep_more(plan),
+            fix=ways_out.keep_more(plan),
         )
 
 
@@ -236,45 +237,11 @@ def _hold_to_budgets(plan: Plan, shipped: dict[str, Any], memory: dict[str, Any]
         raise OverMemory(
             f"the finished student's peak memory is {memory['value']:.1f} MiB ({memory['kind']}) > "
             f"{target.memory_mib:g}",
-            fix=f"raise memory_mib in the profile, or {_SMALLER_TEACHER if plan.compresses_only else _smaller(plan)}",
+            fix=f"raise memory_mib in the profile, or {ways_out.smaller(plan)}",
         )
     latency_ms, what = held_to(shipped, target.latency_percentile)
     if target.runs_here and latency_ms > target.latency_ms:
         raise OverLatency(
             f"the finished student's {what} is {latency_ms:.2f} ms > {target.latency_ms:g}",
-            fix="raise latency_ms in the profile, or " + _faster(plan),
+            fix=f"raise latency_ms in the profile, or {ways_out.faster(plan)}",
         )
-
-
-_KEEP_MORE = (
-    "give more unlabelled rows, train longer (--epochs), allow a larger student (--min-speedup 3), or lower "
-    "--min-retained"
-)
-_KEEP_MORE_OF_ANSWERS = (
-    "have more rows labelled (more rows in --data), train longer (--epochs), allow a larger student (--memory-mib, "
-    "--latency-ms), or lower --min-retained"
-)
-_KEEP_MORE_OF_ITSELF = "give more rows to calibrate on (--calibration), or lower --min-retained"
-_SMALLER_TEACHER = "give a smaller --teacher, or leave --student none out: a student is smaller and faster"
-
-
-def _keep_more(plan: Plan) -> str:
-    """What helps where too little is kept, in options that the same mode takes."""
-    if plan.compresses_only:
-        return _KEEP_MORE_OF_ITSELF
-    return _KEEP_MORE if plan.has_yardstick else _KEEP_MORE_OF_ANSWERS
-
-
-def _faster(plan: Plan) -> str:
-    """What helps where it is too slow."""
-    if plan.compresses_only:
-        return _SMALLER_TEACHER
-    return "ask for a faster student (--min-speedup)" if plan.has_yardstick else _smaller(plan)
-
-
-def _smaller(plan: Plan) -> str:
-    """The option that makes a student smaller, of those that its task has."""
-    sizes = plan.made_task.sizes
-    known = {"vocabulary": "--vocabulary", "pixels": "--image-size"}
-    flag = next((known[size] for size in sizes if size in known), "--min-speedup")
-    return f"make it smaller ({flag})"

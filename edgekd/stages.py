@@ -27,6 +27,7 @@ from edgekd.core.results import this_host, versions
 from edgekd.data.augment import augment
 from edgekd.data.splits import Splits, truth_of
 from edgekd.hardware.profile import Profile
+from edgekd.plan import ways_out
 from edgekd.plan.plan import PROCESSOR, Plan
 from edgekd.store.store import Store
 
@@ -257,6 +258,7 @@ class Stages:
 
         task = named(self.plan.made_task, self.splits.classes)
         said = self.outputs_of_selection(folder, exported)
+        orders.check_numbers(self.plan.teacher.name, said)
         if task.problem_type in (MULTI_LABEL, PER_WORD):
             orders.check_finds(self.plan.teacher.name, task, metric_input(task, said))
         if task.problem_type == REGRESSION:
@@ -371,7 +373,8 @@ class Stages:
             "on_target_says": evaluate.says(self.plan, found_there),
         }
         trials = evaluate.applied(compress.read_trials(variants), found_there, self.plan)
-        return choose(trials, self.plan.target, self.plan.force), found
+        way_out = partial(ways_out.for_error, self.plan)
+        return choose(trials, self.plan.target, self.plan.force, way_out), found
 
     def yardstick(self, teacher: Path, student: Path, student_onnx: Path) -> Measured:
         """What speed and size are compared with: the teacher, or the student's own fp32 where that only answers."""

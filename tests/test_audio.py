@@ -235,7 +235,7 @@ def test_clipped_recordings_are_told_and_kept(tmp_path, read):
     save(folder / "loud.wav", np.clip(voice(1.0, loud=3.0), -1, 1))
     table = read(folder)["all"]
     assert len(table) == 4
-    assert "1 recordings are clipped" in " ".join(table.notes)
+    assert "1 clipped recording" in " ".join(table.notes)
 
 
 def spoken(words: int, seconds: float = 2.0, pause: float = 0.4) -> np.ndarray:

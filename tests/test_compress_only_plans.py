@@ -360,6 +360,18 @@ def test_labelled_rows_select_where_the_test_has_labels() -> None:
     assert all(row.label is not None for row in splits.selection)
 
 
+def test_labels_that_judge_nothing_are_told() -> None:
+    """Of 40 labelled rows in one file too few fall among the test rows."""
+    splits = split_untrained({"all": rows(30, labels="ab") + rows(30, start=400)}, seed=0, classes="ab")
+    assert not splits.test_labelled
+    told = [note for note in splits.notes if "not used" in note]
+    assert len(told) == 1
+    assert told[0].startswith("30 labels not used: ")
+    named = {"all": rows(60), "test": rows(20, start=200, labels="ab")}
+    assert split_untrained(named, seed=0, classes="ab").test_labelled, "its fix"
+    assert not [note for note in split_untrained({"all": rows(90)}, seed=0, classes="ab").notes if "not used" in note]
+
+
 def test_too_few_rows_and_leaks() -> None:
     with pytest.raises(DataError) as refusal:
         split_untrained({"all": rows(29)}, seed=0, classes="ab")
@@ -368,7 +380,7 @@ def test_too_few_rows_and_leaks() -> None:
     with pytest.raises(DataError, match="5 of 20 distinct test rows also stand in training"):
         split_untrained({"train": rows(60), "test": rows(20, start=55)}, seed=0, classes="ab")
     leaked = split_untrained({"train": rows(61), "test": rows(20, start=60)}, seed=0, classes="ab")
-    assert leaked.notes[0] == "1 rows dropped from training because they also stand in test"
+    assert leaked.notes[0] == "1 row dropped from training: in test, too"
 
 
 def test_rows_that_calibrate_do_not_select() -> None:

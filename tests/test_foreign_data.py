@@ -330,7 +330,7 @@ def test_images_that_are_none(tmp_path):
     table = read_images(str(folder), store=Store(tmp_path / "store"))["all"]
     assert time.monotonic() - began < 10
     assert len(table) == 300
-    assert table.notes[0].startswith(f"{len(odd) + 1} of {301 + len(odd)} images left out, they cannot be decoded")
+    assert table.notes[0].startswith(f"{len(odd) + 1} of {301 + len(odd)} images left out that cannot be decoded")
 
 
 def test_paths_in_a_table_that_are_pipes(tmp_path):

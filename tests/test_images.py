@@ -202,7 +202,7 @@ def test_broken_files_are_left_out_and_counted(tmp_path: Path, store: Store, mon
     table = read_images(str(tmp_path / "data"), store=store)["all"]
     assert len(table) == 60
     (note,) = table.notes
-    assert note.startswith("1 of 61 images left out, they cannot be decoded (the first: cut.png: ")
+    assert note.startswith("1 of 61 images left out that cannot be decoded (the first: cut.png: ")
     monkeypatch.setattr(images, "_opened", None)  # a second reading decodes nothing
     assert read_images(str(tmp_path / "data"), store=store)["all"] == table
     for number in range(3):

@@ -7,7 +7,7 @@ from made_up import composed
 from test_report import render
 
 from edgekd.cli import show
-from edgekd.core.recall import MOST_NAMED, most_frequent, never_right, recall_says
+from edgekd.core.recall import MOST_NAMED, baseline_says, most_frequent, never_right, recall_says
 
 COUNTS = {"usual": 60, "rare": 3, "absent": 0, "odd": 5}
 
@@ -84,3 +84,23 @@ def test_older_reports_are_shown_as_they_are(tmp_path):
     text = show.summary(old, tmp_path, fresh=True)
     assert "classes" not in text
     assert "columns" not in text
+
+
+@pytest.mark.parametrize(
+    ("baseline", "shipped", "teacher", "higher", "words"),
+    [
+        (1.0, 0.7, 0.8, True, "the baseline has 100%, better than 70% of the shipped model and 80% of the teacher"),
+        (0.75, 0.7, 0.8, True, "better than 70% of the shipped model: consider"),
+        (0.75, 0.8, 0.7, True, "better than 70% of the teacher: consider"),
+        (0.7, 0.7, 0.8, True, ""),
+        (0.1, 0.2, 0.3, False, "better than 20% of the shipped model and 30% of the teacher"),
+        (0.9, 0.2, 0.3, False, ""),
+    ],
+)
+def test_a_baseline_that_beats_a_network_is_told(baseline, shipped, teacher, higher, words):
+    figures = {"baseline": baseline, "shipped": shipped, "teacher": teacher}
+    summary = {name: {"metric_value": value} for name, value in figures.items()} | {"higher_is_better": higher}
+    said = baseline_says(summary, lambda value: f"{value:.0%}")
+    assert words in said
+    assert bool(said) == bool(words)
+    assert baseline_says(summary | {"baseline": None}, str) == ""

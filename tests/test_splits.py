@@ -112,7 +112,7 @@ def test_given_splits_stay_as_they_are(train, validation, shared, test, leaks):
     seen_first = dict.fromkeys(contents(train))
     labelled = {row.content for row in {row.content: row for row in reversed(train)}.values() if row.label}
     assert contents(splits.train) == [c for c in seen_first if c in labelled and c not in elsewhere]
-    assert any(note.endswith("because they also stand in test") for note in splits.notes) == (leaks > 0)
+    assert any(note.endswith("dropped from training: in test, too") for note in splits.notes) == (leaks > 0)
 
 
 @pytest.mark.parametrize("leaks", [1, 2])
@@ -121,7 +121,7 @@ def test_a_leak_is_dropped_from_training_or_refused_above_five_percent(leaks):
     given_rows = {"train": rows(60) + again, "validation": rows(9, start=200), "test": rows(20, start=100)}
     if leaks == 1:
         splits = split(given_rows, labels=None, seed=0)
-        assert splits.notes == ("1 rows dropped from training because they also stand in test",)
+        assert splits.notes == ("1 row dropped from training: in test, too",)
         assert splits.counts == {"train": 60, "unlabelled": 0, "selection": 7, "calibration": 2, "test": 20}
         return
     with pytest.raises(DataError) as refusal:
@@ -141,7 +141,7 @@ def test_validation_rows_in_training_are_dropped_there_or_refused_above_five_per
     given_rows |= {"test": rows(20, start=300)} if with_test else {}
     if shared == 1:
         splits = split(given_rows, labels=None, seed=0)
-        assert splits.notes[-1] == "1 rows dropped from training because they also stand in validation"
+        assert splits.notes[-1] == "1 row dropped from training: in validation, too"
         assert contents(splits.calibration + splits.selection) == contents(given_rows["validation"])
         assert splits.counts["train"] + splits.counts["test"] == 120 + 20 * with_test
         assert_disjoint(splits)
@@ -161,7 +161,7 @@ def test_validation_rows_in_training_are_dropped_there_or_refused_above_five_per
 def test_unlabelled_rows_may_repeat_validation_rows_and_are_dropped():
     given_rows = {"train": rows(60), "validation": rows(20, start=100), "test": rows(20, start=200)}
     splits = split(given_rows | {"unlabelled": rows(30, start=105, labels="")}, labels=None, seed=0)
-    assert splits.notes == ("15 rows dropped from training because they also stand in validation",)
+    assert splits.notes == ("15 rows dropped from training: in validation, too",)
     assert splits.counts["unlabelled"] == 15
     assert_disjoint(splits)
 
@@ -293,19 +293,19 @@ USABLE = {"train": rows(60), "validation": rows(9, start=100), "test": rows(20, 
         (
             {"train": rows(7)},
             None,
-            "only 7 training rows are left after splitting; at least 8 are needed",
+            "too few rows are left after splitting: 7 training rows; at least 8 are needed",
             "give more rows; a figure on so few would mean nothing",
         ),
         (
             {"validation": rows(4, start=100)},
             None,
-            "only 3 selection rows are left after splitting; at least 4 are needed",
+            "too few rows are left after splitting: 3 selection rows; at least 4 are needed",
             "give more rows; a figure on so few would mean nothing",
         ),
         (
             {"test": rows(7, start=200)},
             None,
-            "only 7 test rows are left after splitting; at least 8 are needed",
+            "too few rows are left after splitting: 7 test rows; at least 8 are needed",
             "give more rows; a figure on so few would mean nothing",
         ),
     ],

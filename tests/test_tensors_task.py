@@ -18,7 +18,9 @@ from made_bundle import Board
 from toy_graphs import FLOAT, node
 
 from edgekd.core import fidelity, registry
+from edgekd.core.errors import TeacherError
 from edgekd.core.ports import CLASSES, WHOLE, Port
+from edgekd.data import orders
 from edgekd.devices.local import Local
 from edgekd.security import child
 
@@ -364,6 +366,32 @@ def test_a_metric_that_fails_is_told(here, metric, function, words):
     with pytest.raises(UsageError, match=words) as told:
         judge()
     assert told.value.fix
+
+
+@pytest.mark.parametrize(("function", "words"), [("wrong", "--metric wrong fails with KeyError"), ("nothing", "NaN")])
+def test_a_metric_that_fails_is_refused_while_planning(lab, here, detector, metric, function, words):
+    done = lab.plan(f"early-{function}", *detector, "--metric", f"{metric}:{function}")
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr
+
+
+def test_a_graph_that_gives_nan_is_refused_while_planning(lab, here, tmp_path):
+    nodes = [node("Log", "x", "y")]
+    model = toy_graphs.save(tmp_path / "log.onnx", nodes, {"x": (FLOAT, [1, 4])}, {"y": (FLOAT, [1, 4])})
+    rows = -np.ones((40, 4), np.float32) - np.arange(40, dtype=np.float32)[:, None]
+    np.savez(tmp_path / "rows.npz", x=rows)
+    done = lab.plan("logarithm", model, tmp_path / "rows.npz")
+    assert done.returncode == 1
+    assert "gives NaN as y on the row 0" in done.stderr
+    np.savez(tmp_path / "rows.npz", x=-rows)
+    assert lab.plan("logarithm", model, tmp_path / "rows.npz").returncode == 0, "its fix"
+
+
+def test_nan_on_a_row_further_on_is_told_as_that():
+    rows = [{"y": np.array([1.0])}, {"y": np.array([np.nan])}, {"y": np.array([1])}]
+    with pytest.raises(TeacherError, match="gives NaN for 1 of 3 selection rows"):
+        orders.check_numbers("graph.onnx", rows)
+    orders.check_numbers("graph.onnx", rows[::2])
 
 
 def test_a_metric_that_hangs_is_ended(metric, monkeypatch):

@@ -92,6 +92,25 @@ def test_a_side_that_is_missing_is_refused(tmp_path, row, columns, message):
     assert refusal.value.fix
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"text_pair_column": "label"},
+        {"text_column": "label", "text_pair_column": "other"},
+        {"text_pair_column": "kind", "label_column": "kind"},
+    ],
+)
+@pytest.mark.parametrize("task", [TEXT, SEVERAL, "text-regression"])
+def test_a_column_of_labels_is_no_side_of_a_pair(tmp_path, columns, task):
+    file = tmp_path / "rows.csv"
+    file.write_text("text,other,label,kind\none,two,0,1\nthree,four,1,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="that column holds the labels") as told:
+        make("tasks", task, **columns).read(str(file))
+    assert ("--label-column" in told.value.fix) == ("label_column" not in columns)
+    obeyed = make("tasks", task, **columns | {"label_column": "kind", "text_pair_column": "other"})
+    assert list(obeyed.read(str(file))["all"][0])[-1] == "kind", "its fix"
+
+
 def test_the_split_that_lacks_a_side_is_named(tmp_path):
     write_csv(tmp_path / "train.csv", rows(9), HEADER)
     write_csv(tmp_path / "test.csv", [(row[0], row[2]) for row in rows(9)], ("premise", "label"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekd.bundle.contents import PROVENANCE, SBOM, BundleContents
 from edgekd.core import external, licences
-from edgekd.core.errors import listed
+from edgekd.core.errors import counted, listed
 from edgekd.core.model import Model
 from edgekd.core.protocols import PER_WORD
 from edgekd.core.recall import recall_says
@@ -162,7 +162,8 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
         found.append(f"It finds spans of the kinds {kinds}, and nothing else.")
     if said.get("thresholds"):
         found.append(
-            f"It knows {len(plan.data.classes)} labels and answers with those whose probability is above one half: "
+            f"It knows {counted(len(plan.data.classes), 'label')} and answers with those whose probability is "
+            "above one half: "
             f"none, one or several. {said['thresholds']['says']}"
         )
     found += [f"{says[:1].upper()}{says[1:]}." for says in recall_says(said["summary"])]

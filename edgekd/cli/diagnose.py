@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgekd.cli.printing import echo, print_json
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import UsageError, counted
 from edgekd.core.registry import default
 
 _WORST = 5
@@ -119,7 +119,8 @@ def _text(found: dict[str, Any]) -> str:
         for layer in worst
     ]
     lines = [
-        f"{found.get('of', 'the model')}: {len(found['layers'])} quantized layers, {found['samples']} samples; "
+        f"{found.get('of', 'the model')}: {counted(len(found['layers']), 'quantized layer')}, "
+        f"{counted(found['samples'], 'sample')}; "
         f"SQNR of the output {found['output_sqnr_db']:.1f} dB",
         "",
         table(["the worst layers", "own SQNR, dB", "accumulated", "share of weights"], rows),

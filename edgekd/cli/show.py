@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.cli.printing import one_line
 from edgekd.core.confidence import evidence_says
-from edgekd.core.errors import listed
+from edgekd.core.errors import counted, listed
 from edgekd.core.protocols import MULTI_LABEL, REGRESSION
-from edgekd.core.recall import recall_says
+from edgekd.core.recall import baseline_says, recall_says
 from edgekd.core.results import IMPORT_BASELINE_MIB
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def plan(made: Plan) -> str:
     own = _target(made)
     last = (
         "run",
-        f"seed {made.seed}, {made.threads} threads for training, {made.target.threads} for measuring; plan "
+        f"seed {made.seed}, {counted(made.threads, 'thread')} for training, {made.target.threads} for measuring; plan "
         f"{made.digest[:12]}",
     )
     return _lines([own[0], *_shared(made), *own[1:], _ships(made), last])
@@ -46,7 +46,10 @@ def plan(made: Plan) -> str:
 
 def shared_plan(made: SharedPlan) -> str:
     """What holds for every target."""
-    run = ("run", f"seed {made.seed}, {made.threads} threads for training; shared part {made.shared_digest[:12]}")
+    run = (
+        "run",
+        f"seed {made.seed}, {counted(made.threads, 'thread')} for training; shared part {made.shared_digest[:12]}",
+    )
     return _lines([*_shared(made), _ships(made), run])
 
 
@@ -159,7 +162,8 @@ def _student(made: SharedPlan, inputs: str) -> list[tuple[str, str]]:
         *([("try", tried)] if student.tries > 1 else []),
         ("distill", f"{objective}{copies}; up to {training.epochs} epochs of {training.batch_size} at "
                     f"{training.learning_rate:g}"),
-        *([("evidence", f"with and without the teacher, {made.evidence} seeds each")] if made.evidence else []),
+        *([("evidence", (f"with and without the teacher, {counted(made.evidence, 'seed')} "
+        "each"))] if made.evidence else []),
     ]  # fmt: skip
 
 
@@ -298,6 +302,8 @@ def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str =
     if not said.get("compared_with"):  # else all labels are the teacher's: there is nothing to compare it with
         lines.append(f"proof   {evidence_says(said['evidence'], distilled=distilled)}")
     lines += [f"classes {one_line(says)}" for says in recall_says(said)]
+    if beaten := baseline_says(said, lambda value: str(spell(value, unit_of(said)))):
+        lines.append(f"mind    {beaten}")
     lines += [f"target  {on_target}"] if on_target else []
     lines += ["", f"measured on {said['measured_on']}"]
     lines += [one_line(columns(said["columns"]))] if said.get("columns") else []

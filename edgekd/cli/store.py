@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekd.cli.printing import echo, one_line, print_json
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def store_list(as_json: bool) -> None:
     limit = f"no cap (${CAP} is not set)" if cap is None else f"cap {cap:g} MiB"
     if found:
         echo(_table(found))
-    echo(f"{len(found)} entries, {total:.1f} MiB in {root}; {limit}")
+    echo(f"{counted(len(found), 'entry')}, {total:.1f} MiB in {root}; {limit}")
 
 
 @store.command("verify")
@@ -113,7 +113,7 @@ def store_prune(
     if done.in_use:
         echo(f"in use, left: {', '.join(one.name for one in done.in_use)}")
     what = "would be removed" if dry_run else f"removed, {len(done.litter)} leftovers of killed builds swept"
-    echo(f"{done.mib:.1f} MiB in {len(done.removed)} entries {what}")
+    echo(f"{done.mib:.1f} MiB in {counted(len(done.removed), 'entry')} {what}")
 
 
 def _check_stage(stage: str, root: Path) -> None:

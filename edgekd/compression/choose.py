@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edgekd.core.errors import BelowAccuracy, EdgeKDError, OverLatency, UsageError
+from edgekd.core.errors import BelowAccuracy, EdgeKDError, UsageError
 from edgekd.core.floors import Floor
 from edgekd.core.violations import Violation
 from edgekd.hardware.profile import Profile
@@ -155,13 +155,24 @@ def over_budget(trial: Trial, target: Profile) -> list[Violation]:
     ]
 
 
-def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -> Choice:
+def in_the_profile(error: type[EdgeKDError], budget: str) -> str:
+    """What helps whatever is compressed, and however."""
+    return f"{'lower' if error is BelowAccuracy else 'raise'} {budget} in the profile"
+
+
+def choose(
+    trials: Sequence[Trial],
+    target: Profile,
+    force: str | None = None,
+    way_out: Callable[[type[EdgeKDError], str], str] = in_the_profile,
+) -> Choice:
     """The fastest variant that nothing stands against; fp32 unless a quantized one is surely faster or alone fits.
 
     Faster is what timing shows beyond its noise. Of variants that timing cannot tell apart from the fastest the most
     accurate ships: accuracy repeats from build to build, the clock's last percents do not.
     `force` names a recipe that ships whatever stands against it: its fastest variant, told with what it breaks.
-    Raises the error of the first violation of the nearest candidate, where none is left.
+    Raises the error of the first violation of the nearest candidate, where none is left; `way_out` gives its fix, by
+    the error and the key of the profile that it is about.
     """
     standing = {trial.name: violations(trial, target) for trial in trials if trial.failed is None}
     eligible = [trial for trial in trials if trial.failed is None and not standing[trial.name]]
@@ -175,7 +186,7 @@ def choose(trials: Sequence[Trial], target: Profile, force: str | None = None) -
         raise first.error(
             f"no variant may ship: {nearest.name} {first.text}"
             + "".join(f"; {name} {why}" for name, why in passed_over.items() if name != nearest.name),
-            fix=_way_out(first, target.name),
+            fix=way_out(first.error, first.budget),
         )
     plain = next((trial for trial in eligible if trial.name == FP32), None)
     faster = [trial for trial in eligible if plain is None or trial.surely > plain.noise]
@@ -280,11 +291,3 @@ def _slower(trial: Trial, best: Trial) -> str:
 
 def _texts(found: Sequence[Violation]) -> str:
     return "; ".join(violation.text for violation in found)
-
-
-def _way_out(violation: Violation, target: str) -> str:
-    if violation.error is BelowAccuracy:
-        return "give more unlabelled rows or labels, train longer (--epochs), or lower the floor in the profile"
-    if violation.error is OverLatency:
-        return "ask for a faster student (--min-speedup), or raise latency_ms in the profile"
-    return f"make it smaller (--vocabulary, --image-size), or raise the budget in the profile of {target}"

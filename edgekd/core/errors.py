@@ -113,6 +113,18 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
     return f"{hint}choose one of: {listed(known)}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it counts, in the singular for one.
+
+    >>> counted(1, "row"), counted(2_000, "row"), counted(0, "class"), counted(3, "entry")
+    ('1 row', '2,000 rows', '0 classes', '3 entries')
+    """
+    if count != 1:
+        ending = "es" if noun.endswith(("s", "x", "sh", "ch")) else "s"
+        noun = f"{noun[:-1]}ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else noun + ending
+    return f"{count:,} {noun}"
+
+
 def listed(names: Sequence[str], *, most: int = 40) -> str:
     """Names with commas between them; of very many, or very long ones, the beginning."""
     shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names[:most]]

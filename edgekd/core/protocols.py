@@ -438,6 +438,26 @@ class ComparingTeacher(Protocol):
 
 
 @runtime_checkable
+class AnsweringTeacher(Protocol):
+    """A teacher of graphs that is asked about the user's own rows while planning."""
+
+    def answers(
+        self,
+        folder: Path,
+        architecture: Mapping[str, Any],
+        program: str,
+        inputs: Path,
+        outputs: Sequence[str],
+        out: Path,
+    ) -> None:
+        """Write what the file gives as these `outputs` for packed rows to `out`, packed as well.
+
+        Raise TeacherError where it does not run, or gives no number.
+        """
+        ...
+
+
+@runtime_checkable
 class CompletingTeacher(Protocol):
     """A teacher that computes more than its exported network: pooling, and layers behind it."""
 
@@ -670,6 +690,10 @@ class GraphTask(Protocol):
 
     def notes(self) -> tuple[str, ...]:
         """Return what a plan is to say of it."""
+        ...
+
+    def try_metric(self, outputs: Sequence[Mapping[str, Any]], rows: Sequence[Any]) -> None:
+        """Raise UsageError where a metric of the user's own fails on the original's outputs of these examples."""
         ...
 
     def invents(self, source: str) -> bool:

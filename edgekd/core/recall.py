@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MOST_NAMED = 5
@@ -68,6 +68,25 @@ def best_constant(counts: Mapping[str, int], rows: int, interval: Sequence[float
     names = list(counts)
     share, best = constant_f1([counts[name] for name in names], rows)
     return {"labels": [names[label] for label in best], "share": share, "beaten": bool(interval[0] > share)}
+
+
+def baseline_says(summary: Mapping[str, Any], spelled: Callable[[float], str]) -> str:
+    """Return what a report's summary tells of a baseline that beats a network: a sentence, empty where it beats none.
+
+    `spelled` writes a value of the metric.
+    """
+    baseline, sign = summary.get("baseline"), 1 if summary.get("higher_is_better", True) else -1
+    if not baseline:
+        return ""
+    own = baseline["metric_value"]
+    known = {"the shipped model": summary["shipped"]["metric_value"]}
+    if summary.get("teacher") and summary["teacher"]["metric_value"] is not None:
+        known["the teacher"] = summary["teacher"]["metric_value"]
+    beaten = {name: value for name, value in known.items() if sign * (own - value) > 0}
+    if not beaten:
+        return ""
+    figures = " and ".join(f"{spelled(value)} of {name}" for name, value in beaten.items())
+    return f"the baseline has {spelled(own)}, better than {figures}: consider shipping that instead"
 
 
 def recall_says(summary: Mapping[str, Any]) -> list[str]:

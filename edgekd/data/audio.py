@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.core.files import user_path
 from edgekd.data import limits
 from edgekd.data.columns import find_column, find_label
@@ -218,28 +218,32 @@ def _broken(broken: Sequence[tuple[str, Mapping[str, Any]]], total: int, source:
         return ()
     name, first = broken[0]
     reasons = Counter(fact["error"].partition(":")[0] for _, fact in broken)
-    others = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(_MOST_LISTED))
-    words = f"{name} {first['error']}" + (f"; in all: {others}" if len(broken) > 1 else "")
+    others = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(_MOST_LISTED))
+    words = f"{name} {first['error']}" + (f"; all reasons: {others}" if len(broken) > 1 else "")
     if len(broken) > MAX_BROKEN * total:
         raise DataError(
-            f"{len(broken)} of {total} recordings in {source} cannot be used: {words}",
+            f"{len(broken)} of {counted(total, 'recording')} in {source} cannot be used: {words}",
             fix=f"{first['fix']}; up to 5% are left out and counted",
         )
-    return (f"{len(broken)} of {total} recordings left out: {words}",)
+    return (f"{len(broken)} of {counted(total, 'recording')} left out: {words}",)
 
 
 def _notes(counts: Mapping[str, int]) -> tuple[str, ...]:
     notes = []
     if counts["cut"]:
         notes.append(
-            f"{counts['cut']} recordings longer than {LONGEST_SECONDS:.0f} s without a transcript cut at silences into "
+            f"{counted(counts['cut'], 'recording')} longer than {LONGEST_SECONDS:.0f} s without a transcript cut "
+            "at silences into "
             f"{counts['pieces']} pieces"
         )
     if counts["long"]:
-        notes.append(f"{counts['long']} recordings longer than {LONGEST_SECONDS:.0f} s with a transcript kept whole")
+        notes.append(
+            f"{counted(counts['long'], 'recording')} longer than {LONGEST_SECONDS:.0f} s with a transcript kept whole"
+        )
     if counts["clipped"]:
         notes.append(
-            f"{counts['clipped']} recordings are clipped (1% of their samples or more at full scale): record with less "
+            f"{counted(counts['clipped'], 'clipped recording')} (1% of the samples or more at full scale): record "
+            "with less "
             "gain, where you can"
         )
     return tuple(notes)

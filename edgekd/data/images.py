@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import pointers
 from edgekd.core.cpus import usable_cpus
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.core.files import is_plain, user_path
 from edgekd.core.protocols import Augmentation
 from edgekd.core.results import versions
@@ -199,13 +199,15 @@ def _notes(broken: Sequence[tuple[Path | bytes, str]], total: int, source: str) 
     first = f"{cell if isinstance(cell, Path) else 'bytes in the table'}: {reason}"
     if len(broken) > MAX_BROKEN * total:
         raise DataError(
-            f"{len(broken)} of {total} images in {source} cannot be decoded (the first: {first})",
+            f"{len(broken)} of {counted(total, 'image')} in {source} cannot be decoded (the first: {first})",
             fix=pointers.FIX
             if reason == pointers.REASON
             else "fetch or save them again; up to 5% are left out and counted",
         )
     name = cell.name if isinstance(cell, Path) else "bytes in the table"
-    return (f"{len(broken)} of {total} images left out, they cannot be decoded (the first: {name}: {reason})",)
+    return (
+        f"{len(broken)} of {counted(total, 'image')} left out that cannot be decoded (the first: {name}: {reason})",
+    )
 
 
 def _facts(cells: Sequence[Path | bytes], store: Store) -> list[dict[str, Any]]:

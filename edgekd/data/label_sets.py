@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
-from edgekd.core.errors import DataError, listed
+from edgekd.core.errors import DataError, counted, listed
 from edgekd.data.columns import LABEL_NAMES, row_label, spelt, values_of
 from edgekd.data.limits import shown
 from edgekd.data.read import NotedTable, Table
@@ -163,7 +163,7 @@ def _form(cells: Iterable[Any]) -> Form:
 def _of_vector(values: Sequence[Any], form: Form, where: str) -> tuple[str, ...] | None:
     if len(values) != form.length:
         raise DataError(
-            f"{where}: the label has {len(values)} values where others have {form.length}",
+            f"{where}: the label has {counted(len(values), 'value')} where others have {form.length}",
             fix="give each row a 0 or 1 for each label, or a list of the names that it has",
         )
     return _of_marks(Marks({str(number): value for number, value in enumerate(values)}), where)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.data.limits import shown
 from edgekd.data.numbers import Numbers
 from edgekd.data.tags import Tags
@@ -94,7 +94,7 @@ def outside(held: Sequence[Example], name: str, notes: list[str], *roles: Sequen
     kept = [[row for row in rows if row.content not in inside] for rows in roles]
     dropped = sum(map(len, roles)) - sum(map(len, kept))
     if dropped:
-        notes.append(f"{dropped} rows dropped from training because they also stand in {name}")
+        notes.append(f"{counted(dropped, 'row')} dropped from training: in {name}, too")
     return kept
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import TeacherError
+from edgekd.core.errors import TeacherError, counted
 from edgekd.core.protocols import NamedTask
 from edgekd.core.recall import constant_f1
 from edgekd.core.thresholds import decided_f1
@@ -103,6 +103,18 @@ def check_finds(teacher: str, task: Any, outputs: Any) -> None:
             f"the teacher {teacher} finds no span in any of {len(outputs)} selection rows: how far a smaller model "
             "finds the same cannot be told",
             fix="give rows that have what it finds; a teacher that is trained here needs more labelled rows",
+        )
+
+
+def check_numbers(teacher: str, said: Sequence[Mapping[str, Any]]) -> None:
+    """Raise TeacherError where a teacher gives NaN for a row: nothing can be held against that."""
+    import numpy as np
+
+    bad = [row for row in said if any(values.dtype.kind == "f" and np.isnan(values).any() for values in row.values())]
+    if bad:
+        raise TeacherError(
+            f"the teacher {teacher} gives NaN for {len(bad)} of {counted(len(said), 'selection row')}",
+            fix="leave out rows that it does not answer with numbers; where it answers none, give an undamaged model",
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.core.files import user_path
 from edgekd.data.arrays import BROKEN, declared_shape, unreadable
 from edgekd.data.columns import find_label, row_label
@@ -202,7 +202,7 @@ def _table(table: Table, where: str, label_column: str | None, part: str) -> Tab
     usual = [name for name in lists if name.lower() in _USUAL]
     if len(lists) > 1 and len(usual) != 1:
         raise DataError(
-            f"{where} has {len(lists)} columns of lists: {', '.join(map(repr, lists))}",
+            f"{where} has {counted(len(lists), 'column')} of lists: {', '.join(map(repr, lists))}",
             fix=f"keep one, or call it {_USUAL[0]}",
         )
     steps = [name for name in present if name != label]
@@ -231,7 +231,8 @@ def _check_steps(table: Table, steps: list[str], where: str) -> None:
     nameless = getattr(table, "nameless", 0)
     if nameless > len(steps):
         raise DataError(
-            f"{where} has {nameless} columns without a name and {len(steps)} with one: which are steps is unknown",
+            f"{where} has {counted(nameless, 'column')} without a name and {len(steps)} with one: which are steps "
+            "is unknown",
             fix="name every step in the header line: t0, t1, t2",
         )
     for name in steps:
@@ -273,7 +274,7 @@ def _series(cells: Any, where: str, columns: Sequence[str] = ()) -> np.ndarray[A
         values = np.asarray(_numbers(cells, where, columns), dtype=np.float32)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or len(values) < _LEAST_STEPS or not values.shape[1]:
-        raise DataError(f"{where}: a series of {len(values)} steps", fix=_MORE_STEPS)
+        raise DataError(f"{where}: a series of {counted(len(values), 'step')}", fix=_MORE_STEPS)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         _refuse_missing(values, bad, where)

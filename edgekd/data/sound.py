@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgekd.core import pointers
+from edgekd.core.errors import counted
 from edgekd.core.files import is_plain
 from edgekd.data.silences import RATE, SILENT, is_silent
 
@@ -141,7 +142,7 @@ def _check_kind(file: Any) -> None:
         raise Unusable(f"is {file.format}, not WAV, FLAC, OGG or MP3", _CONVERT)
     if file.channels > _MOST_CHANNELS:
         raise Unusable(
-            f"has {file.channels} channels; one or two are taken",
+            f"has {counted(file.channels, 'channel')}; one or two are taken",
             "keep the channel with the voice: ffmpeg -i FILE -af 'pan=mono|c0=c0' FILE.wav",
         )
     if not LEAST_RATE <= file.samplerate <= MOST_RATE:

@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import Any
 
 from edgekd.core.digests import digest
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.core.protocols import LabelledTask, Task
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
 from edgekd.data.numbers import Numbers, check_numbers
@@ -148,7 +148,10 @@ def split(
         kept = stratified(train, labels, seed)
         chosen = {row.content for row in kept}
         loose = [replace(row, label=None) for row in train if row.content not in chosen] + loose
-        notes.append(f"{len(kept)} labels kept, stratified; {len(train) - len(kept)} training rows became unlabelled")
+        notes.append(
+            f"{counted(len(kept), 'label')} kept, stratified; {counted(len(train) - len(kept), 'training row')} "
+            "became unlabelled"
+        )
         train = kept
     notes += [*in_every_row(train), *joined(train)]
     labelled = True
@@ -166,7 +169,7 @@ def split(
         validation = stratified(train, max(len(known), round(len(train) * VALIDATION_SHARE)), seed, spare=1)
         chosen = {row.content for row in validation}
         train = [row for row in train if row.content not in chosen]
-        notes.append(f"no validation split: {len(validation)} rows carved from training, stratified")
+        notes.append(f"no validation split: {counted(len(validation), 'row')} carved from training, stratified")
     cut = 0 if calibration else int(len(validation) * CALIBRATION_SHARE)
     selection = validation[cut:]
     check_calibration(calibration, test, "test")
@@ -194,7 +197,7 @@ def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Exam
     source, told = given["train"], given.get("test", [])
     test = [row for row in told if row.label is not None]
     if len(test) < len(told):
-        notes.append(f"{len(told) - len(test)} test rows without a label left out")
+        notes.append(f"{counted(len(told) - len(test), 'test row')} without a label left out")
     if not test:
         inside = {row.content for row in validation}
         parts = _by_content([row for row in source if row.content not in inside], notes, validation=False)
@@ -257,7 +260,7 @@ def _known_in_training(parts: dict[str, list[Example]], notes: list[str]) -> Non
                 known.update(row.names)
                 moved += 1
     if moved:
-        notes.append(f"{moved} held-out rows moved to training: no training row had a label of theirs")
+        notes.append(f"{counted(moved, 'held-out row')} moved to training: no training row had a label of theirs")
 
 
 def _without_leaks(
@@ -288,7 +291,8 @@ def _classes(train: list[Example], known: Sequence[str] | None) -> tuple[str, ..
     if len(counts) < 2:
         what, others = ("label", "labels") if isinstance(train[0].label, tuple) else ("class", "classes")
         raise DataError(
-            f"all {len(train)} training rows have " + (f"one {what}, {next(iter(counts))!r}" if counts else "no label"),
+            f"all {counted(len(train), 'training row')} have "
+            + (f"one {what}, {next(iter(counts))!r}" if counts else "no label"),
             fix=f"give rows of at least two {others}, or name the right column with --label-column",
         )
     return tuple(known) if known is not None else tuple(sorted(counts))
@@ -326,7 +330,7 @@ def held_back(loose: list[Example], seed: int, notes: list[str]) -> tuple[list[E
     calibrating = int(count * CALIBRATION_SHARE)
     labelled = all(row.label is not None for row in shuffled[:count])
     notes.append(
-        f"{count} {'' if labelled else 'unlabelled '}rows held back: {count - calibrating} for selection "
+        f"{counted(count, 'row' if labelled else 'unlabelled row')} held back: {count - calibrating} for selection "
         f"(by {'their labels' if labelled else 'agreement with the teacher'}), {calibrating} for calibration"
     )
     return shuffled[:count], shuffled[count:]
@@ -352,6 +356,7 @@ def enough(**roles: Sequence[Example]) -> None:
     for what, rows in roles.items():
         if len(rows) < LEAST[what]:
             raise DataError(
-                f"only {len(rows)} {what} rows are left after splitting; at least {LEAST[what]} are needed",
+                f"too few rows are left after splitting: {counted(len(rows), f'{what} row')}; at least "
+                f"{LEAST[what]} are needed",
                 fix="give more rows; a figure on so few would mean nothing",
             )

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.data.columns import find_column, values_of
 from edgekd.data.limits import shown
 from edgekd.data.splits import Example
@@ -89,7 +89,8 @@ def _of_words(words: Sequence[Any], label: Any, where: str) -> Example:
         raise _no_labels(label, where)
     if len(tags) != len(words):
         raise DataError(
-            f"{where}: {len(tags)} tags for {len(words)} words", fix="give one tag for each word; O where it is nothing"
+            f"{where}: {counted(len(tags), 'tag')} for {counted(len(words), 'word')}",
+            fix="give one tag for each word; O where it is nothing",
         )
     untold = next((word for word, tag in zip(words, tags, strict=True) if tag in _NO_TAG), None)
     if untold is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
 from edgekd.data.splits import CALIBRATION_SHARE, LEAST, Example, Splits, enough, held_back, place_of
 from edgekd.data.untrained import LEAST_ROWS, carved, others, told
@@ -69,7 +69,9 @@ def _with_labels(rows: Sequence[Example], labels: int | None, notes: list[str]) 
     if labels is None or labels >= len(labelled):
         return list(rows)
     kept = {row.content for row in labelled[:labels]}
-    notes.append(f"{labels} labels kept; {len(labelled) - labels} training rows became unlabelled")
+    notes.append(
+        f"{counted(labels, 'label')} kept; {counted(len(labelled) - labels, 'training row')} became unlabelled"
+    )
     return [row if row.content in kept else replace(row, label=None) for row in rows]
 
 
@@ -83,7 +85,8 @@ def _said_in_both(rows: Sequence[Example], test: Sequence[Example]) -> list[str]
 def _enough(rows: Sequence[Example], selection: Sequence[Example], test: Sequence[Example]) -> None:
     if len(rows) < LEAST["training"]:
         raise DataError(
-            f"only {len(rows)} training rows are left after splitting; at least {LEAST['training']} are needed",
+            f"too few rows are left after splitting: {counted(len(rows), 'training row')}; at least "
+            f"{LEAST['training']} are needed",
             fix="give more rows; they need no labels",
         )
     enough(selection=selection, test=test)

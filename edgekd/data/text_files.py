@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.data import limits, unpacked
 from edgekd.data.split_files import SPLIT_NAMES, split_folders, visible
 
@@ -40,7 +40,7 @@ def _classes(folder: Path, size: limits.Cells) -> tuple[Rows, tuple[str, ...]]:
         label = None if child.name.lower() in _UNLABELLED else child.name
         nested += sum(file.parent != child for file in files)
         rows += [_row(file, label, size) for file in files]
-    notes = [f"{folder}: {nested} files in folders below a class folder are of that class"] if nested else []
+    notes = [f"{folder}: {counted(nested, 'file')} in folders below a class folder: of that class"] if nested else []
     if not rows:
         rows = [_row(file, None, size) for file in flat]
     elif flat:

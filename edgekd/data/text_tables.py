@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.data import limits, unpacked
 
 Table = list[dict[str, Any]]
@@ -74,7 +74,8 @@ def delimited(path: Path, text: str, delimiter: str) -> Table:
                 continue
             if len(cells) != len(header):
                 raise DataError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells where the header names {len(header)}",
+                    f"{path}, line {reader.line_num}: {counted(len(cells), 'cell')} where the header names "
+                    f"{len(header)}",
                     fix=_NO_QUOTES if tabs else _QUOTES,
                 )
             size.add(len(cells))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.data.leaks import check_calibration, distinct, few_leaks, outside, two_labels
 from edgekd.data.splits import (
     LEAST,
@@ -92,7 +92,7 @@ def split_untrained(
 def _enough_rows(count: int) -> None:
     if count < LEAST_ROWS:
         raise DataError(
-            f"only {count} rows: at least {LEAST_ROWS} are needed to test, to select and to calibrate",
+            f"only {counted(count, 'row')}: at least {LEAST_ROWS} are needed to test, to select and to calibrate",
             fix="give more rows; they need no labels",
         )
 
@@ -103,7 +103,7 @@ def told(test: list[Example], notes: list[str]) -> tuple[list[Example], bool]:
     if len(known) < LEAST["test"]:
         return [replace(row, label=None) for row in test], False
     if len(known) < len(test):
-        notes.append(f"{len(test) - len(known)} test rows without a label left out")
+        notes.append(f"{counted(len(test) - len(known), 'test row')} without a label left out")
     return known, True
 
 
@@ -119,6 +119,13 @@ def carved(rows: list[Example], notes: list[str]) -> tuple[list[Example], bool]:
         f"no test split: {len(test)} rows became it, by content hash"
         + ("" if labelled else "; without labels, they tell how far a variant agrees with the teacher")
     )
+    known = sum(row.label is not None for row in rows)
+    if known and not labelled:
+        few = sum(row.label is not None for row in inside)
+        notes.append(
+            f"{counted(known, 'label')} not used: {few} fell among the test rows, and a figure takes {LEAST['test']}; "
+            "name a test split of its own, or give more labelled rows, to have labels judge"
+        )
     return test, labelled
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.candidates import variant
 from edgekd.compression.choose import FEWEST, FP32, OnTarget, Trial, over_budget, recipe_of, violations
-from edgekd.core.errors import RuntimeCannotLoad
+from edgekd.core.errors import RuntimeCannotLoad, counted
 from edgekd.core.metrics import Metric
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, is_ragged, largest_difference, metric_input, statistics
@@ -69,7 +69,7 @@ def plans(plan: Plan) -> str:
         return f"nothing runs on {plan.target.arch} kernels: {why}"
     return (
         f"up to {_MOST + 1} variants are judged on {plan.target.arch} kernels ({plan.target.emulator_cpu} emulated), "
-        f"for {plan.emulate_minutes:g} minutes"
+        f"for {plan.emulate_minutes:g} min"
     )
 
 
@@ -99,7 +99,7 @@ def judge(
     """
     task = named(plan.made_task, splits.classes)
     names = contenders(trials, plan)
-    progress.stage(f"on target: {len(names)} variants on {plan.target.arch} kernels")
+    progress.stage(f"on target: {counted(len(names), 'variant')} on {plan.target.arch} kernels")
     strata = None if is_ragged(task) else metric_input(task, reference)
     order = stratified_order([row.label for row in splits.selection], strata, plan.seed)
     samples = task.encode(folder, [splits.selection[row].input for row in order], plan.student.survey.max_size)
@@ -129,13 +129,13 @@ def judge(
         )
         for name, model in models.items()
     }
-    counted = _typical(subset)
-    costs, why = answers.costs(plan, models, counted)
+    typical = _typical(subset)
+    costs, why = answers.costs(plan, models, typical)
     known = {trial.name: trial for trial in trials}
     said = told | {
         "cost": costs,
         "cost_note": why,
-        "cost_n": len(counted),
+        "cost_n": len(typical),
         "refused": refused,
         "trials": {name: asdict(_on_target(known[name], scored[name], scored[FP32], costs)) for name in models},
         "agreement_here": {name: task.fidelity.value(scored[name].agreed_here) for name in models},
@@ -206,7 +206,7 @@ def says(plan: Plan, found: Mapping[str, Any] | None) -> str:
         widest = max((high - low for low, high in spans), default=0.0) / 2
         sure = f" Points lost there are known to within {widest:.0f}; --emulate-minutes narrows that." if widest else ""
         return (
-            f"{len(found['trials'])} variants were judged on {arch} kernels ({found['host']}): {found['n']:,} of "
+            f"{counted(len(found['trials']), 'variant')} judged on {arch} kernels ({found['host']}): {found['n']:,} of "
             f"{found['of']:,} selection rows, stratified{few}.{sure}"
         )
     if (why := why_not(plan)) is None:

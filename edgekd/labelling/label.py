@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.errors import TeacherError, UsageError
+from edgekd.core.errors import TeacherError, UsageError, counted
 from edgekd.core.protocols import Progress
 from edgekd.labelling import endings
 from edgekd.labelling import folder as folders
@@ -126,8 +126,10 @@ def _say_begin(progress: Progress, ledger: Ledger, prompt: Prompt, rows: Rows, t
     if ledger.runs and ledger.runs[-1]["prompt"] != prompt.digest:
         progress.say("the prompt is another than before: its rows are asked anew, and what was answered is not used")
     progress.say(
-        f"prompt: {prompt.template.source}, sha256 {prompt.template.digest[:12]}, {len(prompt.classes)} classes, "
-        f"{len(prompt.shots)} examples; {len(rows.wanted):,} rows to label, {len(rows.gold):,} with their own label"
+        f"prompt: {prompt.template.source}, sha256 {prompt.template.digest[:12]}, "
+        f"{counted(len(prompt.classes), 'class')}, "
+        f"{counted(len(prompt.shots), 'example')}; {counted(len(rows.wanted), 'row')} to label, "
+        f"{len(rows.gold):,} with their own label"
     )
 
 

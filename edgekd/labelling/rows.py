@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.data.answers import ANSWER, ANSWER_PROBABILITIES, GIVEN_LABEL, LABEL, LABELLED_BY, PROBABILITIES, TEXT
 from edgekd.data.given import Given, read_given
 from edgekd.data.leaks import distinct
@@ -71,7 +71,9 @@ def read_rows(task: Any, source: str, *, relabel: bool) -> Rows:
     for name in ("validation", "test"):
         loose = sum(row.label is None for row in getattr(rows, name))
         if loose:
-            rows = replace(rows, notes=(*rows.notes, f"{loose} {name} rows without a label stay so: none is asked for"))
+            rows = replace(
+                rows, notes=(*rows.notes, f"{counted(loose, f'{name} row')} without a label stay so: none is asked for")
+            )
     return rows
 
 

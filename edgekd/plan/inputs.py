@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from edgekd.core.errors import TeacherError, UsageError
+from edgekd.core.errors import TeacherError, UsageError, counted
 from edgekd.core.files import user_path
 from edgekd.core.protocols import (
     PER_WORD,
@@ -141,7 +141,7 @@ def read_splits(
         rows, more = read_inputs(task, calibration, column=columns[0])
         notes += more
         rows = distinct(rows, set(), notes, "repeated rows to calibrate on dropped")
-        notes.append(f"calibrated on {len(rows)} rows of {shown(calibration)}")
+        notes.append(f"calibrated on {counted(len(rows), 'row')} of {shown(calibration)}")
     if answered:
         notes += _without_unanswered(given)
     if compressed:
@@ -174,7 +174,9 @@ def _without_unanswered(given: dict[str, list[Example]]) -> list[str]:
         kept = [row for row in rows if row.label is not None]
         if len(kept) < len(rows):
             given[role] = kept
-            notes.append(f"{len(rows) - len(kept)} {role} rows without an answer that names a class left out")
+            notes.append(
+                f"{counted(len(rows) - len(kept), f'{role} row')} without an answer that names a class left out"
+            )
     return notes
 
 

@@ -130,6 +130,7 @@ def make_plans(options: Options, given: Sequence[str], store: Store | None = Non
     info = settle(kind, info, options.task, compressed=compressed)  # after the gate: it keeps something
     asked = resolve.bound(asked, info)
     rows = resolve.rows(asked, answers or info, store)
+    resolve.check_first_rows(asked, kind, info, rows.splits)
     sizes = resolve.survey(asked, info, rows.splits, store)
     if not compressed:
         info = starting_network(kind).shaped(info, options.task, sizes, classes=len(rows.splits.classes))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from edgekd.core import licences
 from edgekd.core.demo import Demo
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
 from edgekd.core.files import user_path
-from edgekd.core.protocols import GraphTask, InputSpec
+from edgekd.core.protocols import AnsweringTeacher, GraphTask, InputSpec
 from edgekd.core.registry import folder_name, make, names, plugin
 from edgekd.core.results import this_host
 from edgekd.data import demos
@@ -35,6 +36,7 @@ _MADE_UP = (
     "the rows are synthetic, drawn from the graph's shapes: they prove nothing of real data, so no variant but float32 "
     "ships unless --force names it"
 )
+_FIRST_ROWS = 8  # of a graph: asked while planning whether it answers with numbers, and judged by the user's metric
 MIN_SPEEDUP = 5.0  # of a student over its teacher, where the user does not say
 SIZES = {"tokens": "max_tokens", "vocabulary": "vocabulary", "pixels": "image_size"}  # a task's word: the option's
 
@@ -140,6 +142,22 @@ def rows(asked: Request, info: dict[str, Any], store: Store) -> Rows:
         made_up = (_MADE_UP,) if asked.task.invents(source) else ()
         notes = (*made_up, *asked.task.notes(), *notes)
     return Rows(replace(splits, golden=asked.golden, notes=notes), columns, source, labels, demo)
+
+
+def check_first_rows(asked: Request, kind: str, info: Mapping[str, Any], splits: Splits) -> None:
+    """Raise TeacherError where a graph gives no number for the first rows; UsageError where the user's metric fails."""
+    source, task = make("teachers", kind), asked.task
+    if not isinstance(source, AnsweringTeacher) or not isinstance(task, GraphTask):
+        return
+    from edgekd.onboard.runner import pack, unpack
+
+    rows = (*splits.selection, *splits.known)[:_FIRST_ROWS]
+    folder = Path(info["folder"])
+    with tempfile.TemporaryDirectory(prefix="edgekd-first-rows-") as name:
+        inputs, said = Path(name, "inputs.npz"), Path(name, "said.npz")
+        pack(asked.task.encode(folder, [row.input for row in rows], 0), inputs)
+        source.answers(folder, info["architecture"], task.program, inputs, list(asked.task.keep), said)
+        task.try_metric(unpack(said), rows)
 
 
 def survey(asked: Request, info: dict[str, Any], splits: Splits, store: Store) -> InputSpec:

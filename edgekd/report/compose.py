@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.compression.choose import FP32
 from edgekd.core.confidence import class_gains, evidence_says
+from edgekd.core.errors import counted
 from edgekd.core.floors import Floor
 from edgekd.core.latency import is_stable
 from edgekd.core.metrics import AGREEMENT, COSINE, Metric
@@ -317,7 +318,7 @@ def training_says(plan: Plan, told: dict[str, Any] | None) -> str:
     if plan.selected_by.reduce is not None:
         own = plan.selected_by.name if "selection_accuracy" in told else f"{plan.selected_by.of_teacher} the teacher"
         reached = f"{own} {share:.1%} on the selection rows"
-    says = f"Taught by {losses} on {told['rows']:,} rows{copies}; {kept}, {reached}."
+    says = f"Taught by {losses} on {counted(told['rows'], 'row')}{copies}; {kept}, {reached}."
     exits = ", ".join(f"after layer {layer} {share:.1%}" for layer, share in told["of_exits"].items())
     return says + (f" Its early exits: {exits}; `--exit LAYER` ships one." if exits else "")
 

@@ -126,7 +126,7 @@ def of_config(config: Mapping[str, Any], where: str) -> Language:
     if not isinstance(kind, str) or kind not in _TYPES:
         raise TeacherError(
             f"{where}: the model type {limits.shown(kind)} is not known on paper; {listed(sorted(_TYPES))} are",
-            fix="give the model's folder: its size is then measured",
+            fix="give the config of a model of one of these types",
         )
     if config.get("quantization_config"):
         raise TeacherError(
@@ -175,7 +175,7 @@ def _check_attention(config: Mapping[str, Any], where: str) -> None:
         raise TeacherError(
             f"{where} says that the model has {found}, which is not modelled on paper: its cache and speed would be "
             "a guess",
-            fix="give the model's folder: its size is then measured",
+            fix=f"give the config of a model that attends to its whole context: {listed(sorted(_TYPES))}",
         )
 
 

@@ -14,7 +14,7 @@ from edgekd.core.demo import Demo
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.protocols import InputSpec
 from edgekd.data import clean, limits, pair_tables, pairs, vocabulary
-from edgekd.data.columns import find_column, row_label
+from edgekd.data.columns import LABEL_NAMES, find_column, row_label
 from edgekd.data.demos import write_trec
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example, Label
@@ -41,9 +41,23 @@ _IDS_AND_MASK = ["input_ids", "attention_mask"]
 _LENGTH_QUANTILES = 12
 
 
-def read(source: str, text_column: str | None, pair_column: str | None) -> dict[str, Table]:
+def read(
+    source: str,
+    text_column: str | None,
+    pair_column: str | None,
+    label_column: str | None,
+    label_names: Sequence[str] = LABEL_NAMES,
+) -> dict[str, Table]:
     """Tables by split; of pairs with one column of both texts. Raises DataError."""
-    return pair_tables.with_pairs(read_tables(source), text_column, pair_column, TEXT_NAMES, source)
+    return pair_tables.with_pairs(
+        read_tables(source),
+        text_column,
+        pair_column,
+        TEXT_NAMES,
+        source,
+        label=label_column,
+        label_names=label_names,
+    )
 
 
 def ordinary(inputs: Iterable[str]) -> list[Any]:

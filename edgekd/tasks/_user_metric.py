@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.cpus import usable_cpus, usable_memory
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import UsageError, counted
 from edgekd.core.files import user_path
 from edgekd.core.metrics import Metric, ratio_of_sums
 from edgekd.security import child
@@ -102,7 +102,7 @@ def score(place: str, predictions: Sequence[Named], references: Sequence[Named],
     figures = np.array(found, dtype=np.float64)
     if figures.shape not in ((len(predictions),), (len(predictions), 1), (len(predictions), 2)):
         raise UsageError(
-            f"--metric {name} gives figures of the shape {figures.shape} for {len(predictions)} rows",
+            f"--metric {name} gives figures of the shape {figures.shape} for {counted(len(predictions), 'row')}",
             fix="return a list with a number for each row, or two for each, which are summed and divided",
         )
     if not np.isfinite(figures).all():

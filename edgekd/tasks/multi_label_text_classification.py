@@ -71,7 +71,7 @@ class MultiLabelTextClassification:
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split, each with one column of label sets, in any form. Raises DataError."""
-        tables = _texts.read(source, self.text_column, self.text_pair_column)
+        tables = _texts.read(source, self.text_column, self.text_pair_column, self.label_column)
         return label_sets.with_label_sets(tables, self.label_column)
 
     def columns(self, table: Table, source: str, *, labelled: bool = True) -> tuple[str, str]:

@@ -170,6 +170,12 @@ class Tensors:
         more = f"; agreement of {', '.join(classes)}, whose largest score counts" if classes else ""
         return (*lines, f"judged by fidelity to {against}, output by output: the worst decides{more}")
 
+    def try_metric(self, outputs: Predictions, rows: Sequence[Example]) -> None:
+        """Raise UsageError where a metric of the user's own fails on the original's outputs of these rows."""
+        if self.metric_file and rows:
+            known = all(row.label is not None for row in rows)
+            self._scored(outputs, self.truth(rows, ()) if known else outputs)
+
     def invents(self, source: str) -> bool:
         """Return whether the source is none: rows are drawn from the graph's shapes."""
         return source.partition(":")[0] == SYNTHETIC

@@ -64,7 +64,7 @@ class TextClassification:
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split. Raises DataError."""
-        return _texts.read(source, self.text_column, self.text_pair_column)
+        return _texts.read(source, self.text_column, self.text_pair_column, self.label_column)
 
     def columns(self, table: Table, source: str, *, labelled: bool = True) -> tuple[str, str]:
         """The text and the label column; that may lack (empty) where rows need not be `labelled`. Raises DataError."""

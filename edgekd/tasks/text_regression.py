@@ -71,7 +71,7 @@ class TextRegression:
 
     def read(self, source: str) -> dict[str, Table]:
         """Tables by split. Raises DataError."""
-        tables = _texts.read(source, self.text_column, self.text_pair_column)
+        tables = _texts.read(source, self.text_column, self.text_pair_column, self.label_column, number_tables.NAMES)
         return number_tables.with_targets(tables, self.label_column, source)
 
     def columns(self, table: Table, source: str, *, labelled: bool = True) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgekd.core.demo import Demo
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, counted
 from edgekd.core.metrics import ACCURACY, AGREEMENT, Metric
 from edgekd.core.protocols import SINGLE_LABEL, Hub, InputSpec
 from edgekd.core.statistics import hits, same_class
@@ -136,7 +136,7 @@ class TimeSeriesClassification:
         )
         if strange is not None:
             raise DataError(
-                f"a series has {_words(strange.shape[1:])} where the model takes {max_size} steps",
+                f"a series has {_words(strange.shape[1:])} where the model takes {counted(max_size, 'step')}",
                 fix="give series of one length: cut, pad or resample them",
             )
         return samples
@@ -192,7 +192,7 @@ def _linear_guesses(train: Sequence[Example], test: Sequence[Example]) -> Any:
 
 def _words(shape: tuple[int, ...]) -> str:
     steps, channels = shape
-    return f"{steps} steps" + (f" of {channels} channels" if channels > 1 else "")
+    return counted(steps, "step") + (f" of {channels} channels" if channels > 1 else "")
 
 
 def _flat(rows: Sequence[Example]) -> np.ndarray[Any, Any]:

@@ -6,7 +6,7 @@ All of this runs in a process of its own with limits (`_onnx_apart`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,12 +229,7 @@ def compare(original: str, written: str, inputs: str, program: str, outputs: lis
         try:
             said, own, again = theirs(sample)[0], ours(sample)[0], ours(sample)[0] if not number else None
         except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
-            told = ", ".join(f"{name} {values.shape}" for name, values in sample.items())
-            raise TeacherError(
-                f"{original} fails on the row {number} ({told}): {str(error).splitlines()[0]}",
-                fix="give rows that onnxruntime runs the file on by itself: values, as well as shapes, are the graph's "
-                "to choose",
-            ) from error
+            raise _fails(original, number, sample, error) from error
         for name in outputs:
             if np.isnan(said[name]).any() or np.isnan(own[name]).any():
                 raise TeacherError(f"{original} gives NaN as {name} on the row {number}", fix="leave that row out")
@@ -250,6 +245,41 @@ def compare(original: str, written: str, inputs: str, program: str, outputs: lis
             fix="this is a fault of edgekd: please report it with the command that you ran",
         )
     return worst
+
+
+def answers(source: str, inputs: str, program: str, outputs: list[str], out: str) -> None:
+    """Write what the file gives for packed rows to `out` (in a child process).
+
+    Raises TeacherError where it does not run, or an output is no number.
+    """
+    import numpy as np
+
+    from edgekd.onboard.runner import pack, unpack
+
+    run = _opened(source, program, dict.fromkeys(outputs, "as_is"))
+    found = []
+    for number, sample in enumerate(unpack(Path(inputs))):
+        try:
+            said = run(sample)[0]
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
+            raise _fails(source, number, sample, error) from error
+        bad = next((name for name in outputs if np.isnan(said[name]).any()), None)
+        if bad is not None:
+            raise TeacherError(
+                f"{source} gives NaN as {bad} on the row {number}",
+                fix="leave that row out; where all rows give NaN, give an undamaged model, or rows as it expects them",
+            )
+        found.append({name: said[name] for name in outputs})
+    pack(found, Path(out))
+
+
+def _fails(source: str, number: int, sample: Mapping[str, Any], error: Exception) -> TeacherError:
+    told = ", ".join(f"{name} {values.shape}" for name, values in sample.items())
+    return TeacherError(
+        f"{source} fails on the row {number} ({told}): {str(error).splitlines()[0]}",
+        fix="give rows that onnxruntime runs the file on by itself: values, as well as shapes, are the graph's "
+        "to choose",
+    )
 
 
 def _apart(said: np.ndarray[Any, Any], own: np.ndarray[Any, Any]) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core import licences
-from edgekd.core.errors import TeacherError
+from edgekd.core.errors import TeacherError, counted
 from edgekd.core.external import inner_graphs
 from edgekd.core.protocols import MULTI_LABEL, REGRESSION
 from edgekd.core.registry import plugin
@@ -218,7 +218,7 @@ def _labels(
     _checks.check_labels(config, folder)
     if classes is not None and len(named) != classes:
         raise TeacherError(
-            f"{folder}/config.json names {len(named)} labels; {path} has {classes} outputs",
+            f"{folder}/config.json names {counted(len(named), 'label')}; {path} has {counted(classes, 'output')}",
             fix="set id2label and label2id in config.json to the classes the model was trained on, in order",
         )
     return tuple(str(named[key]) for key in sorted(named, key=int))

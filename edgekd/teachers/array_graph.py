@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import RuntimeCannotLoad, TeacherError
+from edgekd.core.errors import RuntimeCannotLoad, TeacherError, counted
 from edgekd.core.files import is_plain, user_path
 from edgekd.core.protocols import InputSpec
 from edgekd.core.registry import plugin
@@ -45,7 +45,7 @@ class ArrayGraph:
             files = sorted(path.glob("*.onnx"))
             if len(files) != 1:
                 raise TeacherError(
-                    f"{path} holds {len(files)} .onnx files" if files else f"{path} holds no .onnx file",
+                    f"{path} holds {counted(len(files), '.onnx file')}" if files else f"{path} holds no .onnx file",
                     fix="give the path of one .onnx file",
                 )
             path = files[0]
@@ -114,6 +114,26 @@ class ArrayGraph:
             graph = onnx.load(prepared)  # what the child wrote and checked
         finish(graph, out)
 
+    def answers(
+        self,
+        folder: Path,
+        architecture: Mapping[str, Any],
+        program: str,
+        inputs: Path,
+        outputs: Sequence[str],
+        out: Path,
+    ) -> None:
+        """Write what the file gives for packed rows to `out`. Raises TeacherError where it runs not, or gives NaN."""
+        path = folder / architecture["file"]
+        job = {
+            "source": str(path),
+            "inputs": str(inputs),
+            "program": program,
+            "outputs": list(outputs),
+            "out": str(out),
+        }
+        self._run("answers", job, path)
+
     def compare(
         self, folder: Path, architecture: Mapping[str, Any], written: Model, inputs: Path, outputs: Sequence[str]
     ) -> None:
@@ -126,8 +146,12 @@ class ArrayGraph:
             "program": written.program,
             "outputs": list(outputs),
         }
+        self._run("compare", job, path)
+
+    def _run(self, function: str, job: dict[str, Any], path: Path) -> None:
+        """Call a function of `_array_graph` that runs the file on rows, in a limited process."""
         _onnx_apart.call(
-            "_array_graph:compare",
+            f"_array_graph:{function}",
             job,
             path,
             "run under ONNX Runtime on the first rows",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core import licences
-from edgekd.core.errors import TeacherError, UsageError
+from edgekd.core.errors import TeacherError, UsageError, counted
 from edgekd.core.loading import BODY
 from edgekd.core.protocols import PER_WORD, InputSpec
 from edgekd.core.registry import make, plugin
@@ -272,7 +272,7 @@ def _labels(config: dict[str, Any], folder: Path, shapes: Mapping[str, list[int]
     head = next((shape for name, shape in shapes.items() if name in _HEADS), None)
     if head and head[:1] != [len(labels)]:
         raise TeacherError(
-            f"{folder}/config.json names {len(labels)} labels; the teacher's weights have {head[0]}",
+            f"{folder}/config.json names {counted(len(labels), 'label')}; the teacher's weights have {head[0]}",
             fix="set id2label and label2id in config.json to the classes the model was trained on, in order",
         )
     return labels

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import RuntimeCannotLoad, TeacherError
+from edgekd.core.errors import RuntimeCannotLoad, TeacherError, counted
 from edgekd.core.files import is_plain, user_path
 from edgekd.core.registry import plugin
 from edgekd.data import clean
@@ -69,7 +69,8 @@ class OnnxModel:
         known = architecture.get("classes")
         if classes and known is not None and len(classes) != known:
             raise TeacherError(
-                f"the teacher {architecture['file']} tells {known} classes apart; the data have {len(classes)}: "
+                f"the teacher {architecture['file']} tells {counted(known, 'class')} apart; the data have "
+                f"{len(classes)}: "
                 f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}",
                 fix="give data with the classes that it was trained on, or name all of them as id2label in config.json",
             )

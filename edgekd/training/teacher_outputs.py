@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import UsageError, counted
 from edgekd.core.memory import give_back
 from edgekd.core.protocols import MULTI_LABEL, REGRESSION, Progress
 from edgekd.core.tensors import Outputs, RequestedOutputs, TopLogits
@@ -118,7 +118,8 @@ def _hold_to(limit_mib: float, work: Path, done: int, rows: int) -> None:
     whole = max(mib, mib * rows / done / _EARLY)
     if whole > limit_mib:
         raise UsageError(
-            f"what the teacher says about {rows} rows takes {whole:,.3g} MiB on disk or more, above {limit_mib:g}",
+            f"what the teacher says about {counted(rows, 'row')} takes {whole:,.3g} MiB on disk or more, above "
+            f"{limit_mib:g}",
             fix=f"allow it (--cache-mib {math.ceil(1.5 * whole)}), or leave out losses that need features or attention",
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from edgekd.core.errors import EdgeKDError
+from edgekd.core.errors import EdgeKDError, counted
 from edgekd.core.registry import make
 from edgekd.core.tensors import NO_LABEL, Outputs, Targets, TopLogits
 from edgekd.data.packed import next_tokens, pack
@@ -124,5 +124,6 @@ def check_rows(rows: Sequence[Sample]) -> None:
     """Raise EdgeKDError where there is next to nothing to learn from."""
     if len(rows) < 4:
         raise EdgeKDError(
-            f"the corpus gives {len(rows)} rows to learn from", fix="give more text, or shorter rows: --max-tokens 256"
+            f"the corpus gives {counted(len(rows), 'row')} to learn from",
+            fix="give more text, or shorter rows: --max-tokens 256",
         )

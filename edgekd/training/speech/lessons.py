@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from edgekd.core.errors import DataError, UsageError
+from edgekd.core.errors import DataError, UsageError, counted
 from edgekd.core.memory import give_back
 from edgekd.core.tensors import NO_LABEL, Outputs, Targets, TopLogits
 from edgekd.data.audio import AudioClip, cut, waveform
@@ -90,7 +90,7 @@ def write_lessons(
     (out / SAID).write_text(json.dumps({REASONS[reason]: count for reason, count in sorted(told.items())}))
     if rows and told[GOOD] < _LEAST_KEPT * len(rows):
         raise DataError(
-            f"of {len(rows)} recordings the teacher's text of {told[GOOD]} can be trusted: "
+            f"of {counted(len(rows), 'recording')} the teacher's text of {told[GOOD]} can be trusted: "
             + ", ".join(f"{count} {REASONS[reason]}" for reason, count in told.most_common()),
             fix="give a teacher of the recordings' language, or recordings of speech",
         )
