@@ -263,6 +263,50 @@ def test_a_recipe_makes_every_matrix_and_the_embeddings_small(graphs, tmp_path, 
     assert own["nll"].mean() == pytest.approx(plain["nll"].mean(), rel=0.02 if least > 0.5 else 0.5)
 
 
+@pytest.mark.parametrize("recipe", [BlockInt8(accuracy_level=0), BlockInt4(compensate=False)])
+def test_embeddings_and_the_projection_tied_to_them_share_their_codes(graphs, tmp_path, recipe):
+    out = tmp_path / "small.onnx"
+    recipe.quantize(graphs["grouped"], out, [])
+    graph = onnx.load(out).graph
+    readers = {node.op_type: node.input for node in graph.node if any("embed" in name for name in node.input)}
+    codes = {
+        kind: next(name for name in names if name.endswith("_Q8")) for kind, names in readers.items() if "Q" in kind
+    }
+    codes |= {"MatMulNBits": next(n.input[1] for n in graph.node if n.output[0] == "logits")}
+    assert len(set(codes.values())) == 1, "both read one tensor"
+    held = [one for one in graph.initializer if VOCABULARY in one.dims]
+    assert sorted(list(one.dims) for one in held) == [[VOCABULARY, 2, 1], [VOCABULARY, 2, 32]], (
+        "codes once, scales once"
+    )
+    ids = ids_of(40)
+    own, plain = (
+        program.run(None, program.feed({"input_ids": ids}))[0] for program in (opened(out), opened(graphs["grouped"]))
+    )
+    assert np.abs(own - plain).mean() < (0.2 if isinstance(recipe, BlockInt8) else 2.0)
+
+
+def test_codes_are_made_once_for_settings_that_share_them(graphs, tmp_path, monkeypatch):
+    rows = [{"input_ids": ids_of(30, seed), "new_tokens": np.array([0])} for seed in range(3)]
+    fed = GraphInputs(Model({"model": graphs["grouped"]}, "causal"), rows).of("model")
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    BlockInt4().quantize(graphs["grouped"], first, fed, cache=tmp_path / "kept")
+    monkeypatch.setattr(_gptq, "moments", lambda *_: pytest.fail("asked the model again"))
+    BlockInt4(accuracy_level=0).quantize(graphs["grouped"], second, fed, cache=tmp_path / "kept")
+    one, other = ({t.name: t.raw_data for t in onnx.load(file).graph.initializer} for file in (first, second))
+    assert one == other
+
+
+def test_a_text_is_given_whole_to_what_looks_inside(graphs):
+    rows = [{"input_ids": ids_of(count), "new_tokens": np.array([0])} for count in (150, 5)]
+    fed = GraphInputs(Model({"model": graphs["grouped"]}, "causal"), rows).of("model")
+    assert [one["input_ids"].shape for one in fed] == [(1, 150), (1, 5)]
+    assert {one["past_key_values.0.key"].shape[2] for one in fed} == {0}
+    session = opened(graphs["grouped"]).session
+    logits = session.run(["logits"], fed[1])[0]
+    program = opened(graphs["grouped"])
+    np.testing.assert_allclose(logits[0], causal.State(program).extend(rows[1]["input_ids"]), atol=1e-4)
+
+
 def test_what_is_to_stay_in_float_stays(graphs, tmp_path):
     out = tmp_path / "some.onnx"
     BlockInt4(compensate=False).quantize(

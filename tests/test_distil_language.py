@@ -309,4 +309,4 @@ def test_scores_of_a_model_against_itself(teacher_folder: Path) -> None:
     assert scores.AGREEMENT.value(same.agreed) == 1
     assert scores.DIVERGENCE.value(same.divergence) == pytest.approx(0, abs=1e-6)
     alone = scores.bits_per_byte(model, samples, truth)
-    assert alone == pytest.approx(own[:, 0].sum() / 200, rel=1e-5)
+    assert alone == pytest.approx(own[:, 0].sum() / 200, rel=0.02)  # in bfloat16, where the CPU has units for it

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from conftest import call_here, invoke, loose_target
 from made_bundle import Board
+from tokenizers import Tokenizer
 
 from edgekd.core.errors import UsageError
 from edgekd.core.registry import make
 from edgekd.devices.local import Local
 from edgekd.hardware.profile import load_profile
+from edgekd.onboard import causal
 from edgekd.plan.planning import _for_task
 from edgekd.security import child
 from edgekd.store.store import Store
 from edgekd.tasks import _genai
 from tests.tiny_language import save_llama, text_of
 
+GENERATE = Path(__file__).parent / "node" / "generate.mjs"
 TASK = ("--task", "text-generation", "--student", "none")
 
 
@@ -247,3 +254,22 @@ def test_onnxruntime_genai_is_told_what_it_needs(bundle):
     assert decoder["inputs"]["past_key_names"] == "past_key_values.%d.key"
     assert said["search"]["past_present_share_buffer"] is False
     assert said["model"]["context_length"] == 512
+
+
+@pytest.mark.slow
+@pytest.mark.node
+def test_transformers_js_writes_the_same_tokens(bundle, tmp_path):
+    command = shutil.which("node")
+    if command is None or not (GENERATE.parent / "node_modules").is_dir():
+        pytest.fail("node lacks") if os.environ.get("CI") else pytest.skip("node, or `make node`, lacks")
+    texts = [text_of(seed, 2) for seed in (7, 8)]
+    (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    words = [command, str(GENERATE), str(bundle.parent), bundle.name, "q8", str(tmp_path / "texts.json"), "12"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    model = causal.Program({"model": onnxruntime.InferenceSession(str(next((bundle / "onnx").iterdir())))})
+    for text, told in zip(texts, json.loads(done.stdout), strict=True):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        assert told["ids"] == ids
+        assert told["written"] == list(islice(model.generate(ids), 12))

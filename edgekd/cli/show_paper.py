@@ -114,7 +114,7 @@ def _distilling(made: PaperPlan) -> str:
         f"distilling a student of {student.layers} of {made.teacher.layers} layers, {student.parameters:,} parameters "
         f"({student.parameters / made.teacher.parameters:.0%})"
         + (
-            f"; it is too large for {made.target}'s budget: a smaller model of the family would be needed\n"
+            f"\nIt is too large for {made.target}'s budget: give more --memory-mib, or a smaller model of the family.\n"
             if small
             else "\n"
         )

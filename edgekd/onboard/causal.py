@@ -84,6 +84,18 @@ class Program:
             written[place] = logits[-1].argmax()
         return [nll, top, ids[0, 1:], written]
 
+    def whole(self, feed: Mapping[str, Any]) -> dict[str, Array]:
+        """Return what the graph takes of a text that is read in one run: for a look inside it, on no device."""
+        ids = feed["input_ids"]
+        count = ids.shape[1]
+        fed = {
+            "input_ids": ids,
+            "attention_mask": np.ones((1, count), np.int64),
+            "position_ids": np.arange(count)[None],
+        }
+        empty = {name: _empty(self.inputs[name]).numpy() for name in self._cache}
+        return {name: values for name, values in fed.items() if name in self.inputs} | empty
+
     def named(self, result: Sequence[Array]) -> dict[str, Array]:
         """Return the outputs by name."""
         return dict(zip(self.outputs, result))  # noqa: B905  (`strict` is not for a board's Python 3.9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -52,7 +52,7 @@ def calibrate(
     options = {"method": method, "percentile": percentile if method == "percentile" else None}
     key = {
         "model": external.graph_sha256(model),
-        "rows": _digest(islice(samples, rows)),
+        "rows": rows_digest(islice(samples, rows)),
         "operators": sorted(operators),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,8 @@ def calibrate(
     return path
 
 
-def _digest(samples: Iterator[Sample]) -> str:
+def rows_digest(samples: Iterable[Sample]) -> str:
+    """Return a digest of all values of some samples."""
     hasher = sha256()
     for sample in samples:
         for name, values in sorted(sample.items()):

@@ -5,7 +5,9 @@ A column is rounded, and the columns after it take over what that changes of the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,71 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_DAMPING = 0.01  # of the mean second moment, added to each: inputs that never occur have none
+_DAMPING = 0.01  # of each second moment, added to it
+_IDLE = 1e-12  # of the largest second moment: an input of less never occurred
 _MOST_VALUES = 1 << 27  # of moments that are held at once: a gibibyte of float64
 _PANEL = 128  # columns whose errors are handed on together
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A constant (width, rows) that a node multiplies the value `input` by."""
+
+    node: str
+    input: str
+    constant: Any  # a TensorProto
+
+
+def kept_codes(
+    model: Path, matrices: Sequence[Matrix], rows: Sequence[Sample], *, bits: int, block_size: int, cache: Path | None
+) -> dict[str, tuple[Array, Array]]:
+    """Return codes and scales as `rounded` gives them, by node; those in the folder `cache` are not made again.
+
+    They depend on the fp32 file `model`, what it is fed, and how they are rounded.
+    """
+    import numpy as np
+
+    from edgekd.core import external
+    from edgekd.core.digests import digest
+    from edgekd.core.results import versions
+    from edgekd.quantizers._calibration import rows_digest
+
+    facts = {
+        "model": external.graph_sha256(model),
+        "rows": rows_digest(rows),
+        "nodes": [one.node for one in matrices],
+        "how": [bits, block_size],
+        **versions("onnxruntime", "numpy"),
+    }
+    file = None if cache is None else cache / f"codes-{digest(facts)[:32]}.npz"
+    if file is not None and file.exists():
+        with np.load(file) as kept:
+            return {one.node: (kept[f"codes{n}"], kept[f"scales{n}"]) for n, one in enumerate(matrices)}
+    found = _made(model, matrices, rows, bits, block_size)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f"{file.stem}.{os.getpid()}.npz")
+        named = {
+            f"{what}{number}": values
+            for number, one in enumerate(matrices)
+            for what, values in zip(("codes", "scales"), found[one.node], strict=True)
+        }
+        np.savez(part, **named)  # type: ignore[arg-type]
+        part.replace(file)  # whole or not there
+    return found
+
+
+def _made(
+    model: Path, matrices: Sequence[Matrix], rows: Sequence[Sample], bits: int, block_size: int
+) -> dict[str, tuple[Array, Array]]:
+    from onnx import numpy_helper
+
+    found = {}
+    for seen in moments(model, {one.input: one.constant.dims[0] for one in matrices}, rows):
+        for one in [one for one in matrices if one.input in seen]:
+            weights = numpy_helper.to_array(one.constant).T
+            found[one.node] = rounded(weights, seen[one.input], bits=bits, block_size=block_size)
+    return found
 
 
 def moments(model: Path, inputs: Mapping[str, int], rows: Sequence[Sample]) -> Iterator[dict[str, Array]]:
@@ -91,14 +155,19 @@ def _best_scale(block: Array, bits: int, widest: Array) -> Array:
 
 
 def _inverse(moment: Array) -> Array:
-    """Return the upper Cholesky factor of the damped moment's inverse, (width, width)."""
+    """Return the upper triangular factor U of the damped moment's inverse, U' U: (width, width).
+
+    Each input is damped by its own second moment: a few that are a thousand times the others, as language models have
+    them, would else damp all others away.
+    """
     import numpy as np
 
     damped = moment.copy()
-    idle = np.diag(damped) == 0
-    damped[idle, idle] = 1.0
-    damped[np.diag_indices_from(damped)] += _DAMPING * np.diag(damped).mean()
-    upper: Array = np.linalg.cholesky(np.linalg.inv(damped)).T
+    own = np.diag(damped).copy()
+    own[own <= _IDLE * own.max()] = max(own.mean(), 1e-30)  # never seen: rounded as they are
+    damped[np.diag_indices_from(damped)] = (1 + _DAMPING) * own
+    turned = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]  # damped = turned turned', upper: no inverse of it
+    upper: Array = np.triu(np.linalg.inv(turned))
     return upper
 
 
@@ -124,10 +193,12 @@ def _watched(model: Path, names: Sequence[str]) -> Any:
 
     from edgekd.core import external
     from edgekd.core.cpus import usable_cpus
+    from edgekd.quantizers._onnx import drop_unused
 
     graph = external.load(model)
     del graph.graph.output[:]
     graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    drop_unused(graph.graph)  # the projection to logits would be computed, too
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = usable_cpus(), 3
     with tempfile.TemporaryDirectory(prefix="edgekd-moments-") as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +19,26 @@ def quantize_language(
     out: Path,
     *,
     bits: int,
+    table_bits: int,
     block_size: int,
     accuracy_level: int,
     keep: Sequence[str],
     recipe: str,
     rows: Sequence[Sample] = (),
+    cache: Path | None = None,
 ) -> None:
     """Write the model with each MatMul of a constant matrix as MatMulNBits, each table as GatherBlockQuantized.
 
-    With `rows`, what the graph is fed, codes make up for each other's errors on these (GPTQ); without, each is rounded.
-    A projection that is tied to the embeddings gets a matrix of its own first: nothing else makes it small. Raises
-    EdgeKDError where nothing is left to do, or a large constant stayed in float that is not in `keep`.
+    Tables, and projections that are tied to one, take `table_bits`; a tied pair shares its codes. With `rows`, what
+    the graph is fed, codes make up for each other's errors on these (GPTQ) and are kept in the folder `cache`; without,
+    each is rounded. Raises EdgeKDError where nothing is left to do, or a large constant stayed in float that is not in
+    `keep`.
     """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
     from onnxruntime.quantization.onnx_model import ONNXModel
 
     from edgekd.core.quiet import quiet
-    from edgekd.quantizers._block_tables import quantize_tables, unfold_tied
+    from edgekd.quantizers._block_tables import quantize_tables, share_tied, unfold_tied
     from edgekd.quantizers._onnx import kept_names
 
     with quiet():
@@ -43,10 +47,12 @@ def quantize_language(
         plain.clean_initializers()
         loaded, kept = plain.model, kept_names(keep)
         matrices = _matrices(loaded)
+        stays = frozenset(kept)
+        share_tied(loaded, bits=table_bits, block_size=block_size, accuracy_level=accuracy_level, keep=stays)
         unfold_tied(loaded)
-        quantize_tables(loaded, bits=bits, block_size=block_size, keep=frozenset(kept))
+        quantize_tables(loaded, bits=table_bits, block_size=block_size, keep=stays)
         if len(rows):
-            _compensate(model, loaded, rows, frozenset(kept), (bits, block_size, accuracy_level))
+            _compensate(model, loaded, rows, stays, _How(bits, block_size, accuracy_level, cache))
         quantizer = MatMulNBitsQuantizer(
             loaded,
             bits=bits,
@@ -63,12 +69,18 @@ def quantize_language(
     external.save(made, out)
 
 
-def _compensate(
-    model: Path, graph: Any, rows: Sequence[Sample], keep: frozenset[str], how: tuple[int, int, int]
-) -> None:
-    """Make each MatMul whose rows are whole blocks a MatMulNBits of GPTQ's codes, in place. `model` is the fp32 file.
+@dataclass(frozen=True)
+class _How:
+    bits: int
+    block_size: int
+    accuracy_level: int
+    cache: Path | None
 
-    `how` is bits, block size and accuracy level.
+
+def _compensate(model: Path, graph: Any, rows: Sequence[Sample], keep: frozenset[str], how: _How) -> None:
+    """Make each MatMul whose rows are whole blocks a MatMulNBits of GPTQ's codes, in place.
+
+    `model` is the fp32 file.
     """
     from onnx import helper, numpy_helper
 
@@ -76,7 +88,7 @@ def _compensate(
     from edgekd.quantizers._block_tables import packed
     from edgekd.quantizers._onnx import drop_unused
 
-    bits, block_size, level = how
+    bits, block_size = how.bits, how.block_size
     constants = {tensor.name: tensor for tensor in graph.graph.initializer if len(tensor.dims) == 2}
     fit = [
         node
@@ -84,26 +96,28 @@ def _compensate(
         if node.op_type == "MatMul" and node.name not in keep and node.input[1] in constants
     ]
     fit = [node for node in fit if constants[node.input[1]].dims[0] % block_size == 0]
-    widths = {node.input[0]: constants[node.input[1]].dims[0] for node in fit}
-    for found in _gptq.moments(model, widths, rows):
-        for node in [one for one in fit if one.input[0] in found]:
-            weights = numpy_helper.to_array(constants[node.input[1]]).T
-            codes, scales = _gptq.rounded(weights, found[node.input[0]], bits=bits, block_size=block_size)
-            blob = packed(codes, bits).reshape(len(weights), weights.shape[1] // block_size, -1)
-            names = [f"{node.input[1]}_Q{bits}", f"{node.input[1]}_scales"]
-            graph.graph.initializer.append(numpy_helper.from_array(blob, names[0]))
-            graph.graph.initializer.append(numpy_helper.from_array(scales.reshape(-1), names[1]))
-            more = {"K": weights.shape[1], "N": len(weights), "bits": bits, "block_size": block_size}
-            more |= {"accuracy_level": level} if level else {}
-            made = helper.make_node(
-                "MatMulNBits",
-                [node.input[0], *names],
-                list(node.output),
-                f"{node.name}_Q{bits}",
-                domain="com.microsoft",
-                **more,
-            )
-            node.CopyFrom(made)
+    matrices = [_gptq.Matrix(node.name, node.input[0], constants[node.input[1]]) for node in fit]
+    known = _gptq.kept_codes(model, matrices, rows, bits=bits, block_size=block_size, cache=how.cache)
+    more = {"accuracy_level": how.accuracy_level} if how.accuracy_level else {}
+    for node in fit:
+        codes, scales = known[node.name]
+        names = [f"{node.input[1]}_Q{bits}", f"{node.input[1]}_scales"]
+        blob = packed(codes, bits).reshape(len(codes), codes.shape[1] // block_size, -1)
+        graph.graph.initializer.append(numpy_helper.from_array(blob, names[0]))
+        graph.graph.initializer.append(numpy_helper.from_array(scales.reshape(-1), names[1]))
+        made = helper.make_node(
+            "MatMulNBits",
+            [node.input[0], *names],
+            list(node.output),
+            f"{node.name}_Q{bits}",
+            domain="com.microsoft",
+            K=codes.shape[1],
+            N=len(codes),
+            bits=bits,
+            block_size=block_size,
+            **more,
+        )
+        node.CopyFrom(made)
     drop_unused(graph.graph)
     if fit and not any(entry.domain == "com.microsoft" for entry in graph.opset_import):
         graph.opset_import.append(helper.make_opsetid("com.microsoft", 1))

@@ -24,6 +24,7 @@ class BlockInt4:
 
     block_size: int = 32  # a power of two from 16
     accuracy_level: int = 4
+    table_bits: int = 8  # of embeddings and a projection that is tied to them: 8 or 4
     compensate: bool = True  # later columns make up for the errors of earlier ones, on calibration inputs (GPTQ)
 
     suffix: ClassVar[str] = "_q4"
@@ -59,9 +60,11 @@ class BlockInt4:
             model,
             out,
             bits=4,
+            table_bits=self.table_bits,
             block_size=self.block_size,
             accuracy_level=self.accuracy_level,
             keep=keep,
             recipe="block_int4",
             rows=calibration if self.compensate else (),
+            cache=cache,
         )

@@ -54,6 +54,7 @@ class BlockInt8:
             model,
             out,
             bits=8,
+            table_bits=8,
             block_size=self.block_size,
             accuracy_level=self.accuracy_level,
             keep=keep,

@@ -170,6 +170,20 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def autocast(device: torch.device) -> Any:
+    """Within the block products are of bfloat16 where the device has units for it: a GPU, a CPU with AMX.
+
+    Weights, sums and what a block returns of losses stay float32. Figures that are told are computed outside of it.
+    """
+    import torch
+
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+
+
 def pad_of(model: Any) -> int:
     """The token that a model's texts are padded with; 0 where it reads none."""
     return getattr(model.config, "pad_token_id", None) or 0

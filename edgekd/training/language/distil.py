@@ -93,7 +93,7 @@ def distil(asked: Request, out: Path, store: Store, progress: Progress) -> dict[
         arms["labels alone"] = (copy.deepcopy(student), _LABELS, None)
     trained, works = {}, []
     for name, (model, terms, kept) in arms.items():
-        progress.stage(f"distill: {name}", None)
+        progress.stage(f"distill: {name}", engine.steps_of(rows, _training(asked), asked.seed))
         work = store.workspace("language-student", _student_key(asked, texts, name))
         works.append(work)
         trained[name] = _train(asked, model, rows, terms, kept, texts, work, progress)
@@ -242,6 +242,10 @@ def _answers(
     return store.stage("language-outputs", key, produce) / "answers"
 
 
+def _training(asked: Request) -> Training:
+    return Training(asked.epochs, _BATCH_ROWS, asked.learning_rate)
+
+
 def _train(
     asked: Request,
     model: Any,
@@ -253,12 +257,11 @@ def _train(
     progress: Progress,
 ) -> engine.Trained:
     """Train an arm; the weights of its own best epoch by bits per byte on the validation documents are kept."""
-    training = Training(asked.epochs, _BATCH_ROWS, asked.learning_rate)
     model.config.use_cache = False
     return engine.fit(
         lessons.Pupil(model, rows, terms, answers),
         rows,
-        training,
+        _training(asked),
         seed=asked.seed,
         progress=progress,
         validate=lambda: (-scores.bits_per_byte(model, texts.validation, texts.validation_truth),),

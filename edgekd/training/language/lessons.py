@@ -56,7 +56,8 @@ def ask_teacher(teacher: Any, rows: Sequence[Sample], tokens: Tensor | None, out
     progress.stage("teach: the teacher reads the corpus", len(rows))
     for start in range(writer.done, len(rows), _AT_ONCE):
         numbers = list(range(start, min(start + _AT_ONCE, len(rows))))
-        said = teacher_log_probabilities(teacher, batches.padded(rows, numbers, 0, device), tokens)
+        with engine.autocast(device):
+            said = teacher_log_probabilities(teacher, batches.padded(rows, numbers, 0, device), tokens)
         for place, number in enumerate(numbers):
             length = rows[number]["input_ids"].shape[1]
             writer.append({"top": kept_logits.keep(said[place, :length])})
@@ -94,7 +95,8 @@ class Pupil(torch.nn.Module):
         ids, positions = (batch[name].cpu().numpy() for name in ("input_ids", "position_ids"))
         labels = torch.from_numpy(next_tokens(ids, positions)).to(batch["input_ids"].device)
         scored = labels != NO_LABEL
-        logits = run(self.model, batch)
+        with engine.autocast(batch["input_ids"].device):
+            logits = run(self.model, batch).float()
         student = Outputs(logits=logits[scored])
         targets = Targets(self._teacher(rows, scored), labels[scored])
         total = torch.zeros((), device=logits.device)
