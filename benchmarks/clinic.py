@@ -2,7 +2,9 @@
 
 Each graph of `_graphs.py` goes through `edgekd build --task tensors` and through ONNX Runtime's `quantize_dynamic` with
 its defaults. All are held against the original on rows that neither saw, by edgekd's fidelity (the worst output), and
-timed in turn in several fresh processes. `--only WORD` takes some of the graphs, prints them and keeps nothing.
+timed in turn in several fresh processes. What became of each graph lies in `--work`, one file a graph: a run that was
+stopped goes on, and `--only WORD` treats some of the graphs (again with `--again`). Once all are there the table is
+kept.
 """
 
 from __future__ import annotations
@@ -180,26 +182,50 @@ def counts(every: Sequence[dict[str, Treated]]) -> dict[str, dict[str, int]]:
     return found
 
 
+def slug(patient: Patient) -> str:
+    """The graph's name as a file's."""
+    return "".join(letter if letter.isalnum() else "-" for letter in patient.name.lower())
+
+
+def read(file: Path) -> dict[str, Treated]:
+    """What became of one graph, by tool."""
+    told = json.loads(file.read_text(encoding="utf-8"))
+    pairs = {
+        name: one | {"speed_interval": one["speed_interval"] and tuple(one["speed_interval"])}
+        for name, one in told.items()
+    }
+    return {name: Treated(**one) for name, one in pairs.items()}
+
+
 def main() -> None:
     """Treat every graph, print the table as it grows, and keep the figures where all were treated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheels", type=Path, default=ROOT / "build" / "wheels", help="where the packages' wheels lie")
-    parser.add_argument("--only", default="", metavar="WORD", help="graphs whose name holds this word; keeps nothing")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "clinic", help="where each graph's figures lie")
+    parser.add_argument("--only", default="", metavar="WORD", help="graphs whose name holds this word")
+    parser.add_argument("--again", action="store_true", help="treat them though their figures are there")
     parser.add_argument("--time-limit", type=int, default=300, metavar="SECONDS", help="of each search")
     asked = parser.parse_args()
     chosen = [one for one in PATIENTS if asked.only.lower() in one.name.lower()]
     print("| graph | ORT dynamic int8 | speed | | edgekd | speed | recipe |\n|---|---|---|---|---|---|---|")
-    every = {}
+    asked.work.mkdir(parents=True, exist_ok=True)
     for patient in chosen:
-        with tempfile.TemporaryDirectory(prefix="edgekd-clinic-") as name:
-            done = treated(patient, asked.wheels, Path(name), asked.time_limit)
-        every[patient.name] = done
-        print(line(patient, done), flush=True)
+        kept = asked.work / f"{slug(patient)}.json"
+        if asked.again or not kept.exists():
+            with tempfile.TemporaryDirectory(prefix="edgekd-clinic-") as name:
+                done = treated(patient, asked.wheels, Path(name), asked.time_limit)
+            kept.write_text(json.dumps({name: asdict(one) for name, one in done.items()}, indent=1), encoding="utf-8")
+        print(line(patient, read(kept)), flush=True)
+    found = {one.name: asked.work / f"{slug(one)}.json" for one in PATIENTS}
+    if not all(file.exists() for file in found.values()):
+        return
+    every = {name: read(file) for name, file in found.items()}
     told = counts(list(every.values()))
     print(json.dumps(told, indent=1))
-    if not asked.only:
-        graphs = {one.name: {name: asdict(kept) for name, kept in every[one.name].items()} for one in chosen}
-        results.write("clinic", {"counts": told, "graphs": graphs, "floor": FLOOR, "target": TARGET})
+    graphs = {
+        one.name: {"of": one.of} | {name: asdict(done) for name, done in every[one.name].items()} for one in PATIENTS
+    }
+    results.write("clinic", {"counts": told, "graphs": graphs, "floor": FLOOR, "target": TARGET})
 
 
 if __name__ == "__main__":
