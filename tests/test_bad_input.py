@@ -91,8 +91,8 @@ def plan_of(tiny_teacher: Path, store: Path):
             "leave it out, or leave --student none out",
         ),
         (
-            ("--target", "rpi4", "--task", "feature-extraction"),
-            "no family of students serves feature-extraction",
+            ("--target", "rpi4", "--task", "tensors", "--teacher", "a.onnx"),
+            "no family of students serves tensors",
             "compress the teacher itself: --student none",
         ),
         (("--target", "rpi4", "--force", "int8"), "there is no quantizer called 'int8'", "choose one of: block_int4"),
@@ -154,7 +154,7 @@ def test_profile_with_unknown_and_absurd_values(tmp_path: Path, store: Path) -> 
         (
             b"text,label\n" + b"".join(b"row %d,%c\n" % (i, 97 + i % 2) for i in range(9)),
             "a.csv",
-            "training rows are left after splitting",
+            "rows are left after splitting",
             "give more rows",
         ),
     ],

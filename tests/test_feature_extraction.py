@@ -1,4 +1,4 @@
-"""Embeddings: texts without labels, any encoder as teacher, the cosine as metric, and no student yet."""
+"""Embeddings: texts without labels, any encoder as teacher, the cosine as metric."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_any_encoder_is_a_ready_teacher(tiny_teacher: Path) -> None:
     assert (found["ready"], found["labels"]) == (True, ())
     assert Huggingface().inspect(str(tiny_teacher), "text-classification")["labels"] is None
     model = models.load(tiny_teacher, TASK)
-    assert type(model).__name__ == "BertModel"
+    assert type(models.body(model)).__name__ == "BertModel"
 
 
 def test_an_image_model_is_none(tmp_path: Path) -> None:
@@ -101,12 +101,15 @@ def test_the_plan(tiny_teacher: Path, tiny_data: Path, store: Path) -> None:
     assert (plan.student.survey.vocabulary, plan.student.survey.max_size) == (0, 32)
 
 
-def test_no_student_serves_it(tiny_teacher: Path, tmp_path: Path, store: Path) -> None:
+def test_students_learn_from_raw_texts_and_no_label_is_read(tiny_teacher: Path, tmp_path: Path, store: Path) -> None:
     data = write_csv(tmp_path / "raw.csv", [(text,) for text, _ in texts(60, seed=6)], ("text",))
     for student in (None, "transformer"):
-        with pytest.raises(UsageError) as refusal:
-            make_plan(Options("cpu-vnni", TASK, str(tiny_teacher), str(data), student=student))
-        assert refusal.value.message == "no family of students serves feature-extraction"
-        assert refusal.value.fix == "compress the teacher itself: --student none"
+        plan, splits = make_plan(Options("cpu-vnni", TASK, str(tiny_teacher), str(data), student=student))
+        assert (plan.student.family, plan.student.start, plan.data.classes) == ("transformer", "teacher", ())
+        assert [term.name for term in plan.student.losses] == ["cosine", "neighbours"]
+        assert not splits.train
+        assert len(splits.unlabelled) > len(splits.test) > 0
+    with pytest.raises(UsageError, match="the convnet family cannot serve feature-extraction"):
+        make_plan(Options("cpu-vnni", TASK, str(tiny_teacher), str(data), student="convnet"))
     with pytest.raises(UsageError, match="--label-column means nothing to feature-extraction"):
         make_plan(Options("cpu-vnni", TASK, str(tiny_teacher), str(data), student="none", label_column="label"))

@@ -298,6 +298,9 @@ def summary(said: dict[str, Any], folder: Path, *, fresh: bool, on_target: str =
         rightly = "as the teacher does" if said["metric"] == "agreement" else "rightly"
         lines += ["", f"sure    at {sure['threshold']:.3f} or more it answers {sure['coverage']:.1%} of the samples, "
                       f"{sure['accuracy']:.1%} of them {rightly}"]  # fmt: skip
+    if ranks := said.get("ranking"):
+        told = ", ".join(f"{one['name']} {one['value']:.3f}" for one in ranks)
+        lines += ["", f"ranking {told}: of {ranks[0]['n']} held-out texts, each among the others, as the teacher ranks"]
     distilled = said.get("distilled", True)  # bundles of before know nothing else
     if not said.get("compared_with"):  # else all labels are the teacher's: there is nothing to compare it with
         lines.append(f"proof   {evidence_says(said['evidence'], distilled=distilled)}")

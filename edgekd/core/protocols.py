@@ -711,6 +711,15 @@ class ComparedTask(Protocol):
 
 
 @runtime_checkable
+class RankingTask(Protocol):
+    """A task whose outputs are compared with each other: what is near to what."""
+
+    def ranking(self, outputs: Any, reference: Any) -> Sequence[Any]:
+        """Return a dataclass for each figure: `name`, `value`, `low`, `high`, `n`."""
+        ...
+
+
+@runtime_checkable
 class CompletedTask(Protocol):
     """A task whose graphs compute more than the exported network does.
 

@@ -37,6 +37,7 @@ from edgekd.core.protocols import (
     NamedTask,
     NumericTask,
     Progress,
+    RankingTask,
     WritingTask,
     named,
 )
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
     from edgekd.core.predictions import Prediction
 
-SCHEMA = 4  # of what is kept
+SCHEMA = 5  # of what is kept
 _COLD_STARTS = 3
 _TIMED_S, _LEAST_TIMED = 10.0, 8  # of a slow teacher no more rows are timed than it answers in that, but so many
 _PROCESS_S = 45.0  # of timing in one process: where an inference takes seconds, fewer rows still
@@ -229,6 +230,7 @@ class _Lab:
             "n": len(samples),
             "artifact_mib": model.size_mib,
             "outputs": self._compared(said),
+            "ranking": self._ranking(said),
             **self._certainty(said, rows),
             "_recall": self._recall(said, rows),
             **self._targets(said),
@@ -239,6 +241,14 @@ class _Lab:
         if not isinstance(self.task, ComparedTask) or self.reference is None:
             return []
         return [asdict(one) for one in self.task.compared(said, self.reference)]
+
+    def _ranking(self, said: list[Prediction]) -> list[dict[str, Any]]:
+        """How far rows have the same others near as by the teacher, where the task compares rows."""
+        task: Any = self.task
+        if not isinstance(task, RankingTask) or self.reference is None:
+            return []
+        ours, theirs = (metric_input(self.task, rows) for rows in (said, self.reference))
+        return [asdict(one) for one in task.ranking(ours, theirs)]
 
     def _targets(self, said: list[Prediction]) -> dict[str, Any]:
         """Of each target that is a number its error in its unit, R2 and rank correlation; of other tasks nothing."""

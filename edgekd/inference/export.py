@@ -97,13 +97,17 @@ def to_onnx(plan: Plan, network: Any, exporter: str, out: Path) -> Model:
     """
     import onnx
 
+    from edgekd.training import models
+
     task = plan.made_task
-    exported = make("exporters", exporter).export(network, out, task=plan.task, target=plan.target)
+    exported = make("exporters", exporter).export(models.body(network), out, task=plan.task, target=plan.target)
     _check_graphs(exporter, exported, task)
     source = make("teachers", plan.teacher.kind)
     if isinstance(task, CompletedTask) and isinstance(source, CompletingTeacher):
         graph = onnx.load(exported.file)
-        source.complete(Path(plan.teacher.folder), plan.teacher.architecture, graph)
+        own = hasattr(network, "sentence")  # a student has layers of its own
+        architecture = {"sentence": network.sentence} if own else plan.teacher.architecture
+        source.complete(network.processor_folder if own else Path(plan.teacher.folder), architecture, graph)
         finish(graph, exported.file, plan.target)
     return exported
 

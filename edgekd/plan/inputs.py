@@ -159,7 +159,7 @@ def read_splits(
             given = without_labels(given)  # its inputs still serve
             notes.append("labels not read: they are not the teacher's classes")
         splits = split_untrained(given, seed=seed, classes=classes, calibration=rows)
-    elif names_no_classes(task) and task.problem_type != REGRESSION:
+    elif not task.labelled or (names_no_classes(task) and task.problem_type != REGRESSION):
         splits = split_taught(given, labels=labels, seed=seed, calibration=rows)
     else:
         splits = split(given, labels=labels, seed=seed, classes=known, calibration=rows)

@@ -77,6 +77,8 @@ def request(options: Options, targets: Sequence[Profile]) -> Request:
     family = student_family(options, task)
     usual = () if family == NO_STUDENT or options.teacher == ANSWERS else task.augmentations
     forced = [_forced(options.force, target) for target in targets]
+    if not task.labelled:
+        _check_needs_no_labels(options)
     return Request(
         options=options,
         task=task,
@@ -87,6 +89,13 @@ def request(options: Options, targets: Sequence[Profile]) -> Request:
         golden=() if isinstance(task, GraphTask) else _golden(options, task),
         force=forced[0],
     )
+
+
+def _check_needs_no_labels(options: Options) -> None:
+    """Raise UsageError for options that are about labels, where the task has none."""
+    for flag, value in (("labels", options.labels), ("evidence", options.evidence or None)):
+        if value is not None:
+            raise UsageError(f"--{flag} means nothing to {options.task}: it has no labels", fix="leave it out")
 
 
 def bound(asked: Request, info: dict[str, Any]) -> Request:
@@ -122,7 +131,7 @@ def rows(asked: Request, info: dict[str, Any], store: Store) -> Rows:
     source = options.data or demos.demo_data(options.task, store)
     demo = demos.demo_of(options.task) if options.data is None else None
     labels = options.labels
-    if labels is None and demo is not None and not asked.compresses_only:
+    if labels is None and demo is not None and not asked.compresses_only and asked.task.labelled:
         labels = demo.labels
     splits, columns = read_splits(
         asked.task,

@@ -100,7 +100,7 @@ def compose(
     }
     aa = measured["aa"]["ratio"]
     return {
-        "summary": summary,
+        "summary": summary | {"ranking": shipped.get("ranking", [])},
         "schema": SCHEMA,
         "quality": {"metric": metric.as_dict(), "fidelity": plan.made_task.fidelity.as_dict()},
         "roles": roles,
@@ -116,6 +116,7 @@ def compose(
         "figures": {name: figures(values, plan) for name, values in models.items()},
         "latency_quantiles_ms": {name: values["latency_quantiles_ms"] for name, values in models.items()},
         "outputs": {name: values["outputs"] for name, values in models.items() if values.get("outputs")},
+        "ranking": {name: values["ranking"] for name, values in models.items() if values.get("ranking")},
         "generation": {name: values["generation"] for name, values in models.items() if values.get("generation")},
         "baseline": baseline,
         "targets": {name: values["targets"] for name, values in models.items() if values.get("targets")},

@@ -34,6 +34,7 @@ _LATER: dict[str, Any] = {
     "roles": {"yardstick": "teacher", "speed": "the teacher", "quality": "the teacher"},
     "generation": {},
     "outputs": {},
+    "ranking": {},
 }  # what a report has not, or an older one
 _BULKY = ("outputs", "latency_ms", "aa_latency_ms")  # of a receipt: its file has them
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.core.demo import Demo
 from edgekd.core.metrics import COSINE, Metric
 from edgekd.core.protocols import Hub, InputSpec
+from edgekd.core.ranking import Ranking, ranking
 from edgekd.core.statistics import cosines
 from edgekd.data.read import Table, read_tables
 from edgekd.data.splits import Example
@@ -38,7 +39,7 @@ class FeatureExtraction:
     fidelity: ClassVar[Metric] = COSINE
     one_of_classes: ClassVar[bool] = False
     problem_type: ClassVar[str] = ""
-    families: ClassVar[tuple[str, ...]] = ()  # only the teacher itself, compressed
+    families: ClassVar[tuple[str, ...]] = ("transformer",)
     modality: ClassVar[str] = "text"
     hub: ClassVar[Hub] = Hub(
         task="feature-extraction",
@@ -49,11 +50,11 @@ class FeatureExtraction:
         in_javascript=True,
     )
     unit: ClassVar[str] = "tokens"
-    sizes: ClassVar[tuple[str, ...]] = ("tokens",)
+    sizes: ClassVar[tuple[str, ...]] = ("tokens", "vocabulary")
     headline_size: ClassVar[int] = 32  # tokens at which peak RSS is quoted
     baseline_recipe: ClassVar[str] = ""
-    losses: ClassVar[tuple[str, ...]] = ()
-    losses_if_labelled: ClassVar[tuple[str, ...]] = ()
+    losses: ClassVar[tuple[str, ...]] = ("cosine=1", "neighbours=1")
+    losses_if_labelled: ClassVar[tuple[str, ...]] = ("cosine=1", "neighbours=1")
     augmentations: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
     purpose: ClassVar[str] = "texts into embeddings"
@@ -80,13 +81,19 @@ class FeatureExtraction:
         return _texts.examples(table, columns, source, labelled=False)
 
     def survey(
-        self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool = True
+        self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool = False
     ) -> InputSpec:
-        """Tokens of the texts. `sizes` may say `tokens`."""
+        """Tokens of the texts and of the vocabulary that they need. `sizes` may say `tokens` and `vocabulary`."""
         return _texts.survey(teacher, texts, sizes, store, whole=whole)
 
     def check_inputs(self, inputs: Sequence[Any], survey: InputSpec, source: str, what: str) -> None:
         """Nothing: longer texts are cut."""
+
+    def student_files(
+        self, teacher_folder: Path, texts: Iterable[str], survey: InputSpec, shape: Any, out: Path
+    ) -> Any:
+        """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending."""
+        return _texts.student_files(teacher_folder, texts, survey, out, shape)
 
     def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:
         """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""
@@ -99,6 +106,10 @@ class FeatureExtraction:
     def agrees(self, outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Per row the cosine of two embeddings, 0 where it is less: (rows, width) twice to (rows,)."""
         return cosines(outputs, reference)
+
+    def ranking(self, outputs: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> tuple[Ranking, ...]:
+        """Return how far texts have the same others near as by the reference: Spearman, recall@10, nDCG@10."""
+        return ranking(outputs, reference)
 
     def synthetic(self, samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
         """Golden inputs that are nobody's text: tokens drawn at random, lengths and special tokens as in `samples`."""

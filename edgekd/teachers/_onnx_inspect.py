@@ -13,7 +13,15 @@ from edgekd.core.external import inner_graphs
 from edgekd.core.protocols import MULTI_LABEL, REGRESSION
 from edgekd.core.registry import plugin
 from edgekd.data import clean, pixels, token_types
-from edgekd.teachers import _checks, _files, _onnx_checks, _onnx_graph, _sentence_graph, _sentences, _settings
+from edgekd.teachers import (
+    _checks,
+    _files,
+    _onnx_checks,
+    _onnx_graph,
+    _sentence_files,
+    _sentence_graph,
+    _settings,
+)
 from edgekd.teachers._onnx_graph import Wiring, feed_of
 from edgekd.teachers._sizes import number
 
@@ -68,13 +76,13 @@ def look(source: str, task: str, *, allow_loops: bool = False) -> dict[str, Any]
 def _check_embedding(model: Any, path: Path, folder: Path) -> None:
     """Raises TeacherError where the graph makes an embedding of its own, and nothing beside it says how."""
     name = _sentence_graph.OUTPUT
-    if name not in {value.name for value in model.graph.output} or (folder / _sentences.MODULES).exists():
+    if name not in {value.name for value in model.graph.output} or (folder / _sentence_files.MODULES).exists():
         return
     raise TeacherError(
         f"{path} gives a {name} of its own; edgekd makes one behind the tokens' outputs, and no "
-        f"{_sentences.MODULES} in {folder} says how",
-        fix=f"put {_sentences.MODULES} of its sentence-transformers folder there, with the folders that it names; or "
-        "export the model without that output: the embedding is then the mean over tokens",
+        f"{_sentence_files.MODULES} in {folder} says how",
+        fix=f"put {_sentence_files.MODULES} of its sentence-transformers folder there, with the folders that it "
+        "names; or export the model without that output: the embedding is then the mean over tokens",
     )
 
 

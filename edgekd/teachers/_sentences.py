@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import TeacherError
 from edgekd.data import limits
-from edgekd.teachers import _files, _pickles, _safetensors, _sentence_graph
+from edgekd.teachers import _files, _pickles, _safetensors, _sentence_files, _sentence_graph
+from edgekd.teachers._sentence_files import MODES, MODULES, SENTENCE
 
 if TYPE_CHECKING:
     import numpy as np
 
-MODULES, SENTENCE, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+PROMPTS = "config_sentence_transformers.json"
 _SENTENCES = (  # what older releases call it, by the kind of encoder; the first that is there counts
     SENTENCE,
     *(f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta")),
     "sentence_xlnet_config.json",
 )
 _LIBRARY = "sentence_transformers."  # modules of other packages make embeddings in ways of their own
-_MODES = {  # as sentence-transformers before 5 writes them, in the order in which it joins their outputs
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 _ACTIVATIONS = {  # the last part of torch's class name: the operator of ONNX, empty where it does nothing
     "Tanh": "Tanh",
     "ReLU": "Relu",
@@ -138,33 +130,10 @@ def write_files(folder: Path, architecture: Mapping[str, Any], out: Path) -> Non
 
     Every file is written anew: nothing else of the folder comes along. Nothing, where no width is known.
     """
-    from safetensors.numpy import save_file
-
     sentence = architecture["sentence"]
-    if sentence["width"] is None:
-        return
-    kinds = [("", "Transformer", {}), ("1_Pooling", "Pooling", _pooling_config(sentence))]
-    for layer in sentence["layers"]:
-        at = len(kinds)
-        if layer["kind"] == "normalize":
-            kinds.append((f"{at}_Normalize", "Normalize", {}))
-        elif layer["kind"] == "layer_norm":
-            kinds.append((f"{at}_LayerNorm", "LayerNorm", {"dimension": layer["outputs"]}))
-        else:
-            kinds.append((f"{at}_Dense", "Dense", _dense_config(layer)))
-    arrays = {at: weights_of(folder, layer) for at, layer in enumerate(sentence["layers"], start=2)}
-    modules = [
-        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for at, (path, kind, _) in enumerate(kinds)
-    ]
-    _write(out / MODULES, modules)
-    _write(out / SENTENCE, {"max_seq_length": architecture.get("max_tokens"), "do_lower_case": False})
-    for at, (path, _, config) in enumerate(kinds[1:], start=1):
-        (out / path).mkdir(exist_ok=True)
-        if config:
-            _write(out / path / "config.json", config)
-        if arrays.get(at):
-            save_file(arrays[at], out / path / "model.safetensors")
+    if sentence["width"] is not None:
+        arrays = [weights_of(folder, layer) for layer in sentence["layers"]]
+        _sentence_files.write(out, sentence, arrays, architecture.get("max_tokens"))
 
 
 def weights_of(folder: Path, layer: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
@@ -252,8 +221,8 @@ def _pooling(file: Path) -> tuple[str, ...]:
     config = _object(file)
     said = config.get("pooling_mode")
     if said is None:
-        modes = [mode for name, mode in _MODES.items() if config.get(name)]
-        unknown = [name for name in config if name.startswith("pooling_mode_") and name not in _MODES and config[name]]
+        modes = [mode for name, mode in MODES.items() if config.get(name)]
+        unknown = [name for name in config if name.startswith("pooling_mode_") and name not in MODES and config[name]]
         if unknown:
             raise _unknown(file.parent.parent, f"{file.parent.name}/config.json has {limits.shown(unknown[0])}")
         return tuple(modes) or ("mean",)  # as sentence-transformers has it
@@ -261,8 +230,8 @@ def _pooling(file: Path) -> tuple[str, ...]:
     if (
         not isinstance(modes, list)
         or not modes
-        or len(modes) > len(_MODES)
-        or not {*_MODES.values()} >= {*map(str, modes)}
+        or len(modes) > len(MODES)
+        or not {*MODES.values()} >= {*map(str, modes)}
     ):
         raise _unknown(file.parent.parent, f"{file.parent.name}/config.json has the pooling_mode {limits.shown(said)}")
     return tuple(modes)
@@ -309,25 +278,6 @@ def _prompts(folder: Path) -> tuple[str, ...]:
     return (
         f"{PROMPTS} names prompts ({limits.shown(', '.join(used))}): {first}the bundle embeds a text as it is given",
     )
-
-
-def _pooling_config(sentence: Mapping[str, Any]) -> dict[str, Any]:
-    """As sentence-transformers before 5 reads it; later ones know an order of their own as well."""
-    modes = {name: mode in sentence["pooling"] for name, mode in _MODES.items()}
-    in_order = [mode for name, mode in _MODES.items() if modes[name]] == sentence["pooling"]
-    width = {"word_embedding_dimension": sentence["width"]}
-    return width | (modes if in_order else {"pooling_mode": sentence["pooling"]})
-
-
-def _dense_config(layer: Mapping[str, Any]) -> dict[str, Any]:
-    module = "linear" if layer["activation"] == "Identity" else "activation"
-    config = {
-        "in_features": layer["inputs"],
-        "out_features": layer["outputs"],
-        "bias": layer["bias"],
-        "activation_function": f"torch.nn.modules.{module}.{layer['activation']}",
-    }
-    return config | ({"use_residual": True} if layer["residual"] else {})
 
 
 def _modules(folder: Path) -> list[Any]:
@@ -386,10 +336,6 @@ def _read(file: Path, read: Callable[[Path], Any]) -> Any:
         return read(file)
     except (OSError, ValueError) as error:
         raise _damaged(file, str(error)) from error
-
-
-def _write(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _damaged(file: Path, why: str) -> TeacherError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import licences
 from edgekd.core.errors import TeacherError, UsageError, counted
-from edgekd.core.loading import BODY
+from edgekd.core.loading import BODY, ENCODER
 from edgekd.core.protocols import PER_WORD, InputSpec
 from edgekd.core.registry import make, plugin
 from edgekd.data import clean, pixels
@@ -82,7 +82,7 @@ class Huggingface:
         architecture: dict[str, Any] = own or {"model_type": config["model_type"], **(shape or {})}
         if shape and kind.families and kind.modality == "text" and config["model_type"] not in _types.MODEL_TYPES:
             architecture["student"] = _NEW_STUDENT  # it is not copied: layers of other types have other parts
-        if shape and kind.problem_type == PER_WORD:
+        if shape and (kind.problem_type == PER_WORD or _embeds(task)):
             architecture["head"] = kind.hub.auto_model  # students copy it
         notes: tuple[str, ...] = ()
         if _embeds(task) and shape:
@@ -105,6 +105,8 @@ class Huggingface:
             network = make("students", architecture["family"], **shape).random()
             network.name_classes(labels)
             return network
+        if _embeds(task):
+            return clean.pretrained(folder, plugin("tasks", task).hub.auto_model, ENCODER)
         numbers = {name: number for number, name in enumerate(labels)}
         return clean.pretrained(
             folder,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 _IMPORTANCE_ROWS = 256  # rows on which neurons, heads and channels are ranked
+_FITTED_ROWS = 4096  # on which an embedding's linear layer is fitted before training
 EXITS = "exits"  # the folder of early exits, each an ordinary model, named by its layer from 1
 TRAINING, CONFIDENCE = "training.json", "confidence.json"
 
@@ -68,6 +69,9 @@ def distill(
         said = None if given is None else replace(given, logits=scale.scaled(given.logits))
         return Targets(said, scale.scaled(labels(numbers)))
 
+    if teacher is not None and hasattr(student, "sentence"):
+        few_rows = list(range(0, len(samples), max(1, len(samples) // _FITTED_ROWS)))
+        models.fit_student(student, [samples[row] for row in few_rows], teacher.outputs(few_rows, only=()).logits)
     learner = Learner(student, plan.student.losses, targets, plan.matched(shape).student, heads)
     few = list(range(min(4, len(samples))))
     learner.begin(batches.padded(samples, few, engine.pad_of(student), student.device), few)
@@ -118,9 +122,10 @@ def _begun(plan: Plan, shape: Any, teacher_folder: Path, kept: Any, inputs: Sequ
     teacher = models.load(teacher_folder, plan.task)
     few = inputs[:: max(1, len(inputs) // _IMPORTANCE_ROWS)][:_IMPORTANCE_ROWS]
     samples = plan.made_task.encode(teacher_folder, few, plan.student.survey.max_size)
-    return shape.init_from_teacher(
-        teacher, teacher_folder, kept=kept, samples=samples, copy=plan.student.start == "teacher"
+    network = shape.init_from_teacher(
+        models.body(teacher), teacher_folder, kept=kept, samples=samples, copy=plan.student.start == "teacher"
     )
+    return models.student_of(network, teacher, plan.student.survey.max_size)
 
 
 def _write(model: Any, judge: _Judge, out: Path, scale: Scale) -> None:
@@ -180,6 +185,8 @@ class _Judge:
         import numpy as np
 
         own = scale.unscaled(scored.said(model, self.samples, self.task))
+        if not self.task.problem_type:  # embeddings are no logits of classes
+            return (self._value(own.metric_input),)
         likely = -self._surprise(own, scale)
         if self.truth is None:
             return (likely,)

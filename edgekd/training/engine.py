@@ -194,13 +194,15 @@ def logits(model: Any, samples: Sequence[Sample], *, batch_size: int = 64) -> to
     import torch
 
     model.eval()
-    out = torch.zeros(len(samples), model.config.num_labels)
+    out: torch.Tensor | None = None
     said = evaluate(
         lambda batch: model(**batch).logits, samples, device=model.device, pad=pad_of(model), batch_size=batch_size
     )
     for rows, values in said:
-        out[rows] = values.float().cpu()
-    return out
+        whole = values.float().cpu()
+        out = torch.zeros(len(samples), whole.shape[-1]) if out is None else out
+        out[rows] = whole
+    return torch.zeros(0, model.config.num_labels) if out is None else out
 
 
 def by_position(model: Any, samples: Sequence[Sample]) -> list[np.ndarray[Any, Any]]:

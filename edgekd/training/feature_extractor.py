@@ -25,7 +25,8 @@ class FeatureExtractor:
         self, model: Any, wanted: RequestedOutputs, exits: Mapping[int, torch.nn.Module] | None = None
     ) -> None:
         self.model, self.wanted, self.exits = model, wanted, dict(sorted((exits or {}).items()))
-        deep = bool(wanted.layers or wanted.embedding or self.exits)
+        self._embeds = hasattr(model, "sentence")  # its main output is the embedding
+        deep = bool(wanted.layers or (wanted.embedding and not self._embeds) or self.exits)
         own: Sequence[torch.nn.Module] | None = getattr(model, "layers", None)
         self._layers = list(own) if own is not None and deep else []
         self._projections = [] if wanted.attention is None else _projections(model, wanted.attention)
@@ -48,10 +49,19 @@ class FeatureExtractor:
             logits=said.logits,
             features=tuple(by_position(layers[layer], batch, wanted.positions) for layer in wanted.layers),
             attention=tuple(kept[module] for module in self._projections),
-            embedding=_mean(by_position(layers[-1], batch, None), mask) if wanted.embedding else None,
+            embedding=self._embedding(said, layers, batch, mask) if wanted.embedding else None,
             mask=mask if wanted.layers or self._projections or said.logits.dim() == 3 else None,
             exits=tuple(head(layers[layer]) for layer, head in self.exits.items()),
         )
+
+    def _embedding(
+        self, said: Any, layers: Sequence[Tensor], batch: Mapping[str, Tensor], mask: Tensor | None
+    ) -> Tensor:
+        """The model's own embedding; of one that has none the mean of its last layer."""
+        if self._embeds:
+            own: Tensor = said.logits
+            return own
+        return _mean(by_position(layers[-1], batch, None), mask)
 
     def __enter__(self) -> FeatureExtractor:
         return self

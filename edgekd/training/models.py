@@ -11,6 +11,7 @@ from edgekd.core import loading
 from edgekd.core.errors import EdgeKDError, TeacherError
 from edgekd.core.registry import make, plugin
 from edgekd.data import clean, pixels
+from edgekd.teachers import _sentence_graph, _sentences
 
 if TYPE_CHECKING:
     import torch
@@ -124,5 +125,52 @@ def _hugging_face(folder: Path, task: str) -> torch.nn.Module:
     model.exporter = kind.hub.exporter
     if kind.modality == "image" and (folder / pixels.CONFIG).exists():
         model.input_side = pixels.side_of(pixels.read_config(folder), folder)  # the processor's: what it is fed
+    if _sentence_graph.OUTPUT in kind.keep:
+        return _embedder(model, folder)
     loaded: torch.nn.Module = model
     return loaded
+
+
+def _embedder(encoder: Any, folder: Path) -> torch.nn.Module:
+    """The encoder with what makes one embedding of its outputs, as its folder says."""
+    from edgekd.teachers._embedder import Embedder
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    told, _ = _sentences.described({}, folder, config)
+    sentence = told["sentence"]
+    weights = [_sentences.weights_of(folder, layer) for layer in sentence["layers"]]
+    made: Any = Embedder(encoder, sentence, weights, told.get("max_tokens"))
+    made.exporter = encoder.exporter
+    return made  # type: ignore[no-any-return]
+
+
+def student_of(network: Any, teacher: Any, max_tokens: int) -> Any:
+    """A student's network as it is trained: of embeddings with its teacher's pooling, else as it is."""
+    if not hasattr(teacher, "sentence"):
+        return network
+    from edgekd.teachers._embedder import of_student
+
+    return of_student(network, teacher, max_tokens)
+
+
+def fit_student(student: Any, samples: Sequence[Any], wanted: Any) -> None:
+    """Set what a student of embeddings starts with beside its cut, by the teacher's embeddings of a few rows."""
+    import torch
+
+    from edgekd.teachers._embedder import fit_linear
+    from edgekd.training import engine
+
+    pooled: dict[int, torch.Tensor] = {}
+
+    def run(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        found: torch.Tensor = student.pooled(student.encoder(**batch).last_hidden_state, batch)
+        return found
+
+    for rows, values in engine.evaluate(run, samples, device=student.device, pad=engine.pad_of(student)):
+        pooled |= dict(zip(rows, values.float().cpu(), strict=True))
+    fit_linear(student, torch.stack([pooled[row] for row in range(len(samples))]), wanted)
+
+
+def body(model: Any) -> Any:
+    """The network that a student is cut from, and that is exported: of embeddings the encoder."""
+    return model.encoder if hasattr(model, "sentence") else model

@@ -100,11 +100,24 @@ def augmentations(said: Iterable[str], task: str) -> tuple[Augmenting, ...]:
     return tuple(made)
 
 
+def _check_embeds(terms: Sequence[LossTerm]) -> None:
+    """Raises UsageError for a loss of logits, labels or early exits where a model gives embeddings."""
+    for term in terms:
+        needed = set(plugin("losses", term.name).needs)
+        if not needed or needed & {"logits", "exits", "text"}:
+            raise UsageError(
+                f"the loss {term.name} is of classes; embeddings have none",
+                fix="leave it out, or use: --loss cosine=1 --loss neighbours=1",
+            )
+
+
 def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str, problem_type: str = SINGLE_LABEL) -> None:
     """Raises UsageError for a loss that needs what the teacher, or the student's family, cannot give.
 
     So is one that is of one class of several where the task's `problem_type` has several labels a row.
     """
+    if not problem_type:
+        _check_embeds(terms)
     one = [term.name for term in terms if getattr(plugin("losses", term.name), "one_of_classes", False)]
     if one and problem_type == REGRESSION:
         raise UsageError(

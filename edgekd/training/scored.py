@@ -122,7 +122,8 @@ def label_rows(
     """
     import torch
 
-    assert isinstance(task, LabelledTask), "a task with students has labels"
+    if not isinstance(task, LabelledTask):
+        return lambda numbers: torch.full((len(numbers),), NO_LABEL)
     truth = task.truth(rows, classes)
     if not isinstance(task, PositionTask):
         whole = torch.from_numpy(truth)

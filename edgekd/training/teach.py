@@ -96,7 +96,7 @@ def check_answers(plan: Plan, splits: Splits, outputs: Mapping[str, Path], teach
         orders.check_finds(plan.teacher.name, task, selection_said(plan, splits, outputs, teacher).metric_input)
     if task.problem_type == REGRESSION:
         orders.check_varies(plan.teacher.name, selection_said(plan, splits, outputs, teacher).metric_input)
-    if not plan.teacher.ready or task.problem_type == REGRESSION:
+    if not plan.teacher.ready or task.problem_type in ("", REGRESSION):
         return
     known = TeacherOutputs(outputs, ("train",), len(splits.classes))
     truth: Any = truth_of(task, splits.train, splits.classes, labelled=True)

@@ -68,7 +68,7 @@ def compute(
     model = models.load(teacher, plan.task).to(engine.device())
     task, longest = plan.made_task, plan.student.survey.max_size
     exact = task.problem_type == REGRESSION  # numbers may be larger than half precision holds
-    shared = task.problem_type != MULTI_LABEL  # a row's mass: of several labels each has its own probability
+    shared = task.problem_type not in ("", MULTI_LABEL)  # a row's mass is one: not of several labels, nor of embeddings
     asked = _only(wanted, missing)
     size = DEEP_SHARD_ROWS if asked.layers or asked.attention is not None else SHARD_ROWS
     counts = {role: len(getattr(splits, role)) for role in ROLES}
