@@ -149,6 +149,16 @@ def test_what_is_refused(trials, error, exit_code, message, fix):
     assert refusal.value.as_dict() == {"error": f"no variant may ship: {message}", "fix": fix, "exit": exit_code}
 
 
+def test_of_any_graph_the_low_end_of_its_fidelity_holds_the_floor():
+    lucky = int8(agreement=0.83, agreement_interval=(0.79, 0.87), by_low_end=True)
+    choice = choose([trial(agreement=1.0, agreement_interval=(0.7, 1.0), by_low_end=True), lucky], HERE)
+    assert choice.name == "float32", "rows without any spread are as they are"
+    assert choice.passed_over["dynamic_int8"] == (
+        "agreement with the teacher, by the low end of its interval, 79.0% < 80.0%"
+    )
+    assert choose([trial(), int8(agreement=0.83, agreement_interval=(0.79, 0.87))], HERE).name == "dynamic_int8"
+
+
 def test_a_latency_from_another_architecture_refuses_nothing():
     slow = trial(latency_ms=1000.0)
     assert violations(slow, HERE) == [Violation("latency_ms", 1000.0, 10.0, "measured", "latency 1000.00 ms > 10")]

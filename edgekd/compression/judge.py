@@ -16,7 +16,7 @@ from edgekd.core.confidence import certainty, suggest_threshold
 from edgekd.core.metrics import Change, Metric
 from edgekd.core.model import Model
 from edgekd.core.predictions import agreement, metric_input, statistics
-from edgekd.core.protocols import named
+from edgekd.core.protocols import GraphTask, named
 from edgekd.core.registry import make
 from edgekd.data.splits import Splits, truth_of
 from edgekd.inference.predict import outputs
@@ -88,6 +88,7 @@ class Judge:
             artifact_mib=model.size_mib,
             suggestion=suggestion._asdict() if suggestion else None,
             compared_with=self.plan.compared_with,
+            by_low_end=isinstance(self.task, GraphTask),
         )
 
     def confirm(self, variants: Mapping[str, Model]) -> dict[str, timing.Speed]:

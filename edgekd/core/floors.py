@@ -1,8 +1,10 @@
 """Floors: the one rule by which accuracy is held against what was asked for, here and on the target's kernels.
 
 A floor is held by the figure itself, not by an end of its interval, on all rows that the figure is of: `min_retained`
-on the held-out rows, `max_drop_points` and `min_teacher_agreement` on the selection rows. On other kernels that figure
-is moved by what changed there on the rows that were asked, if there were enough of them. The interval stands beside it.
+on the held-out rows, `max_drop_points` and `min_teacher_agreement` on the selection rows. Of any graph
+(`--task tensors`), whose rows are few, the low end of its fidelity's interval is the figure. On other kernels that
+figure is moved by what changed there on the rows that were asked, if there were enough of them. The interval stands
+beside it.
 """
 
 from __future__ import annotations
