@@ -312,30 +312,31 @@ def keypoints(random: np.random.Generator) -> Any:
 
 
 def forecaster(random: np.random.Generator) -> Any:
-    """A dense network over a window: mean and spread of what comes next."""
+    """A dense network over a window, as wide as such models are: mean and spread of what comes next."""
     graph = Drawing(random)
-    value = graph.add("Relu", graph.dense("window", 96, 256))
-    value = graph.add("Relu", graph.dense(value, 256, 256))
-    graph.told("mean", graph.dense(value, 256, 24))
-    graph.told("spread", graph.add("Softplus", graph.dense(value, 256, 24)))
+    value = graph.add("Relu", graph.dense("window", 336, 1024))
+    value = graph.add("Relu", graph.dense(value, 1024, 1024))
+    graph.told("mean", graph.dense(value, 1024, 24))
+    graph.told("spread", graph.add("Softplus", graph.dense(value, 1024, 24)))
     return graph.model(
-        {"window": (FLOAT, ["batch", 96])}, {name: (FLOAT, ["batch", 24]) for name in ("mean", "spread")}
+        {"window": (FLOAT, ["batch", 336])}, {name: (FLOAT, ["batch", 24]) for name in ("mean", "spread")}
     )
 
 
 def gated(random: np.random.Generator) -> Any:
     """A recurrent cell whose state feeds back."""
     graph = Drawing(random)
+    width = 256
     both = graph.add("Concat", "frame", "state", axis=1)
-    gate = graph.add("Sigmoid", graph.dense(both, 40 + 64, 64))
-    fresh = graph.add("Tanh", graph.dense(both, 40 + 64, 64))
+    gate = graph.add("Sigmoid", graph.dense(both, 40 + width, width))
+    fresh = graph.add("Tanh", graph.dense(both, 40 + width, width))
     kept = graph.add("Mul", gate, "state")
     new = graph.add("Mul", graph.add("Sub", graph.constant(np.float32(1)), gate), fresh)
     state = graph.add("Add", kept, new)
     graph.told("new_state", state)
-    graph.told("keyword", graph.add("Softmax", graph.dense(state, 64, 12, 4.0), axis=-1))
-    given: dict[str, tuple[int, list[Any]]] = {"frame": (FLOAT, ["batch", 40]), "state": (FLOAT, ["batch", 64])}
-    return graph.model(given, {"keyword": (FLOAT, ["batch", 12]), "new_state": (FLOAT, ["batch", 64])})
+    graph.told("keyword", graph.add("Softmax", graph.dense(state, width, 12, 4.0), axis=-1))
+    given: dict[str, tuple[int, list[Any]]] = {"frame": (FLOAT, ["batch", 40]), "state": (FLOAT, ["batch", width])}
+    return graph.model(given, {"keyword": (FLOAT, ["batch", 12]), "new_state": (FLOAT, ["batch", width])})
 
 
 def _drawn(name: str, *shape: int, smooth: int = 0) -> Callable[[int], Rows]:
@@ -403,7 +404,7 @@ PATIENTS = (
     _made("key points", keypoints, _drawn("image", 1, 3, 64, 64, smooth=8)),
     _made("tagger", tagger(1.0), _words),
     _made("tagger with loud channels", tagger(20.0), _words),
-    _made("forecaster", forecaster, _drawn("window", 1, 96)),
+    _made("forecaster", forecaster, _drawn("window", 1, 336)),
     _made("keyword spotter with a state", gated, _frames),
     _made("boxes beside scores, noise", yolo, _drawn("images", 1, 3, 64, 64)),
     _made("segmentation, noise", segmentation, _drawn("image", 1, 3, 48, 48)),

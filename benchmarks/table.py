@@ -252,6 +252,46 @@ def faults() -> str:
     return "\n".join([*lines, "", foot, "", _attacks.table()])
 
 
+def clinic() -> str:
+    """Real graphs under edgekd and under ONNX Runtime's defaults, where their figures are kept."""
+    kept = results.read("clinic")
+    told, host = kept["figures"], kept["host"]
+    lines = [
+        "| graph | of | ORT dynamic int8: fidelity | speed | edgekd: fidelity | speed | what ships |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, one in told["graphs"].items():
+        cells = [name, one["of"]]
+        for tool in (_OTHERS, _OURS):
+            cells += _treated(one[tool], told["floor"])
+        lines.append(f"| {' | '.join([*cells, _ships(one[_OURS])])} |")
+    count = told["counts"]
+    ours, others = (count[tool] for tool in (_OURS, _OTHERS))
+    foot = (
+        f"Of {len(told['graphs'])} graphs edgekd ships {ours['sound_and_faster']} at a fidelity of {told['floor']:g} "
+        f"or more and surely faster, {ours['worse']} below that; the others stay fp32. ORT's defaults: "
+        f"{others['sound_and_faster']} sound and faster, {others['worse']} worse, {others['none']} that do not run. "
+        f"{host['cpu']}, one thread, {kept['date']}; `python -m benchmarks.clinic`."
+    )
+    return "\n".join([*lines, "", foot])
+
+
+_OTHERS, _OURS = "ORT dynamic int8", "edgekd"
+
+
+def _treated(one: dict[str, Any], floor: float) -> list[str]:
+    """Fidelity and speed of one graph under one tool."""
+    if one["fidelity"] is None or one["speed_interval"] is None:
+        return ["–", one["why"]]
+    low, high = one["speed_interval"]
+    worse = " **worse**" if one["fidelity"] < floor else ""
+    return [f"{one['fidelity']:.4f}{worse}", f"{one['speed']:.2f}x [{low:.2f}, {high:.2f}]"]
+
+
+def _ships(one: dict[str, Any]) -> str:
+    return f"{one['recipe']}: {one['why']}" if one["recipe"] and one["why"] else one["recipe"] or "–"
+
+
 def clear(arm: dict[str, Any]) -> bool:
     """Whether a difference's interval leaves zero out, above or below."""
     return bool(arm["low"] > 0 or arm["high"] < 0)
@@ -282,6 +322,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantization": quantization,
     "instructions": instructions,
     "faults": faults,
+    "clinic": clinic,
 }
 
 

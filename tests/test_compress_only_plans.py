@@ -187,7 +187,7 @@ def test_rows_to_calibrate_on(
     given_rows = write_csv(tmp_path / "mine.csv", [(text,) for text in [*mine, mine[0].upper()]], ("text",))
     plan, splits = make_plan(Options(**{**vars(options), "calibration": str(given_rows)}))
     assert [row.input for row in splits.calibration] == mine
-    assert plan.data.notes[:2] == ("1 repeated rows to calibrate on dropped", "calibrated on 50 rows of mine.csv")
+    assert plan.data.notes[:2] == ("1 repeated row to calibrate on dropped", "calibrated on 50 rows of mine.csv")
     usual, without = make_plan(options)
     assert plan.digest != usual.digest
     with pytest.raises(DataError) as refusal:

@@ -232,7 +232,7 @@ def test_many_unlabelled_rows_are_held_back_for_selection_and_calibration():
 def test_repeated_unlabelled_rows_are_counted():
     given_rows = {"train": rows(60), "test": rows(20, start=1000), "unlabelled": rows(10, start=300) * 2 + rows(5)}
     splits = split(given_rows, labels=None, seed=0)
-    assert "15 unlabelled rows dropped because they repeat another row" in splits.notes
+    assert "15 unlabelled rows dropped: another says the same" in splits.notes
     assert splits.counts["unlabelled"] == 10
 
 

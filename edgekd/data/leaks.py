@@ -18,8 +18,8 @@ _EXAMPLES = 3  # of inputs with two labels, in the note
 MAX_LEAK = 0.05  # of the test or validation rows that also stand in training, before we refuse
 
 
-def distinct(rows: Sequence[Example], seen: set[str], notes: list[str], words: str) -> list[Example]:
-    """The rows whose content is not in `seen` and came first; what falls away is noted."""
+def distinct(rows: Sequence[Example], seen: set[str], notes: list[str], noun: str, words: str) -> list[Example]:
+    """The rows whose content is not in `seen` and came first; what falls away is noted: the noun counted, and words."""
     seen = set(seen)
     kept = []
     for row in rows:
@@ -27,7 +27,7 @@ def distinct(rows: Sequence[Example], seen: set[str], notes: list[str], words: s
             seen.add(row.content)
             kept.append(row)
     if len(kept) < len(rows):
-        notes.append(f"{len(rows) - len(kept)} {words}")
+        notes.append(f"{counted(len(rows) - len(kept), noun)} {words}")
     return kept
 
 

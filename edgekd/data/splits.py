@@ -191,7 +191,7 @@ def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Exam
     """Labelled training rows, rows without labels, validation and test rows, each row once within its role."""
     if "all" in given:
         given = _by_content(given["all"], notes)
-    validation = distinct(given.get("validation", []), set(), notes, "repeated validation rows dropped")
+    validation = distinct(given.get("validation", []), set(), notes, "repeated validation row", "dropped")
     loose = [row for row in validation if row.label is None]
     validation = [row for row in validation if row.label is not None]
     source, told = given["train"], given.get("test", [])
@@ -209,14 +209,14 @@ def _roles(given: dict[str, list[Example]], notes: list[str]) -> tuple[list[Exam
             else ("no test split: {} training rows became it")
         )
         notes.append(f"{became.format(len(test))}, by content hash")
-    source = distinct(source, set(), notes, "repeated training rows dropped")
+    source = distinct(source, set(), notes, "repeated training row", "dropped")
     train = [row for row in source if row.label is not None]
     loose = [row for row in source if row.label is None] + loose
     loose += [replace(row, label=None) for row in given.get("unlabelled", [])]
     seen = {row.content for row in train}
     return (
         train,
-        distinct(loose, seen, notes, "unlabelled rows dropped because they repeat another row"),
+        distinct(loose, seen, notes, "unlabelled row", "dropped: another says the same"),
         validation,
         test,
     )
@@ -228,7 +228,7 @@ def place_of(row: Example) -> float:
 
 
 def _by_content(rows: list[Example], notes: list[str], *, validation: bool = True) -> dict[str, list[Example]]:
-    rows = distinct(rows, set(), notes, "repeated rows dropped")
+    rows = distinct(rows, set(), notes, "repeated row", "dropped")
     parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     for row in rows:
         place = place_of(row)

@@ -24,9 +24,9 @@ def split_taught(
     selection, or too little is left.
     """
     notes = two_labels(given)
-    validation = distinct(given.get("validation", []), set(), notes, "repeated validation rows dropped")
+    validation = distinct(given.get("validation", []), set(), notes, "repeated validation row", "dropped")
     rows = [row for part in ("all", "train", "unlabelled") for row in given.get(part, [])]
-    rows = distinct(rows, set(), notes, "repeated rows dropped")
+    rows = distinct(rows, set(), notes, "repeated row", "dropped")
     if "test" in given:
         test, labelled = told(given["test"], notes)
     else:

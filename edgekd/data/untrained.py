@@ -49,9 +49,9 @@ def split_untrained(
     notes += two_labels(given)
     if classes is not None:
         check_labels(given, classes, who=TEACHER_KNOWS_NOT, otherwise="; or give the rows without labels")
-    validation = distinct(given.get("validation", []), set(), notes, "repeated validation rows dropped")
+    validation = distinct(given.get("validation", []), set(), notes, "repeated validation row", "dropped")
     rows = [row for part in ("all", "train", "unlabelled") for row in given.get(part, [])]
-    rows = distinct(rows, set(), notes, "repeated rows dropped")
+    rows = distinct(rows, set(), notes, "repeated row", "dropped")
     _enough_rows(len(rows) + len(validation) + len(given.get("test", [])))
     if "test" in given:
         test, labelled = told(given["test"], notes)

@@ -80,7 +80,7 @@ def read_rows(task: Any, source: str, *, relabel: bool) -> Rows:
 def _by_content(rows: list[Example], notes: list[str]) -> Given:
     """Labelled rows go to the roles that `edgekd build` gives those of one file; the others are training rows."""
     first = sorted(rows, key=lambda row: row.label is None)  # of two of one content, that with a label
-    kept = {id(row) for row in distinct(first, set(), notes, "repeated rows dropped")}
+    kept = {id(row) for row in distinct(first, set(), notes, "repeated row", "dropped")}
     rows = [row for row in rows if id(row) in kept]
     parts: Given = {"train": [], "validation": [], "test": []}
     for row in rows:

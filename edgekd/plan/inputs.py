@@ -140,7 +140,7 @@ def read_splits(
     if calibration:
         rows, more = read_inputs(task, calibration, column=columns[0])
         notes += more
-        rows = distinct(rows, set(), notes, "repeated rows to calibrate on dropped")
+        rows = distinct(rows, set(), notes, "repeated row", "to calibrate on dropped")
         notes.append(f"calibrated on {counted(len(rows), 'row')} of {shown(calibration)}")
     if answered:
         notes += _without_unanswered(given)
