@@ -238,13 +238,13 @@ def yolo(random: np.random.Generator) -> Any:
 def ssd(random: np.random.Generator) -> Any:
     """Boxes and softmax scores apart, depthwise convolutions between (onnxruntime#10787)."""
     graph, cells = Drawing(random), 8 * 8
-    value = graph.add("Relu", graph.conv("image", 3, 32, stride=2))
-    for inside, outside in ((32, 64), (64, 96)):
+    value = graph.add("Relu", graph.conv("image", 3, 64, stride=2))
+    for inside, outside in ((64, 128), (128, 256)):
         value = graph.add("Clip", graph.conv(value, inside, inside, groups=inside, stride=2),
                           graph.constant(np.float32(0)), graph.constant(np.float32(6)))  # fmt: skip
         value = graph.add("Relu", graph.conv(value, inside, outside, 1))
-    boxes = graph.add("Transpose", graph.conv(value, 96, 4), perm=[0, 2, 3, 1])
-    scores = graph.add("Transpose", graph.conv(value, 96, 21), perm=[0, 2, 3, 1])
+    boxes = graph.add("Transpose", graph.conv(value, 256, 4), perm=[0, 2, 3, 1])
+    scores = graph.add("Transpose", graph.conv(value, 256, 21), perm=[0, 2, 3, 1])
     graph.told("boxes", graph.add("Reshape", boxes, graph.constant(np.array([0, cells, 4]))))
     flat = graph.add("Reshape", scores, graph.constant(np.array([0, cells, 21])))
     graph.told("scores", graph.add("Softmax", flat, axis=-1))
@@ -255,12 +255,12 @@ def ssd(random: np.random.Generator) -> Any:
 def segmentation(random: np.random.Generator) -> Any:
     """A class for each pixel: an encoder, a resize, skips."""
     graph = Drawing(random)
-    first = graph.add("Relu", graph.conv("image", 3, 16))
-    deep = _backbone_step(graph, first, 16, 48)
+    first = graph.add("Relu", graph.conv("image", 3, 32))
+    deep = _backbone_step(graph, first, 32, 96)
     scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
     large = graph.add("Resize", deep, "", scales, mode="nearest")
     both = graph.add("Concat", large, first, axis=1)
-    graph.told("classes", graph.add("Softmax", graph.conv(both, 64, 8), axis=1))
+    graph.told("classes", graph.add("Softmax", graph.conv(both, 128, 8), axis=1))
     return graph.model({"image": (FLOAT, ["batch", 3, 48, 48])}, {"classes": (FLOAT, ["batch", 8, 48, 48])})
 
 

@@ -322,7 +322,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantization": quantization,
     "instructions": instructions,
     "faults": faults,
-    "clinic": clinic,
 }
 
 
