@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.demo import run
+from edgekd.core.registry import names
 from edgekd.sizing import predictor
 
 TASKS = ("text-classification", "image-classification", "time-series-classification")
@@ -25,11 +26,17 @@ BUDGETS = {  # at 40 MiB the wish for 5x binds before memory does: once with it,
 
 def errors() -> dict[str, dict[str, float]]:
     """By family and recipe: how many anchors, and the p90 of the relative error of each figure (leave one out)."""
-    known = predictor.load()
     return {
         name: {"n": fit["n"], **{figure: fit[figure]["p90"] for figure in predictor.FIGURES}}
-        for name, fit in known.fits.items()
+        for family in names("students")
+        for name, fit in predictor.load(family).fits.items()
+        if name.startswith(f"{family}/")
     }
+
+
+def _hosts() -> str:
+    """The machines whose anchors the predictions come from."""
+    return ", ".join(dict.fromkeys(str(predictor.load(family).host["cpu"]) for family in names("students")))
 
 
 def main() -> None:
@@ -55,9 +62,7 @@ def main() -> None:
                 "next_larger": above[-1]["words"] if above else None,
                 "next_breaks": [one["text"] for one in above[-1]["violations"]] if above else [],
             }
-    results.write(
-        "sizing", {"errors": errors(), "plans": plans, "budgets": budgets, "anchors": predictor.load().host["cpu"]}
-    )
+    results.write("sizing", {"errors": errors(), "plans": plans, "budgets": budgets, "anchors": _hosts()})
 
 
 if __name__ == "__main__":

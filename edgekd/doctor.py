@@ -115,9 +115,9 @@ def _holds(task: str, package: str, inside: str) -> bool:
 
 
 def _predictor() -> Check:
-    known = predictor.load()
-    whose = f"{known.host['cpu']} ({known.host['arch']}), onnxruntime {known.host['ort_version']}"
-    if known.is_own and all(known.knows(name, recipe) for name in names("students") for recipe in _recipes(name)):
+    fitted = {name: predictor.load(name) for name in names("students")}
+    whose = "; ".join(dict.fromkeys(one.measured_on for one in fitted.values()))
+    if all(one.is_own and all(one.knows(name, recipe) for recipe in _recipes(name)) for name, one in fitted.items()):
         return Check("predictor", "ok", f"fitted on this machine: {whose}")
     return Check(
         "predictor",

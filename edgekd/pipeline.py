@@ -114,7 +114,8 @@ def _build(
         teacher = stages.start()
         shape, tried = replace(stages, shape=shape.chosen.shape).tried(shape, teacher)
         stages = replace(stages, shape=shape.chosen.shape)
-        subject = _distilled(stages, teacher, shape, tried)
+        made = _written if plan.writes else _distilled
+        subject = made(stages, teacher, shape, tried)
     variants = stages.variants(subject.folder, subject.onnx, subject.reference)
     emulated = Emulated(stages, subject.folder, variants)
     there = emulated.judged(subject.reference)
@@ -192,6 +193,20 @@ def _distilled(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ..
         distill.read(whole, distill.TRAINING),
         distill.read(student, distill.CONFIDENCE),
     )
+
+
+def _written(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ...]) -> Subject:
+    """The student of that shape, of a family that writes."""
+    from edgekd.training import distill
+
+    student = stages.written(teacher)
+    onnx = stages.improved("student", student, stages.exported("student", student))
+    exported = stages.exported("teacher", teacher)
+
+    def reference() -> Sequence[Prediction]:
+        return stages.said_of_selection(stages.files(teacher), exported)
+
+    return Subject(student, onnx, reference, shape, tried, distill.read(student, distill.TRAINING))
 
 
 def _as_it_is(stages: Stages, teacher: Path) -> Subject:

@@ -20,6 +20,7 @@ from edgekd.core.protocols import (
     GraphTeacher,
     PackedTeacher,
     Progress,
+    WritingStudent,
     named,
 )
 from edgekd.core.registry import make
@@ -212,6 +213,18 @@ class Stages:
             lambda out, work: distill.distill(
                 self.plan, self.splits, self.shape, teacher, outputs, out, work, self.progress
             ),
+        )
+
+    def written(self, teacher: Path) -> Path:
+        """The student of a family that writes, cut from the teacher and taught by what that writes."""
+        from edgekd.training import trainer
+
+        shape = make("students", self.plan.student.family, **self.shape)
+        assert isinstance(shape, WritingStudent), "the pipeline asks for one of a family that writes"
+        return self.stage(
+            "student",
+            self.plan.distilling(self.shape),
+            lambda out: trainer(shape.trainer)(self.plan, self.splits, shape.cut, self.store, out, self.progress),
         )
 
     def shipped(self, student: Path) -> Path:

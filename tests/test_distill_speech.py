@@ -82,8 +82,8 @@ def test_a_student_is_written_that_the_teachers_plug_in_takes(given, trusting):
     assert sum(told["parameters"]["student"].values()) < sum(told["parameters"]["teacher"].values())
     kind, info = read_teacher(str(given / "small"), TASK, compressed=True)
     assert kind == "whisper"
-    assert info["architecture"]["decoder_layers"] == 1
-    assert info["architecture"]["window_s"] == 10
+    assert info["architecture"]["shape"]["decoder_layers"] == 1
+    assert info["architecture"]["shape"]["window_s"] == 10
     assert json.loads((given / "small" / "preprocessor_config.json").read_text())["chunk_length"] == 10
 
 

@@ -217,7 +217,9 @@ def test_shapes_are_sized_with_calibrated_latencies():
         classes=3,
     )
     target = elsewhere(microarch="cortex-a72")
-    plain = Candidates(tuple(shapes), target, survey, 1.0, predictor.load(), reference_ms=0.2, teacher_ms=20.0)
+    plain = Candidates(
+        tuple(shapes), target, survey, 1.0, predictor.load("transformer"), reference_ms=0.2, teacher_ms=20.0
+    )
     checked = replace(plain, readings=(reading(3.0),))
     before, after = (among.predict(shapes[-1], "float32") for among in (plain, checked))
     assert after.target_latency_ms == pytest.approx(3 * before.target_latency_ms)

@@ -169,7 +169,9 @@ ROOMY = {"memory_mib": 500.0, "artifact_mib": 500.0, "latency_ms": 500.0, "cold_
 
 
 def candidates(target, min_speedup=1.01):
-    return Candidates(LADDER, target, SURVEY, min_speedup, predictor.load(), reference_ms=0.2, teacher_ms=20.0)
+    return Candidates(
+        LADDER, target, SURVEY, min_speedup, predictor.load("transformer"), reference_ms=0.2, teacher_ms=20.0
+    )
 
 
 def bench(among, factor=1.0):

@@ -6,9 +6,10 @@ from tiny_listener import whisper
 from transformers import WhisperForConditionalGeneration
 
 from edgekd.core.errors import UsageError
-from edgekd.training.speech.shape import Shape, check, cut
+from edgekd.students.whisper import Whisper
+from edgekd.training.speech.shape import check, cut
 
-BASE = Shape(6, 6, 512, 2048, 2048, 51865, 80, 30, 448)
+BASE = Whisper(6, 6, 512, 2048, 2048, 51865, 80, 30, 448, 8)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_the_first_and_the_last_layers_stay(teacher):
 def test_weights_on_paper_are_those_of_the_model(teacher):
     for sizes in ((4, 3, 30), (1, 2, 10), (2, 1, 20)):
         own = cut(teacher, **dict(zip(("encoder_layers", "decoder_layers", "window_s"), sizes, strict=True)))
-        assert sum(Shape.of(own.config).parameters().values()) == sum(value.numel() for value in own.parameters())
+        assert sum(Whisper.of(own.config).parameters().values()) == sum(value.numel() for value in own.parameters())
     assert sum(BASE.parameters().values()) == 72_593_920
 
 
@@ -61,11 +62,11 @@ def test_multiply_adds_are_those_that_torch_counts(teacher):
     own.set_attn_implementation("eager")  # whose products are counted
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         own.model.encoder(inputs(10)["input_features"])
-    assert Shape.of(own.config).multiply_adds()["encoder"] == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
+    assert Whisper.of(own.config).multiply_adds()["encoder"] == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
 
 
 def test_a_third_of_the_window_is_less_than_a_third_of_the_encoder():
-    short = Shape(6, 2, 512, 2048, 2048, 51865, 80, 10, 448)
+    short = Whisper(6, 2, 512, 2048, 2048, 51865, 80, 10, 448, 8)
     assert BASE.multiply_adds()["encoder"] > 3.7 * short.multiply_adds()["encoder"]
     assert short.multiply_adds()["projection"] == BASE.multiply_adds()["projection"] == 20 * 51865 * 512
     assert short.cache_mib(20) == pytest.approx(2 * 2 * 520 * 512 * 4 / 2**20)

@@ -281,6 +281,16 @@ class Student(Protocol):
         """A torch model of this shape with random weights, in evaluation mode."""
         ...
 
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The layers, but the last, that may carry an early exit, ascending."""
+        ...
+
+
+@runtime_checkable
+class TaughtStudent(Protocol):
+    """A shape whose networks the common loop teaches: each starts with what it can take from its teacher."""
+
     def init_from_teacher(
         self, teacher: Any, teacher_folder: Path, *, kept: Any, samples: Sequence[Sample], copy: bool = True
     ) -> Any:
@@ -289,11 +299,6 @@ class Student(Protocol):
         `kept` is what the task's `student_files` gave; `samples` are teacher inputs on which to rank importance. With
         no `copy` its weights are random: what a student without a teacher starts with.
         """
-        ...
-
-    @property
-    def exits(self) -> tuple[int, ...]:
-        """The layers, but the last, that may carry an early exit, ascending."""
         ...
 
     def exit_shape(self, layer: int) -> Student:
@@ -306,6 +311,23 @@ class Student(Protocol):
 
     def truncate_at(self, model: Any, layer: int, head: Any) -> Any:
         """The model up to that layer with a trained `exit_head` as its head: an ordinary model of the family."""
+        ...
+
+
+@runtime_checkable
+class WritingStudent(Protocol):
+    """A shape whose networks write token after token: they are cut from their teacher, and taught by what it writes.
+
+    `trainer` is the package of `edgekd.training` that teaches them: `trainer.distil.teach`. One of their inferences
+    takes so long that as few as `timed_samples` of them are timed.
+    """
+
+    trainer: ClassVar[str]
+    timed_samples: ClassVar[int]
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """Return what is kept of the teacher, as the trainer takes it."""
         ...
 
 
@@ -852,6 +874,11 @@ class StudentTask(Protocol):
     ) -> Any:
         """Write the student's tokenizer or preprocessing to `out`; what `Student.init_from_teacher` is to keep."""
         ...
+
+
+def writes(family: type[Any]) -> bool:
+    """Return whether a family's students write token after token: see `WritingStudent`."""
+    return not lacking(family, WritingStudent)
 
 
 def names_no_classes(task: Task) -> bool:

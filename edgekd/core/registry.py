@@ -34,7 +34,12 @@ PROTOCOLS = {  # what a plug-in of each folder keeps to: a class of edgekd.core.
     "teachers": "Teacher",
 }
 
-ROLES = {"teachers": ("StartingNetwork", "Yardstick")}  # what a plug-in may keep to beside: whole, or nothing of it
+ROLES = {  # what a plug-in may keep to beside: whole, or nothing of it
+    "students": ("TaughtStudent", "WritingStudent"),
+    "teachers": ("StartingNetwork", "Yardstick"),
+}
+
+ALWAYS = {"students": ("TaughtStudent",)}  # what a plug-in with no role of its kind is held to
 
 
 def folder_name(name: str) -> str:
@@ -155,7 +160,8 @@ def protocols_of(kind: str, made: type[Any]) -> tuple[str, ...]:
     members = {role: protocols.asked_by(getattr(protocols, role)) for role in roles}
     counts = Counter(name for several in members.values() for name in several)  # what roles share tells none of them
     found = (role for role in roles if any(hasattr(made, name) for name in members[role] if counts[name] == 1))
-    return (PROTOCOLS[kind], *found)
+    told = tuple(found)
+    return (PROTOCOLS[kind], *(told or ALWAYS.get(kind, ())))
 
 
 @overload

@@ -44,15 +44,21 @@ class Whisper:
         shape = shape_of(config.to_dict())
         made = {ENCODER: graphs.encoder(weights, shape), DECODER: graphs.decoder(weights, shape)}
         told = made[DECODER].metadata_props.add()
-        told.key, told.value = SETTINGS, json.dumps(settings(Path(model.processor_folder), config.to_dict()))
+        told.key, told.value = SETTINGS, json.dumps(_settings(model))
         out.mkdir(parents=True, exist_ok=True)
         return finished(made, out, task, target)
 
     def sessions(self, model: Any) -> Mapping[str, Any]:
         """Return torch's encoder and decoder behind the interface of ONNX Runtime's sessions: what the program runs."""
         model.eval()
-        told = {SETTINGS: json.dumps(settings(Path(model.processor_folder), model.config.to_dict()))}
+        told = {SETTINGS: json.dumps(_settings(model))}
         return {ENCODER: _Encoder(model), DECODER: _Decoder(model, shape_of(model.config.to_dict()), told)}
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    """Return what the program must know: what a model without files says itself, else what the files beside it say."""
+    own: dict[str, Any] | None = getattr(model, "program_settings", None)
+    return own or settings(Path(model.processor_folder), model.config.to_dict())
 
 
 def shape_of(config: Mapping[str, Any]) -> graphs.Shape:

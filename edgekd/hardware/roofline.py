@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
-from edgekd.core.protocols import Work
+from edgekd.core.protocols import TaughtStudent, Work
 from edgekd.core.registry import plugin
 from edgekd.core.results import Figure
 from edgekd.hardware.latency_correction import Reading, calibration, in_integers
@@ -78,5 +78,7 @@ def _peaks(target: Profile) -> tuple[float, float]:
 def work_of(family: str, shape: dict[str, Any], exit_layer: int | None, size: int) -> Work:
     """What one input of that size asks of a student's shape, or of its early exit after a layer counted from 1."""
     whole = plugin("students", family)(**shape)
-    found: Work = (whole if exit_layer is None else whole.exit_shape(exit_layer - 1)).work(size)
-    return found
+    if exit_layer is None:
+        return whole.work(size)
+    assert isinstance(whole, TaughtStudent), "the plan has seen that it has that exit"
+    return whole.exit_shape(exit_layer - 1).work(size)

@@ -10,7 +10,7 @@ from edgekd.core.digests import digest
 from edgekd.core.errors import UsageError
 from edgekd.core.layers import matched_layers
 from edgekd.core.metrics import Metric
-from edgekd.core.protocols import InputSpec, Task, Yardstick
+from edgekd.core.protocols import InputSpec, Task, Yardstick, writes
 from edgekd.core.registry import make, plugin
 from edgekd.core.tensors import RequestedOutputs
 from edgekd.hardware.profile import Profile
@@ -267,6 +267,11 @@ class SharedPlan:
     def compresses_only(self) -> bool:
         """Whether the teacher itself is compressed, undistilled: `--student none`."""
         return self.student.family == NO_STUDENT
+
+    @property
+    def writes(self) -> bool:
+        """Whether the student's family writes token after token, and is cut from its teacher and taught by itself."""
+        return not self.compresses_only and writes(plugin("students", self.student.family))
 
     @property
     def compressing(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from edgekd.core import licences
 from edgekd.core.demo import Demo
 from edgekd.core.errors import EdgeKDError, RuntimeCannotLoad, UsageError, suggestion
 from edgekd.core.files import user_path
-from edgekd.core.protocols import AnsweringTeacher, GraphTask, InputSpec
+from edgekd.core.protocols import AnsweringTeacher, GraphTask, InputSpec, writes
 from edgekd.core.registry import folder_name, make, names, plugin
 from edgekd.core.results import this_host
 from edgekd.data import demos
@@ -347,7 +347,18 @@ def student_family(options: Options, task: Any) -> str:
             f"the {name} family cannot serve {options.task}",
             fix=f"choose one of: {', '.join(task.families)} (--student)",
         )
-    return name or str(task.families[0])
+    family = name or str(task.families[0])
+    if writes(plugin("students", family)):
+        for flag, value in (
+            ("evidence", options.evidence),
+            ("exit", options.exit),
+            ("try", options.tries > 1),
+            ("augment", [one for one in options.augmentations if one != "none"]),
+            ("labels", options.labels),
+        ):
+            if value:
+                raise UsageError(f"--{flag} is not supported for students of the {family} family", fix="leave it out")
+    return family
 
 
 def _forced(recipe: str | None, target: Profile) -> str | None:

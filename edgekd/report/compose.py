@@ -148,7 +148,7 @@ def compose(
         "diagnosis": found["diagnosis"],
         "graph": found.get("graph"),
         "fit": asdict(fit) if fit else None,
-        "prediction": prediction(plan.student.family, fit, predictor.load()) if fit else None,
+        "prediction": prediction(plan.student.family, fit, predictor.load(plan.student.family)) if fit else None,
         "tried": [asdict(run) for run in tried],
         "budgets": {
             key: getattr(plan.target, key)
@@ -311,6 +311,14 @@ def training_says(plan: Plan, told: dict[str, Any] | None) -> str:
     if told is None:
         return "Nothing was trained here."
     losses = " + ".join(map(str, plan.student.losses))
+    if plan.writes:
+        others = {name: count for name, count in told["lessons"]["train"].items() if name != "kept" and count}
+        left_out = f"; left out: {', '.join(f'{count} {name}' for name, count in others.items())}" if others else ""
+        return (
+            f"Cut from its teacher and taught by {losses} on {told['rows']:,} inputs with what the teacher wrote about "
+            f"them{left_out}. Epoch {told['kept_epoch']} of {told['epochs']} was kept, by its divergence on the "
+            "selection rows."
+        )
     copies = f", with {', '.join(map(str, plan.student.augmentations))} of each" if plan.student.augmentations else ""
     share = told.get("selection_accuracy", told.get("selection_agreement"))
     kept = f"epoch {told['kept_epoch']} of {told['epochs']} was kept"

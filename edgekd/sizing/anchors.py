@@ -29,6 +29,9 @@ _MOST_WEIGHTS = 32e6  # beyond that, in fp32, a sum no longer tells memory: what
 _HIDDEN = ((128, 2, 512), (256, 4, 1024), (312, 12, 1200), (384, 12, 1536), (512, 8, 2048), (768, 12, 3072))
 _IMAGES = ((224, 3), (128, 3), (64, 3), (32, 3), (28, 1))
 _MLP_SIDE = 64
+_WHISPERS = ((384, 6, 4), (512, 8, 6))  # tiny and base
+_REFERENCES = 24  # inferences of the reference model beside one of a second
+FEW = {"whisper": 8}  # shapes of a family each of which takes a minute
 _SERIES = ((500, 1), (96, 1), (1024, 3), (140, 9))
 
 
@@ -43,6 +46,12 @@ def settings(family: str) -> Iterable[tuple[dict[str, Any], InputSpec, int]]:
         for side, channels in _IMAGES:
             if family == "convnet" or side <= _MLP_SIDE:
                 yield {"side": side}, InputSpec(side, (side,), channels=channels), 10
+    if family == "whisper":
+        for hidden, heads, layers in _WHISPERS:
+            whisper = {"hidden": hidden, "heads": heads, "encoder_layers": layers, "decoder_layers": layers}
+            whisper |= {"encoder_feed_forward": 4 * hidden, "decoder_feed_forward": 4 * hidden}
+            whisper |= {"vocabulary": 51865, "mels": 80, "window_s": 30, "max_tokens": 448}
+            yield {"family": family, "shape": whisper}, InputSpec(30, (30,)), 0
     if family in ("conv1d", "mlp"):
         for steps, channels in _SERIES:
             yield {"steps": steps}, InputSpec(steps, (steps,), channels=channels), 6
@@ -55,11 +64,11 @@ def chosen(family: str, count: int = SHAPES) -> list[Any]:
     places = {}
     for shape in ladder:
         work = shape.work(_SIZES[2] if family == "transformer" else shape.max_size)
-        if work.weights <= _MOST_WEIGHTS:
+        if work.weights <= _MOST_WEIGHTS or family in FEW:
             places[shape] = (log(work.macs + work.other_macs), log(work.weights), log(work.moved), work.operators / 50)
     found = [min(places, key=lambda shape: places[shape]), max(places, key=lambda shape: places[shape])]
     distance = {shape: min(_apart(places[shape], places[one]) for one in found) for shape in places}
-    while len(found) < min(count, len(places)):
+    while len(found) < min(FEW.get(family, count), count, len(places)):
         found.append(max(distance, key=lambda shape: distance[shape]))
         for shape in places:
             distance[shape] = min(distance[shape], _apart(places[shape], places[found[-1]]))
@@ -97,12 +106,13 @@ def read(family: str, shape: Any) -> list[dict[str, Any]]:
     sizes = [size for size in _SIZES if size <= shape.max_size] if family == "transformer" else [shape.max_size]
     headline = min(32, shape.max_size) if family == "transformer" else shape.max_size
     with tempfile.TemporaryDirectory(prefix="edgekd-anchor-") as folder:
-        bench = Bench(Path(folder), profile.threads)
+        bench = Bench(Path(folder), profile.threads, family)
         plain = bench.export(random_model(shape), shape.exporter, profile, _task(shape))
         calibration = random_samples(shape, [headline] * CALIBRATION)
         files = {recipe: bench.quantize(plain, recipe, profile, calibration) for recipe in recipes(family)}
         samples = random_samples(shape, sizes)
-        models = {"reference": (reference(Path(folder, "reference.onnx")), reference_samples(len(sizes)))}
+        several = reference_samples(_REFERENCES if family in FEW else len(sizes))
+        models = {"reference": (reference(Path(folder, "reference.onnx")), several)}
         models |= {recipe: (file, samples) for recipe, file in files.items()}
         times = bench.time(models)
         said = []
@@ -112,7 +122,8 @@ def read(family: str, shape: Any) -> list[dict[str, Any]]:
                     "size": size,
                     "work": asdict(shape.work(size)),
                     "latency_ratio": median(
-                        own[row] / beside[row] for own, beside in zip(times[recipe], times["reference"], strict=True)
+                        own[row] / (median(beside) if family in FEW else beside[row])
+                        for own, beside in zip(times[recipe], times["reference"], strict=True)
                     ),
                 }
                 for row, size in enumerate(sizes)

@@ -13,6 +13,7 @@ from edgekd.core import statistics as intervals
 from edgekd.core.benchmark import Benchmark, Timed
 from edgekd.core.graph_inputs import GraphInputs
 from edgekd.core.model import Model
+from edgekd.core.protocols import writes
 from edgekd.core.registry import make, plugin
 from edgekd.hardware.profile import Profile
 from edgekd.onboard.runner import pack
@@ -20,13 +21,18 @@ from edgekd.onboard.runner import pack
 CALIBRATION = 4  # random samples: ranges cost nothing at run time, whatever they are
 _PROCESSES = 5  # fresh ones a timing: where a session lies in memory moves it by percents
 _ROUNDS, _TIMED = 3, 12  # in each process: rounds over at least so many samples
+_SLOW_PROCESSES, _SLOW_ROUNDS = 3, 2  # of models one of whose inferences takes a second
 _BATCH = 8
 
 
 class Bench:
     """Builds and measures in a folder of its own, with the number of threads that the profile says."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, family: str | None = None) -> None:
+        kind: Any = plugin("students", family) if family else None
+        slow = kind is not None and writes(kind)
+        self.processes, self.rounds = (_SLOW_PROCESSES, _SLOW_ROUNDS) if slow else (_PROCESSES, _ROUNDS)
+        self.timed: int = kind.timed_samples if slow else _TIMED
         self.folder, self.threads = folder, threads
         self.device = make("devices", "local")
         self.count = 0
@@ -67,12 +73,12 @@ class Bench:
         jobs, repeats = {}, 1
         for name, (model, samples) in models.items():
             inputs = self.folder / f"timed-{name}.npz"
-            repeats = max(1, _TIMED // len(samples))
+            repeats = max(1, self.timed // len(samples))
             pack(samples * repeats, inputs)
             jobs[name] = Timed(model, inputs)
         latency_ms: dict[str, list[list[float]]] = {name: [] for name in models}
-        for number in range(_PROCESSES):
-            found = Benchmark(self.device, self.threads).time(jobs, rounds=_ROUNDS, seed=seed + number)
+        for number in range(self.processes):
+            found = Benchmark(self.device, self.threads).time(jobs, rounds=self.rounds, seed=seed + number)
             for name, processes in latency_ms.items():
                 turns = found.latency_ms[name]
                 count = len(turns[0]) // repeats

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core.benchmark import Benchmark
 from edgekd.core.errors import EdgeKDError
 from edgekd.core.model import Model
-from edgekd.core.protocols import InputSpec, Running, StartingNetwork
+from edgekd.core.protocols import InputSpec, Running, StartingNetwork, writes
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import this_host
 from edgekd.hardware import latency_correction
@@ -49,7 +49,9 @@ def fit(plan: Plan, store: Store, progress: Progress, *, measured: bool = True) 
     packages = ("torch", "transformers", "onnxruntime", "optimum-onnx", "edgekd")
     machine: dict[str, Any] = {"host": asdict(this_host()), "versions": {one: plan.versions[one] for one in packages}}
     machine |= {"plugins": plan.plugins} if plan.plugins else {}  # their releases decide what shapes and recipes are
-    key = request | {"teacher_folder": plan.start.sha256, "anchors": predictor.load().digest} | machine
+    key = (
+        request | {"teacher_folder": plan.start.sha256, "anchors": predictor.load(plan.student.family).digest} | machine
+    )
     key |= {"guest": plan.target.needs_guest and plugin("devices", "guest").available()}  # it measures the finalists
     if not measured and not store.has("size", key):
         own = ("schema", "teacher_folder", "architecture", "classes", "survey", "target")
@@ -134,7 +136,14 @@ def _candidates(request: dict[str, Any], reference_ms: float, teacher_ms: float)
     target = parse_profile(request["target"], where="plan")
     readings = tuple(latency_correction.Reading(**one) for one in request["readings"])
     return Candidates(
-        tuple(ladder), target, survey, request["min_speedup"], predictor.load(), reference_ms, teacher_ms, readings
+        ladder=tuple(ladder),
+        target=target,
+        survey=survey,
+        min_speedup=request["min_speedup"],
+        predictor=predictor.load(request["family"]),
+        reference_ms=reference_ms,
+        teacher_ms=teacher_ms,
+        readings=readings,
     )
 
 
@@ -144,7 +153,8 @@ def _teacher_on_paper(request: dict[str, Any], reference_ms: float) -> dict[str,
     if shape is None:
         return None
     survey = InputSpec.read(request["survey"])
-    family, known = type(shape).__name__.lower(), predictor.load()
+    family = type(shape).__name__.lower()
+    known = predictor.load(family)
     headline, typical = (
         known.predict(family, "float32", shape.work(size_of(shape, survey, size))) for size in (32, survey.typical)
     )
@@ -185,7 +195,7 @@ def _table(
         considered=len(ranked),
         fitting=sum(not cost.violations for cost in ranked),
         errors={recipe: known.errors(among.family, recipe) for recipe in among.recipes},
-        anchors=f"{known.host['cpu']} ({known.host['arch']}), onnxruntime {known.host['ort_version']}",
+        anchors=known.measured_on,
         reference_ms=among.reference_ms,
         warnings=tuple(notes),
         host=this_host().name,
@@ -244,9 +254,11 @@ class _Lab:
         from edgekd.sizing.bench import Bench, reference
 
         self.request, self.target = request, parse_profile(request["target"], where="plan")
-        self.bench = Bench(folder, self.target.threads)
+        self.bench = Bench(folder, self.target.threads, request["family"])
         self.reference = reference(folder / "reference.onnx")
         self.sizes = list(request["survey"]["sizes"])
+        if writes(plugin("students", request["family"])):
+            self.sizes = self.sizes[:1]  # each is a full window: what a recording takes is bounded by that
         self.teacher_ms = 0.0
         self.open = open_guests
         self._guest: Running | None = None

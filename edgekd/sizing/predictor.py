@@ -57,6 +57,11 @@ class Predictor:
         return all(self.host[key] == getattr(here, key) for key in ("cpu", "arch", "ort_version"))
 
     @property
+    def measured_on(self) -> str:
+        """The machine of the anchors, and its ONNX Runtime."""
+        return f"{self.host['cpu']} ({self.host['arch']}), onnxruntime {self.host['ort_version']}"
+
+    @property
     def digest(self) -> str:
         """SHA-256 of all that predictions depend on."""
         return digest({"host": self.host, "fits": self.fits})
@@ -143,15 +148,16 @@ def folders() -> tuple[Path, Path]:
 
 
 @cache
-def load() -> Predictor:
+def load(family: str) -> Predictor:
     """The anchors of the host most like this one: architecture first, then runtime, then machine.
 
-    Files of another schema, those still being measured, and those that cannot be read do not count.
+    Files without shapes of the family, of another schema, still being measured, or that cannot be read do not count.
     """
     here = this_host()
     files = [path for folder in folders() for path in sorted(folder.glob("*.json"))]
-    said = [(path, values) for path in files if (values := read_file(path)) and values["fits"]]
-    path, best = max(said, key=lambda one: _likeness(one[1]["host"], here))  # the first of equals
+    read = [(path, values) for path in files if (values := read_file(path)) and values["fits"]]
+    said = [one for one in read if any(name.startswith(f"{family}/") for name in one[1]["fits"])]
+    path, best = max(said or read, key=lambda one: _likeness(one[1]["host"], here))  # the first of equals
     return Predictor(best["host"], best["fits"], path)
 
 

@@ -14,6 +14,7 @@ from edgekd.core.protocols import Hub, InputSpec
 from edgekd.data import transcripts
 from edgekd.data.amazon_queen import write_queen
 from edgekd.data.audio import AUDIO_COLUMN, TRANSCRIPT, Waveforms, read_audio, waveform
+from edgekd.data.babble import babble
 from edgekd.data.splits import Example
 from edgekd.store.store import Store
 
@@ -41,7 +42,7 @@ class AutomaticSpeechRecognition:
     ragged: ClassVar[bool] = True
     one_of_classes: ClassVar[bool] = False
     problem_type: ClassVar[str] = ""
-    families: ClassVar[tuple[str, ...]] = ()
+    families: ClassVar[tuple[str, ...]] = ("whisper",)
     modality: ClassVar[str] = "audio"
     hub: ClassVar[Hub] = Hub(
         task="automatic-speech-recognition",
@@ -56,8 +57,8 @@ class AutomaticSpeechRecognition:
     sizes: ClassVar[tuple[str, ...]] = ()
     headline_size: ClassVar[int] = _LONGEST_S
     baseline_recipe: ClassVar[str] = "the most frequent word of the labelled rows, once a recording"
-    losses: ClassVar[tuple[str, ...]] = ()
-    losses_if_labelled: ClassVar[tuple[str, ...]] = ()
+    losses: ClassVar[tuple[str, ...]] = ("response=0.8,temperature=1", "hard_labels=0.2")
+    losses_if_labelled: ClassVar[tuple[str, ...]] = losses
     augmentations: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = True
     purpose: ClassVar[str] = "speech into text"
@@ -160,30 +161,3 @@ class AutomaticSpeechRecognition:
 def text_of(prediction: Mapping[str, np.ndarray[Any, Any]]) -> str:
     """Return the text of one recording: UTF-8 in the output `text`."""
     return prediction["text"].tobytes().decode("utf-8", "replace")
-
-
-def babble(seconds: int, random: np.random.Generator) -> np.ndarray[Any, Any]:
-    """Return what a voice without words might sound like: float32 (samples,).
-
-    Each syllable is a glide of a larynx's harmonics through three formants, with a burst of noise before it.
-    """
-    import numpy as np
-
-    whole = np.zeros(seconds * RATE, np.float32)
-    at = 0
-    while at < len(whole):
-        length = int(random.uniform(0.12, 0.3) * RATE)
-        time = np.arange(length) / RATE
-        pitch = random.uniform(90, 180) * (1 + 0.15 * np.sin(2 * np.pi * random.uniform(1, 3) * time))
-        phase = 2 * np.pi * np.cumsum(pitch) / RATE
-        formants = random.uniform((300, 900, 2300), (800, 2200, 3200))
-        voice = np.zeros(length)
-        for harmonic in range(1, 30):
-            gain = sum(np.exp(-(((harmonic * pitch.mean() - one) / 150) ** 2)) for one in formants) + 0.02
-            voice += gain * np.sin(harmonic * phase) / harmonic**0.5
-        voice *= np.sin(np.pi * np.arange(length) / length)
-        burst = random.standard_normal(length) * np.exp(-time / 0.015)
-        sound = (0.08 * voice + 0.05 * burst).astype(np.float32)[: len(whole) - at]
-        whole[at : at + len(sound)] += sound
-        at += length + int(random.uniform(0.02, 0.12) * RATE)
-    return whole.clip(-1, 1)

@@ -127,16 +127,16 @@ def architecture_of(config: Mapping[str, Any], shapes: Mapping[str, list[int]], 
                 f"{folder}/config.json names {config[f'{side}_layers']} layers of the {side}; the weights have more",
                 fix="fetch the folder again: its config.json and its weights are two models'",
             )
-    return {
-        "model_type": "whisper",
-        "exporter": "whisper",
+    sizes = {
         "encoder_layers": config["encoder_layers"],
         "decoder_layers": config["decoder_layers"],
         "hidden": width,
-        "heads": config["decoder_attention_heads"],
-        "feed_forward": config["decoder_ffn_dim"],
-        "mels": config["num_mel_bins"],
+        "encoder_feed_forward": config["encoder_ffn_dim"],
+        "decoder_feed_forward": config["decoder_ffn_dim"],
         "vocabulary": config["vocab_size"],
-        "max_tokens": config["max_target_positions"],
+        "mels": config["num_mel_bins"],
         "window_s": config["max_source_positions"] // 50,
+        "max_tokens": config["max_target_positions"],
+        "heads": config["decoder_attention_heads"],
     }
+    return {"model_type": "whisper", "exporter": "whisper", "family": "whisper", "shape": sizes}

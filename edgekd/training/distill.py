@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.core import confidence
 from edgekd.core.metrics import Metric
-from edgekd.core.protocols import MULTI_LABEL, Progress, StudentTask, named
+from edgekd.core.protocols import MULTI_LABEL, Progress, StudentTask, TaughtStudent, named
 from edgekd.core.registry import make
 from edgekd.core.tensors import Targets
 from edgekd.core.thresholds import choose_thresholds
@@ -52,6 +52,7 @@ def distill(
     inputs = [row.input for row in (*splits.train, *splits.unlabelled)]
     student_shape = make("students", plan.student.family, **shape)
     assert isinstance(task, StudentTask), "a task with families writes what its students need"
+    assert isinstance(student_shape, TaughtStudent), "others have a trainer of their own"
     kept = task.student_files(teacher_folder, inputs, survey, student_shape, out)
     student = _begun(plan, student_shape, teacher_folder, kept, inputs)
     scale = Scale.of(task, truth_of(task, splits.train, splits.classes, labelled=True))

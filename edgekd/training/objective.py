@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from edgekd.core.errors import UsageError, suggestion
-from edgekd.core.protocols import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from edgekd.core.protocols import MULTI_LABEL, REGRESSION, SINGLE_LABEL, writes
 from edgekd.core.registry import make, names, plugin
 from edgekd.plan.plan import Augmenting, LossTerm, TeacherPlan
 
@@ -116,7 +116,8 @@ def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str, problem_
 
     So is one that is of one class of several where the task's `problem_type` has several labels a row.
     """
-    if not problem_type:
+    kind = plugin("students", family)
+    if not problem_type and not writes(kind):
         _check_embeds(terms)
     one = [term.name for term in terms if getattr(plugin("losses", term.name), "one_of_classes", False)]
     if one and problem_type == REGRESSION:
@@ -134,7 +135,12 @@ def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str, problem_
             "the losses teach early exits alone: the student's last layer would learn nothing",
             fix="add one for it: --loss response=0.9 --loss hard_labels=0.1",
         )
-    kind = plugin("students", family)
+    among = next((term.name for term in terms if plugin("losses", term.name).kind not in ("response", "labels")), None)
+    if among is not None and writes(kind):
+        raise UsageError(
+            f"the loss {among} looks at more than what the teacher writes, and no more is kept of it",
+            fix="leave it out, or use: --loss response=0.8,temperature=1 --loss hard_labels=0.2",
+        )
     gives = {"logits", *kind.gives}
     of_teacher = {*make("teachers", teacher.kind).gives(teacher.architecture), "exits"}
     for term in terms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from edgekd.data.splits import Example, Splits
 from edgekd.onboard import programs
 from edgekd.onboard.logmel import log_mel
 from edgekd.plan.inputs import read_splits
-from edgekd.plan.plan import LossTerm, Training
+from edgekd.plan.plan import LossTerm, Plan, Training
 from edgekd.store.store import Store
+from edgekd.students.whisper import LEAST_WINDOW_S, Whisper
 from edgekd.training import batches, engine
 from edgekd.training.learner import Learner
 from edgekd.training.speech import lessons, shape
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-FILE = "distillation.json"
+FILE, TRAINING = "distillation.json", "training.json"
 DECODER_LAYERS = 2  # where no number is asked for
 DISTILLED, UNTAUGHT = "distilled", "not distilled"
 FEW_ROWS = 300  # held-out recordings below which figures are a smoke test
@@ -82,31 +83,81 @@ def distil(asked: Request, out: Path, store: Store, progress: Progress) -> dict[
 
     Raises EdgeKDError.
     """
-    engine.prepare(asked.seed, asked.threads)
     progress.stage("read: the recordings")
     splits = _read(asked)
-    teacher = _loaded(asked)
-    kept = _cut(asked, shape.Shape.of(teacher.config))
-    listening = shape.cut(teacher, **asdict(kept) | _layers_of(teacher))
-    heard = _heard(asked, listening)
-    learns = kept.encoder_layers < teacher.config.encoder_layers
-    folder = _lessons(asked, splits, heard, store, progress, states=not learns)
-    student = shape.cut(teacher, **asdict(kept))
-    progress.stage("measure: before anything is learned", None)
-    untaught = _texts(replace(heard, model=student), splits.test)
-    trained, rows = _train(asked, student, splits, heard, folder, store, progress, encoder_learns=learns)
+    untaught: list[str] = []
+
+    def measure(heard: Heard) -> None:
+        progress.stage("measure: before anything is learned", None)
+        untaught.extend(_texts(heard, splits.test))
+
+    heard, student, told = _taught(asked, splits, store, progress, before=measure)
     progress.stage("measure: held-out recordings", None)
     texts = {
         "teacher": _texts(heard, splits.test),
         DISTILLED: _texts(replace(heard, model=student), splits.test),
         UNTAUGHT: untaught,
     }
-    told = _told(asked, splits, kept, teacher, student, trained, rows)
-    told["lessons"] = {role: json.loads((folder / role / lessons.SAID).read_text(encoding="utf-8")) for role in _ROLES}
     told |= figures(texts, [row.label for row in splits.test] if splits.test_labelled else None)
     _write(asked, student, out)
     (out / FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
+
+
+def teach(plan: Plan, splits: Splits, cut: Mapping[str, int], store: Store, out: Path, progress: Progress) -> None:
+    """Write the student that keeps so much of the plan's teacher into `out`, and how it went into `training.json`.
+
+    Raises EdgeKDError.
+    """
+    schedule = plan.student.schedule
+    asked = Request(
+        task=plan.task,
+        kind=plan.teacher.kind,
+        info={name: getattr(plan.teacher, name) for name in ("folder", "sha256", "architecture")},
+        data=plan.data.digest,
+        label_column=None,
+        unlabelled=None,
+        encoder_layers=cut["encoder_layers"],
+        layers=cut["decoder_layers"],
+        window=cut["window_s"],
+        losses=plan.student.losses,
+        epochs=schedule.epochs,
+        learning_rate=schedule.learning_rate,
+        cache_mib=round(plan.cache_mib),
+        seed=plan.seed,
+        threads=plan.threads,
+    )
+    _, student, told = _taught(asked, splits, store, progress)
+    _write(asked, student, out)
+    trained = told["training"]
+    kept = {"rows": trained["lessons"], "lessons": told["lessons"], "parameters": told["parameters"]}
+    (out / TRAINING).write_text(json.dumps(trained | kept, indent=1) + "\n", encoding="utf-8")
+
+
+def _taught(
+    asked: Request,
+    splits: Splits,
+    store: Store,
+    progress: Progress,
+    before: Callable[[Heard], None] = lambda heard: None,
+) -> tuple[Heard, Any, dict[str, Any]]:
+    """Return how the teacher listens, the student that learned from it, and what is told of that.
+
+    `before` is called with the student before it learns.
+    """
+    engine.prepare(asked.seed, asked.threads)
+    teacher = _loaded(asked)
+    kept = _cut(asked, Whisper.of(teacher.config))
+    listening = shape.cut(teacher, **asdict(kept) | _layers_of(teacher))
+    heard = _heard(asked, listening)
+    learns = kept.encoder_layers < teacher.config.encoder_layers
+    folder = _lessons(asked, splits, heard, store, progress, states=not learns)
+    student = shape.cut(teacher, **asdict(kept))
+    before(replace(heard, model=student))
+    trained, rows = _train(asked, student, splits, heard, folder, store, progress, encoder_learns=learns)
+    told = _told(asked, splits, kept, teacher, student, trained, rows)
+    told["lessons"] = {role: json.loads((folder / role / lessons.SAID).read_text(encoding="utf-8")) for role in _ROLES}
+    return heard, student, told
 
 
 def _read(asked: Request) -> Splits:
@@ -135,12 +186,12 @@ def _loaded(asked: Request) -> Any:
     return clean.pretrained(asked.folder, auto_model, loading.WHOLE).float().eval()
 
 
-def _cut(asked: Request, whole: shape.Shape) -> _Cut:
+def _cut(asked: Request, whole: Whisper) -> _Cut:
     """Return what is kept. Raises UsageError for what the teacher has not."""
     kept = _Cut(
         encoder_layers=asked.encoder_layers or whole.encoder_layers,
         decoder_layers=asked.layers or min(DECODER_LAYERS, whole.decoder_layers),
-        window_s=asked.window or min(shape.LEAST_WINDOW_S, whole.window_s),
+        window_s=asked.window or min(LEAST_WINDOW_S, whole.window_s),
     )
     shape.check(whole, **asdict(kept))
     return kept
@@ -156,7 +207,7 @@ def _heard(asked: Request, model: Any) -> Heard:
     model.processor_folder = asked.folder
     exporter: Any = make("exporters", kind.hub.exporter)
     program = programs.open_program(kind.program, exporter.sessions(model))
-    own = shape.Shape.of(model.config)
+    own = Whisper.of(model.config)
     frames = 2 * own.positions
     return Heard(
         model,
@@ -224,7 +275,8 @@ def _train(
     network = Listener(student, encoder_learns=encoder_learns)
     learner = Learner(network, asked.losses, taught["train"].targets)
     judge = Learner(network, _AS_WRITTEN, taught["selection"].targets)
-    training = Training(asked.epochs or epochs_for(len(taught["train"])), _BATCH_ROWS, asked.learning_rate)
+    epochs = asked.epochs or Whisper.training(len(taught["train"]))["epochs"]
+    training = Training(epochs, _BATCH_ROWS, asked.learning_rate)
     key = {"request": json.loads(json.dumps(asdict(asked), default=str)), "data": splits.digest}
     work = store.workspace("speech-student", key)
     progress.stage("distill: the student learns", engine.steps_of(taught["train"], training, asked.seed))
@@ -239,15 +291,6 @@ def _train(
     )
     shutil.rmtree(work, ignore_errors=True)
     return trained, len(taught["train"])
-
-
-def epochs_for(rows: int) -> int:
-    """Return the epochs for so many lessons: about 20,000 are seen, in 2 to 12.
-
-    >>> epochs_for(100), epochs_for(5000), epochs_for(50_000)
-    (12, 4, 2)
-    """
-    return max(2, min(12, round(20_000 / max(1, rows))))
 
 
 def _mean_loss(learner: Learner, taught: Lessons) -> float:
@@ -316,7 +359,7 @@ def _told(
     rows: int,
 ) -> dict[str, Any]:
     """Return what was done."""
-    sizes = {"teacher": shape.Shape.of(teacher.config), "student": shape.Shape.of(student.config)}
+    sizes = {"teacher": Whisper.of(teacher.config), "student": Whisper.of(student.config)}
     return {
         "schema": 1,
         "task": asked.task,
