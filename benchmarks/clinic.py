@@ -68,6 +68,12 @@ def saved(rows: Rows, folder: Path) -> Path:
     return folder
 
 
+def as_taken(task: Any, folder: Path) -> Rows:
+    """Rows of a folder as edgekd feeds them: with the batch axis that they may lack."""
+    table = task.read(str(folder))["all"]
+    return task.encode(folder, [row.input for row in task.examples(table, ("", ""), str(folder))], 0)
+
+
 def by_others(graph: Path, out: Path) -> Path | str:
     """The graph as `quantize_dynamic` makes it with its defaults, or why there is none."""
     from onnxruntime.quantization import quantize_dynamic
@@ -124,7 +130,7 @@ def treated(patient: Patient, wheels: Path, place: Path, limit_s: int) -> dict[s
     if graph is None:
         return {name: Treated(why=f"not run: {patient.of} is not there") for name in (OTHERS, OURS)}
     rows = list(patient.rows(SEEN + UNSEEN))
-    data, unseen = saved(rows[:SEEN], place / "rows"), rows[SEEN:]
+    data = saved(rows[:SEEN], place / "rows")
     recipe = why = ""
     made: dict[str, Path | str] = {OTHERS: by_others(graph, place / "others.onnx")}
     made[OURS], recipe, why = by_us(graph, data, patient, place / "bundle", limit_s)
@@ -134,7 +140,10 @@ def treated(patient: Patient, wheels: Path, place: Path, limit_s: int) -> dict[s
         bound = make("tasks", TASK, state=(patient.options[patient.options.index("--state") + 1],))
     task = bound.bound(make("teachers", "array_graph", allow_loops=allowed).inspect(str(graph), TASK))
     found = {ORIGINAL: graph, **{name: file for name, file in made.items() if isinstance(file, Path)}}
+    unseen = as_taken(task, saved(rows[SEEN:], place / "unseen"))
     fidelity = judged(task, found, unseen)
+    if not isinstance(fidelity[ORIGINAL], float):
+        raise SystemExit(f"{patient.name}: the graph itself {fidelity[ORIGINAL]}")
     runs = {name: Model({ONE: file}, task.program) for name, file in found.items() if isinstance(fidelity[name], float)}
     speeds = timing.speeds(make("devices", "local"), runs, unseen[:_TIMED], threads=1, rounds=_ROUNDS, seed=0)
     done = {}
