@@ -151,7 +151,7 @@ def test_a_plan_of_kept_answers_starts_from_a_network_beside_them(tmp_path, tiny
     rates = (plan.student.training.learning_rate, plan.student.training.head_factor)
     assert rates == (2e-4, 5.0), "of fine-tuning: the head is fresh"
     assert not splits.unlabelled, "nobody can be asked about them any more"
-    assert "1 train rows without an answer that names a class left out" in splits.notes
+    assert "1 train row without an answer that names a class left out" in splits.notes
     assert plan.needs == {"logits"}
     assert plan.is_cut
     known = json.dumps(plan.as_dict())

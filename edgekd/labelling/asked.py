@@ -26,6 +26,7 @@ class Asked:
     model: str
     data: str
     out: Path
+    url: str | None = None  # where `out` is kept alike, by a URL that fsspec knows
     classes: str | None = None
     prompt: Path | None = None
     text_column: str | None = None
@@ -40,6 +41,7 @@ class Asked:
     concurrency: int = 8
     answer_tokens: int | None = None
     context: int | None = None
+    shard: str | None = None  # K/N: this part of the rows alone
     compare: int = 0  # test rows that are asked, too, so that a student can be held against the teacher on them
     timeout_s: float = 60.0
     min_accuracy: float | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from edgekd.core.errors import StoreError
@@ -14,11 +15,14 @@ from edgekd.data.splits import Label
 from edgekd.labelling.prices import Tokens
 
 _CACHE_KIB = 4096
-_COLUMNS = "outcome, label, prompt, completion, most, place"
+_COLUMNS = "outcome, label, prompt, completion, most, place, file"
 
 
 class Entry(NamedTuple):
-    """What became of a prompt, without the answer's words: those are at `place` in the file."""
+    """What became of a prompt, without the answer's words: those are at `place` in the ledger's file.
+
+    `file` is 0 for the run's own ledger, else the number of one that was joined to it.
+    """
 
     outcome: str
     label: Label | None
@@ -26,6 +30,7 @@ class Entry(NamedTuple):
     completion: int
     most: int  # tokens that the answer might have had
     place: int
+    file: int = 0
 
     @property
     def used(self) -> Tokens:
@@ -45,7 +50,7 @@ class Entries:
     def __setitem__(self, key: bytes, entry: Entry) -> None:
         values = (key, entry.outcome, json.dumps(entry.label), *entry[2:])
         try:
-            self._rows.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            self._rows.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
         except sqlite3.Error as error:  # of the disk: the statement is one that was tried
             raise StoreError(
                 f"the folder for temporary files cannot hold an index of the ledger: {error}",
@@ -55,11 +60,12 @@ class Entries:
     def get(self, key: bytes) -> Entry | None:
         """Return the key's entry; None where there is none."""
         found = self._rows.execute(f"SELECT {_COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608
-        if found is None:
-            return None
-        outcome, label, *rest = found
-        told = json.loads(label)
-        return Entry(outcome, tuple(told) if isinstance(told, list) else told, *rest)
+        return None if found is None else _entry(*found)
+
+    def items(self) -> Iterator[tuple[bytes, Entry]]:
+        """Yield all keys with their entries, in the keys' order."""
+        for key, *values in self._rows.execute(f"SELECT key, {_COLUMNS} FROM entries ORDER BY key"):  # noqa: S608
+            yield key, _entry(*values)
 
     def __contains__(self, key: bytes) -> bool:
         return self.get(key) is not None
@@ -77,3 +83,8 @@ class Entries:
     def close(self) -> None:
         """Remove it; nothing can be asked of it any more."""
         self._rows.close()
+
+
+def _entry(outcome: str, label: str, *rest: int) -> Entry:
+    named = json.loads(label)
+    return Entry(outcome, tuple(named) if isinstance(named, list) else named, *rest)

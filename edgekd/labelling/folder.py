@@ -17,7 +17,7 @@ from edgekd.data.splits import Example
 from edgekd.labelling.answers import OUTCOMES
 from edgekd.labelling.asking import Asker, Job
 from edgekd.labelling.entries import Entry
-from edgekd.labelling.ledger import NAME, Ledger
+from edgekd.labelling.ledger import NAME, SHARDS, Ledger
 from edgekd.labelling.pilot import Pilot, agreement
 from edgekd.labelling.prices import PICO, Tokens
 from edgekd.labelling.rows import Answered, Rows, labelled_line, train_line
@@ -65,7 +65,7 @@ def check_folder(folder: Path, data: str) -> None:
     ledger = folder / NAME
     if ledger.exists() and not is_plain(ledger):
         raise UsageError(f"{ledger} is no plain file", fix="give --out a new folder")
-    if folder.is_dir() and not ledger.exists() and any(folder.iterdir()):
+    if folder.is_dir() and not ledger.exists() and any(path.name != SHARDS for path in folder.iterdir()):
         raise UsageError(
             f"the output folder {folder} is not empty, and holds no {NAME}", fix="give --out a new folder, or empty it"
         )
@@ -109,7 +109,7 @@ def _answered(asker: Asker, row: Example) -> Answered | None:
 
 
 def _read(asker: Asker, entry: Entry) -> Answered:
-    soft = asker.ledger.words(entry.place).get("probabilities") if entry.label is not None else None
+    soft = asker.ledger.words(entry).get("probabilities") if entry.label is not None else None
     return Answered(entry.label, soft)
 
 
@@ -180,6 +180,7 @@ def write_provenance(
         "pilot": pilot and pilot.as_dict(),
         "system_fingerprints": ledger.fingerprints,
         "runs": [run["date"] for run in ledger.runs],
+        "ledgers_joined": len(ledger.joined),
     }
     write_file(folder / PROVENANCE, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
     write_file(folder / TEMPLATE, prompt.template.text)
@@ -187,7 +188,7 @@ def write_provenance(
 
 def accepted(ledger: Ledger) -> dict[str, object] | None:
     """Return when, for whom and for which model the provider's terms were accepted; None where they were not."""
-    return next((run["terms"] for run in ledger.runs if run.get("terms")), None)
+    return next((run["terms"] for run in (*ledger.runs, *ledger.joined_runs) if run.get("terms")), None)
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
@@ -207,5 +208,6 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 
 def shots_before(ledger: Ledger, count: int) -> Sequence[str]:
     """Return the examples of the latest run that had so many, by their SHA-256."""
-    found = (run["shots"] for run in reversed(ledger.runs) if len(run["shots"]) == count)
+    runs = (*ledger.joined_runs, *ledger.runs)
+    found = (run["shots"] for run in reversed(runs) if len(run["shots"]) == count)
     return [str(one) for one in next(found, [])]

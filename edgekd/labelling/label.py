@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from edgekd.labelling import folder as folders
 from edgekd.labelling.address import Address, address
 from edgekd.labelling.asked import Asked, money, prompt_of, rows_of
 from edgekd.labelling.asking import Asker, Teacher
-from edgekd.labelling.budget import Budget, Ceilings
+from edgekd.labelling.budget import Budget, Ceilings, Spent
 from edgekd.labelling.client import Client
 from edgekd.labelling.forms import Form
 from edgekd.labelling.jobs import bulk_jobs, compared_jobs
@@ -31,6 +31,7 @@ from edgekd.labelling.pace import Pace
 from edgekd.labelling.pilot import ROWS, Pilot, pilot_rows, run_pilot
 from edgekd.labelling.prompts import Prompt, classes, template
 from edgekd.labelling.rows import Rows, name_of, row_sha256
+from edgekd.labelling.shards import Shard, beside_of, part_of
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,24 @@ def label(asked: Asked, progress: Progress) -> Labelled:
     words = template(asked.task, asked.prompt)
     priced, ceilings = money(asked, where)
     key = where.key(os.environ)
+    home, part = asked.out, part_of(asked)
+    asked = asked if part is None else replace(asked, out=part.folder(home))
+    beside = beside_of(home, part)
+    folders.check_folder(home, asked.data)
     folders.check_folder(asked.out, asked.data)
-    if not (asked.out / NAME).exists():
+    if not (beside or (asked.out / NAME).exists()):
         _check_terms(asked, where, None)
-    rows = rows_of(asked)
-    named = classes(asked.classes, rows.labels)
+    everything = rows_of(asked)
+    named = classes(asked.classes, everything.labels)
+    rows = everything if part is None else part.of(everything)
     for note in rows.notes:
         progress.say(note)
     ledger = Ledger(asked.out, priced)
     try:
+        ceilings = _joined(ledger, beside, part, ceilings)
         terms = _check_terms(asked, where, ledger)
         _check_same(asked, where, ledger)
-        prompt = prompt_of(asked, words, named, rows, folders.shots_before(ledger, asked.shots))
+        prompt = prompt_of(asked, words, named, everything, folders.shots_before(ledger, asked.shots))
         tested = [] if asked.min_accuracy is None and not asked.pilot_only else pilot_rows(rows, prompt.shots)
         if (asked.min_accuracy is not None or asked.pilot_only) and not tested:
             raise UsageError(
@@ -74,9 +81,22 @@ def label(asked: Asked, progress: Progress) -> Labelled:
             )
         _say_begin(progress, ledger, prompt, rows, terms)
         ledger.begin(_run_record(asked, where, prompt, terms))
-        return asyncio.run(_labelled(asked, where, key, prompt, rows, ledger, ceilings, progress))
+        if part is not None:
+            part.begin(home)
+        found = asyncio.run(_labelled(asked, where, key, prompt, rows, ledger, ceilings, progress))
     finally:
         ledger.close()
+    if part is not None and found.signal is None:
+        part.end(home, left=found.over + found.failed)
+    return found
+
+
+def _joined(ledger: Ledger, beside: Sequence[Path], part: Shard | None, ceilings: Ceilings) -> Ceilings:
+    """Take the answers beside this ledger's; return what it may spend. Raises UsageError, StoreError."""
+    spent = Spent()
+    for folder in beside:
+        spent = ledger.join(folder, paid=part is None)
+    return ceilings if part is None else part.share(ceilings, spent)
 
 
 def _check_terms(asked: Asked, where: Address, ledger: Ledger | None) -> dict[str, object] | None:
@@ -94,7 +114,7 @@ def _check_terms(asked: Asked, where: Address, ledger: Ledger | None) -> dict[st
 
 
 def _check_same(asked: Asked, where: Address, ledger: Ledger) -> None:
-    for run in ledger.runs:
+    for run in (*ledger.joined_runs, *ledger.runs):
         for what, before, now in (("model", run["model"], asked.model), ("provider", run["provider"], where.identity)):
             if before != now:
                 raise UsageError(
@@ -174,12 +194,14 @@ async def _labelled(
         finally:
             await client.close()
             figures = _write(asked, asker, rows, pilot)
-    if not (figures.labelled or asker.over or got or asked.pilot_only):
+    if rows.wanted and not (figures.labelled or asker.over or got or asked.pilot_only):
         raise _nothing(asker, figures)
     return Labelled(asked.out, figures, asker.over, asker.failed, next(iter(got), None), pilot)
 
 
 async def _pilot(asked: Asked, asker: Asker, rows: Rows, progress: Progress) -> Pilot | None:
+    if asked.shard is not None:  # one pilot is enough, and it comes before the shards
+        return None
     chosen = pilot_rows(rows, asker.prompt.shots, asker.too_long)
     if not chosen:
         progress.say(

@@ -14,6 +14,7 @@ import os
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,7 +26,7 @@ from edgekd.labelling.budget import Spent
 from edgekd.labelling.entries import Entries, Entry
 from edgekd.labelling.prices import Prices, Tokens
 
-NAME = "ledger.jsonl"
+NAME, SHARDS = "ledger.jsonl", "shards"
 SCHEMA = 1
 _CRC = b',"crc":"%08x"}\n'
 _CRC_BYTES = len(_CRC % 0)
@@ -54,6 +55,9 @@ class Ledger:
         self.fingerprints: dict[str, int] = {}  # answers by the server's `system_fingerprint`, in order of the first
         self.latency_ms = array("f")  # of each answer, in order; an older ledger's have none
         self._open: dict[int, tuple[bytes, Tokens]] = {}
+        self.in_flight: list[Tokens] = []  # of a ledger that is only looked at: the most of each request without an end
+        self.joined: list[Path] = []
+        self.joined_runs: list[Record] = []
         self._next, self._then = 0, prices
         self._waiting: list[_Line] = []
         self._writer: asyncio.Task[None] | None = None
@@ -71,6 +75,7 @@ class Ledger:
                 self._lock()
             left = self._read()
             if look:
+                self.in_flight = [most for _, most in self._open.values()]
                 self._open.clear()  # what has no end yet may be another run's
             else:
                 self._recover_accuracy(left)
@@ -219,10 +224,40 @@ class Ledger:
         if self._writer is not None:
             await asyncio.gather(self._writer, return_exceptions=True)
 
-    def words(self, place: int) -> Record:
-        """Return the record at this place, with the answer's words."""
-        self._file.seek(place)
-        record = _opened(self._file.readline(_LONGEST))
+    def join(self, folder: Path, *, paid: bool) -> Spent:
+        """Take the answers of another folder's ledger as if they were this one's, and return what it spent.
+
+        Where they are `paid` from the same ceilings, that counts here, too, requests without an end at the most.
+        Raises StoreError.
+        """
+        other = Ledger(folder, self.prices, look=True)
+        try:
+            self.joined.append(other.path)
+            self.joined_runs += other.runs
+            for key, entry in other.entries.items():
+                if key not in self.entries:
+                    self.entries[key] = entry._replace(file=len(self.joined))
+            for most in other.in_flight:
+                other._spend(most)
+            if paid:
+                self.spent = Spent(*map(sum, zip(astuple(self.spent), astuple(other.spent), strict=True)))
+                self.unknown += other.unknown + len(other.in_flight)
+                self.latency_ms.extend(other.latency_ms)
+                for one, count in other.fingerprints.items():
+                    self.fingerprints[one] = self.fingerprints.get(one, 0) + count
+        finally:
+            other.close()
+        return other.spent
+
+    def words(self, entry: Entry) -> Record:
+        """Return the record of an entry, with the answer's words."""
+        if entry.file:
+            with self.joined[entry.file - 1].open("rb") as file:
+                file.seek(entry.place)
+                record = _opened(file.readline(_LONGEST))
+        else:
+            self._file.seek(entry.place)
+            record = _opened(self._file.readline(_LONGEST))
         assert record is not None, "it was whole when it was read or written"
         return record
 

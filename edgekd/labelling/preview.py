@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from edgekd.labelling import folder as folders
 from edgekd.labelling.address import address
@@ -15,6 +15,7 @@ from edgekd.labelling.pilot import pilot_rows
 from edgekd.labelling.prices import PICO, Tokens
 from edgekd.labelling.prompts import Message, Prompt, classes, template
 from edgekd.labelling.rows import Rows
+from edgekd.labelling.shards import beside_of, part_of
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,21 @@ def preview(asked: Asked) -> Preview:
     where = address(asked.teacher)
     words = template(asked.task, asked.prompt)
     priced, _ = money(asked, where)
+    home, part = asked.out, part_of(asked)
+    asked = asked if part is None else replace(asked, out=part.folder(home))
+    beside = beside_of(home, part)
     folders.check_folder(asked.out, asked.data)
-    rows = rows_of(asked)
-    named = classes(asked.classes, rows.labels)
-    ledger = Ledger(asked.out, priced, look=True) if (asked.out / NAME).exists() else None
+    everything = rows_of(asked)
+    named = classes(asked.classes, everything.labels)
+    rows = everything if part is None else part.of(everything)
+    known = [folder for folder in (asked.out, *beside) if (folder / NAME).exists()]
+    ledger = Ledger(known[0], priced, look=True) if known else None
     try:
+        for folder in known[1:]:
+            assert ledger is not None, "the first of them is open"
+            ledger.join(folder, paid=False)
         before = folders.shots_before(ledger, asked.shots) if ledger else []
-        prompt = prompt_of(asked, words, named, rows, before)
+        prompt = prompt_of(asked, words, named, everything, before)
         room = asked.answer_tokens or prompt.answer_tokens
         jobs = [job for job in _jobs(asked, prompt, rows, room) if _is_open(_entry(ledger, prompt, asked, job), room)]
     finally:
@@ -68,7 +77,7 @@ def _jobs(asked: Asked, prompt: Prompt, rows: Rows, room: int) -> list[Job]:
     def too_long(text: str) -> bool:
         return is_too_long(text, Tokens(prompt.bound(text), room), asked.context)
 
-    pilot = pilot_jobs(pilot_rows(rows, prompt.shots, too_long))
+    pilot = [] if asked.shard is not None else pilot_jobs(pilot_rows(rows, prompt.shots, too_long))
     bulk = [] if asked.pilot_only else [job for job in bulk_jobs(rows) if not too_long(job.text)]
     return list(dict.fromkeys([*pilot, *bulk]))
 
