@@ -17,6 +17,7 @@ from edgekd.hardware.profile import load_profile
 from edgekd.inference import predict
 from edgekd.security import child
 from edgekd.students.whisper import TOKENS, Whisper
+from edgekd.training import models
 from edgekd.training.speech import pseudo_labels
 
 TASK = "automatic-speech-recognition"
@@ -60,6 +61,22 @@ def test_a_random_student_writes_so_many_tokens_whatever_it_hears(tmp_path: Path
         assert len(set(outputs["tokens"].tolist())) > TOKENS // 2
 
 
+@pytest.mark.parametrize("names", [("", ""), ("", "_quantized"), ("_quantized", "_quantized")])
+def test_optimum_finds_both_graphs_whatever_was_quantized(given, tmp_path, names):
+    """Told the decoder's name it looks for a third file, which no bundle has."""
+    source, folder = make("teachers", "whisper"), tmp_path / "bundle"
+    info = source.inspect(str(given / "teacher"), TASK)
+    folder.mkdir()
+    source.files(Path(info["folder"]), info["architecture"], TASK, folder)
+    network = models.load(given / "teacher", TASK)
+    model = make("exporters", "whisper").export(network, folder / "onnx", task=TASK, target=load_profile("rpi5"))
+    for file, more in zip(model.graphs.values(), names, strict=True):
+        file.rename(file.with_stem(file.stem + more))
+    loader, tokens = make("exporters", "optimum").generate(folder, [babble(1.0, 1)], task=TASK)
+    assert loader == "ORTModelForSpeechSeq2Seq"
+    assert len(tokens) == 1
+
+
 def test_a_family_keeps_to_one_of_two_roles():
     assert protocols_of("students", Whisper) == ("Student", "WritingStudent")
     assert protocols_of("students", plugin("students", "transformer")) == ("Student", "TaughtStudent")
@@ -69,7 +86,7 @@ def test_a_family_keeps_to_one_of_two_roles():
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     place = tmp_path_factory.mktemp("student")
-    ends(save_whisper(place / "teacher", seconds=12))
+    ends(save_whisper(place / "teacher", seconds=12, encoder_attention_heads=4))  # optimum knows one number of heads
     for row in range(64):
         part = "train" if row < 40 else "validation" if row < 52 else "test"
         file = save(place / "clips" / part / f"{row:03d}.wav", babble(0.8 + 0.1 * (row % 5), row))

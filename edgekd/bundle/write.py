@@ -314,8 +314,7 @@ def _generated(
     optimum: EcosystemLoader, fresh: Path, model: Model, task: Task, inputs: Sequence[Any], plan: Plan
 ) -> dict[str, Any]:
     """Let the loader generate tokens of a few inputs, and count how often they are the program's own."""
-    names = {graph: file.name for graph, file in model.graphs.items()}
-    loader, opened = optimum.generate(fresh, names, task.ordinary(fresh, inputs), task=plan.task)
+    loader, opened = optimum.generate(fresh, task.ordinary(fresh, inputs), task=plan.task)
     samples = task.encode(fresh, inputs, plan.student.survey.max_size)
     main = main_output(task.keep)
     ours = [row[main].tolist() for row in outputs(model, samples, threads=1, keep=network_outputs(task))]

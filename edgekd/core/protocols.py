@@ -571,10 +571,8 @@ class EcosystemLoader(Exporter, Protocol):
         """The ecosystem's loader that opens a bundle's folder, and its outputs for these inputs."""
         ...
 
-    def generate(
-        self, folder: Path, files: Mapping[str, str], inputs: Sequence[Any], *, task: str
-    ) -> tuple[str, list[list[int]]]:
-        """The same of a model of several graphs, `files` by graph, that generates: the tokens of each input."""
+    def generate(self, folder: Path, inputs: Sequence[Any], *, task: str) -> tuple[str, list[list[int]]]:
+        """The same of a model of several graphs that generates: the tokens of each input."""
         ...
 
 

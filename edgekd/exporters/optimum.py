@@ -130,30 +130,22 @@ class Optimum:
         kind = plugin("tasks", task)
         return {"tokens": "as_is"} if kind.program == CAUSAL else network_outputs(kind)
 
-    def generate(
-        self, folder: Path, files: Mapping[str, str], inputs: Sequence[Any], *, task: str
-    ) -> tuple[str, list[list[int]]]:
+    def generate(self, folder: Path, inputs: Sequence[Any], *, task: str) -> tuple[str, list[list[int]]]:
         """The name of optimum's loader for the task, and the tokens that it generates of each input, run alone.
 
-        Of an encoder and a decoder, whose files are named by graph. Without special tokens. Raises EdgeKDError where
-        the folder does not load in optimum.
+        Of an encoder and a merged decoder, which it finds: told their names it would look for a third file, the decoder
+        with a cache. Without special tokens. Raises EdgeKDError where the folder does not load in optimum.
         """
         import optimum.onnxruntime
         import transformers
 
         kind = plugin("tasks", task)
         hub = kind.hub
-        encoder, decoder = (files[name] for name in kind.graphs)
         rows: list[list[int]] = []
         try:
             with quiet():
                 model = getattr(optimum.onnxruntime, hub.onnx_loader).from_pretrained(
-                    folder,
-                    subfolder="onnx",
-                    encoder_file_name=encoder,
-                    decoder_file_name=decoder,
-                    use_io_binding=False,
-                    trust_remote_code=False,
+                    folder, subfolder="onnx", use_io_binding=False, trust_remote_code=False
                 )
                 prepare = getattr(transformers, hub.processor).from_pretrained(folder, trust_remote_code=False)
                 special = set(prepare.tokenizer.added_tokens_encoder.values())
