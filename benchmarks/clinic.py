@@ -212,13 +212,14 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, default=ROOT / "build" / "wheels", help="where the packages' wheels lie")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "clinic", help="where each graph's figures lie")
     parser.add_argument("--only", default="", metavar="WORD", help="graphs whose name holds this word")
+    parser.add_argument("--keep", action="store_true", help="keep the table though graphs lack; treats none")
     parser.add_argument("--again", action="store_true", help="treat them though their figures are there")
     parser.add_argument("--time-limit", type=int, default=300, metavar="SECONDS", help="of each search")
     asked = parser.parse_args()
     chosen = [one for one in PATIENTS if asked.only.lower() in one.name.lower()]
     print("| graph | ORT dynamic int8 | speed | | edgekd | speed | recipe |\n|---|---|---|---|---|---|---|")
     asked.work.mkdir(parents=True, exist_ok=True)
-    for patient in chosen:
+    for patient in [] if asked.keep else chosen:
         kept = asked.work / f"{slug(patient)}.json"
         if asked.again or not kept.exists():
             with tempfile.TemporaryDirectory(prefix="edgekd-clinic-") as name:
@@ -226,15 +227,17 @@ def main() -> None:
             kept.write_text(json.dumps({name: asdict(one) for name, one in done.items()}, indent=1), encoding="utf-8")
         print(line(patient, read(kept)), flush=True)
     found = {one.name: asked.work / f"{slug(one)}.json" for one in PATIENTS}
-    if not all(file.exists() for file in found.values()):
+    every = {name: read(file) for name, file in found.items() if file.exists()}
+    if len(every) < len(found) and not asked.keep:
         return
-    every = {name: read(file) for name, file in found.items()}
     told = counts(list(every.values()))
     print(json.dumps(told, indent=1))
     graphs = {
-        one.name: {"of": one.of} | {name: asdict(done) for name, done in every[one.name].items()} for one in PATIENTS
+        one.name: {"of": one.of} | {name: asdict(done) for name, done in every[one.name].items()}
+        for one in PATIENTS
+        if one.name in every
     }
-    results.write("clinic", {"counts": told, "graphs": graphs, "floor": FLOOR, "target": TARGET})
+    results.write("clinic", {"counts": told, "of": len(PATIENTS), "graphs": graphs, "floor": FLOOR, "target": TARGET})
 
 
 if __name__ == "__main__":

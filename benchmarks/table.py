@@ -268,12 +268,17 @@ def clinic() -> str:
     count = told["counts"]
     ours, others = (count[tool] for tool in (_OURS, _OTHERS))
     foot = (
-        f"Of {len(told['graphs'])} graphs edgekd ships {ours['sound_and_faster']} at a fidelity of {told['floor']:g} "
-        f"or more and surely faster, {ours['worse']} below that; the others stay fp32. ORT's defaults: "
-        f"{others['sound_and_faster']} sound and faster, {others['worse']} worse, {others['none']} that do not run. "
-        f"{host['cpu']}, one thread, {kept['date']}; `python -m benchmarks.clinic`."
+        f"Of {len(told['graphs'])} graphs {_so_far(told)}edgekd ships {ours['sound_and_faster']} at a fidelity of "
+        f"{told['floor']:g} or more and surely faster, {ours['worse']} below that; the others stay fp32. ORT's "
+        f"defaults: {others['sound_and_faster']} sound and faster, {others['worse']} worse, {others['none']} that do "
+        f"not run. {host['cpu']}, one thread, {kept['date']}; `python -m benchmarks.clinic`."
     )
     return "\n".join([*lines, "", foot])
+
+
+def _so_far(told: dict[str, Any]) -> str:
+    """How many graphs the clinic has, where not all were treated."""
+    return "" if len(told["graphs"]) == told["of"] else f"treated so far, of {told['of']}, "
 
 
 _OTHERS, _OURS = "ORT dynamic int8", "edgekd"
