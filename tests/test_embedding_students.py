@@ -190,6 +190,24 @@ def test_what_is_about_labels_is_refused(tiny_teacher: Path, store: Path, tmp_pa
             make_plan(Options("cpu-vnni", TASK, str(tiny_teacher), str(data), **more))
 
 
+def test_the_vocabulary_is_whole_unless_a_user_trims_it(tiny_teacher: Path, store: Path, tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "raw.csv", [(text,) for text, _ in texts(120, seed=6)], ("text",))
+
+    def kept(**more):
+        return make_plan(Options("cpu-vnni", TASK, str(tiny_teacher), str(data), **more))[0].student.survey.vocabulary
+
+    whole = json.loads((tiny_teacher / "config.json").read_text())["vocab_size"]
+    assert kept() == whole
+    texts_need = make_plan(Options("cpu-vnni", "text-classification", str(tiny_teacher), str(_labelled(tmp_path))))
+    few = texts_need[0].student.survey.vocabulary
+    assert few < whole
+    assert kept(vocabulary=few + 5) == few + 5, "of the tokens that no text needs as many as are allowed"
+
+
+def _labelled(folder: Path) -> Path:
+    return write_csv(folder / "labelled.csv", texts(120, seed=6), ("text", "label"))
+
+
 @pytest.fixture(scope="module")
 def built(tiny_teacher: Path, store: Path, tmp_path_factory: pytest.TempPathFactory):
     """A student of a sentence-transformers folder with a Dense layer, from 400 texts."""

@@ -30,7 +30,9 @@ _SURVEYED = "survey.json"
 _CONVERT_S_PER_MIB = 10  # XLM-R's five take a few seconds
 
 
-def survey(tokenizer_file: Path, texts: Iterable[Any], *, limit: int | None = None) -> tuple[list[int], list[int]]:
+def survey(
+    tokenizer_file: Path, texts: Iterable[Any], *, limit: int | None = None, fill: bool = False
+) -> tuple[list[int], list[int]]:
     """Length of each text in tokens, special ones counted, and the ids to keep, ascending: one pass over the texts.
 
     `limit` keeps only the most frequent pieces beyond the indispensable ones. A tokenizer whose model we cannot
@@ -50,7 +52,7 @@ def survey(tokenizer_file: Path, texts: Iterable[Any], *, limit: int | None = No
             ids = encoding.ids
             lengths.append(len(ids))
             used.update(ids)
-        return lengths, _kept(spec, used, limit, tokenizer.get_vocab_size(with_added_tokens=True))
+        return lengths, _kept(spec, used, limit, tokenizer.get_vocab_size(with_added_tokens=True), fill=fill)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # the library's own kind is Exception itself, and a panic of Rust's is not even that
@@ -58,7 +60,9 @@ def survey(tokenizer_file: Path, texts: Iterable[Any], *, limit: int | None = No
         raise TeacherError(f"the tokenizer {tokenizer_file} cannot be used: {reason[:300]}", fix=_SAVE_AGAIN) from error
 
 
-def survey_apart(tokenizer_file: Path, texts: Sequence[str], *, limit: int | None) -> tuple[list[int], list[int]]:
+def survey_apart(
+    tokenizer_file: Path, texts: Sequence[str], *, limit: int | None, fill: bool = False
+) -> tuple[list[int], list[int]]:
     """The same in a limited process: a tokenizer is a stranger's, and its patterns may take for ever on some text.
 
     Raises TeacherError.
@@ -66,7 +70,7 @@ def survey_apart(tokenizer_file: Path, texts: Sequence[str], *, limit: int | Non
     size_mib = sum(map(len, texts)) >> 20
     seconds = _BASE_S + size_mib / _MIB_PER_S
     limits = child.Limits(memory_mib=4096 + _FACTOR * size_mib, cpu_s=int(seconds) * usable_cpus())
-    job = {"file": str(tokenizer_file), "texts": [*map(given_to_tokenizer, texts)], "limit": limit}
+    job = {"file": str(tokenizer_file), "texts": [*map(given_to_tokenizer, texts)], "limit": limit, "fill": fill}
     try:
         lengths, kept = child.call("edgekd.data.vocabulary:surveyed", job, timeout_s=seconds, limits=limits)
     except child.ChildError as error:
@@ -75,7 +79,7 @@ def survey_apart(tokenizer_file: Path, texts: Sequence[str], *, limit: int | Non
 
 
 def survey_kept(
-    tokenizer_file: Path, texts: Sequence[str], store: Store, *, limit: int | None
+    tokenizer_file: Path, texts: Sequence[str], store: Store, *, limit: int | None, fill: bool = False
 ) -> tuple[list[int], list[int]]:
     """The same, kept in the store under the tokenizer's and the texts' content. Raises TeacherError."""
     hasher = sha256()
@@ -85,9 +89,10 @@ def survey_kept(
             hasher.update(len(raw).to_bytes(8, "little") + raw)
         hasher.update(b"pair" * isinstance(text, Pair))
     key = {"tokenizer": file_sha256(tokenizer_file), "texts": hasher.hexdigest(), "limit": limit}
+    key |= {"fill": True} if fill else {}
 
     def produce(out: Path) -> None:
-        lengths, kept = survey_apart(tokenizer_file, texts, limit=limit)
+        lengths, kept = survey_apart(tokenizer_file, texts, limit=limit, fill=fill)
         (out / _SURVEYED).write_text(json.dumps({"lengths": lengths, "kept": kept}), encoding="ascii")
 
     place = store.stage("survey", key | {"versions": versions("tokenizers")}, produce)
@@ -95,17 +100,17 @@ def survey_kept(
     return found["lengths"], found["kept"]
 
 
-def surveyed(file: str, texts: list[Any], limit: int | None) -> tuple[list[int], list[int]]:
+def surveyed(file: str, texts: list[Any], limit: int | None, *, fill: bool = False) -> tuple[list[int], list[int]]:
     """`survey`, in the child."""
-    return survey(Path(file), texts, limit=limit)
+    return survey(Path(file), texts, limit=limit, fill=fill)
 
 
-def kept_ids(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None) -> list[int]:
+def kept_ids(tokenizer_file: Path, texts: Iterable[str], *, limit: int | None = None, fill: bool = False) -> list[int]:
     """The ids to keep, as `survey` finds them."""
-    return survey(tokenizer_file, texts, limit=limit)[1]
+    return survey(tokenizer_file, texts, limit=limit, fill=fill)[1]
 
 
-def _kept(spec: Spec, used: Counter[int], limit: int | None, size: int) -> list[int]:
+def _kept(spec: Spec, used: Counter[int], limit: int | None, size: int, *, fill: bool = False) -> list[int]:
     pieces = _pieces(spec)
     if pieces is None:
         return list(range(size))
@@ -119,6 +124,7 @@ def _kept(spec: Spec, used: Counter[int], limit: int | None, size: int) -> list[
     if spec["model"].get("byte_fallback"):
         must |= {id_ for piece, id_ in pieces.items() if piece.startswith("<0x")}
     others = [id_ for id_, _ in used.most_common() if id_ not in must]
+    others += [id_ for id_ in sorted(pieces.values()) if id_ not in must and id_ not in used] if fill else []
     wanted = must | set(others if limit is None else others[: max(0, limit - len(must))])
     if spec["model"]["type"] == "BPE":
         wanted |= _ancestors(spec, pieces, wanted)

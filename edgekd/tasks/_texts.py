@@ -98,18 +98,35 @@ def examples(
 
 
 def survey(
-    teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool
+    teacher: dict[str, Any],
+    texts: Sequence[str],
+    sizes: dict[str, int],
+    store: Store,
+    *,
+    whole: bool,
+    fill: bool = False,
 ) -> InputSpec:
-    """Tokens of the texts and of the vocabulary that they need; of the `whole` teacher nothing is trimmed."""
+    """Tokens of the texts and of the vocabulary that they need; of the `whole` teacher nothing is trimmed.
+
+    With `fill` tokens that the texts do not need are kept, too, as many as the user allows.
+    """
     tokenizer = vocabulary.tokenizer_file(Path(teacher["folder"]), store)
-    tokens, kept = vocabulary.survey_kept(tokenizer, texts, store, limit=sizes.get("vocabulary"))
+    tokens, kept = vocabulary.survey_kept(tokenizer, texts, store, limit=sizes.get("vocabulary"), fill=fill)
     most = teacher["architecture"].get("max_tokens", TOKENS_LIMIT)
     lengths, longest = _lengths(sorted(tokens), most, sizes.get("tokens"))
     found = InputSpec(longest, lengths, vocabulary=len(kept), vocabulary_limit=sizes.get("vocabulary"))
     return replace(found, vocabulary=0, vocabulary_limit=None) if whole else found
 
 
-def student_files(teacher_folder: Path, texts: Iterable[str], survey: InputSpec, out: Path, shape: Any = None) -> Any:
+def student_files(
+    teacher_folder: Path,
+    texts: Iterable[str],
+    survey: InputSpec,
+    out: Path,
+    shape: Any = None,
+    *,
+    fill: bool = False,
+) -> Any:
     """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending.
 
     A student whose body is new takes ids and a mask alone.
@@ -118,7 +135,7 @@ def student_files(teacher_folder: Path, texts: Iterable[str], survey: InputSpec,
         folder = Path(name)
         with clean.tokenizer(teacher_folder) as tokenizer:
             tokenizer.save_pretrained(folder)
-        kept = vocabulary.kept_ids(folder / "tokenizer.json", texts, limit=survey.vocabulary_limit)
+        kept = vocabulary.kept_ids(folder / "tokenizer.json", texts, limit=survey.vocabulary_limit, fill=fill)
         vocabulary.trim_tokenizer(folder / "tokenizer.json", kept, folder / "tokenizer.json")
         config_file = folder / "tokenizer_config.json"
         config = json.loads(config_file.read_text(encoding="utf-8"))

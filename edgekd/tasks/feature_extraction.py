@@ -83,8 +83,11 @@ class FeatureExtraction:
     def survey(
         self, teacher: dict[str, Any], texts: Sequence[str], sizes: dict[str, int], store: Store, *, whole: bool = False
     ) -> InputSpec:
-        """Tokens of the texts and of the vocabulary that they need. `sizes` may say `tokens` and `vocabulary`."""
-        return _texts.survey(teacher, texts, sizes, store, whole=whole)
+        """Tokens of the texts, and the vocabulary: all of it, unless `sizes` says `vocabulary`; or `tokens`.
+
+        What is searched for are words that no training text has.
+        """
+        return _texts.survey(teacher, texts, sizes, store, whole=whole, fill=True)
 
     def check_inputs(self, inputs: Sequence[Any], survey: InputSpec, source: str, what: str) -> None:
         """Nothing: longer texts are cut."""
@@ -92,8 +95,8 @@ class FeatureExtraction:
     def student_files(
         self, teacher_folder: Path, texts: Iterable[str], survey: InputSpec, shape: Any, out: Path
     ) -> Any:
-        """Write the trimmed tokenizer to `out`; the teacher's token ids that it keeps, ascending."""
-        return _texts.student_files(teacher_folder, texts, survey, out, shape)
+        """Write the tokenizer to `out`; the teacher's token ids that it keeps, ascending."""
+        return _texts.student_files(teacher_folder, texts, survey, out, shape, fill=True)
 
     def encode(self, model_folder: Path, texts: Iterable[str], max_size: int) -> Tokens:
         """Model inputs of each text, unpadded: int64 arrays (1, tokens), cut at `max_size` tokens."""

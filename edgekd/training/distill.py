@@ -71,6 +71,8 @@ def distill(
         return Targets(said, scale.scaled(labels(numbers)))
 
     if teacher is not None and hasattr(student, "sentence"):
+        if plan.student.start == "teacher":  # what it learns of some words would part them from those it never sees
+            student.encoder.get_input_embeddings().requires_grad_(requires_grad=False)
         few_rows = list(range(0, len(samples), max(1, len(samples) // _FITTED_ROWS)))
         models.fit_student(student, [samples[row] for row in few_rows], teacher.outputs(few_rows, only=()).logits)
     learner = Learner(student, plan.student.losses, targets, plan.matched(shape).student, heads)
