@@ -410,6 +410,23 @@ def test_a_teacher_of_no_use_is_not_asked_for_long(tmp_path: Path) -> None:
     assert server.requests < 40
 
 
+def test_a_server_that_streams_prose_without_usage_counts_at_the_most(tmp_path: Path) -> None:
+    """As `transformers serve` does of a small model: no schema, no log-probabilities, no usage, never cut off."""
+    chunks = [{"choices": [{"delta": {"content": part}}]} for part in ("The text is:", " a classic example")]
+    chunks.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode()
+    with StandIn(lambda number, text: "raw") as server:
+        server.raw = (200, body, {"Content-Type": "text/event-stream"})
+        done = label(server, plain_rows(tmp_path, 5), "--concurrency", "1")
+    assert done.returncode == 1
+    assert "none of 5 answers names a class: 5 malformed" in done.stderr
+    assert "--shots 8" in done.stderr, "examples are what makes such a model answer with a class"
+    kept = lines(tmp_path / "labels" / "ledger.jsonl")
+    most = {line["id"]: line["most"] for line in kept if line["kind"] == "intent"}
+    used = {line["id"]: line["used"] for line in kept if line["kind"] == "answer"}
+    assert used == most, "nobody says what it took: the most counts"
+
+
 def test_every_way_to_write_a_label_is_read(tmp_path: Path) -> None:
     kinds = ("plain", "streamed", "no_usage", "negative_usage", "odd_usage", "fenced")
     with StandIn(lambda number, text: kinds[number % 6]) as server:

@@ -17,7 +17,11 @@ def useless(outcomes: Counter[str], answer_tokens: int) -> TeacherError:
     fix = {
         "truncated": f"give more room, as models that reason need it: --answer-tokens {room}",
         "refused": "ask another model, or look at the rows: this one refuses them",
-    }.get(most, "look at the answers in ledger.jsonl; edit the prompt (--prompt FILE), or ask another --model")
+    }.get(
+        most,
+        "look at the answers in ledger.jsonl; give labelled rows as examples (--shots 8), edit the prompt "
+        "(--prompt FILE), or ask another --model",
+    )
     return TeacherError(f"none of {outcomes.total()} answers names a class: {counted}", fix=fix)
 
 
