@@ -25,6 +25,7 @@ from edgekd.labelling.asked import asked_of
 from edgekd.labelling.client import Reply
 from edgekd.plan.options import Options
 from edgekd.plan.planning import make_plan
+from edgekd.report import api
 from edgekd.report.api import break_even
 
 WHO = {"provider": "api.example.com/v1", "model": "mini", "terms": {"date": "2026-11-30"}}
@@ -339,3 +340,21 @@ def test_a_plan_shows_what_would_be_asked_and_asks_nothing(tmp_path, tiny_teache
         shown = invoke("plan", *words).stdout
         assert "You label texts for a classifier" in shown
         assert "planned once the rows are labelled" in shown
+
+
+@pytest.mark.parametrize(
+    ("of_test", "count", "accuracy", "holds"),
+    [
+        (0, 100, 0.9, True),
+        (0, 100, 0.5, False),
+        (50, 50, 0.9, None),  # the same rows once more
+        (50, 70, 0.9, None),  # too few others
+        (50, 150, 0.9, True),
+        (50, 150, 0.6, False),  # 45 of the pilot's 50, and 45 of the other 100
+        (20, 150, 0.9, None),
+    ],
+)
+def test_a_pilot_is_confirmed_by_rows_that_were_not_its_own(of_test, count, accuracy, holds):
+    pilot = {"rows": 50, "right": 45, "accuracy": 0.9, "low": 0.786, "high": 0.957, "test_rows": of_test}
+    compared = {"n": count, "metric_value": accuracy, "own_labels": True}
+    assert api._pilot(pilot, compared)["held"] is holds

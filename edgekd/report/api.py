@@ -5,10 +5,12 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
+from edgekd.core.metrics import ACCURACY
 from edgekd.plan.plan import Plan
 from edgekd.report.figures import cost_per_million
 
 _A_MILLION = 1e6
+_LEAST_ROWS = 30  # that may confirm a pilot, or not
 
 
 def of_api(plan: Plan, measured: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -42,7 +44,7 @@ def of_api(plan: Plan, measured: dict[str, Any], name: str) -> dict[str, Any] | 
         "a_label_usd": spent / labelled if spent is not None and labelled else None,
         "agreement": figures.get("agreement"),
         "repeats": figures.get("repeats"),
-        "pilot": _pilot(told["pilot"], compared),
+        "pilot": _pilot(told["pilot"], compared if plan.metric == ACCURACY else None),
         "prices": (told["prices"] or {}).get("source"),
         "compared": compared and {**compared, "models": None, "student": compared["models"][name]},
         "latency_p50_ms": query.get("latency_p50_ms"),
@@ -73,10 +75,25 @@ def _pilot(pilot: dict[str, Any] | None, compared: dict[str, Any] | None) -> dic
     """The pilot's figures, and whether its interval holds what the teacher reached on the held-out rows."""
     if pilot is None:
         return None
-    held = None
-    if compared and compared["own_labels"]:
-        held = pilot["low"] <= compared["metric_value"] <= pilot["high"]
+    share = _beside_pilot(pilot, compared) if compared and compared["own_labels"] else None
+    held = None if share is None else pilot["low"] <= share <= pilot["high"]
     return {name: pilot[name] for name in ("rows", "accuracy", "low", "high")} | {"held": held}
+
+
+def _beside_pilot(pilot: dict[str, Any], compared: dict[str, Any]) -> float | None:
+    """What the teacher reached on held-out rows that were not the pilot's; None where too few are left to tell.
+
+    A pilot for want of other rows is of test rows, and those are the first to be compared: they cannot confirm it.
+
+    >>> _beside_pilot({"rows": 50, "right": 45, "test_rows": 50}, {"n": 150, "metric_value": 0.8})
+    0.75
+    """
+    count, right = compared["n"], compared["metric_value"] * compared["n"]
+    if pilot.get("test_rows"):
+        if pilot["test_rows"] < pilot["rows"]:  # how many of its right answers were of test rows is not kept
+            return None
+        count, right = count - pilot["rows"], right - pilot["right"]
+    return right / count if count >= _LEAST_ROWS else None
 
 
 def _says(said: dict[str, Any]) -> list[str]:
