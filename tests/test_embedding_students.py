@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edgekd.core.errors import UsageError
+from edgekd.core.protocols import InputSpec
 from edgekd.core.ranking import NEAREST, by_text, ranking
-from edgekd.core.registry import make
+from edgekd.core.registry import make, plugin
 from edgekd.core.tensors import NO_LABEL, Outputs, Targets
 from edgekd.plan.planning import Options, make_plan
 from edgekd.teachers import _sentence_graph
@@ -202,6 +203,21 @@ def test_the_vocabulary_is_whole_unless_a_user_trims_it(tiny_teacher: Path, stor
     few = texts_need[0].student.survey.vocabulary
     assert few < whole
     assert kept(vocabulary=few + 5) == few + 5, "of the tokens that no text needs as many as are allowed"
+
+
+def test_a_cut_is_as_wide_as_its_teacher():
+    """Half the channels keep a cosine of two thirds where fewer layers keep four fifths."""
+    known = {"model_type": "bert", "layers": 6, "hidden": 384, "heads": 12, "feed_forward": 1536}
+    survey = InputSpec(64, (12,), vocabulary=1000)
+    ladder = plugin("students", "transformer").ladder
+    assert {shape.hidden for shape in ladder({**known, "head": "AutoModel"}, survey, classes=0)} == {384}
+    assert {shape.hidden for shape in ladder(known, survey, classes=3)} == {384, 192}
+    assert {
+        shape.hidden for shape in ladder({**known, "head": "AutoModel", "student": "distilbert"}, survey, classes=0)
+    } == {
+        384,
+        192,
+    }
 
 
 def _labelled(folder: Path) -> Path:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Sample
 
 _CLASSIFIER, _TAGGER = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
+_ENCODER = "AutoModel"  # of embeddings
 _WIDTHS = (1.0, 0.75, 0.5, 0.25)  # of the teacher's feed-forward
 _NEW_LAYERS, _NEW_HIDDEN, _NEW_HEAD = 6, 384, 32  # MiniLM-L6's depth, width, and width of a head
 _MULTIPLE = 64  # widths stay multiples of it: int8 kernels work in blocks
@@ -58,7 +59,10 @@ class Transformer:
         if body:
             architecture = {**architecture, **_new_sizes(architecture)}
         hidden, heads, wide = (architecture[name] for name in ("hidden", "heads", "feed_forward"))
-        parts = [1] if heads % 2 or architecture.get("model_type") in _SHARED_HEADS else [1, 2]
+        whole = heads % 2 or architecture.get("model_type") in _SHARED_HEADS
+        # half of an embedding's channels is lost before any training
+        whole = whole or (architecture.get("head") == _ENCODER and not body)
+        parts = [1] if whole else [1, 2]
         shapes = {
             cls(
                 layers,
