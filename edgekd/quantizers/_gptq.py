@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _DAMPING = 0.01  # of each second moment, added to it
 _IDLE = 1e-12  # of the largest second moment: an input of less never occurred
 _MOST_VALUES = 1 << 27  # of moments that are held at once: a gibibyte of float64
-_PANEL = 128  # columns whose errors are handed on together
 
 
 @dataclass(frozen=True)
@@ -114,28 +113,26 @@ def rounded(weights: Array, moment: Array, *, bits: int, block_size: int) -> tup
     from edgekd.quantizers._block_tables import in_blocks
 
     half = 1 << (bits - 1)
-    weights = weights.astype(np.float64)
-    width = weights.shape[1]
+    weights = weights.astype(np.float32).T.copy()  # (width, rows): a column of the matrix lies in one piece
+    width, rows = weights.shape
     upper = _inverse(moment)
-    codes = np.zeros(weights.shape, np.uint8)
-    scales = np.zeros((len(weights), -(-width // block_size)), np.float32)
-    for start in range(0, width, _PANEL):
-        end = min(start + _PANEL, width)
-        errors = np.zeros((len(weights), end - start))
+    upper = (upper / np.diag(upper)[:, None]).astype(np.float32)  # what an error of a column changes in those after it
+    codes = np.zeros((width, rows), np.uint8)
+    scales = np.zeros((rows, -(-width // block_size)), np.float32)
+    for start in range(0, width, block_size):
+        end = min(start + block_size, width)
+        own = weights[start:end].T
+        scale = _best_scale(own, bits, in_blocks(own, bits, own.shape[1])[1][:, 0])
+        scales[:, start // block_size] = scale
+        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+        errors = np.zeros((end - start, rows), np.float32)
         for column in range(start, end):
-            block = column // block_size
-            if column % block_size == 0:
-                own = weights[:, column : column + block_size].astype(np.float32)
-                scales[:, block] = _best_scale(own, bits, in_blocks(own, bits, own.shape[1])[1][:, 0])
-            scale = scales[:, block].astype(np.float64)
-            inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
-            code = np.clip(np.rint(weights[:, column] * inverse) + half, 0, 2 * half - 1)
-            codes[:, column] = code
-            error = (weights[:, column] - (code - half) * scale) / upper[column, column]
-            weights[:, column + 1 : end] -= np.outer(error, upper[column, column + 1 : end])
-            errors[:, column - start] = error
-        weights[:, end:] -= errors @ upper[start:end, end:]
-    return codes, scales
+            code = np.clip(np.rint(weights[column] * inverse), -half, half - 1)
+            codes[column] = code + half
+            error = errors[column - start] = weights[column] - code * scale
+            weights[column + 1 : end] -= np.outer(upper[column, column + 1 : end], error)
+        weights[end:] -= upper[start:end, end:].T @ errors
+    return np.ascontiguousarray(codes.T), scales
 
 
 def _best_scale(block: Array, bits: int, widest: Array) -> Array:
