@@ -89,7 +89,7 @@ demo-api: .venv/.demo-api  ## a language model behind an API on this machine lab
 
 demo-speech: .venv/.demo-speech  ## Whisper base to a student of two decoder layers that hears 10 s, and that to a bundle
 	rm -rf build/whisper-two
-	$(BIN)/edgekd distill --task automatic-speech-recognition --out build/whisper-two
+	$(BIN)/edgekd distill --task automatic-speech-recognition --language en --out build/whisper-two
 	$(BIN)/edgekd build --target rpi5 --task automatic-speech-recognition --student none --teacher build/whisper-two \
 		--memory-mib 300 --artifact-mib 90 --latency-ms 5000
 

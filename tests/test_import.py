@@ -312,6 +312,20 @@ TOKENIZERS = {
 }
 
 
+def test_a_merge_that_was_taken_for_a_header_is_put_back(place, tmp_path):
+    """Packages of multilingual Whispers lack the first one: " the" became two tokens."""
+    from tokenizers import Tokenizer
+
+    content = tokenizer()
+    del content["model"]["vocab"]["s"]
+    content["model"]["vocab"]["cd"] = 18
+    (place / "tokenizer.json").write_text(json.dumps(content))
+    size = 20 + len(SPECIAL) + 1501
+    _whisper_tokenizer.write(_whisper_tokenizer.read(place / "tokenizer.json", size), size, tmp_path)
+    assert (tmp_path / "merges.txt").read_text().splitlines() == ["#version: 0.2", "c d", "a b"]
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("abcd").tokens == ["ab", "cd"]
+
+
 def test_a_tokenizer_of_fewer_languages_is_another_models(tmp_path):
     ids = {name: 50_257 + number for number, name in enumerate(SPECIAL)} | {"<|notimestamps|>": 50_363}
     added = [{"id": number, "content": name} for name, number in ids.items()]

@@ -64,6 +64,32 @@ def test_what_is_written_in_a_batch_is_what_torch_says_of_each_row_alone(teacher
         assert one.ended == (one.ids[-1] == END)
 
 
+def test_a_transcript_is_followed_in_one_pass_as_torch_says_it(teacher):
+    states, texts = states_of(teacher, SOUNDS), [[5, 6, 7], [8], [9, 10], [3], [4, 4], [11, 12, 13, 14]]
+    for row, one in enumerate(pseudo_labels.follow(teacher, states, texts, RULES)):
+        assert one.ids == [START, PLAIN, *texts[row], END]
+        with torch.no_grad():
+            said = teacher(encoder_outputs=(states[row : row + 1],), decoder_input_ids=torch.tensor([one.ids[:-1]]))
+        assert torch.allclose(torch.stack(one.logits), said.logits[0], atol=1e-3)
+        chosen = said.logits[0, 1:].log_softmax(dim=-1).gather(1, torch.tensor(one.ids[2:])[:, None])
+        assert one.log_probability == pytest.approx(float(chosen.mean()), abs=1e-3)
+
+
+def test_a_transcript_that_the_teacher_can_follow_is_learned_and_no_other(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(lessons, "LEAST_FOLLOWED", -99.0)
+    own = [replace(row, label="5 6" if number % 2 else None) for number, row in enumerate(rows(8))]
+    learns = replace(heard(teacher), tokens=lambda text: [int(one) for one in text.split()])
+    monkeypatch.setattr(pseudo_labels, "judge", lambda written, texts, known: [GOOD] * len(written))
+    write_lessons(learns, own, tmp_path / "a", states=True, limit_mib=100, progress=NullProgress())
+    told = json.loads((tmp_path / "a" / lessons.SAID).read_text())
+    assert told == {REASONS[GOOD]: 4, "followed": 4}
+    made = Lessons(tmp_path / "a", own, learns.features, 40)
+    assert made[1]["decoder_input_ids"].tolist() == [[START, PLAIN, 5, 6]]
+    monkeypatch.setattr(lessons, "LEAST_FOLLOWED", 0.0)
+    write_lessons(learns, own, tmp_path / "b", states=True, limit_mib=100, progress=NullProgress())
+    assert json.loads((tmp_path / "b" / lessons.SAID).read_text()) == {REASONS[GOOD]: 8}
+
+
 def test_the_likeliest_language_follows_the_first_token(teacher):
     states = states_of(teacher, SOUNDS)
     with torch.no_grad():

@@ -7,6 +7,7 @@ from edgekd.compression import timing
 from edgekd.compression.choose import PROCESSES
 from edgekd.core.benchmark import AGAIN
 from edgekd.core.model import Model
+from edgekd.inference.benchmark import hearing
 
 SAMPLES = [{"x": np.zeros((1, 2), np.float32)} for _ in range(4)]
 
@@ -47,3 +48,12 @@ def test_rows_of_one_process_that_agree_show_nothing_if_processes_do_not():
     """Of one process the rows would say: 1.5 or 0.8, without a doubt."""
     _, found = speeds(([1.5, 0.8] * PROCESSES)[:PROCESSES])
     assert found["second"].low < 1 < found["second"].high
+
+
+def test_a_real_time_factor_is_computing_over_audio():
+    runs = [np.array([[500.0, 1000.0], [700.0, 1000.0]]), np.array([[600.0, 1000.0]])]
+    stages = [{"encoder": 300.0, "first_token": 350.0, "token": 7.0}, {"encoder": 320.0, "token": 9.0}]
+    told = hearing(runs, [2.0, 6.0], stages)
+    assert told["real_time_factor"] == pytest.approx(1.6 / 8)
+    assert (told["encoder_ms"], told["first_token_ms"], told["token_ms"]) == (310.0, 350.0, 8.0)
+    assert hearing(runs, [2.0, 6.0], [])["token_ms"] is None

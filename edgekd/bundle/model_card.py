@@ -170,6 +170,9 @@ def limits(plan: Plan, said: dict[str, Any]) -> list[str]:
     if plan.made_task.program == "causal":
         context = plan.student.survey.max_size
         found.append(f"Its memory was measured up to a context of {context} tokens; a longer one takes more.")
+    elif said.get("hearing"):
+        found.append(said["hearing"]["says"])
+        found.append("Music and voices in another room may become words; silence, hum and noise are told apart.")
     elif plan.made_task.unit == "tokens":
         found.append(f"Texts are cut at {plan.student.survey.max_size} tokens.")
     if not plan.target.runs_here:

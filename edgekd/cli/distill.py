@@ -24,7 +24,7 @@ _LOSSES = ("forward_kl=0.9", "hard_labels=0.1")
 # options that one program's models alone have
 _OF = {
     "causal": ("text_column", "vocabulary", "max_tokens", "train_tokens", "evidence"),
-    "seq2seq": ("encoder_layers", "window", "label_column", "unlabelled", "cache_mib"),
+    "seq2seq": ("encoder_layers", "window", "language", "label_column", "unlabelled", "cache_mib"),
 }
 
 
@@ -47,6 +47,9 @@ _OF = {
 )
 @click.option("--encoder-layers", type=click.IntRange(1, 1000), help="Layers of a speech encoder.  [default: all]")
 @click.option("--window", type=click.IntRange(1, 30), metavar="S", help="Seconds heard at once.  [default: 10]")
+@click.option(
+    "--language", metavar="CODE", help="The one that is spoken: en.  [default: what the teacher takes it for]"
+)
 @click.option(
     "--vocabulary", type=click.IntRange(256, 10**7), metavar="N", help="Keep about N tokens.  [default: all in use]"
 )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Progress
     from edgekd.store.store import Store
 
-_LOSSES = ("response=0.8,temperature=1", "hard_labels=0.2")
+_LOSSES = ("response=0.5,temperature=1", "hard_labels=0.5")
 _LEARNING_RATE, _CACHE_MIB = 3e-4, 8192
 
 
@@ -36,6 +36,7 @@ def distilled(task: str, values: dict[str, Any], out: Path, store: Store, progre
         encoder_layers=values["encoder_layers"],
         layers=values["layers"],
         window=values["window"],
+        language=values["language"],
         losses=terms,
         epochs=values["epochs"],
         learning_rate=values["learning_rate"] or _LEARNING_RATE,
@@ -54,7 +55,7 @@ def _check_losses(names: list[str]) -> None:
         if loss.kind not in ("response", "labels") or set(loss.needs) - {"logits"}:
             raise UsageError(
                 f"--loss {name} looks at more than the teacher's tokens, which is not kept of recordings",
-                fix="use: --loss response=0.8,temperature=1 --loss hard_labels=0.2",
+                fix="use: --loss response=0.5,temperature=1 --loss hard_labels=0.5",
             )
 
 
@@ -65,7 +66,8 @@ def summary(told: dict[str, Any]) -> str:
     work = {name: sum(parts.values()) for name, parts in told["multiply_adds"].items()}
     parts = ", ".join(f"{value / 1e9:.2f} {name}" for name, value in told["multiply_adds"]["student"].items())
     trusted = told["lessons"]["train"]
-    others = ", ".join(f"{count} {reason}" for reason, count in trusted.items() if reason != "kept")
+    others = ", ".join(f"{count} {reason}" for reason, count in trusted.items() if reason not in ("kept", "followed"))
+    followed = told["lessons"]["train"].get("followed", 0)
     lines = [
         *told["notes"],
         f"{kept['encoder_layers']} of {whole['encoder_layers']} encoder layers, {kept['decoder_layers']} of "
@@ -73,8 +75,8 @@ def summary(told: dict[str, Any]) -> str:
         f"{sizes['student']:,} of {sizes['teacher']:,} parameters",
         f"20 tokens take {work['student'] / 1e9:.2f} of {work['teacher'] / 1e9:.2f} billion multiply-adds ({parts}); "
         f"cache {told['cache_mib']['student']:.1f} of {told['cache_mib']['teacher']:.1f} MiB",
-        f"learned from {told['training']['lessons']} recordings that the teacher transcribed"
-        + (f"; left out: {others}" if others else ""),
+        f"learned from {told['training']['lessons']} recordings, {followed} by their transcripts, the others by what "
+        "the teacher wrote" + (f"; left out: {others}" if others else ""),
     ]
     lines += [f"{name:<14} {_arm(arm)}" for name, arm in told["arms"].items()]
     few = ": too few for a claim, a smoke test" if told["smoke_test"] else ""

@@ -47,6 +47,7 @@ class Timings:
 
     latency_ms: Mapping[str, Sequence[Sequence[float]]]  # of each model: (rounds, rows)
     row_sha256: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of each row's outputs
+    stages_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # medians, of programs that tell them
     rows: Sequence[int] = ()  # which of the inputs were timed: fewer than there are where an inference takes seconds
 
 
@@ -80,7 +81,7 @@ class Benchmark:
         jobs = {name: timed.job for name, timed in models.items()}
         bounds = {"most_s": most_s, "least_rows": least_rows, "rows": None if rows is None else list(rows)}
         job = self.device.run("time", models=jobs, threads=self.threads, rounds=rounds, seed=seed, **bounds)
-        return Timings(job["latency_ms"], job["row_sha256"], tuple(job["rows"]))
+        return Timings(job["latency_ms"], job["row_sha256"], job.get("stages_ms", {}), tuple(job["rows"]))
 
     def processes(
         self, models: Mapping[str, Timed], count: int, *, rounds: int, seed: int, most_s: float = MOST_S

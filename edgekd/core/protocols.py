@@ -765,6 +765,19 @@ class WritingTask(Protocol):
 
 
 @runtime_checkable
+class HearingTask(Protocol):
+    """A task whose program hears recordings: told are its speed against theirs, and what it made of them."""
+
+    def seconds(self, sample: Sample) -> float:
+        """Return how long a recording is."""
+        ...
+
+    def heard(self, outputs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+        """Return how many texts loop, are empty, or were cut."""
+        ...
+
+
+@runtime_checkable
 class FinishedTask(Protocol):
     """A task whose exporter writes the graphs as they ship: no other form of them is tried where `final_graphs`."""
 

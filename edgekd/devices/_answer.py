@@ -85,6 +85,7 @@ class _Time(Form):
     latency_ms: dict[str, list[list[Ms]]]
     row_sha256: dict[str, list[Sha256]]
     rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    stages_ms: dict[str, dict[str, Annotated[float, Field(ge=0, lt=1e8)]]] = {}
     state: _State
 
 

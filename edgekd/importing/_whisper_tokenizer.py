@@ -11,6 +11,7 @@ from typing import Any
 
 from edgekd.core.errors import TeacherError
 from edgekd.data import limits
+from edgekd.data.merges import completed
 
 _TIMES = 1501  # timestamps, each .02 s
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
@@ -78,8 +79,9 @@ def write(tokenizer: WhisperTokenizer, vocabulary: int, out: Path) -> None:
     new = [{"id": number, "content": text, **_PLAIN} for text, number in times.items() if text not in tokenizer.ids]
     added = sorted([*tokenizer.content["added_tokens"], *new], key=lambda token: int(token["id"]))
     model = tokenizer.content["model"]
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    write_json(out / "tokenizer.json", {**tokenizer.content, "added_tokens": added})
+    merges = [" ".join(pair) for pair in completed(model["vocab"], model["merges"])]
+    whole = {**model, "merges": merges}
+    write_json(out / "tokenizer.json", {**tokenizer.content, "added_tokens": added, "model": whole})
     write_json(out / "vocab.json", model["vocab"])
     (out / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     write_json(out / "added_tokens.json", {token["content"]: token["id"] for token in added})

@@ -34,6 +34,7 @@ from edgekd.core.protocols import (
     MULTI_LABEL,
     ComparedTask,
     CostlyTask,
+    HearingTask,
     NamedTask,
     NumericTask,
     Progress,
@@ -232,6 +233,7 @@ class _Lab:
             "outputs": self._compared(said),
             "ranking": self._ranking(said),
             **self._certainty(said, rows),
+            **self._heard(said, samples),
             "_recall": self._recall(said, rows),
             **self._targets(said),
         }
@@ -249,6 +251,13 @@ class _Lab:
             return []
         ours, theirs = (metric_input(self.task, rows) for rows in (said, self.reference))
         return [asdict(one) for one in task.ranking(ours, theirs)]
+
+    def _heard(self, said: list[Prediction], samples: Sequence[Any]) -> dict[str, Any]:
+        """What a model that hears made of the recordings, and how long the timed ones are; of other tasks nothing."""
+        if not isinstance(self.task, HearingTask):
+            return {}
+        seconds = [self.task.seconds(sample) for sample in _evenly(samples, self.timed_rows)]
+        return {"hearing": self.task.heard(said), "_seconds": seconds}
 
     def _targets(self, said: list[Prediction]) -> dict[str, Any]:
         """Of each target that is a number its error in its unit, R2 and rank correlation; of other tasks nothing."""
@@ -331,11 +340,16 @@ class _Lab:
         }
         first = next(iter(models))
         samples: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in (*models, AGAIN)}
+        stages: dict[str, list[Mapping[str, float]]] = {name: [] for name in models}
+        rows: Sequence[int] = ()
         own = self.plan.measuring
         timing = Benchmark(self.device, self.threads).processes(
             models, own.processes, rounds=own.rounds, seed=self.plan.seed, most_s=own.processes * _PROCESS_S
         )
         for found in timing:
+            rows = found.rows
+            for name, own_ms in found.stages_ms.items():
+                stages.setdefault(name, []).append(own_ms)
             for name, turns in found.latency_ms.items():
                 samples[name].append(np.array(turns))
                 packed = _evenly(results[first if name == AGAIN else name]["_hashes"], self.timed_rows)
@@ -345,6 +359,9 @@ class _Lab:
                         fix="the model is not deterministic on this host; report its operators and this CPU",
                     )
             self.step("latency, interleaved")
+        for name, values in results.items():
+            if "hearing" in values:
+                values["hearing"] |= hearing(samples[name], [values["_seconds"][row] for row in rows], stages[name])
         return {name: latency_figures(samples[name], samples[first], samples["aa"]) for name in samples}
 
 
@@ -374,6 +391,26 @@ def latency_figures(
         "ratio": ratio,
         "ratio_interval": [low, high],
     }
+
+
+def hearing(
+    runs: Sequence[np.ndarray[Any, Any]], seconds: Sequence[float], stages: Sequence[Mapping[str, float]]
+) -> dict[str, float | None]:
+    """How fast recordings are heard: latency over their length, and ms of each stage, the median over processes.
+
+    `runs` has one array a process: (rounds, rows), in ms; `seconds` is each row's length.
+    """
+    import numpy as np
+
+    row_ms = np.median(np.concatenate(list(runs)), axis=0)
+    told: dict[str, float | None] = {
+        "real_time_factor": float(row_ms.sum() / 1000 / sum(seconds)),
+        "seconds_median": statistics.median(seconds),
+    }
+    for name in ("encoder", "first_token", "token"):
+        known = [own[name] for own in stages if name in own]  # of recordings without a voice there are none
+        told[f"{name}_ms"] = statistics.median(known) if known else None
+    return told
 
 
 def speed_ratio(

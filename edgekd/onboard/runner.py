@@ -328,7 +328,8 @@ def timed(
 
     `models` maps a name to its `model`, `inputs`, `program` and `keep`. Returns, for each name, samples as rounds x
     inputs, and the SHA-256 of each input's kept outputs, so that the timed run can be held against the accuracy run;
-    which `rows` were timed; and the machine's state as it ended.
+    which `rows` were timed; of a program that tells its stages the median ms of each; and the machine's state as it
+    ended.
     """
     opened = {}
     first = next(iter(models))
@@ -350,6 +351,7 @@ def timed(
             chosen = _spread(len(chosen), max(least_rows, fitting))
     count = len(chosen)
     latency: dict[str, list[list[float]]] = {name: [[0.0] * count for _ in range(rounds)] for name in opened}
+    stages: dict[str, dict[str, list[float]]] = {name: {} for name in opened}
     hashes: dict[str, list[str]] = {name: [""] * count for name in opened}
     for turn in range(rounds):
         for place in order.sample(range(count), count):
@@ -361,9 +363,19 @@ def timed(
                 before = time.perf_counter()
                 result = run(None, feed)
                 latency[name][turn][place] = (time.perf_counter() - before) * 1000
+                for stage, seconds in getattr(model.predictor.program, "stages", {}).items():
+                    stages[name].setdefault(stage, []).append(1000 * seconds)
                 if turn == rounds - 1:  # once is enough, and what runs between two inferences is not free of effect
                     hashes[name][place] = model.digest(result, row)
-    return {"latency_ms": latency, "row_sha256": hashes, "rows": chosen, "state": _beside("machine")["state"]()}
+    return {
+        "latency_ms": latency,
+        "row_sha256": hashes,
+        "rows": chosen,
+        "stages_ms": {
+            name: {stage: statistics.median(ms) for stage, ms in own.items()} for name, own in stages.items() if own
+        },
+        "state": _beside("machine")["state"](),
+    }
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -44,7 +44,7 @@ class Program:
         self._mel, self._voice = _beside("logmel")["log_mel"], _beside("voice")
         self._words = [_bytes(word) for word in own["vocabulary"].split(" ")]
         self.window = own["frames"] * 160  # samples
-        self.first_token_s, self.token_s = 0.0, 0.0  # of the last window that was decoded
+        self.stages: dict[str, float] = {}  # seconds of the last window that was decoded, by what they went to
 
     def feed(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return the audio. Raises ValueError where it is none."""
@@ -97,11 +97,12 @@ class Program:
 
     def hear(self, audio: np.ndarray) -> tuple[list[int], int, tuple[float, float]]:
         """Return one window's tokens, how it ended, and its scores: probability of no speech, mean log-probability."""
-        own = self.settings
+        own, begun = self.settings, time.perf_counter()
         if not self._voice["has_voice"](audio):
             return [], SILENT, (1.0, 0.0)
         features = self._mel(audio, own["mels"], own["frames"])[None]
         states = self._encoder.run(["last_hidden_state"], {"input_features": features})[0]
+        encoded = time.perf_counter()
         logits, silence, prompt = self._prompted(states)
         most = own["max_tokens"] - prompt
         keep = {"end": own["end"], "most": most}
@@ -112,7 +113,12 @@ class Program:
         else:
             doubtful = silence > NO_SPEECH_PROBABILITY
             tokens, score, looped = self._decoding["greedy"](self._decoder, logits, self._rules, score=doubtful, **keep)
-        self.token_s = (time.perf_counter() - began) / max(1, len(tokens))
+        ended_at = time.perf_counter()
+        self.stages = {
+            "encoder": encoded - begun,  # voice activity and spectrogram included
+            "first_token": began - begun,
+            "token": (ended_at - began) / max(1, len(tokens)),  # each further one
+        }
         scores = (silence, score)
         if silence > NO_SPEECH_PROBABILITY and score < LOG_PROBABILITY:
             return [], NO_SPEECH, scores

@@ -118,6 +118,7 @@ def compose(
         "outputs": {name: values["outputs"] for name, values in models.items() if values.get("outputs")},
         "ranking": {name: values["ranking"] for name, values in models.items() if values.get("ranking")},
         "generation": {name: values["generation"] for name, values in models.items() if values.get("generation")},
+        "hearing": hearing_says(plan, models),
         "baseline": baseline,
         "targets": {name: values["targets"] for name, values in models.items() if values.get("targets")},
         "confidence": sureness(plan, shipped, confidence),
@@ -185,6 +186,21 @@ def compose(
         "versions": plan.versions,
         "plugins": plan.plugins,
     }
+
+
+FEW_RECORDINGS = 300  # held-out ones below which word errors are a smoke test
+
+
+def hearing_says(plan: Plan, models: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """How recordings were heard, by model, and how far that can be believed; None of models that hear nothing."""
+    found = {name: values["hearing"] for name, values in models.items() if values.get("hearing")}
+    if not found:
+        return None
+    count = plan.data.counts["test"]
+    few = count < FEW_RECORDINGS
+    warning = f"{count} held-out recordings are too few for a claim: this is a smoke test. " if few else ""
+    told = "The figures are of these recordings: on other speech (speakers, rooms, words) a model may hear much less."
+    return {"models": found, "smoke_test": few, "says": warning + told}
 
 
 def _roles(plan: Plan, measured: dict[str, Any]) -> dict[str, Any]:

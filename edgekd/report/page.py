@@ -33,6 +33,7 @@ _LATER: dict[str, Any] = {
     "base": None,
     "roles": {"yardstick": "teacher", "speed": "the teacher", "quality": "the teacher"},
     "generation": {},
+    "hearing": None,
     "outputs": {},
     "ranking": {},
 }  # what a report has not, or an older one

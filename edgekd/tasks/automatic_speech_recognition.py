@@ -75,6 +75,7 @@ class AutomaticSpeechRecognition:
         write=write_queen,
     )
     keep: ClassVar[Mapping[str, str]] = {"tokens": "as_is", "text": "as_is", "ended": "as_is", "scores": "as_is"}
+    timed_rows: ClassVar[int] = 12  # an inference takes a second
     graphs: ClassVar[tuple[str, ...]] = ("encoder_model", "decoder_model_merged")
     program: ClassVar[str] = "seq2seq"
 
@@ -136,6 +137,21 @@ class AutomaticSpeechRecognition:
     def agrees(self, outputs: Predictions, reference: Predictions) -> np.ndarray[Any, Any]:
         """Return of each row the share of words that two models agree on: (rows,)."""
         return transcripts.agreement([text_of(row) for row in outputs], [text_of(row) for row in reference])
+
+    def seconds(self, sample: Sample) -> float:
+        """Return how long a recording is."""
+        return len(sample[AUDIO_COLUMN]) / RATE
+
+    def heard(self, outputs: Predictions) -> dict[str, int]:
+        """Return how many texts loop, are empty, or were cut at the most tokens that there may be."""
+        from edgekd.onboard.seq2seq import CUT, LOOP
+
+        loops = [LOOP in row["ended"] or transcripts.has_loop(text_of(row)) for row in outputs]
+        return {
+            "loops": sum(map(bool, loops)),
+            "empty": sum(not text_of(row).strip() for row in outputs),
+            "cut": sum(bool(CUT in row["ended"]) for row in outputs),
+        }
 
     def baseline(self, train: Sequence[Example], test: Sequence[Example], seed: int) -> np.ndarray[Any, Any]:
         """Return the statistics of whoever always says the most frequent word."""

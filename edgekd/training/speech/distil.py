@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.core.digests import digest
+from edgekd.core.errors import UsageError
 from edgekd.core.metrics import CER, SAME_WORDS, WER, Change
 from edgekd.core.protocols import Progress
 from edgekd.core.registry import make, plugin
 from edgekd.core.results import versions
-from edgekd.data import transcripts
+from edgekd.data import limits, transcripts
+from edgekd.data.merges import completed
 from edgekd.data.splits import Example, Splits
 from edgekd.onboard import programs
 from edgekd.onboard.logmel import log_mel
@@ -40,7 +43,6 @@ DISTILLED, UNTAUGHT = "distilled", "not distilled"
 FEW_ROWS = 300  # held-out recordings below which figures are a smoke test
 _BATCH_ROWS = 16
 _ROLES = ("train", "selection")  # of lessons: what is learned from, and what picks an epoch
-_AS_WRITTEN = (LossTerm("response", 1.0, {"temperature": 1.0}),)  # what picks an epoch
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Request:
     cache_mib: int
     seed: int
     threads: int
+    language: str | None = None  # that is spoken; None: the likeliest of each recording
 
     @property
     def folder(self) -> Path:
@@ -85,19 +88,17 @@ def distil(asked: Request, out: Path, store: Store, progress: Progress) -> dict[
     """
     progress.stage("read: the recordings")
     splits = _read(asked)
-    untaught: list[str] = []
+    untaught: list[Heard] = []
 
-    def measure(heard: Heard) -> None:
-        progress.stage("measure: before anything is learned", None)
-        untaught.extend(_texts(heard, splits.test))
+    def keep(before: Heard) -> None:
+        own = before.encoder is before.model.model.encoder
+        untaught.append(replace(before, model=copy.deepcopy(before.model), encoder=None if own else before.encoder))
 
-    heard, student, told = _taught(asked, splits, store, progress, before=measure)
+    heard, student, told = _taught(asked, splits, store, progress, before=keep)
+    shared = heard.encoder if untaught[0].encoder is heard.encoder else None
     progress.stage("measure: held-out recordings", None)
-    texts = {
-        "teacher": _texts(heard, splits.test),
-        DISTILLED: _texts(replace(heard, model=student), splits.test),
-        UNTAUGHT: untaught,
-    }
+    models = {"teacher": heard, DISTILLED: replace(heard, model=student, encoder=shared), UNTAUGHT: untaught[0]}
+    texts = _texts(models, splits.test)
     told |= figures(texts, [row.label for row in splits.test] if splits.test_labelled else None)
     _write(asked, student, out)
     (out / FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
@@ -153,7 +154,7 @@ def _taught(
     learns = kept.encoder_layers < teacher.config.encoder_layers
     folder = _lessons(asked, splits, heard, store, progress, states=not learns)
     student = shape.cut(teacher, **asdict(kept))
-    before(replace(heard, model=student))
+    before(replace(heard, model=student, encoder=None if learns else heard.encoder))
     trained, rows = _train(asked, student, splits, heard, folder, store, progress, encoder_learns=learns)
     told = _told(asked, splits, kept, teacher, student, trained, rows)
     told["lessons"] = {role: json.loads((folder / role / lessons.SAID).read_text(encoding="utf-8")) for role in _ROLES}
@@ -211,11 +212,43 @@ def _heard(asked: Request, model: Any) -> Heard:
     frames = 2 * own.positions
     return Heard(
         model,
-        Rules.read(program.settings),
+        Rules.read(_in_language(program.settings, asked.language)),
         lambda samples: log_mel(samples, own.mels, frames),
         program.text,
         own.window_s,
+        _tokens(asked.folder, program.settings["end"]),
     )
+
+
+def _in_language(settings: dict[str, Any], language: str | None) -> dict[str, Any]:
+    """Return the program's settings with the language that is spoken. Raises UsageError for one that it has not."""
+    if language is None:
+        return settings
+    known = settings["languages"]
+    if not known:
+        raise UsageError(f"--language {language}: the teacher knows one language alone", fix="leave --language out")
+    code = f"<|{language}|>"
+    if code not in known:
+        codes = ", ".join(sorted(one.strip("<|>") for one in known))
+        raise UsageError(f"--language {language!r:.20} is none of the teacher's", fix=f"give one of: {codes}")
+    start, *rest = (one for one in settings["prompt"] if one not in known.values())
+    return settings | {"language": code, "prompt": [start, known[code], *rest]}
+
+
+def _tokens(folder: Path, end: int) -> Callable[[str], list[int]]:
+    """Return how a text becomes tokens; one that spells a special token becomes none."""
+    from tokenizers import Tokenizer
+
+    content = limits.read_object(folder / "tokenizer.json")
+    model = content["model"]
+    merges = [" ".join(pair) for pair in completed(model["vocab"], model["merges"])]
+    tokenizer = Tokenizer.from_str(json.dumps({**content, "model": {**model, "merges": merges}}))
+
+    def tokens(text: str) -> list[int]:
+        ids = tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
+        return list(ids) if all(one < end for one in ids) else []
+
+    return tokens
 
 
 def _lessons(asked: Request, splits: Splits, heard: Heard, store: Store, progress: Progress, *, states: bool) -> Path:
@@ -274,7 +307,7 @@ def _train(
     }
     network = Listener(student, encoder_learns=encoder_learns)
     learner = Learner(network, asked.losses, taught["train"].targets)
-    judge = Learner(network, _AS_WRITTEN, taught["selection"].targets)
+    judge = Learner(network, asked.losses, taught["selection"].targets)
     epochs = asked.epochs or Whisper.training(len(taught["train"]))["epochs"]
     training = Training(epochs, _BATCH_ROWS, asked.learning_rate)
     key = {"request": json.loads(json.dumps(asdict(asked), default=str)), "data": splits.digest}
@@ -307,12 +340,15 @@ def _mean_loss(learner: Learner, taught: Lessons) -> float:
     return total / max(1, tokens)
 
 
-def _texts(heard: Heard, rows: Sequence[Example]) -> list[str]:
-    """Return what a model writes about each recording; those longer than its window are cut at silences."""
-    parts = [lessons.pieces([Example(row.input)], heard.window_s) for row in rows]
-    written = lessons.transcribed(heard, [piece for own in parts for piece in own])
+def _texts(models: Mapping[str, Heard], rows: Sequence[Example]) -> dict[str, list[str]]:
+    """Return what each model writes about each recording; those longer than the window are cut at silences."""
+    window_s = next(iter(models.values())).window_s
+    parts = [lessons.pieces([Example(row.input)], window_s) for row in rows]
     ends = [sum(map(len, parts[: row + 1])) for row in range(len(parts))]
-    return [" ".join(written[end - len(own) : end]).strip() for own, end in zip(parts, ends, strict=True)]
+    return {
+        name: [" ".join(written[end - len(own) : end]).strip() for own, end in zip(parts, ends, strict=True)]
+        for name, written in lessons.transcribed(models, [piece for own in parts for piece in own]).items()
+    }
 
 
 def figures(texts: Mapping[str, Sequence[str]], said: Sequence[Any] | None) -> dict[str, Any]:
@@ -376,7 +412,7 @@ def _told(
             "lessons": rows,
             "kept_epoch": trained.kept_epoch,
             "epochs": trained.epochs,
-            "validation_divergence": [-score[0] for score in trained.scores],
+            "validation_loss": [-score[0] for score in trained.scores],
         },
         "seed": asked.seed,
         "threads": asked.threads,
@@ -391,3 +427,7 @@ def _write(asked: Request, student: Any, out: Path) -> None:
     source.files(asked.folder, asked.info["architecture"], asked.task, out)
     student.config.save_pretrained(out)
     source.files(out, asked.info["architecture"], asked.task, out)  # the log-mel of its own window
+    if asked.language is not None:
+        file = out / "generation_config.json"
+        told = json.loads(file.read_text(encoding="utf-8")) | {"language": f"<|{asked.language}|>"}
+        file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
 """Lessons: what a teacher wrote about each recording, kept on disk, and the batches that a student learns from.
 
-A lesson is the teacher's tokens, its largest logits at each, and the encoder's states, where the student's encoder is
-the teacher's: that is then run once for each recording and never again.
+A lesson is the transcript's tokens where the teacher can follow it, else the teacher's own; its largest logits at each;
+and the encoder's states, where the student's encoder is the teacher's: that is then run once for each recording and
+never again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -22,7 +23,7 @@ from edgekd.data.silences import RATE
 from edgekd.data.splits import Example
 from edgekd.store.shards import Reader, Writer
 from edgekd.training.speech import pseudo_labels
-from edgekd.training.speech.pseudo_labels import GOOD, REASONS, Rules
+from edgekd.training.speech.pseudo_labels import FOLLOWED, KEPT, LEAST_FOLLOWED, REASONS, Rules, Written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,18 +40,24 @@ _SHARD_ROWS = 64
 _LEAST_KEPT = 0.2  # of the recordings: a teacher that is trusted less often does not know this speech
 _EARLY = 1.25  # how much longer than the rest the first rows may be before all are judged by them
 SAID = "said.json"
-SCHEMA = 1  # of lessons, and of what makes a text one that can be trusted
+SCHEMA = 2  # of lessons, and of what makes a text one that can be trusted
 
 
 @dataclass(frozen=True)
 class Heard:
-    """How a teacher listens: its network, its rules, its log-mel, and how its tokens are read."""
+    """How a teacher listens: its network, its rules, its log-mel, and how its tokens are read and texts made tokens."""
 
     model: Any
     rules: Rules
     features: Features
     text: Callable[[Sequence[int]], str]
     window_s: int
+    tokens: Callable[[str], list[int]] | None = None  # of a text; None where transcripts are not to be learned
+    encoder: Any = None  # the model's, or another that is the same
+
+    def __post_init__(self) -> None:
+        if self.encoder is None:
+            object.__setattr__(self, "encoder", self.model.model.encoder)
 
 
 def pieces(rows: Sequence[Example], window_s: int) -> list[Example]:
@@ -88,34 +95,49 @@ def write_lessons(
     writer.close()
     told = Counter(int(one["reason"][0]) for one in _all(Reader(out), "reason"))
     (out / SAID).write_text(json.dumps({REASONS[reason]: count for reason, count in sorted(told.items())}))
-    if rows and told[GOOD] < _LEAST_KEPT * len(rows):
+    good = sum(told[reason] for reason in KEPT)
+    if rows and good < _LEAST_KEPT * len(rows):
         raise DataError(
-            f"of {counted(len(rows), 'recording')} the teacher's text of {told[GOOD]} can be trusted: "
+            f"of {counted(len(rows), 'recording')} the teacher's text of {good} can be trusted: "
             + ", ".join(f"{count} {REASONS[reason]}" for reason, count in told.most_common()),
             fix="give a teacher of the recordings' language, or recordings of speech",
         )
 
 
-def transcribed(heard: Heard, rows: Sequence[Example]) -> list[str]:
-    """Return what a model writes about each of the rows, which fit its window."""
-    texts = []
+def transcribed(models: Mapping[str, Heard], rows: Sequence[Example]) -> dict[str, list[str]]:
+    """Return what each model writes about each of the rows, which fit their window; encoders that are one run once."""
+    order = sorted(range(len(rows)), key=lambda row: _seconds(rows[row]))  # a batch takes as long as its longest text
+    texts = {name: [""] * len(rows) for name in models}
     for start in range(0, len(rows), _BATCH):
-        written, _ = _heard(heard, rows[start : start + _BATCH])
-        texts += [heard.text(one.tokens(heard.rules.end)) for one in written]
+        places = order[start : start + _BATCH]
+        sounds = [waveform(rows[place].input) for place in places]
+        encoded: dict[int, torch.Tensor] = {}
+        for name, heard in models.items():
+            key = id(heard.encoder)
+            if key not in encoded:
+                encoded[key] = _states(heard, sounds)
+            seconds = [len(sound) / RATE for sound in sounds]
+            for place, one in zip(
+                places, pseudo_labels.write(heard.model, encoded[key], seconds, heard.rules), strict=True
+            ):
+                texts[name][place] = heard.text(one.tokens(heard.rules.end))
         give_back()
     return texts
 
 
-def _heard(heard: Heard, rows: Sequence[Example]) -> tuple[list[pseudo_labels.Written], torch.Tensor]:
-    """Return what is written about a batch, and the encoder's states (batch, positions, width)."""
+def _seconds(row: Example) -> float:
+    return row.input.seconds if isinstance(row.input, AudioClip) else len(row.input) / RATE
+
+
+def _states(heard: Heard, sounds: Sequence[Array]) -> torch.Tensor:
+    """Return the encoder's states of a batch: (batch, positions, width)."""
     import numpy as np
     import torch
 
-    sounds = [waveform(row.input) for row in rows]
     spectrograms = torch.from_numpy(np.stack([heard.features(sound) for sound in sounds]))
     with torch.no_grad():
-        states = heard.model.model.encoder(spectrograms).last_hidden_state
-    return pseudo_labels.write(heard.model, states, [len(sound) / RATE for sound in sounds], heard.rules), states
+        states: torch.Tensor = heard.encoder(spectrograms).last_hidden_state
+    return states
 
 
 def _written(heard: Heard, rows: Sequence[Example], *, states: bool) -> Iterator[dict[str, Array]]:
@@ -123,21 +145,50 @@ def _written(heard: Heard, rows: Sequence[Example], *, states: bool) -> Iterator
     import numpy as np
     import torch
 
-    written, encoded = _heard(heard, rows)
-    texts = [heard.text(one.tokens(heard.rules.end)) for one in written]
-    reasons = pseudo_labels.judge(written, texts, [row.label if isinstance(row.label, str) else None for row in rows])
-    for one, own, reason in zip(written, encoded, reasons, strict=True):
-        good = reason == GOOD
-        values, classes, rest = _top(torch.stack(one.logits) if good else encoded.new_zeros((0, heard.rules.size)))
+    sounds = [waveform(row.input) for row in rows]
+    encoded = _states(heard, sounds)
+    judged = _followed(heard, rows, encoded)
+    rest = [row for row in range(len(rows)) if row not in judged]
+    if rest:
+        written = pseudo_labels.write(
+            heard.model, encoded[rest], [len(sounds[row]) / RATE for row in rest], heard.rules
+        )
+        texts = [heard.text(one.tokens(heard.rules.end)) for one in written]
+        reasons = pseudo_labels.judge(written, texts, [_transcript(rows[row]) for row in rest])
+        judged |= dict(zip(rest, zip(written, reasons, strict=True), strict=True))
+    for row, own in enumerate(encoded):
+        one, reason = judged[row]
+        good = reason in KEPT
+        values, classes, others = _top(torch.stack(one.logits) if good else encoded.new_zeros((0, heard.rules.size)))
         lesson = {
             "reason": np.array([reason], dtype=np.int32),
             "begin": np.array([one.begin], dtype=np.int32),
             "ids": np.array(one.ids if good else [], dtype=np.int32),
             "top": values.half().numpy(),
             "top_classes": classes.int().numpy(),
-            "rest": rest.half().numpy(),
+            "rest": others.half().numpy(),
         }
         yield lesson | ({"states": own[: len(own) * good].half().numpy()} if states else {})
+
+
+def _followed(heard: Heard, rows: Sequence[Example], encoded: torch.Tensor) -> dict[int, tuple[Written, int]]:
+    """Return by row the transcripts that the teacher can follow."""
+    if heard.tokens is None:
+        return {}
+    texts = {row: heard.tokens(text) for row, one in enumerate(rows) if (text := _transcript(one))}
+    texts = {
+        row: ids for row, ids in texts.items() if ids and len(ids) + len(heard.rules.prompt) + 2 <= heard.rules.most
+    }
+    if not texts:
+        return {}
+    followed = pseudo_labels.follow(heard.model, encoded[list(texts)], list(texts.values()), heard.rules)
+    return {
+        row: (one, FOLLOWED) for row, one in zip(texts, followed, strict=True) if one.log_probability >= LEAST_FOLLOWED
+    }
+
+
+def _transcript(row: Example) -> str | None:
+    return row.label if isinstance(row.label, str) and row.label.strip() else None
 
 
 def _top(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -179,7 +230,7 @@ class Lessons(Sequence["Sample"]):
 
         self.reader, self.features, self.vocabulary = Reader(folder), features, vocabulary
         reasons = [int(one["reason"][0]) for one in _all(self.reader, "reason")]
-        self.places = [place for place, reason in enumerate(reasons) if reason == GOOD]
+        self.places = [place for place, reason in enumerate(reasons) if reason in KEPT]
         self.rows = rows
         self.with_states = "states" in self.reader.names
         sizes = np.array([len(one["ids"]) - 1 for one in _all(self.reader, "ids")], dtype=np.int64)

@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 class Listener(torch.nn.Module):
-    """`listener(**batch)` gives the logits of each position; the encoder learns only where it is not the teacher's."""
+    """`listener(**batch)` gives the logits of each position; the encoder learns only where it is not the teacher's.
+
+    The table of tokens, which is the projection too, stays the teacher's.
+    """
 
     base_model_prefix = "network"
 
@@ -17,6 +20,9 @@ class Listener(torch.nn.Module):
         super().__init__()
         self.network = network
         network.model.encoder.requires_grad_(encoder_learns)
+        network.model.decoder.embed_tokens.requires_grad_(
+            False
+        )  # few words are heard: the others' rows would only drift
 
     @property
     def config(self) -> Any:

@@ -1,7 +1,8 @@
 """Pseudo-labels: what a teacher writes about recordings nobody has written down, kept where it can be trusted.
 
 After Distil-Whisper (Gandhi et al. 2023, arXiv 2311.00430): the teacher's own tokens are learned from, with its largest
-logits at each of them; a text that disagrees with a transcript that is known, loops or is unlikely is left out.
+logits at each of them; a text that disagrees with a transcript that is known, loops or is unlikely is left out. Where
+the teacher can follow a transcript, the transcript's tokens are learned instead: it knows more, and takes one pass.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgekd.data.transcripts import errors, has_loop
+from edgekd.onboard.decoding import loop, unlooped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,9 +20,13 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-GOOD, EMPTY, UNFINISHED, LOOP, UNLIKELY, DISAGREES = range(6)  # why a text is left out; the first: it is not
-REASONS = ("kept", "nothing was heard", "never ended", "loops", "unlikely", "disagrees with the transcript")
+GOOD, EMPTY, UNFINISHED, LOOP, UNLIKELY, DISAGREES, FOLLOWED = range(7)  # why a text is left out
+REASONS = ("kept", "nothing was heard", "never ended", "loops", "unlikely", "disagrees with the transcript", "followed")
+KEPT = (GOOD, FOLLOWED)  # what the teacher wrote, and a transcript
 LEAST_LOG_PROBABILITY = -1.0  # the mean of a token's, below which a text is a guess: Whisper's own threshold
+LEAST_FOLLOWED = (
+    -2.5
+)  # of a transcript's token: below, other words were said, or in another way than the teacher writes
 MOST_ERRORS = 0.34  # of the transcript's words: one of three
 _TOKENS_A_SECOND, _TOKENS_MORE = 8, 12  # nobody speaks faster: who goes on is in a loop
 
@@ -61,6 +67,7 @@ class Written:
     ended: bool
     log_probability: float  # the mean of a token's
     logits: list[torch.Tensor]  # (vocabulary,), one less than ids
+    looped: bool = False  # it was ended in a loop, which stands in it once, as on a device
 
     def tokens(self, end: int) -> list[int]:
         """Return the text's tokens alone."""
@@ -71,20 +78,43 @@ def write(model: Any, states: torch.Tensor, seconds: Sequence[float], rules: Rul
     """Return what the decoder writes about a batch of encoder states (batch, positions, width), greedily."""
     import torch
 
-    count = len(states)
     step = _Stepper(model, states)
-    first = step(torch.full((count, 1), rules.prompt[0]))  # (batch, 1, vocabulary)
+    first, opened = _opened(step, len(states), rules)
     logits = [first]
-    opened = [[rules.prompt[0]] for _ in range(count)]
+    if len(opened[0]) > 1:
+        logits.append(step(torch.tensor([own[1:] for own in opened])))
+    return _go_on(step, torch.cat(logits, dim=1), opened, seconds, rules)
+
+
+def follow(model: Any, states: torch.Tensor, texts: Sequence[Sequence[int]], rules: Rules) -> list[Written]:
+    """Return texts that are known, of tokens, as the decoder follows them: its logits before each, in one pass."""
+    import torch
+
+    step = _Stepper(model, states)
+    first, opened = _opened(step, len(states), rules)
+    whole = [[*own, *text, rules.end] for own, text in zip(opened, texts, strict=True)]
+    longest = max(map(len, whole))
+    padded = torch.tensor([[*ids, *[rules.end] * (longest - len(ids))] for ids in whole])
+    logits = torch.cat([first, step(padded[:, 1:-1])], dim=1)
+    found = []
+    for row, ids in enumerate(whole):
+        begin, own = len(opened[row]), logits[row, : len(ids) - 1]
+        chosen = own[begin - 1 :].log_softmax(dim=-1).gather(1, padded[row, begin : len(ids), None])
+        found.append(Written(ids, begin, True, float(chosen.mean()), list(own.unbind())))
+    return found
+
+
+def _opened(step: _Stepper, count: int, rules: Rules) -> tuple[torch.Tensor, list[list[int]]]:
+    """Return the logits behind the first token (batch, 1, vocabulary), and the prompt of each row with its language."""
+    import torch
+
+    first = step(torch.full((count, 1), rules.prompt[0]))
     rest = [list(rules.prompt[1:]) for _ in range(count)]
     if rules.languages:
         among = torch.tensor(rules.languages)
         found = among[first[:, 0, among].argmax(dim=-1)].tolist()
         rest = [[language, *own] for language, own in zip(found, rest, strict=True)]
-    if rest[0]:
-        logits.append(step(torch.tensor(rest)))
-    opened = [own + more for own, more in zip(opened, rest, strict=True)]
-    return _go_on(step, torch.cat(logits, dim=1), opened, seconds, rules)
+    return first, [[rules.prompt[0], *own] for own in rest]
 
 
 def _go_on(
@@ -100,7 +130,7 @@ def _go_on(
     barred_first = barred.clone()
     barred_first[list(rules.begin_suppress)] = -torch.inf
     ids, kept = [list(own) for own in opened], [list(own.unbind()) for own in logits]
-    totals, alive = [0.0] * count, [True] * count
+    totals, alive, cycles = [0.0] * count, [True] * count, [0] * count
     while any(alive):
         allowed = logits[:, -1] + (barred_first if len(ids[alive.index(True)]) == begin else barred)
         scores = allowed.log_softmax(dim=-1)
@@ -108,15 +138,18 @@ def _go_on(
         for row in (row for row in range(count) if alive[row]):
             ids[row].append(int(best[row]))
             totals[row] += float(scores[row, best[row]])
-            alive[row] = ids[row][-1] != rules.end and len(ids[row]) < most[row]
+            cycles[row] = loop(ids[row][begin:])  # as on a device: it ends the text
+            alive[row] = ids[row][-1] != rules.end and len(ids[row]) < most[row] and not cycles[row]
         if any(alive):
             logits = step(best[:, None])
             for row in (row for row in range(count) if alive[row]):
                 kept[row].append(logits[row, -1])
-    return [
-        Written(own, begin, own[-1] == rules.end, total / max(1, len(own) - begin), kept[row])
-        for row, (own, total) in enumerate(zip(ids, totals, strict=True))
-    ]
+    found = []
+    for row, (own, total) in enumerate(zip(ids, totals, strict=True)):
+        kept_ids = own[:begin] + unlooped(own[begin:], cycles[row]) if cycles[row] else own
+        likely = total / max(1, len(own) - begin)
+        found.append(Written(kept_ids, begin, own[-1] == rules.end, likely, kept[row], bool(cycles[row])))
+    return found
 
 
 def judge(written: Sequence[Written], texts: Sequence[str], transcripts: Sequence[str | None]) -> list[int]:
@@ -125,10 +158,10 @@ def judge(written: Sequence[Written], texts: Sequence[str], transcripts: Sequenc
     for one, text, known in zip(written, texts, transcripts, strict=True):
         if not text.strip():
             found.append(EMPTY)
+        elif one.looped or has_loop(text):
+            found.append(LOOP)
         elif not one.ended:
             found.append(UNFINISHED)
-        elif has_loop(text):
-            found.append(LOOP)
         elif one.log_probability < LEAST_LOG_PROBABILITY:
             found.append(UNLIKELY)
         elif known is not None and _disagrees(text, known):
