@@ -131,6 +131,6 @@ def test_a_build_sizes_the_student_and_compares_it_with_the_whole_teacher(given,
     assert said["summary"]["metric"] == "word_error_rate"
     assert report["fit"]["chosen"]["kind"] == "measured"
     assert report["fit"]["chosen"]["shape"]["window_s"] == 10
-    assert report["training"]["says"].startswith("Cut from its teacher and taught by 0.8 response")
+    assert report["training"]["says"].startswith("Cut from its teacher and taught by 0.5 response")
     assert report["roles"]["speed"] == "the teacher"
     assert json.loads((tmp_path / "bundle" / "preprocessor_config.json").read_text())["chunk_length"] == 10

@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Progress
     from edgekd.store.store import Store
 
-_LOSSES = ("response=0.5,temperature=1", "hard_labels=0.5")
 _LEARNING_RATE, _CACHE_MIB = 3e-4, 8192
 
 
 def distilled(task: str, values: dict[str, Any], out: Path, store: Store, progress: Progress) -> dict[str, Any]:
     """Write the student into `out`; return what is told of it. Raises EdgeKDError."""
     from edgekd.core.cpus import usable_cpus
+    from edgekd.core.registry import plugin
     from edgekd.data import demos
     from edgekd.plan.inputs import read_teacher, settle
     from edgekd.training import objective
     from edgekd.training.speech.distil import Request, distil
 
-    terms = objective.losses(values["losses"] or _LOSSES, None)
+    terms = objective.losses(values["losses"] or plugin("tasks", task).losses, None)
     _check_losses([term.name for term in terms])
     kind, info = read_teacher(values["teacher"] or demos.demo_teacher(task), task, compressed=True)
     asked = Request(

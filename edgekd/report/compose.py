@@ -328,13 +328,7 @@ def training_says(plan: Plan, told: dict[str, Any] | None) -> str:
         return "Nothing was trained here."
     losses = " + ".join(map(str, plan.student.losses))
     if plan.writes:
-        others = {name: count for name, count in told["lessons"]["train"].items() if name != "kept" and count}
-        left_out = f"; left out: {', '.join(f'{count} {name}' for name, count in others.items())}" if others else ""
-        return (
-            f"Cut from its teacher and taught by {losses} on {told['rows']:,} inputs with what the teacher wrote about "
-            f"them{left_out}. Epoch {told['kept_epoch']} of {told['epochs']} was kept, by its divergence on the "
-            "selection rows."
-        )
+        return _written_says(losses, told)
     copies = f", with {', '.join(map(str, plan.student.augmentations))} of each" if plan.student.augmentations else ""
     share = told.get("selection_accuracy", told.get("selection_agreement"))
     kept = f"epoch {told['kept_epoch']} of {told['epochs']} was kept"
@@ -346,6 +340,18 @@ def training_says(plan: Plan, told: dict[str, Any] | None) -> str:
     says = f"Taught by {losses} on {counted(told['rows'], 'row')}{copies}; {kept}, {reached}."
     exits = ", ".join(f"after layer {layer} {share:.1%}" for layer, share in told["of_exits"].items())
     return says + (f" Its early exits: {exits}; `--exit LAYER` ships one." if exits else "")
+
+
+def _written_says(losses: str, told: dict[str, Any]) -> str:
+    """How a model that writes came to be, from its training.json."""
+    lessons = told["lessons"]["train"]
+    others = [f"{count} {name}" for name, count in lessons.items() if name not in ("kept", "followed") and count]
+    left_out = f"; left out: {', '.join(others)}" if others else ""
+    return (
+        f"Cut from its teacher and taught by {losses} on {told['rows']:,} inputs: {lessons.get('followed', 0):,} by "
+        f"their own texts, the others by what the teacher wrote about them{left_out}. Epoch {told['kept_epoch']} of "
+        f"{told['epochs']} was kept, by its divergence on the selection rows."
+    )
 
 
 def _inputs(plan: Plan) -> str:

@@ -57,7 +57,7 @@ class AutomaticSpeechRecognition:
     sizes: ClassVar[tuple[str, ...]] = ()
     headline_size: ClassVar[int] = _LONGEST_S
     baseline_recipe: ClassVar[str] = "the most frequent word of the labelled rows, once a recording"
-    losses: ClassVar[tuple[str, ...]] = ("response=0.8,temperature=1", "hard_labels=0.2")
+    losses: ClassVar[tuple[str, ...]] = ("response=0.5,temperature=1", "hard_labels=0.5")
     losses_if_labelled: ClassVar[tuple[str, ...]] = losses
     augmentations: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = True

@@ -139,7 +139,7 @@ def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str, problem_
     if among is not None and writes(kind):
         raise UsageError(
             f"the loss {among} looks at more than what the teacher writes, and no more is kept of it",
-            fix="leave it out, or use: --loss response=0.8,temperature=1 --loss hard_labels=0.2",
+            fix="leave it out, or use: --loss response=0.5,temperature=1 --loss hard_labels=0.5",
         )
     gives = {"logits", *kind.gives}
     of_teacher = {*make("teachers", teacher.kind).gives(teacher.architecture), "exits"}
