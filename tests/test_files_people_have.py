@@ -199,7 +199,7 @@ def test_a_folder_of_texts_for_each_class(tmp_path):
     write(tmp_path, TEXTS | {"README.txt": "what it is"})
     table = read_tables(str(tmp_path))["all"]
     assert [(row["text"], row["label"]) for row in table] == [("worse", "neg"), ("bad", "neg"), ("good", "pos")]
-    assert "1 files in folders below a class folder" in table.notes[0]
+    assert "1 file in folders below a class folder" in table.notes[0]
     assert table.notes[1].endswith("left out (the first: README.txt)")
     write(tmp_path, {"pos/4.txt": " \n"})
     with pytest.raises(DataError, match=r"4\.txt is empty"):

@@ -113,7 +113,7 @@ def test_a_recipe_that_changes_nothing_is_refused(recipe, tmp_path):
 @pytest.mark.parametrize("recipe", names("quantizers"))
 def test_only_a_recipe_that_calibrates_needs_rows(recipe, model, tmp_path):
     quantizer = make("quantizers", recipe)
-    if not quantizer.calibrates:
+    if not (quantizer.calibrates and getattr(quantizer, "compensate", True)):  # rounding looks at no row
         quantizer.quantize(model, tmp_path / "out.onnx", ())
         assert (tmp_path / "out.onnx").exists()
         return

