@@ -180,7 +180,7 @@ def test_by_age_stage_and_size(root):
 def test_a_dry_run_says_what_would_go(root):
     make(root, "teacher", days_ago=40)
     done = edgekd("prune", "--older-than", "30", "--dry-run")
-    assert done.stdout.splitlines()[-1] == "1.0 MiB in 1 entries would be removed"
+    assert done.stdout.splitlines()[-1] == "1.0 MiB in 1 entry would be removed"
     assert len(kept(root)) == 1
 
 
