@@ -133,7 +133,7 @@ def test_the_vocabulary_is_surveyed_once_for_the_same_tokenizer_texts_and_limit(
 ):
     asked: list[Any] = []
 
-    def apart(file: Path, texts: list[str], *, limit: int | None) -> tuple[list[int], list[int]]:
+    def apart(file: Path, texts: list[str], *, limit: int | None, fill: bool) -> tuple[list[int], list[int]]:
         asked.append((list(texts), limit))
         return [len(text) for text in texts], [0, 1]
 

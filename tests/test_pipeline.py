@@ -62,6 +62,7 @@ def test_report_keeps_its_contract(tiny_bundle: Path) -> None:
         "counted",
         "never_right",
         "most_frequent",
+        "ranking",
     ]
     for who in ("teacher", "shipped", "baseline"):
         assert set(summary[who]) == LINE

@@ -48,7 +48,7 @@ _OF = {
 @click.option("--encoder-layers", type=click.IntRange(1, 1000), help="Layers of a speech encoder.  [default: all]")
 @click.option("--window", type=click.IntRange(1, 30), metavar="S", help="Seconds heard at once.  [default: 10]")
 @click.option(
-    "--language", metavar="CODE", help="The one that is spoken: en.  [default: what the teacher takes it for]"
+    "--language", metavar="CODE", help="Language that is spoken, as `en`.  [default: as the teacher hears it]"
 )
 @click.option(
     "--vocabulary", type=click.IntRange(256, 10**7), metavar="N", help="Keep about N tokens.  [default: all in use]"

@@ -97,10 +97,11 @@ def compose(
         "counted": "span" if plan.made_task.problem_type == PER_WORD else "row",
         "never_right": never_right(measured["classes"], _of_teacher(plan, yardstick), shipped.get("recall", ())),
         "most_frequent": _constant(plan, measured, shipped["metric_interval"]),
+        "ranking": shipped.get("ranking", []),
     }
     aa = measured["aa"]["ratio"]
     return {
-        "summary": summary | {"ranking": shipped.get("ranking", [])},
+        "summary": summary,
         "schema": SCHEMA,
         "quality": {"metric": metric.as_dict(), "fidelity": plan.made_task.fidelity.as_dict()},
         "roles": roles,
