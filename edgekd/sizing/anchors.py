@@ -30,7 +30,6 @@ _HIDDEN = ((128, 2, 512), (256, 4, 1024), (312, 12, 1200), (384, 12, 1536), (512
 _IMAGES = ((224, 3), (128, 3), (64, 3), (32, 3), (28, 1))
 _MLP_SIDE = 64
 _WHISPERS = ((384, 6, 4), (512, 8, 6))  # tiny and base
-_REFERENCES = 24  # inferences of the reference model beside one of a second
 FEW = {"whisper": 8}  # shapes of a family each of which takes a minute
 _SERIES = ((500, 1), (96, 1), (1024, 3), (140, 9))
 
@@ -111,8 +110,7 @@ def read(family: str, shape: Any) -> list[dict[str, Any]]:
         calibration = random_samples(shape, [headline] * CALIBRATION)
         files = {recipe: bench.quantize(plain, recipe, profile, calibration) for recipe in recipes(family)}
         samples = random_samples(shape, sizes)
-        several = reference_samples(_REFERENCES if family in FEW else len(sizes))
-        models = {"reference": (reference(Path(folder, "reference.onnx")), several)}
+        models = {"reference": (reference(Path(folder, "reference.onnx")), reference_samples(len(sizes)))}
         models |= {recipe: (file, samples) for recipe, file in files.items()}
         times = bench.time(models)
         said = []
@@ -122,8 +120,7 @@ def read(family: str, shape: Any) -> list[dict[str, Any]]:
                     "size": size,
                     "work": asdict(shape.work(size)),
                     "latency_ratio": median(
-                        own[row] / (median(beside) if family in FEW else beside[row])
-                        for own, beside in zip(times[recipe], times["reference"], strict=True)
+                        own[row] / beside[row] for own, beside in zip(times[recipe], times["reference"], strict=True)
                     ),
                 }
                 for row, size in enumerate(sizes)
