@@ -199,7 +199,7 @@ def _written(stages: Stages, teacher: Path, shape: Fit, tried: tuple[Tried, ...]
     """The student of that shape, of a family that writes."""
     from edgekd.training import distill
 
-    student = stages.written(teacher)
+    student = stages.written()
     onnx = stages.improved("student", student, stages.exported("student", student))
     exported = stages.exported("teacher", teacher)
 

@@ -215,7 +215,7 @@ class Stages:
             ),
         )
 
-    def written(self, teacher: Path) -> Path:
+    def written(self) -> Path:
         """The student of a family that writes, cut from the teacher and taught by what that writes."""
         from edgekd.training import trainer
 

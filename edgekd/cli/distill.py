@@ -142,13 +142,11 @@ def _request(
 
     task = next(name.replace("_", "-") for name in names("tasks") if plugin("tasks", name).program == "causal")
     terms = objective.losses(losses or _LOSSES, None)
-    for term in terms:
-        loss = plugin("losses", term.name)
-        if loss.kind not in ("response", "labels") or set(loss.needs) - {"logits"}:
-            raise UsageError(
-                f"--loss {term.name} looks at more than the teacher's answers, which is not kept of a language model",
-                fix="use: --loss forward_kl=0.9 --loss hard_labels=0.1",
-            )
+    if more := objective.beyond_writing(terms):
+        raise UsageError(
+            f"--loss {more} looks at more than the teacher's answers, which is not kept of a language model",
+            fix="use: --loss forward_kl=0.9 --loss hard_labels=0.1",
+        )
     kind, info = read_teacher(teacher or demos.demo_teacher(task), task, compressed=True)
     info = settle(kind, info, task, compressed=True)
     return Request(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edgekd.core.protocols import Progress
     from edgekd.store.store import Store
 
-_LEARNING_RATE, _CACHE_MIB = 3e-4, 8192
+_CACHE_MIB = 8192
 
 
 def distilled(task: str, values: dict[str, Any], out: Path, store: Store, progress: Progress) -> dict[str, Any]:
@@ -20,11 +20,16 @@ def distilled(task: str, values: dict[str, Any], out: Path, store: Store, progre
     from edgekd.core.registry import plugin
     from edgekd.data import demos
     from edgekd.plan.inputs import read_teacher, settle
+    from edgekd.students.whisper import Whisper
     from edgekd.training import objective
     from edgekd.training.speech.distil import Request, distil
 
     terms = objective.losses(values["losses"] or plugin("tasks", task).losses, None)
-    _check_losses([term.name for term in terms])
+    if more := objective.beyond_writing(terms):
+        raise UsageError(
+            f"--loss {more} looks at more than the teacher's tokens, which is not kept of recordings",
+            fix="use: --loss response=0.5,temperature=1 --loss hard_labels=0.5",
+        )
     kind, info = read_teacher(values["teacher"] or demos.demo_teacher(task), task, compressed=True)
     asked = Request(
         task=task,
@@ -39,24 +44,12 @@ def distilled(task: str, values: dict[str, Any], out: Path, store: Store, progre
         language=values["language"],
         losses=terms,
         epochs=values["epochs"],
-        learning_rate=values["learning_rate"] or _LEARNING_RATE,
+        learning_rate=values["learning_rate"] or Whisper.training(1)["learning_rate"],
         cache_mib=values["cache_mib"] or _CACHE_MIB,
         seed=values["seed"],
         threads=values["threads"] or usable_cpus(),
     )
     return distil(asked, out, store, progress)
-
-
-def _check_losses(names: list[str]) -> None:
-    from edgekd.core.registry import plugin
-
-    for name in names:
-        loss = plugin("losses", name)
-        if loss.kind not in ("response", "labels") or set(loss.needs) - {"logits"}:
-            raise UsageError(
-                f"--loss {name} looks at more than the teacher's tokens, which is not kept of recordings",
-                fix="use: --loss response=0.5,temperature=1 --loss hard_labels=0.5",
-            )
 
 
 def summary(told: dict[str, Any]) -> str:

@@ -162,8 +162,8 @@ def _student(made: SharedPlan, inputs: str) -> list[tuple[str, str]]:
         *([("try", tried)] if student.tries > 1 else []),
         ("distill", f"{objective}{copies}; up to {training.epochs} epochs of {training.batch_size} at "
                     f"{training.learning_rate:g}"),
-        *([("evidence", (f"with and without the teacher, {counted(made.evidence, 'seed')} "
-        "each"))] if made.evidence else []),
+        *([("evidence", f"with and without the teacher, {counted(made.evidence, 'seed')} each")]
+          if made.evidence else []),
     ]  # fmt: skip
 
 

@@ -39,7 +39,8 @@ ROLES = {  # what a plug-in may keep to beside: whole, or nothing of it
     "teachers": ("StartingNetwork", "Yardstick"),
 }
 
-ALWAYS = {"students": ("TaughtStudent",)}  # what a plug-in with no role of its kind is held to
+# what a plug-in with no role of its kind is held to
+ALWAYS: dict[str, tuple[str, ...]] = {"students": ("TaughtStudent",)}
 
 
 def folder_name(name: str) -> str:
@@ -159,9 +160,8 @@ def protocols_of(kind: str, made: type[Any]) -> tuple[str, ...]:
     roles = ROLES.get(kind, ())
     members = {role: protocols.asked_by(getattr(protocols, role)) for role in roles}
     counts = Counter(name for several in members.values() for name in several)  # what roles share tells none of them
-    found = (role for role in roles if any(hasattr(made, name) for name in members[role] if counts[name] == 1))
-    told = tuple(found)
-    return (PROTOCOLS[kind], *(told or ALWAYS.get(kind, ())))
+    found = [role for role in roles if any(hasattr(made, name) for name in members[role] if counts[name] == 1)]
+    return (PROTOCOLS[kind], *(found or ALWAYS.get(kind, ())))
 
 
 @overload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,3 +77,8 @@ class Targets:
     def numeric(self) -> bool:
         """Return whether labels are numbers: outputs are then no logits."""
         return self.labels.is_floating_point()
+
+
+def embeds(model: Any) -> bool:
+    """Return whether a network's main output is an embedding: an encoder with pooling and layers behind it."""
+    return hasattr(model, "sentence")

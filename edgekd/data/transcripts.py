@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ENGLISH = "en"
 MOST_COMPRESSED = 2.4  # bytes of a text over those of it compressed: above, Whisper takes it for a loop
+FEW = 300  # held-out recordings below which word errors are a smoke test
 _LOOP_TIMES = 4  # an n-gram that follows itself so often is a loop: "no, no, no" is said, and so is "ha ha ha"
 _LOOP_WORDS = 10  # the longest n-gram that is looked for
 

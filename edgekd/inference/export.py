@@ -25,6 +25,7 @@ from edgekd.core.protocols import (
     Yardstick,
 )
 from edgekd.core.registry import make
+from edgekd.core.tensors import embeds
 from edgekd.data import clean
 from edgekd.exporters._onnx import finish
 from edgekd.inference.predict import outputs
@@ -105,7 +106,7 @@ def to_onnx(plan: Plan, network: Any, exporter: str, out: Path) -> Model:
     source = make("teachers", plan.teacher.kind)
     if isinstance(task, CompletedTask) and isinstance(source, CompletingTeacher):
         graph = onnx.load(exported.file)
-        own = hasattr(network, "sentence")  # a student has layers of its own
+        own = embeds(network)  # a student has layers of its own
         architecture = {"sentence": network.sentence} if own else plan.teacher.architecture
         source.complete(network.processor_folder if own else Path(plan.teacher.folder), architecture, graph)
         finish(graph, exported.file, plan.target)

@@ -52,9 +52,8 @@ Keep = Union[dict[str, str], str, None]  # noqa: UP007
 MARK = 0x45444B44  # a process number beyond any kernel's limit; devices/_instructions.c knows it
 SETTLE_ROUNDS = 30  # warm-up ends when three successive medians agree within 5%, or here
 SETTLE_S = 5.0  # or behind so much time: what takes that long is warm
-SLOW_S = (
-    0.25  # an inference of which none needs to go before another: it reads weights more often than caches hold them
-)
+# an inference of which none needs to go before another: it reads weights more often than caches hold them
+SLOW_S = 0.25
 
 
 class Packer:

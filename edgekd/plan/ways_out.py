@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from edgekd.plan.plan import Plan
 
 _SIZES = {"vocabulary": "--vocabulary", "pixels": "--image-size"}  # a task's size: the option that makes it smaller
-_WITH_DISTILL = ("causal", "seq2seq")  # programs whose models `edgekd distill` makes students of
+_WITH_DISTILL = "causal"  # the program whose models get students by `edgekd distill` alone
 
 
 def for_error(plan: Plan, error: type[EdgeKDError], budget: str) -> str:
@@ -62,7 +62,7 @@ def _other_model(plan: Plan) -> str:
     """Return what to compress instead of the teacher."""
     if plan.made_task.families:
         return "give a smaller --teacher, or leave --student none out: a student is smaller and faster"
-    if plan.made_task.program in _WITH_DISTILL:
+    if plan.made_task.program == _WITH_DISTILL:
         name = plan.task.replace("_", "-")
         return f"give a smaller --teacher, or make a student of it first: edgekd distill --task {name}"
     return "give a smaller --teacher"

@@ -17,6 +17,7 @@ from edgekd.core.protocols import MULTI_LABEL, PER_WORD
 from edgekd.core.recall import best_constant, most_frequent, never_right, recall_says
 from edgekd.core.results import this_host
 from edgekd.core.statistics import Retained
+from edgekd.data import transcripts
 from edgekd.plan.plan import Plan
 from edgekd.report.api import of_api
 from edgekd.report.figures import decided, figures, line, prediction, suggested, sureness, target_figures
@@ -189,16 +190,13 @@ def compose(
     }
 
 
-FEW_RECORDINGS = 300  # held-out ones below which word errors are a smoke test
-
-
 def hearing_says(plan: Plan, models: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """How recordings were heard, by model, and how far that can be believed; None of models that hear nothing."""
     found = {name: values["hearing"] for name, values in models.items() if values.get("hearing")}
     if not found:
         return None
     count = plan.data.counts["test"]
-    few = count < FEW_RECORDINGS
+    few = count < transcripts.FEW
     warning = f"{count} held-out recordings are too few for a claim: this is a smoke test. " if few else ""
     told = "The figures are of these recordings: on other speech (speakers, rooms, words) a model may hear much less."
     return {"models": found, "smoke_test": few, "says": warning + told}

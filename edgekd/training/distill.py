@@ -13,7 +13,7 @@ from edgekd.core import confidence
 from edgekd.core.metrics import Metric
 from edgekd.core.protocols import MULTI_LABEL, Progress, StudentTask, TaughtStudent, named
 from edgekd.core.registry import make
-from edgekd.core.tensors import Targets
+from edgekd.core.tensors import Targets, embeds
 from edgekd.core.thresholds import choose_thresholds
 from edgekd.data.splits import Example, Splits, truth_of
 from edgekd.plan.plan import Plan
@@ -70,7 +70,7 @@ def distill(
         said = None if given is None else replace(given, logits=scale.scaled(given.logits))
         return Targets(said, scale.scaled(labels(numbers)))
 
-    if teacher is not None and hasattr(student, "sentence"):
+    if teacher is not None and embeds(student):
         if plan.student.start == "teacher":  # what it learns of some words would part them from those it never sees
             student.encoder.get_input_embeddings().requires_grad_(requires_grad=False)
         few_rows = list(range(0, len(samples), max(1, len(samples) // _FITTED_ROWS)))

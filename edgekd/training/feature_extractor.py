@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgekd.core.tensors import Outputs, RequestedOutputs
+from edgekd.core.tensors import Outputs, RequestedOutputs, embeds
 
 _PROJECTIONS = (("query", "q_lin", "q"), ("key", "k_lin", "k"), ("value", "v_lin", "v"))  # as model types name them
 
@@ -25,7 +25,7 @@ class FeatureExtractor:
         self, model: Any, wanted: RequestedOutputs, exits: Mapping[int, torch.nn.Module] | None = None
     ) -> None:
         self.model, self.wanted, self.exits = model, wanted, dict(sorted((exits or {}).items()))
-        self._embeds = hasattr(model, "sentence")  # its main output is the embedding
+        self._embeds = embeds(model)  # its main output is the embedding
         deep = bool(wanted.layers or (wanted.embedding and not self._embeds) or self.exits)
         own: Sequence[torch.nn.Module] | None = getattr(model, "layers", None)
         self._layers = list(own) if own is not None and deep else []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.core import loading
 from edgekd.core.errors import EdgeKDError, TeacherError
 from edgekd.core.registry import make, plugin
+from edgekd.core.tensors import embeds
 from edgekd.data import clean, pixels
 from edgekd.teachers import _sentence_graph, _sentences
 
@@ -146,7 +147,7 @@ def _embedder(encoder: Any, folder: Path) -> torch.nn.Module:
 
 def student_of(network: Any, teacher: Any, max_tokens: int) -> Any:
     """A student's network as it is trained: of embeddings with its teacher's pooling, else as it is."""
-    if not hasattr(teacher, "sentence"):
+    if not embeds(teacher):
         return network
     from edgekd.teachers._embedder import of_student
 
@@ -173,4 +174,4 @@ def fit_student(student: Any, samples: Sequence[Any], wanted: Any) -> None:
 
 def body(model: Any) -> Any:
     """The network that a student is cut from, and that is exported: of embeddings the encoder."""
-    return model.encoder if hasattr(model, "sentence") else model
+    return model.encoder if embeds(model) else model

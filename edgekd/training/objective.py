@@ -111,6 +111,15 @@ def _check_embeds(terms: Sequence[LossTerm]) -> None:
             )
 
 
+def beyond_writing(terms: Iterable[LossTerm]) -> str | None:
+    """Return the first loss that needs more of a model that writes than its tokens' logits; None where none does."""
+    for term in terms:
+        loss = plugin("losses", term.name)
+        if loss.kind not in ("response", "labels") or set(loss.needs) - {"logits"}:
+            return term.name
+    return None
+
+
 def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str, problem_type: str = SINGLE_LABEL) -> None:
     """Raises UsageError for a loss that needs what the teacher, or the student's family, cannot give.
 
@@ -135,10 +144,9 @@ def check(terms: Sequence[LossTerm], teacher: TeacherPlan, family: str, problem_
             "the losses teach early exits alone: the student's last layer would learn nothing",
             fix="add one for it: --loss response=0.9 --loss hard_labels=0.1",
         )
-    among = next((term.name for term in terms if plugin("losses", term.name).kind not in ("response", "labels")), None)
-    if among is not None and writes(kind):
+    if writes(kind) and (more := beyond_writing(terms)):
         raise UsageError(
-            f"the loss {among} looks at more than what the teacher writes, and no more is kept of it",
+            f"the loss {more} looks at more than what the teacher writes, and no more is kept of it",
             fix="leave it out, or use: --loss response=0.5,temperature=1 --loss hard_labels=0.5",
         )
     gives = {"logits", *kind.gives}

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 FILE, TRAINING = "distillation.json", "training.json"
 DECODER_LAYERS = 2  # where no number is asked for
 DISTILLED, UNTAUGHT = "distilled", "not distilled"
-FEW_ROWS = 300  # held-out recordings below which figures are a smoke test
-_BATCH_ROWS = 16
 _ROLES = ("train", "selection")  # of lessons: what is learned from, and what picks an epoch
 
 
@@ -308,8 +306,8 @@ def _train(
     network = Listener(student, encoder_learns=encoder_learns)
     learner = Learner(network, asked.losses, taught["train"].targets)
     judge = Learner(network, asked.losses, taught["selection"].targets)
-    epochs = asked.epochs or Whisper.training(len(taught["train"]))["epochs"]
-    training = Training(epochs, _BATCH_ROWS, asked.learning_rate)
+    usual = Whisper.training(len(taught["train"]))
+    training = Training(asked.epochs or usual["epochs"], usual["batch_size"], asked.learning_rate)
     key = {"request": json.loads(json.dumps(asdict(asked), default=str)), "data": splits.digest}
     work = store.workspace("speech-student", key)
     progress.stage("distill: the student learns", engine.steps_of(taught["train"], training, asked.seed))
@@ -358,7 +356,7 @@ def figures(texts: Mapping[str, Sequence[str]], said: Sequence[Any] | None) -> d
     those of `teacher` and of the students. Loops and empty texts are counted.
     """
     told: dict[str, Any] = {"recordings": len(texts["teacher"]), "labelled": said is not None, "arms": {}}
-    told["smoke_test"] = told["recordings"] < FEW_ROWS
+    told["smoke_test"] = told["recordings"] < transcripts.FEW
     if said is not None:
         rows = {name: transcripts.errors(own, [str(one) for one in said]) for name, own in texts.items()}
     for name, own in texts.items():

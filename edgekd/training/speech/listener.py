@@ -20,9 +20,8 @@ class Listener(torch.nn.Module):
         super().__init__()
         self.network = network
         network.model.encoder.requires_grad_(encoder_learns)
-        network.model.decoder.embed_tokens.requires_grad_(
-            False
-        )  # few words are heard: the others' rows would only drift
+        # few words are heard: the others' rows would only drift
+        network.model.decoder.embed_tokens.requires_grad_(requires_grad=False)
 
     @property
     def config(self) -> Any:

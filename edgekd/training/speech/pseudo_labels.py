@@ -24,9 +24,8 @@ GOOD, EMPTY, UNFINISHED, LOOP, UNLIKELY, DISAGREES, FOLLOWED = range(7)  # why a
 REASONS = ("kept", "nothing was heard", "never ended", "loops", "unlikely", "disagrees with the transcript", "followed")
 KEPT = (GOOD, FOLLOWED)  # what the teacher wrote, and a transcript
 LEAST_LOG_PROBABILITY = -1.0  # the mean of a token's, below which a text is a guess: Whisper's own threshold
-LEAST_FOLLOWED = (
-    -2.5
-)  # of a transcript's token: below, other words were said, or in another way than the teacher writes
+# of a transcript's token: below, other words were said, or in another way than the teacher writes
+LEAST_FOLLOWED = -2.5
 MOST_ERRORS = 0.34  # of the transcript's words: one of three
 _TOKENS_A_SECOND, _TOKENS_MORE = 8, 12  # nobody speaks faster: who goes on is in a loop
 
