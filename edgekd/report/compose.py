@@ -349,7 +349,7 @@ def _written_says(losses: str, told: dict[str, Any]) -> str:
     return (
         f"Cut from its teacher and taught by {losses} on {told['rows']:,} inputs: {lessons.get('followed', 0):,} by "
         f"their own texts, the others by what the teacher wrote about them{left_out}. Epoch {told['kept_epoch']} of "
-        f"{told['epochs']} was kept, by its divergence on the selection rows."
+        f"{told['epochs']} was kept, by its loss on the selection rows."
     )
 
 
